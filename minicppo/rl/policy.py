@@ -1,0 +1,150 @@
+"""A policy: any `transformers` causal language model with its tokenizer, built small from scratch or loaded from a folder."""
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+from transformers.utils import logging as transformers_logging
+
+from minicppo.rl.config import ModelConfig
+from minicppo.rl.tasks.base import Task
+
+transformers_logging.disable_progress_bar()  # of loading and saving: they would break a run's own progress display
+
+PAD, EOS = "<pad>", "<eos>"
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A model and its tokenizer.
+
+    Attributes:
+        chat: wrap every prompt in the tokenizer's chat template.
+        autocast: run forward passes in this lower precision (log-probs are taken in float32 all the same); None: as stored.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    chat: bool = False
+    autocast: torch.dtype | None = None
+
+    def encode(self, prompt: str) -> list[int]:
+        """Token ids of a prompt, chat template included where the policy has one."""
+        if self.chat:
+            turn = [{"role": "user", "content": prompt}]
+            prompt = str(self.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True))
+        ids = self.tokenizer(prompt, add_special_tokens=not self.chat)["input_ids"]
+        return [int(token) for token in ids]
+
+    def decode(self, ids: list[int]) -> str:
+        """Text of a response. Only the final end-of-sequence token is dropped: a stray special token stays visible."""
+        if ids and ids[-1] == self.eos_id:
+            ids = ids[:-1]
+        return str(self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+    @property
+    def eos_id(self) -> int:
+        """The token that ends a response."""
+        return int(self.tokenizer.eos_token_id)
+
+    @property
+    def pad_id(self) -> int:
+        """The token in the padding; it may equal `eos_id`, so masks are made from lengths and never from ids."""
+        pad = self.tokenizer.pad_token_id
+        return int(self.eos_id if pad is None else pad)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model lives."""
+        return self.model.device
+
+    def precision(self) -> AbstractContextManager[object]:
+        """The autocast context of a forward pass."""
+        if self.autocast is None:
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=self.autocast)
+
+
+def character_tokenizer(alphabet: str) -> PreTrainedTokenizerFast:
+    """One token per character, after a padding and an end-of-sequence token; a character outside it is an error."""
+    vocab = {token: i for i, token in enumerate([PAD, EOS, *alphabet])}
+    tokenizer = Tokenizer(models.WordLevel(vocab))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), behavior="isolated")  # type: ignore[assignment]
+    tokenizer.decoder = decoders.Fuse()  # type: ignore[assignment]
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=PAD, eos_token=EOS, padding_side="left")
+
+
+def build_policy(config: ModelConfig, task: Task, seed: int) -> Policy:
+    """The policy a run starts from: loaded if the config names a path, else a small Qwen3-like model from scratch.
+
+    The small model (RMSNorm, rotary positions, query-key norm, SwiGLU, tied embeddings) is a pure function of the
+    sizes, the task's alphabet and the seed.
+
+    Raises:
+        ValueError: the task has no alphabet, so it needs a pretrained policy.
+    """
+    if config.path is not None:
+        return load_policy(config.path, chat=config.chat)
+    if not task.alphabet:
+        raise ValueError(f"task {task.name!r} has no alphabet for a policy from scratch: set model.path to a saved model")
+    tokenizer = character_tokenizer(task.alphabet)
+    architecture = Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=config.hidden_size,
+        intermediate_size=config.intermediate_size,
+        num_hidden_layers=config.layers,
+        num_attention_heads=config.heads,
+        num_key_value_heads=config.heads,
+        head_dim=config.hidden_size // config.heads,
+        max_position_embeddings=4096,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = Qwen3ForCausalLM(architecture)
+    return Policy(model.float().eval(), tokenizer, chat=False)
+
+
+def load_policy(path: str | Path, chat: bool | None = None) -> Policy:
+    """A policy from a Hugging Face folder (nothing is downloaded), in float32.
+
+    `path` may also be a `.gguf` file or `package:NAME`, a Python package that ships one; see `minicppo.rl.gguf`.
+    `chat=None` uses the tokenizer's chat template if it has one.
+
+    Raises:
+        FileNotFoundError: there is no such folder, file or package.
+        ValueError: the tokenizer has no end-of-sequence token.
+    """
+    if str(path).startswith("package:") or str(path).endswith(".gguf"):
+        from minicppo.rl.gguf import folder_of  # optional packages
+
+        path = folder_of(str(path))
+    folder = Path(path).expanduser()
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"model.path = {str(path)!r} is not a saved model: it has no config.json")
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    if tokenizer.eos_token_id is None:
+        raise ValueError(f"the tokenizer in {str(path)!r} has no end-of-sequence token, so responses could not end")
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+    has_template = getattr(tokenizer, "chat_template", None) is not None
+    return Policy(model.eval(), tokenizer, chat=has_template if chat is None else chat)
+
+
+def save_policy(policy: Policy, folder: str | Path) -> None:
+    """Write the policy as a Hugging Face folder (safetensors), which `load_policy` reads back to the bit."""
+    policy.model.save_pretrained(folder)
+    policy.tokenizer.save_pretrained(folder)

@@ -1,0 +1,41 @@
+"""The tasks by name. Modules are imported on first use, so that optional packages stay optional."""
+
+import difflib
+import importlib
+import inspect
+from typing import Any
+
+from minicppo.rl.tasks.base import Problem, Task, is_held_out, sample_problems
+
+TASKS: dict[str, tuple[str, str]] = {
+    "chain": ("minicppo.rl.tasks.chain", "ChainTask"),
+    "addition": ("minicppo.rl.tasks.addition", "AdditionTask"),
+    "reasoning-gym": ("minicppo.rl.tasks.reasoning_gym", "ReasoningGymTask"),
+}
+
+
+def make_task(name: str, **options: Any) -> Task:
+    """The task of that name, built with its constructor's options.
+
+    Raises:
+        ValueError: unknown name or option; the message names the nearest valid one.
+    """
+    if name not in TASKS:
+        raise ValueError(f"unknown task {name!r}{_nearest(name, list(TASKS))}")
+    module, attribute = TASKS[name]
+    factory = getattr(importlib.import_module(module), attribute)
+    parameters = inspect.signature(factory).parameters
+    if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
+        for option in options:
+            if option not in parameters:
+                raise ValueError(f"task {name!r} has no option {option!r}{_nearest(option, list(parameters))}")
+    task: Task = factory(**options)
+    return task
+
+
+def _nearest(word: str, valid: list[str]) -> str:
+    close = difflib.get_close_matches(word, valid, n=1, cutoff=0.5)
+    return f": did you mean {close[0]!r}?" if close else f": valid names are {', '.join(valid) or 'none'}"
+
+
+__all__ = ["TASKS", "Problem", "Task", "is_held_out", "make_task", "sample_problems"]
