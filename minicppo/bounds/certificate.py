@@ -1,0 +1,180 @@
+"""A live certificate of improvement, estimated from rollouts alone (ours).
+
+    certificate = certify(log_probs, rollout_log_probs, rewards, response_mask, groups=group_ids)
+    log(certificate.rows())                      # {"certificate/surrogate": .., "certificate/certified": 0.0 or 1.0, ..}
+
+Call it after an optimiser step, with log_probs of the NEW policy on the responses mu sampled, and with every row of the
+rollout: also the groups whose rewards do not vary, which the loss may drop, since the residual counts them.
+
+What is estimated, each as a mean over responses (x_t = rho_t - 1):
+
+    surrogate L'    E_mu[(R - b) sum_t x_t], b the leave-one-out mean of the group (the plain group mean would shrink L'
+                    by 1 - 1/G), or 0 without groups
+    pair     F2     2 xi E_mu sum_t |x_t| sum_{j>t} D_j with a divergence, xi E_mu sum_{t<j} |x_t| |x_j| without
+    expected F5     2 xi (U + min(1, U)), U = E_mu sum_t D_t, or E_mu sum_t |x_t| / 2 without a divergence
+    gain            L' - min(F2, F5): J(pi) - J(mu) is at least this; "certified" if its lower confidence limit is > 0
+
+Premises: pi << mu; log-probs of the untruncated sampling distribution on both sides; |R - c| <= xi = reward_range / 2;
+a divergence, if given, is the exact TV of s_t (Binary and Top-K scores lie below it and void F2 and F5). Groups are
+independent draws of a prompt. F5 alone never certifies (L' <= 2 xi U), it limits how far J can have moved.
+
+What sampling cannot show: a branch that mu visits once in a million responses is in no batch, and |x| there may be
+huge. A certificate is therefore a statement about estimates, right at its nominal rate only when the ratios are not
+heavy tailed; the pathwise bounds (F3, F4, F7) cannot be read off rollouts at all.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from minicppo.bounds.sharper import expected_budget, largest_change
+
+Vector = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate with its bootstrap percentile interval."""
+
+    estimate: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """Estimates in reward units (divergence: total TV per response). confidence: the level of the intervals."""
+
+    surrogate: Interval
+    pair: Interval
+    expected: Interval
+    gain: Interval
+    divergence: Interval
+    largest_change: float
+    confidence: float
+    responses: int
+    groups: int
+
+    @property
+    def certified(self) -> bool:
+        """Whether the lower confidence limit of the gain is positive."""
+        return self.gain.low > 0
+
+    @property
+    def verdict(self) -> str:
+        """In words."""
+        return "improvement certified" if self.certified else "not certified"
+
+    def rows(self) -> dict[str, float]:
+        """Flat floats for a metrics log, keys `certificate/*`."""
+        row = {}
+        for name in ("surrogate", "pair", "expected", "gain", "divergence"):
+            interval: Interval = getattr(self, name)
+            row |= {
+                f"certificate/{name}": interval.estimate,
+                f"certificate/{name}_low": interval.low,
+                f"certificate/{name}_high": interval.high,
+            }
+        return row | {
+            "certificate/largest_change": self.largest_change,
+            "certificate/certified": float(self.certified),
+            "certificate/responses": float(self.responses),
+            "certificate/groups": float(self.groups),
+        }
+
+
+def certify(
+    log_probs: NDArray[Any],
+    rollout_log_probs: NDArray[Any],
+    rewards: NDArray[Any],
+    response_mask: NDArray[Any],
+    groups: NDArray[Any] | None = None,
+    divergence: NDArray[Any] | None = None,
+    reward_range: float = 1.0,
+    confidence: float = 0.95,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Certificate:
+    """Estimate the certificate of one update.
+
+    log_probs, rollout_log_probs: (N, T) of pi and mu at the sampled tokens; rewards: (N,); response_mask: (N, T), 1 at
+    tokens of the response; groups: (N,) integer prompt ids, None when every response has its own prompt; divergence:
+    (N, T) exact TV in [0, 1]. Intervals resample whole groups, since responses to one prompt are not independent.
+
+    Raises ValueError for shapes that disagree, non-finite values at valid tokens, a reward range exceeded by the rewards,
+    fewer than two groups, or a confidence outside (0, 1).
+    """
+    mask = np.asarray(response_mask, dtype=bool)
+    rewards = np.asarray(rewards, dtype=np.float64)
+    _check(mask, rewards, reward_range, confidence, log_probs=log_probs, rollout_log_probs=rollout_log_probs)
+    difference = np.where(mask, log_probs, 0.0).astype(np.float64) - np.where(mask, rollout_log_probs, 0.0)
+    x = np.expm1(difference)
+    if divergence is None:
+        size = abs(x) / 2
+        pairs = (abs(x).sum(axis=1) ** 2 - (x**2).sum(axis=1)) / 4
+    else:
+        _check(mask, rewards, reward_range, confidence, divergence=divergence)
+        size = np.where(mask, divergence, 0.0).astype(np.float64)
+        later = np.cumsum(size[:, ::-1], axis=1)[:, ::-1] - size
+        pairs = (abs(x) * later).sum(axis=1)
+    ids = np.arange(len(rewards)) if groups is None else np.unique(groups, return_inverse=True)[1]
+    per_response = np.stack([x.sum(axis=1) * _advantages(rewards, ids), pairs, size.sum(axis=1)], axis=1)
+    return _bootstrap(_group_means(per_response, ids), len(rewards), reward_range / 2, confidence, resamples, seed)
+
+
+def _bootstrap(
+    means: Vector, responses: int, xi: float, confidence: float, resamples: int, seed: int
+) -> Certificate:
+    """Percentile intervals from resampled group means (G, 3): L', sum of pairs, U."""
+    count = len(means)
+    if count < 2:
+        raise ValueError(f"{count} group: a bootstrap needs at least 2 (pass groups=None if prompts are all distinct)")
+    draws = np.random.default_rng(seed).integers(count, size=(resamples, count))
+    samples = np.stack([means.mean(axis=0), *(means[draw].mean(axis=0) for draw in draws)])
+    surrogate, pair, total = samples[:, 0], 2 * xi * samples[:, 1], samples[:, 2]
+    expected = np.array([expected_budget(u, xi) for u in total])
+    gain = surrogate - np.minimum(pair, expected)
+
+    def interval(values: Vector) -> Interval:
+        low, high = np.quantile(values[1:], [(1 - confidence) / 2, (1 + confidence) / 2])
+        return Interval(float(values[0]), float(low), float(high))
+
+    return Certificate(
+        *(interval(v) for v in (surrogate, pair, expected, gain, total)),
+        largest_change=largest_change(float(total[0]), xi),
+        confidence=confidence,
+        responses=responses,
+        groups=count,
+    )
+
+
+def _advantages(rewards: Vector, ids: NDArray[np.int64]) -> Vector:
+    """R - b with b the mean reward of the OTHER responses of the group; b = 0 in groups of one."""
+    count, total = np.bincount(ids)[ids], np.bincount(ids, weights=rewards)[ids]
+    return rewards - np.where(count > 1, (total - rewards) / np.maximum(count - 1, 1), 0.0)
+
+
+def _group_means(values: Vector, ids: NDArray[np.int64]) -> Vector:
+    """Mean of the rows of each group, (G, columns): every prompt counts once."""
+    count = np.bincount(ids)
+    return np.stack([np.bincount(ids, weights=column) / count for column in values.T], axis=1)
+
+
+def _check(
+    mask: NDArray[Any], rewards: Vector, reward_range: float, confidence: float, **arrays: NDArray[Any]
+) -> None:
+    for name, array in arrays.items():
+        if np.shape(array) != mask.shape:
+            raise ValueError(f"{name} has shape {np.shape(array)}, response_mask {mask.shape}: they must agree")
+        if not np.isfinite(np.asarray(array)[mask]).all():
+            raise ValueError(f"{name} is not finite at some valid token; check the log-probs that produced it")
+    if rewards.shape != mask.shape[:1]:
+        raise ValueError(f"rewards has shape {rewards.shape}; {mask.shape[0]} responses need ({mask.shape[0]},)")
+    if np.ptp(rewards) > reward_range:
+        raise ValueError(f"rewards span {np.ptp(rewards):g}, above reward_range={reward_range:g}; raise reward_range")
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence={confidence} must lie in (0, 1)")

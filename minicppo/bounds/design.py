@@ -1,0 +1,174 @@
+"""Thresholds from bounds and bounds from thresholds (ours), for weights falling linearly from 1 to w_min.
+
+Everything follows from three dimensionless groups: the burst k = delta / delta_b (how many tokens' allowance one token
+may spend at once), w_min, and the divergence a response may collect. The constraint set scales with (delta, delta_b),
+so one evaluation at delta_b = 1 fixes delta_b for any target. All horizons count tokens; residuals are in reward units.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+from scipy.optimize import brentq
+
+from minicppo.bounds.budget import Budget, fill_from_end
+from minicppo.bounds.residual import theorem1_eq8, uniform_rule
+from minicppo.bounds.sharper import chi_square_budget, path_budget
+
+Method = Literal["uniform", "theorem1", "path", "chi2"]
+
+HORIZONS = (16, 64, 256, 1024, 4096, 8192, 16384, 65536)
+PREMISES: dict[Method, str] = {
+    "uniform": "D_t <= delta at every prefix (no prefix budget)",
+    "theorem1": "Eq. 8 at every prefix or in mean over mu; Theorem 1 with the initial slack",
+    "path": "Eq. 8 at every prefix mu can reach, the last token included (F4)",
+    "chi2": "Eq. 8 with chi-square in place of TV, at every prefix mu can reach (F7)",
+}
+
+
+@dataclass(frozen=True)
+class Design:
+    """Thresholds that certify a residual.
+
+    delta, delta_b: in TV, or in chi-square units for the method "chi2". bound: the certified residual, reward units.
+    tv: the TV a token at the average allowance may have, delta_b itself or its chi-square equivalent sqrt(delta_b) / 2.
+    """
+
+    horizon: int
+    method: Method
+    delta: float
+    delta_b: float
+    w_min: float
+    bound: float
+    tv: float
+    premises: str
+
+
+def design_thresholds(
+    horizon: int,
+    residual: float,
+    reward_range: float = 1.0,
+    burst: float = 7.5,
+    w_min: float = 1.0,
+    method: Method = "path",
+) -> Design:
+    """The largest (delta, delta_b) with delta = burst * delta_b whose residual bound is `residual` (ours).
+
+    horizon: T >= 2 tokens. residual: target for |Delta|, reward units. reward_range: max R - min R; xi is half of it.
+    Raises ValueError for values outside their range.
+
+    >>> design_thresholds(16, 0.5).delta_b.__format__(".3f")
+    '0.031'
+    """
+    _check(horizon, method, w_min=w_min, residual=residual, reward_range=reward_range, burst=burst)
+    xi = reward_range / 2
+    if method == "uniform":
+        delta = (residual / uniform_rule(horizon, 1.0, xi)) ** 0.5
+        return Design(horizon, method, delta, delta, 1.0, residual, delta, PREMISES[method])
+    if method == "theorem1":
+        delta_b = (residual / _theorem1_unit(horizon, burst, w_min, xi)) ** 0.5
+    else:
+        total = path_for(residual, xi) if method == "path" else chi_square_for(residual, xi)
+        delta_b = total / _path_total(horizon, burst, 1.0, w_min)
+    tv = float(np.sqrt(delta_b)) / 2 if method == "chi2" else delta_b
+    return Design(horizon, method, burst * delta_b, delta_b, w_min, residual, tv, PREMISES[method])
+
+
+def certified_residual(
+    horizon: int,
+    delta: float,
+    delta_b: float,
+    w_min: float = 1.0,
+    reward_range: float = 1.0,
+    method: Method = "path",
+) -> float:
+    """The residual that given thresholds certify, reward units: the inverse of `design_thresholds` (ours).
+
+    "uniform" reads delta alone. Above `reward_range` the bound is vacuous: no policy's J differs by more.
+    """
+    _check(horizon, method, w_min=w_min, delta=delta, delta_b=delta_b, reward_range=reward_range)
+    xi = reward_range / 2
+    if method == "uniform":
+        return uniform_rule(horizon, delta, xi)
+    budget = Budget.linear(horizon, delta, delta_b, w_min)
+    if method == "theorem1":
+        return theorem1_eq8(budget, xi)
+    if method == "path":
+        return path_budget(budget.path_divergence, xi)
+    return chi_square_budget(_path_total(horizon, delta, delta_b, w_min), xi)
+
+
+def largest_horizon(delta: float, delta_b: float, w_min: float = 1.0, method: Method = "path") -> int:
+    """The largest T whose certified residual is still below the range of the reward, 2 xi (ours).
+
+    Premise: the residual grows with T, true of all four bounds. Doubling, then bisection.
+    """
+
+    def useful(horizon: int) -> bool:
+        return certified_residual(horizon, delta, delta_b, w_min, 1.0, method) < 1.0
+
+    _check(2, method, w_min=w_min, delta=delta, delta_b=delta_b)
+    low, high = 1, 2
+    while useful(high):
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if useful(middle) else (low, middle)
+    return low
+
+
+def design_table(
+    residual: float,
+    reward_range: float = 1.0,
+    burst: float = 7.5,
+    w_min: float = 1.0,
+    horizons: Sequence[int] = HORIZONS,
+    on_row: Callable[[], None] = lambda: None,
+) -> list[dict[Method, Design]]:
+    """One row a horizon, one design a method; `on_row` is called after each row (progress)."""
+    rows = []
+    for horizon in horizons:
+        rows.append(
+            {m: design_thresholds(horizon, residual, reward_range, burst, w_min, m) for m in get_args(Method)}
+        )
+        on_row()
+    return rows
+
+
+def path_for(residual: float, xi: float) -> float:
+    """The path budget B with 2 xi B min(1, B) = residual."""
+    share = residual / (2 * xi)
+    return share**0.5 if share <= 1 else share
+
+
+def chi_square_for(residual: float, xi: float) -> float:
+    """The chi-square budget C with xi sqrt(e^C - 1 - C) = residual."""
+    top = 2 * float(np.log1p(residual / xi)) + 2
+    return float(brentq(lambda c: chi_square_budget(c, xi) - residual, 0, top))
+
+
+def _path_total(horizon: int, delta: float, delta_b: float, w_min: float) -> float:
+    """The largest path sum without the ceiling D_t <= 1, so that it scales with (delta, delta_b)."""
+    budget = Budget.linear(horizon, delta, delta_b, w_min)
+    return fill_from_end(budget.weights, np.full(horizon, delta), budget.limits)
+
+
+def _theorem1_unit(horizon: int, burst: float, w_min: float, xi: float) -> float:
+    """The bound over delta_b^2: quadratic while lbar = delta / w_min is not clipped at 1, and above the bound beyond."""
+    small = 1e-6 * w_min / burst
+    return theorem1_eq8(Budget.linear(horizon, small * burst, small, w_min), xi) / small**2
+
+
+def _check(horizon: int, method: str, w_min: float, **positive: float) -> None:
+    if method not in get_args(Method):
+        raise ValueError(f"unknown method {method!r}; choose one of {', '.join(get_args(Method))}")
+    if horizon < 2:
+        raise ValueError(f"horizon={horizon}: thresholds need at least 2 tokens (with 1 the residual is 0)")
+    if not 0 < w_min <= 1:
+        raise ValueError(f"w_min={w_min} must lie in (0, 1]: the path budget divides by it")
+    for name, number in positive.items():
+        if not number > 0:
+            raise ValueError(f"{name}={number} must be positive")

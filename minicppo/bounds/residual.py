@@ -1,0 +1,130 @@
+"""The paper's statements about the surrogate's residual, as functions, and the bounds of TRM for comparison.
+
+Throughout: Delta = L' - (J(pi) - J(mu)); xi bounds |R|; u = (u_1 .. u_T), u_t = E_mu D_t; caps = (l_1 .. l_T), D_t <= l_t
+at every state mu reaches. Bounds return a number in reward units that |Delta| does not exceed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from minicppo.bounds.budget import Budget
+from minicppo.bounds.tabular import Array, Pair, kl, sequence_kl, value
+
+
+def identity_residual(pair: Pair, rewards: Array) -> Any:
+    """Delta = E_mu[R sum_t x_t (1 - rho_{t+1} .. rho_T)]. Paper Lemma 2; reward units.
+
+    Premise: pi << mu. Without it a rollout never sees the missing tokens and the identity fails. rewards: (leaves,).
+    """
+    rho = 1 + pair.path_excess
+    suffix = np.ones_like(rho)
+    for t in range(pair.horizon - 2, -1, -1):
+        suffix[t] = suffix[t + 1] * rho[t + 1]
+    return value(pair.reach_mu[-1] * (pair.path_excess * (1 - suffix)).sum(axis=0), rewards)
+
+
+def suffix_sums(caps: Array) -> Array:
+    """sum_{j>t} l_j for t = 1 .. T (the last is 0), the linear suffix bound of paper Lemma 3. Shape (T,) or (T, paths)."""
+    return np.cumsum(caps[::-1], axis=0)[::-1] - caps
+
+
+def suffix_products(caps: Array) -> Array:
+    """1 - prod_{j>t} (1 - l_j) for t = 1 .. T, the product suffix bound of paper Lemma 3. Shape (T,), in [0, 1].
+
+    Premise: D_j <= l_j <= 1 at every state after the prefix. TV of the suffix is at most this (maximal coupling).
+    """
+    keep = np.cumprod((1 - caps)[::-1])[::-1]
+    return 1 - np.append(keep[1:], keep[-1] ** 0)
+
+
+def proposition4(u: Array, caps: Array, xi: float = 1.0) -> Any:
+    """|Delta| <= 4 xi sum_t u_t sum_{j>t} l_j. Paper Prop. 4; needs pi << mu and the caps. Shapes (T,), (T,)."""
+    return 4 * xi * (u * suffix_sums(caps)).sum()
+
+
+def product_form(u: Array, caps: Array, xi: float = 1.0) -> Any:
+    """|Delta| <= 4 xi sum_t u_t (1 - prod_{j>t}(1 - l_j)). Paper B.9; never looser than Prop. 4."""
+    return 4 * xi * (u * suffix_products(caps)).sum()
+
+
+def theorem1(horizon: int, delta: float, delta_b: float, w_min: float = 1.0, xi: float = 1.0) -> float:
+    """|Delta| <= 2 xi T (T - 1) lbar delta_b with lbar = min(1, delta / w_min). Paper Theorem 1.
+
+    Premises: the theorem form of the budget (Eq. 5), pathwise or in expectation over mu, with deterministic weights in
+    [w_min, 1] for which (T - t) / w_t does not increase (Prop. 5 gives this for the linear schedule).
+    """
+    return 2 * xi * horizon * (horizon - 1) * _token_cap(delta, w_min) * delta_b
+
+
+def proposition8(horizon: int, delta: float, delta_b: float, w_min: float = 1.0, xi: float = 1.0) -> float:
+    """Theorem 1 with an initial slack delta, S_t <= delta_b W_t + delta: 2 xi (T - 1) lbar (T delta_b + 2 delta).
+
+    Paper Prop. 8; premises of Theorem 1. Eq. 8 needs the slack delta - delta_b w_min only: see `theorem1_eq8`.
+    """
+    return 2 * xi * (horizon - 1) * _token_cap(delta, w_min) * (horizon * delta_b + 2 * delta)
+
+
+def theorem1_eq8(budget: Budget, xi: float = 1.0) -> float:
+    """Theorem 1 for the constraints the algorithm tests (Eq. 8): the linear programme behind it, solved in closed form.
+
+    |Delta| <= lam_1 delta / w_1 + delta_b sum_{t=2}^{T-1} lam_t w_{t-1} / w_t, lam_t = 4 xi (T - t) lbar (ours).
+    Premises: those of Theorem 1, delta_b w_t <= delta, and Eq. 8 pathwise or in expectation. At w = 1 this is
+    2 xi delta (T - 1) ((T - 2) delta_b + 2 delta), which is 4 xi delta (T - 1) delta_b below Prop. 8.
+    """
+    w, horizon = budget.weights, budget.horizon
+    if horizon == 1:
+        return 0.0
+    lam = 4 * xi * np.arange(horizon - 1, 0, -1) * _token_cap(budget.delta, min(w))
+    return float(lam[0] * budget.delta / w[0] + budget.delta_b * (lam[1:] * w[:-2] / w[1:-1]).sum())
+
+
+def theorem1_monotone(budget: Budget, xi: float = 1.0) -> float:
+    """Theorem 1 for any positive weights: replace r_t = lam_t / w_t by its non-increasing majorant max_{s>=t} r_s (ours).
+
+    |Delta| <= delta_b sum_{t<T} w_t max_{s>=t} r_s under Eq. 5, lam_t = 4 xi sum_{j>t} min(1, delta / w_j).
+    """
+    w = budget.weights
+    r = 4 * xi * suffix_sums(budget.token_caps) / w
+    return float(budget.delta_b * (w * np.maximum.accumulate(r[::-1])[::-1])[:-1].sum())
+
+
+def uniform_rule(horizon: int, delta: float, xi: float = 1.0) -> float:
+    """|Delta| <= 2 xi T (T - 1) delta^2 when D_t <= delta everywhere (DPPO's rule). Paper Cor. 6; Prop. 4 summed.
+
+    The exact supremum is `sharper.cap_theorem`, linear in T.
+    """
+    return 2 * xi * horizon * (horizon - 1) * delta**2
+
+
+def improvement_ratio(delta: float, delta_b: float, w_min: float) -> float:
+    """delta_b / (delta w_min): Theorem 1 over the uniform rule, a ratio of upper bounds. Paper Cor. 7; no unit."""
+    return delta_b / (delta * w_min)
+
+
+def trm_bounds(pair: Pair, xi: float = 1.0) -> dict[str, float]:
+    """The residual bounds of trust region masking (arXiv 2512.23075), re-derived here for |R| <= xi; reward units.
+
+    With k = max_t,s KL(mu || pi) in nats, eps = max_t,s D_t and K = KL(P_mu || P_pi) over responses:
+    classical T (T - 1) k; pinsker (4/3) T^1.5 k; mixed 2 T sqrt(k K); coupling 4 eps sum_t min(1, (t - 1) eps);
+    adaptive 4 sum_t u_t min(1, (T - t) eps, sqrt((T - t) k / 2)). Premise: pi << mu.
+    """
+    horizon, eps = pair.horizon, float(pair.caps.max())
+    k = max(float(kl(m, p)[q > 0].max()) for q, m, p in zip(pair.reach_mu, pair.mu, pair.pi, strict=False))
+    before = np.arange(horizon)
+    after = before[::-1]
+    suffix = np.minimum(1, np.minimum(after * eps, np.sqrt(after * k / 2)))
+    return {
+        "classical": xi * horizon * (horizon - 1) * k,
+        "pinsker": xi * 4 / 3 * horizon**1.5 * k,
+        "mixed": xi * 2 * horizon * float(np.sqrt(k * sequence_kl(pair))),
+        "coupling": xi * 4 * eps * float(np.minimum(1, before * eps).sum()),
+        "adaptive": xi * 4 * float((pair.drift * suffix).sum()),
+    }
+
+
+def _token_cap(delta: float, w_min: float) -> float:
+    """lbar = min(1, delta / w_min), the largest D_t the token test allows at any position."""
+    return 1.0 if delta >= w_min else delta / w_min
