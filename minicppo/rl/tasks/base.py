@@ -12,11 +12,15 @@ Split = Literal["train", "test"]
 
 @dataclass(frozen=True)
 class Problem:
-    """One question. `prompt` is all that the policy sees; `data` is whatever the checker needs besides."""
+    """One question. `prompt` is all that the policy sees; `data` is whatever the checker needs besides.
+
+    `content` is the same for problems that are the same but for their wording or order; None: the prompt itself.
+    """
 
     prompt: str
     answer: str
     data: Mapping[str, Any] = field(default_factory=dict)
+    content: str | None = None
 
 
 class Task(ABC):
@@ -59,8 +63,8 @@ class Task(ABC):
 
 
 def is_held_out(problem: Problem, fraction: float) -> bool:
-    """Whether a problem belongs to the test split: decided by a hash of its prompt, so by content and never by order."""
-    digest = hashlib.sha256(problem.prompt.encode()).digest()
+    """Whether a problem belongs to the test split: decided by a hash of its content, never by order."""
+    digest = hashlib.sha256((problem.content or problem.prompt).encode()).digest()
     return int.from_bytes(digest[:8], "big") < fraction * 2**64
 
 
