@@ -1,0 +1,32 @@
+"""The rules as pure PyTorch functions over a batch: position weights, divergences, budgets, masks, weights, loss."""
+
+from minicppo.rules.advantages import GroupAdvantages, group_advantages
+from minicppo.rules.batch import Cells, TokenBatch
+from minicppo.rules.cppo import cppo_mask
+from minicppo.rules.diagnostics import diagnostics
+from minicppo.rules.divergence import DIVERGENCES, token_divergence
+from minicppo.rules.loss import LOSS_AGG_MODES, aggregate, policy_loss
+from minicppo.rules.methods import METHODS, Method, get_method
+from minicppo.rules.result import CPPOMask, Reason, TokenWeights
+from minicppo.rules.weights import position_weights
+
+__all__ = [
+    "DIVERGENCES",
+    "LOSS_AGG_MODES",
+    "METHODS",
+    "CPPOMask",
+    "Cells",
+    "GroupAdvantages",
+    "Method",
+    "Reason",
+    "TokenBatch",
+    "TokenWeights",
+    "aggregate",
+    "cppo_mask",
+    "diagnostics",
+    "get_method",
+    "group_advantages",
+    "policy_loss",
+    "position_weights",
+    "token_divergence",
+]

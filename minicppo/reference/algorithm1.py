@@ -1,0 +1,134 @@
+"""Algorithm 1 of the paper: the CPPO token mask, one response, one token after the other."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+Number = Any  # int, float, numpy scalar or fractions.Fraction: whatever supports + - * / and <=
+
+
+class TokenStep(NamedTuple):
+    """What Algorithm 1 knows at token t. Sums with the suffix `_before` run over tokens j < t."""
+
+    weight: Number  # w_t, Eq. 9
+    divergence: Number  # D_t
+    score: Number  # Z_t = w_t D_t
+    score_before: Number  # S_{t-1} = sum_{j<t} Z_j
+    weight_before: Number  # W_{t-1} = sum_{j<t} w_j
+    threshold: Number  # c_t = min(delta, delta + delta_b W_{t-1} - S_{t-1})
+    keep: bool  # M_t
+    reason: str  # "toward" | "inside" | "token" | "prefix" | "both"
+
+
+def linear_weights(length: int, w_min: Number) -> list[Number]:
+    """Position weights of Eq. 9: from 1 at the first token to `w_min` at the last. A single token weighs 1 (ours: 0/0)."""
+    if length == 1:
+        return [w_min / w_min]  # one, in the caller's own number type
+    return [1 - (1 - w_min) * t / (length - 1) for t in range(length)]
+
+
+def quantile(values: Sequence[Number], q: Number) -> Number:
+    """Linearly interpolated quantile: position q (n - 1) in the sorted values."""
+    ordered = sorted(values)
+    position = q * (len(ordered) - 1)
+    below = int(position)
+    above = min(below + 1, len(ordered) - 1)
+    return ordered[below] + (position - below) * (ordered[above] - ordered[below])
+
+
+def dynamic_budget(
+    divergences: Sequence[Number], floor: Number, cap_factor: Number = 2, q: Number = 0.9
+) -> Number:
+    """Eq. 22: the response's own P90 of the unweighted D_t, held within [floor, cap_factor * floor]."""
+    if len(divergences) == 0:
+        return floor
+    return min(cap_factor * floor, max(floor, quantile(divergences, q)))
+
+
+def cppo_steps(
+    divergences: Sequence[Number],
+    away: Sequence[bool],
+    *,
+    delta: Number,
+    delta_b: Number | None,
+    weights: Sequence[Number],
+) -> list[TokenStep]:
+    """Algorithm 1 with every intermediate.
+
+    divergences: D_t of one response. away: True where A_t (rho_t - 1) > 0. delta_b: None for no prefix budget.
+    weights: w_t, for example `linear_weights(T, w_min)`.
+    Every token, kept or not, enters S and W: they measure how far the policy has drifted, not what was spent.
+    """
+    steps = []
+    S: Number = 0
+    W: Number = 0
+    for D, w, moves_away in zip(divergences, weights, away, strict=True):
+        Z = w * D
+        slack = delta if delta_b is None else delta + delta_b * W - S
+        c = min(delta, slack)
+        if not moves_away:
+            reason = "toward"
+        elif Z <= c:
+            reason = "inside"
+        elif slack >= Z:
+            reason = "token"
+        elif delta >= Z:
+            reason = "prefix"
+        else:
+            reason = "both"
+        steps.append(TokenStep(w, D, Z, S, W, c, reason in ("toward", "inside"), reason))
+        S += Z
+        W += w
+    return steps
+
+
+def cppo_token_mask(
+    divergences: Sequence[Number],
+    away: Sequence[bool],
+    *,
+    delta: Number,
+    delta_b: Number | None,
+    w_min: Number,
+) -> list[bool]:
+    """The mask M_t of Algorithm 1 with the linear schedule over the response's own length."""
+    weights = linear_weights(len(divergences), w_min)
+    return [s.keep for s in cppo_steps(divergences, away, delta=delta, delta_b=delta_b, weights=weights)]
+
+
+def soft_gate(
+    steps: Sequence[TokenStep], *, delta: Number, delta_b: Number | None, kind: str = "reciprocal"
+) -> list[Number]:
+    """Appendix C.1: gate g(x_t) with x_t = max(Z_t / delta, S_t / (delta + delta_b W_{t-1})); toward tokens keep 1.
+
+    kind: "reciprocal" g(x) = min(1, 1/x); "sigmoid" (ours, after SAPO) min(1, 4 p (1 - p) / x), p = sigmoid(x - 1).
+    Both satisfy x g(x) <= 1. delta_b: None for no prefix budget.
+    """
+    gates: list[Number] = []
+    for step in steps:
+        x = step.score / delta
+        if delta_b is not None:
+            x = max(x, (step.score_before + step.score) / (delta + delta_b * step.weight_before))
+        if step.reason == "toward" or x <= 1:
+            gates.append(1)
+        elif kind == "reciprocal":
+            gates.append(1 / x)
+        else:
+            p = 1 / (1 + np.exp(-(x - 1)))
+            gates.append(4 * p * (1 - p) / x)
+    return gates
+
+
+def budget_gate(steps: Sequence[TokenStep], *, delta: Number, delta_b: Number | None) -> list[Number]:
+    """Causal water-filling (ours): g_t = min(1, c_t / Z_t), with the budget charged for what passed, g_t Z_t.
+
+    The gated sum never exceeds delta + delta_b W_{t-1}, which the soft gate of Appendix C.1 does not achieve.
+    """
+    gates: list[Number] = []
+    spent: Number = 0
+    for step in steps:
+        room = delta if delta_b is None else min(delta, delta + delta_b * step.weight_before - spent)
+        gate = 1 if step.score <= room else room / step.score
+        spent += gate * step.score
+        gates.append(1 if step.reason == "toward" else gate)
+    return gates

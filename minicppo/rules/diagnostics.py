@@ -1,0 +1,103 @@
+"""What to log of every optimiser step, as one flat dict of floats. All shares are of valid tokens."""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from minicppo.rules.batch import TokenBatch
+from minicppo.rules.result import Reason, TokenWeights
+
+DECILES = 10
+
+
+def diagnostics(batch: TokenBatch, out: TokenWeights) -> dict[str, float]:
+    """Mask shares, budget, divergence, ratios and weights of one step.
+
+    mask/frac: masked; mask/frac_pos, _neg: of the tokens with A > 0, A < 0; mask/token_only, prefix_only, both: disjoint.
+    budget/*: effective delta_b, share of responses at its floor and
+    cap, with any c_t < delta, and of tokens with c_t < 0. div/*: D_t; div/decile_k by position in the response.
+    prefix/ratio_*: S_T / W_T over responses. ratio/*: rho. kl/k3: mean of rho - 1 - log rho. weight/*: g, before and
+    after clips. accept/*: share of responses not rejected whole, by length. One transfer from the device.
+    """
+    valid = batch.mask
+    count = valid.sum().clamp(min=1)
+    rows: dict[str, Tensor] = {}
+
+    def share(name: str, condition: Tensor, among: Tensor = valid) -> None:
+        rows[name] = (condition & among).sum() / among.sum().clamp(min=1)
+
+    masked = valid & ~out.token_mask
+    share("mask/frac", masked)
+    share("mask/frac_pos", masked, valid & (batch.advantages > 0))
+    share("mask/frac_neg", masked, valid & (batch.advantages < 0))
+    for name, code in (("token_only", Reason.TOKEN), ("prefix_only", Reason.PREFIX), ("both", Reason.BOTH)):
+        share(f"mask/{name}", out.reason == code)
+    ratio = batch.ratio[valid]
+    if len(ratio):
+        rows |= {"ratio/mean": ratio.mean(), "ratio/min": ratio.min(), "ratio/max": ratio.max()}
+        rows["kl/k3"] = (batch.log_ratio.expm1() - batch.log_ratio)[valid].mean()
+    rows["weight/mean"] = out.weight.sum() / count
+    rows["weight/raw_mean"] = out.raw_weight.sum() / count
+    rows["weight/raw_max"] = out.raw_weight.max() if out.raw_weight.numel() else count * 0
+    if out.divergence is not None and len(ratio):
+        rows |= _divergence_rows(batch, out)
+    if out.threshold is not None:
+        rows |= _budget_rows(batch, out)
+    if out.sequence_level:
+        rows |= _acceptance_rows(batch, (out.reason == Reason.SEQUENCE).any(1))
+    rows |= out.stats
+    values = torch.stack([v.detach().double().reshape(()) for v in rows.values()]).tolist()
+    return dict(zip(rows, values, strict=True))
+
+
+def _divergence_rows(batch: TokenBatch, out: TokenWeights) -> dict[str, Tensor]:
+    assert out.divergence is not None
+    D = out.divergence[batch.mask].double()
+    p90, p99 = quantiles(D, (0.9, 0.99))
+    rows = {"div/mean": D.mean(), "div/p90": p90, "div/p99": p99, "div/max": D.max()}
+    rank = batch.mask.cumsum(1) - 1
+    decile = (rank * DECILES // batch.lengths.clamp(min=1)[:, None])[batch.mask]
+    sums = torch.zeros(DECILES, dtype=torch.float64, device=D.device).index_add_(0, decile, D)
+    counts = torch.bincount(decile, minlength=DECILES).clamp(min=1)
+    rows |= {f"div/decile_{k}": value for k, value in enumerate(sums / counts)}
+    return rows
+
+
+def _budget_rows(batch: TokenBatch, out: TokenWeights) -> dict[str, Tensor]:
+    assert out.threshold is not None and out.position_weight is not None and out.divergence is not None
+    valid, w = batch.mask, out.position_weight
+    ratio = (w * out.divergence).sum(1) / w.sum(1).clamp(min=1e-12)
+    limit = out.threshold[:, :1]  # c_1 = delta
+    rows = {
+        "prefix/ratio_mean": ratio.mean(),
+        "prefix/ratio_p90": quantiles(ratio, (0.9,))[0],
+        "budget/seq_bound": ((out.threshold < limit) & valid).any(1).double().mean(),
+        "budget/negative": ((out.threshold < 0) & valid).sum() / valid.sum().clamp(min=1),
+    }
+    if out.delta_b is not None:
+        low, high = out.delta_b.min(), out.delta_b.max()
+        rows |= {"budget/delta_b": out.delta_b.mean(), "budget/delta_b_min": low, "budget/delta_b_max": high}
+    return rows
+
+
+def _acceptance_rows(batch: TokenBatch, rejected: Tensor) -> dict[str, Tensor]:
+    """Accept rate, over all responses and by length: `accept/len_64` holds lengths 33 to 64."""
+    accepted = (~rejected).double()
+    rows = {"accept/rate": accepted.mean()}
+    bucket = batch.lengths.clamp(min=1).double().log2().ceil().long()
+    for k in bucket.unique().tolist():
+        rows[f"accept/len_{2**k}"] = accepted[bucket == k].mean()
+    return rows
+
+
+def quantiles(values: Float[Tensor, " N"], qs: tuple[float, ...]) -> list[Tensor]:
+    """Linearly interpolated quantiles of any number of values (`torch.quantile` stops at 16M)."""
+    ordered = values.sort().values
+    found = []
+    for q in qs:
+        position = q * (len(ordered) - 1)
+        low, high = ordered[math.floor(position)], ordered[math.ceil(position)]
+        found.append(low + (position - math.floor(position)) * (high - low))
+    return found

@@ -1,0 +1,131 @@
+"""Token divergences D_t between the rollout policy mu and the current policy pi.
+
+Binary <= Top-K <= Top-(K+1) <= exact: a coarser partition of the vocabulary never sees more.
+KL is KL(mu || pi) throughout, in nats; TV is in [0, 1].
+"""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from minicppo.rules.batch import Cells, TokenBatch, clean_tokens
+from minicppo.rules.hyper import nearest
+
+DIVERGENCES = ("binary_tv", "binary_kl", "topk_tv", "topk_kl", "exact_tv", "exact_kl")
+ESTIMATES = ("k3", "abs_log_ratio")  # what TRM's codes put in the place of a divergence
+TINY = 1e-12  # probability floor of the "other" cells in KL: 1 - sum can round to zero or below
+
+
+def needs(kind: str) -> str:
+    """Which cells a divergence reads: "log_probs" (none), "topk" or "full"."""
+    return {"topk": "topk", "exact": "full"}.get(kind.split("_")[0], "log_probs")
+
+
+def token_divergence(batch: TokenBatch, kind: str, *, topk_variant: str = "union") -> Float[Tensor, "B T"]:
+    """D_t of every valid token (zero elsewhere), by name: one of DIVERGENCES or ESTIMATES."""
+    if kind == "k3":  # unbiased for KL(mu || pi) under mu; heavy right tail
+        value = batch.log_ratio.expm1() - batch.log_ratio
+    elif kind == "abs_log_ratio":
+        value = batch.log_ratio.abs()
+    elif kind == "binary_tv":
+        value = binary_tv(batch.log_probs, batch.rollout_log_probs)
+    elif kind == "binary_kl":
+        value = binary_kl(batch.log_probs, batch.rollout_log_probs)
+    elif kind in DIVERGENCES:
+        cells = require_cells(batch, needs(kind))
+        if cells.ids is None:
+            value = exact_tv(cells) if kind == "exact_tv" else exact_kl(cells)
+        else:
+            topk = topk_tv if kind == "topk_tv" else topk_kl
+            value = topk(cells, batch.log_probs, batch.rollout_log_probs, topk_variant)
+    else:
+        raise ValueError(f"divergence={kind!r} is unknown{nearest(kind, DIVERGENCES + ESTIMATES)}")
+    return clean_tokens(kind, value.to(batch.log_probs.dtype), batch.mask)
+
+
+def require_cells(batch: TokenBatch, kind: str) -> Cells:
+    """The batch's cells, or an error that says which kind the caller must supply."""
+    if batch.cells is None or batch.cells.kind != kind:
+        have = "none" if batch.cells is None else batch.cells.kind
+        raise ValueError(
+            f"this divergence needs {kind!r} cells and the batch carries {have!r}: pass TokenBatch(cells=Cells(...)), "
+            "or choose a binary divergence, which needs log-probs alone"
+        )
+    return batch.cells
+
+
+def binary_tv(log_probs: Tensor, rollout_log_probs: Tensor) -> Tensor:
+    """|pi - mu| of the sampled token: TV on the partition {sampled, rest}."""
+    return (log_probs.exp() - rollout_log_probs.exp()).abs()
+
+
+def binary_kl(log_probs: Tensor, rollout_log_probs: Tensor) -> Tensor:
+    """mu log(mu/pi) + (1-mu) log((1-mu)/(1-pi)) of the sampled token, in float64: near mu = 1 float32 has no digits left."""
+    log_pi, log_mu = log_probs.double(), rollout_log_probs.double()
+    mu = log_mu.exp()
+    rest_mu, rest_pi = (-log_mu.expm1()).clamp(min=TINY), (-log_pi.expm1()).clamp(min=TINY)
+    return (mu * (log_mu - log_pi) + rest_mu * (rest_mu.log() - rest_pi.log())).clamp(min=0)
+
+
+def exact_tv(cells: Cells) -> Tensor:
+    """1/2 sum over the vocabulary of |pi - mu|."""
+    return 0.5 * (cells.log_probs.exp() - cells.rollout_log_probs.exp()).abs().sum(-1, dtype=torch.float64)
+
+
+def exact_kl(cells: Cells) -> Tensor:
+    """KL(mu || pi) over the vocabulary; tokens outside mu's support contribute nothing."""
+    mu = cells.rollout_log_probs.exp()
+    terms = mu * (cells.rollout_log_probs - cells.log_probs)
+    return terms.masked_fill(mu == 0, 0.0).sum(-1, dtype=torch.float64).clamp(min=0)
+
+
+def partition(
+    cells: Cells, log_probs: Tensor, rollout_log_probs: Tensor, variant: str = "union"
+) -> tuple[Float[Tensor, "B T C"], Float[Tensor, "B T C"]]:
+    """Probabilities (pi, mu) of the paper's Top-K cells, float64: mu's top K, the sampled token, "other".
+
+    variant: "union" keeps K + 1 single cells when the sampled token is outside the top K (paper); "replace_last" puts it
+    in the place of the K-th (other codes), which sees less. A sampled token inside the top K gets an empty cell.
+    """
+    if variant not in ("union", "replace_last"):
+        raise ValueError(f"topk_variant={variant!r} is unknown; use 'union' (paper) or 'replace_last'")
+    assert cells.ids is not None
+    outside = (cells.ids != cells.token_ids[..., None]).all(-1, keepdim=True)
+
+    def masses(top: Tensor, sampled: Tensor) -> Tensor:
+        single = top.double().exp()
+        if variant == "replace_last":
+            single = torch.cat([single[..., :-1], single[..., -1:].masked_fill(outside, 0.0)], -1)
+        own = sampled.double().exp()[..., None].masked_fill(~outside, 0.0)
+        rest = (1 - single.sum(-1, keepdim=True) - own).clamp(min=0)
+        return torch.cat([single, own, rest], -1)
+
+    return masses(cells.log_probs, log_probs), masses(cells.rollout_log_probs, rollout_log_probs)
+
+
+def topk_tv(cells: Cells, log_probs: Tensor, rollout_log_probs: Tensor, variant: str = "union") -> Tensor:
+    """Reduced TV of the paper: 1/2 sum of |pi - mu| over the Top-K cells."""
+    pi, mu = partition(cells, log_probs, rollout_log_probs, variant)
+    return 0.5 * (pi - mu).abs().sum(-1)
+
+
+def topk_kl(cells: Cells, log_probs: Tensor, rollout_log_probs: Tensor, variant: str = "union") -> Tensor:
+    """KL(mu || pi) over the Top-K cells, each floored at 1e-12."""
+    pi, mu = (p.clamp(min=TINY) for p in partition(cells, log_probs, rollout_log_probs, variant))
+    return (mu * (mu.log() - pi.log())).sum(-1).clamp(min=0)
+
+
+def predicted_away(batch: TokenBatch) -> Bool[Tensor, "B T"]:
+    """Direction test of Predictive Divergence Masks (arXiv 2607.10848): A times the rate of KL(mu || pi) along the step > 0.
+
+    The rate, for a softmax-logit step on log pi(y), is (pi_y - mu_y) + sum over cells of pi (mu - pi), tail aggregated.
+    """
+    cells = batch.cells
+    if cells is None:
+        raise ValueError("direction='predicted' needs 'topk' or 'full' cells: pass TokenBatch(cells=Cells(...))")
+    if cells.ids is None:
+        pi, mu = cells.log_probs.double().exp(), cells.rollout_log_probs.double().exp()
+    else:
+        pi, mu = partition(cells, batch.log_probs, batch.rollout_log_probs)
+    rate = batch.log_probs.double().exp() - batch.rollout_log_probs.double().exp() + (pi * (mu - pi)).sum(-1)
+    return (batch.advantages * rate > 0) & batch.mask

@@ -1,0 +1,186 @@
+"""Methods that bound a divergence: DPPO by token, TRM by response, CPPO by token, position and prefix."""
+
+import math
+from typing import Annotated
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from minicppo.rules.batch import TokenBatch
+from minicppo.rules.cppo import Budget, CapFactor, Delta, DeltaB, Quantile, Schedule, WMin, mask_batch
+from minicppo.rules.divergence import DIVERGENCES, ESTIMATES, predicted_away, token_divergence
+from minicppo.rules.hyper import Hyper, checked
+from minicppo.rules.methods.ratio import masked_weights
+from minicppo.rules.result import CPPOMask, Reason, TokenWeights
+
+DivergenceName = Annotated[
+    str, Hyper("paper: topk_tv with K = 20; released codes: binary_tv", choices=DIVERGENCES)
+]
+RatioCap = Annotated[float, Hyper("the paper has none; DPPO's scaling runs use 5", low=0)]
+Direction = Annotated[
+    str, Hyper("paper Eq. 10; 'predicted' is arXiv 2607.10848", choices=("ratio", "predicted"))
+]
+TopKVariant = Annotated[
+    str, Hyper("DPPO's paper; 'replace_last' is what other codes do", choices=("union", "replace_last"))
+]
+GATES = ("hard", "reciprocal", "sigmoid", "budget")
+Gate = Annotated[
+    str, Hyper("Algorithm 1 is hard, App. C.1 reciprocal; 'sigmoid' and 'budget' are ours", choices=GATES)
+]
+Length = Annotated[
+    str | int, Hyper("paper: own; the authors' verl branch: padded", low=1, closed=True, choices=("own", "padded"))
+]
+Seed = Annotated[int, Hyper("ours: draws the shuffled schedule", low=0, closed=True)]
+
+
+def _away(batch: TokenBatch, direction: str) -> Bool[Tensor, "B T"]:
+    return batch.away if direction == "ratio" else predicted_away(batch)
+
+
+def _cap_stats(batch: TokenBatch, ratio_cap: float) -> dict[str, Tensor]:
+    if math.isinf(ratio_cap):
+        return {}
+    return {"ratio/above_cap": ((batch.ratio > ratio_cap) & batch.mask).sum() / batch.mask.sum().clamp(min=1)}
+
+
+@checked
+def dppo(
+    batch: TokenBatch,
+    *,
+    delta: Annotated[float, Hyper("DPPO: 0.15 in its stability study, 0.2 at scale; KL 0.05", low=0)] = 0.15,
+    divergence: DivergenceName = "binary_tv",
+    ratio_cap: RatioCap = math.inf,
+    direction: Direction = "ratio",
+    topk_variant: TopKVariant = "union",
+) -> TokenWeights:
+    """Mask a token that moves away from mu when its divergence exceeds delta, wherever it stands (arXiv 2602.04879)."""
+    D = token_divergence(batch, divergence, topk_variant=topk_variant)
+    away = _away(batch, direction)
+    keep = ~(away & (torch.tensor(delta, dtype=D.dtype) < D))
+    return masked_weights(
+        batch, keep, batch.ratio.clamp(max=ratio_cap), divergence=D, stats=_cap_stats(batch, ratio_cap)
+    )
+
+
+@checked
+def trm(
+    batch: TokenBatch,
+    *,
+    delta_max: Annotated[float, Hyper("TRM (arXiv 2512.23075): 0.05 alone, 0.1 with the average", low=0)] = math.inf,
+    delta_avg: Annotated[float, Hyper("TRM (arXiv 2512.23075): 0.001 alone, 0.002 with the max", low=0)] = math.inf,
+    divergence: Annotated[
+        str, Hyper("TRM: KL, or k3 for the average and |log ratio| for the max", choices=(*DIVERGENCES, *ESTIMATES))
+    ] = "topk_kl",
+    topk_variant: TopKVariant = "union",
+) -> TokenWeights:
+    """Reject a whole response when its largest or its mean divergence exceeds a limit; the direction does not matter."""
+    D = token_divergence(batch, divergence, topk_variant=topk_variant)
+    accepted = D.amax(1) <= delta_max if D.shape[1] else batch.lengths == 0
+    accepted &= D.sum(1) <= delta_avg * batch.lengths
+    keep = accepted[:, None].expand_as(batch.mask)
+    return masked_weights(batch, keep, batch.ratio, code=Reason.SEQUENCE, divergence=D)
+
+
+@checked
+def cppo(
+    batch: TokenBatch,
+    *,
+    delta: Delta = 0.15,
+    delta_b: DeltaB = 0.02,
+    w_min: WMin = 0.8,
+    budget: Budget = "dynamic",
+    divergence: DivergenceName = "binary_tv",
+    gate: Gate = "hard",
+    schedule: Schedule = "linear",
+    length: Length = "own",
+    cap_factor: CapFactor = 2.0,
+    quantile: Quantile = 0.9,
+    ratio_cap: RatioCap = math.inf,
+    direction: Direction = "ratio",
+    topk_variant: TopKVariant = "union",
+    seed: Seed = 0,
+) -> TokenWeights:
+    """Weight the divergence by position and budget its prefix sum (paper Algorithm 1); see `minicppo.cppo_mask`."""
+    D = token_divergence(batch, divergence, topk_variant=topk_variant)
+    mask = mask_batch(
+        batch,
+        D,
+        _away(batch, direction),
+        delta=delta,
+        delta_b=delta_b,
+        w_min=w_min,
+        budget=budget,
+        cap_factor=cap_factor,
+        quantile=quantile,
+        schedule=schedule,
+        length=length,
+        seed=seed,
+    )
+    passed = gate_values(mask, gate, delta)
+    stats = _cap_stats(batch, ratio_cap)
+    if budget == "dynamic" and mask.delta_b is not None:
+        stats["budget/at_floor"] = (mask.delta_b <= mask.delta_b.new_tensor(delta_b)).double().mean()
+        stats["budget/at_cap"] = (mask.delta_b >= mask.delta_b.new_tensor(cap_factor * delta_b)).double().mean()
+    return TokenWeights(
+        weight=(passed * batch.ratio.clamp(max=ratio_cap)).float() * batch.mask,
+        token_mask=(passed > 0) & batch.mask,
+        reason=mask.reason,
+        raw_weight=batch.ratio * batch.mask,
+        threshold=mask.threshold,
+        divergence=D,
+        position_weight=mask.weight,
+        delta_b=mask.delta_b,
+        stats=stats,
+    )
+
+
+def gate_values(mask: CPPOMask, gate: str, delta: float) -> Float[Tensor, "B T"]:
+    """How much of each token passes, in [0, 1]; tokens that move toward mu pass whole.
+
+    "hard": Algorithm 1. "reciprocal": min(1, 1/x), x = max(Z_t / delta, S_t / (delta + delta_b W_{t-1})), App. C.1.
+    "sigmoid" (ours, after SAPO): 4 p (1 - p) / x with p = sigmoid(x - 1) beyond x = 1.
+    "budget" (ours): min(1, c_t / Z_t) with only the passed share charged. The running sum of g Z then obeys
+    s_t = min(s_{t-1} + min(Z_t, delta), delta + delta_b W_{t-1}), a scan that is one prefix sum and one prefix minimum.
+    """
+    if gate == "hard":
+        return mask.token_mask.to(mask.score)
+    toward = mask.reason == Reason.TOWARD
+    Z = mask.score
+    if gate == "budget":
+        passed = _water_fill(mask, delta)
+    else:
+        # S_t / (delta + delta_b W_{t-1}) with both sides from the slack: S_t = limit - slack + Z_t.
+        limit = _prefix_limit(mask, delta)
+        spent = limit - mask.slack + Z
+        x = torch.maximum(Z / delta, torch.where(torch.isinf(limit), 0.0, spent / limit))
+        if gate == "reciprocal":
+            shape = torch.ones_like(x)
+        else:
+            p = torch.sigmoid(x - 1)
+            shape = 4 * p * (1 - p)
+        passed = torch.where(x > 1, shape / x.clamp(min=1), 1.0)
+        # The hard decision is exact; the quotient may round across x = 1.
+        passed = torch.where(mask.token_mask, 1.0, passed)
+    return torch.where(toward, 1.0, passed)
+
+
+def _prefix_limit(mask: CPPOMask, delta: float) -> Float[Tensor, "B T"]:
+    """delta + delta_b W_{t-1}, infinite without a budget."""
+    if mask.delta_b is None:
+        return torch.full_like(mask.score, math.inf)
+    before = torch.zeros_like(mask.weight)
+    torch.cumsum(mask.weight[:, :-1], dim=1, out=before[:, 1:])
+    return delta + mask.delta_b[:, None] * before
+
+
+def _water_fill(mask: CPPOMask, delta: float) -> Float[Tensor, "B T"]:
+    limit = _prefix_limit(mask, delta)
+    demand = mask.score.clamp(max=delta)
+    total = demand.cumsum(1)
+    # min-plus scan: s_t = A_t + min(0, min_{j<=t} (limit_j - A_j)), A_t = sum of demands
+    spent = total + (limit - total).cummin(1).values.clamp(max=0.0)
+    before = torch.zeros_like(spent)
+    before[:, 1:] = spent[:, :-1]
+    room = torch.minimum(torch.full_like(limit, delta), limit - before).clamp(min=0.0)
+    return torch.where(mask.score <= room, 1.0, room / mask.score.clamp(min=1e-300))

@@ -1,0 +1,58 @@
+"""Position weights w_t: strict early, relaxed late."""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from minicppo.rules.hyper import nearest
+
+SCHEDULES = ("linear", "constant", "shuffled")
+
+
+def position_weights(
+    response_mask: Bool[Tensor, "B T"],
+    w_min: float,
+    *,
+    schedule: str = "linear",
+    length: str | int = "own",
+    seed: int = 0,
+) -> Float[Tensor, "B T"]:
+    """w_t = 1 - (1 - w_min) (t - 1) / (T - 1), paper Eq. 9; float64, zero on invalid positions.
+
+    t counts valid tokens, so padding on either side and tool tokens in between do not matter.
+    length: what T is. "own" the response's number of valid tokens (paper), "padded" the width of the batch (the authors'
+    verl branch), or an integer horizon (one fixed schedule for all). T = 1 gives 1 (ours: the formula is 0/0).
+    schedule: "linear"; "constant" gives 1 everywhere; "shuffled" (paper's ablation) the same values in a random order that
+    depends on (seed, T) alone.
+    Raises ValueError on an unknown schedule or a horizon shorter than a response.
+    """
+    if schedule not in SCHEDULES:
+        raise ValueError(f"schedule={schedule!r} is unknown{nearest(schedule, SCHEDULES)}")
+    valid = response_mask.to(torch.float64)
+    if schedule == "constant":
+        return valid
+    rank = (valid.cumsum(1) - 1).clamp(min=0)
+    own = valid.sum(1, keepdim=True)
+    if length == "own":
+        total = own
+    elif length == "padded":
+        total = torch.full_like(own, response_mask.shape[1])
+    elif isinstance(length, int):
+        longest = int(own.max()) if own.numel() else 0
+        if length < longest:
+            raise ValueError(f"length={length} is shorter than a response of {longest} tokens; raise it, or use 'own'")
+        total = torch.full_like(own, length)
+    else:
+        raise ValueError(f"length={length!r} is unknown; use 'own', 'padded' or a horizon in tokens")
+    if schedule == "shuffled":
+        rank = _shuffle(rank, total, seed)
+    return (1 - (1 - w_min) * rank / (total - 1).clamp(min=1)) * valid
+
+
+def _shuffle(rank: Tensor, total: Tensor, seed: int) -> Tensor:
+    """Each row's ranks permuted, by one permutation for each length: independent of padding and of the other rows."""
+    shuffled = torch.empty_like(rank)
+    for row, n in enumerate(total[:, 0].long().tolist()):
+        order = torch.randperm(max(n, 1), generator=torch.Generator().manual_seed(seed * 1_000_003 + n))
+        shuffled[row] = order.to(rank)[rank[row].long()]
+    return shuffled
