@@ -4,6 +4,7 @@ With Z_t = w_t D_t, S_t = Z_1 + .. + Z_t, W_t = w_1 + .. + w_t (paper Eq. 5, 8 a
 
     "algorithm"   Z_t <= delta,  S_t <= delta + delta_b W_{t-1}   for t <= T       (paper Eq. 8, with the initial slack)
     "theorem"     Z_t <= delta,  S_t <= delta_b W_t               for t <= T       (paper Eq. 5)
+    "terminal"    Z_t <= delta,  S_T <= delta_b W_T               only at the end (TRM-Avg as a budget; paper B.8)
     "premise"     Z_t <= delta,  S_t <= delta_b W_t               for t <= T - 1   (all that the proof of Theorem 1 uses)
 """
 
@@ -16,7 +17,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-Form = Literal["algorithm", "theorem", "premise"]
+Form = Literal["algorithm", "theorem", "terminal", "premise"]
 
 
 def linear_weights(horizon: int, w_min: float) -> NDArray[Any]:
@@ -36,7 +37,7 @@ def linear_weights(horizon: int, w_min: float) -> NDArray[Any]:
 class Budget:
     """delta, delta_b: thresholds in units of D (TV in [0, 1], or chi-square for F7). weights: (T,) non-negative.
 
-    form: one of the three above. Numbers may be Fractions, with object-array weights, for exact decisions.
+    form: one of the four above. Numbers may be Fractions, with object-array weights, for exact decisions.
     Raises ValueError for negative thresholds or weights and for an unknown form.
     """
 
@@ -80,6 +81,8 @@ class Budget:
         if self.form == "algorithm":
             return self.delta + self.delta_b * (total - self.weights)
         limits = self.delta_b * total
+        if self.form == "terminal":
+            return limits[-1].repeat(self.horizon)
         if self.form == "premise":  # the last token answers to its cap alone
             limits[-1] = limits[-1] - self.delta_b * self.weights[-1] + self.delta
         return limits

@@ -31,6 +31,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from minicppo.bounds.residual import suffix_sums
 from minicppo.bounds.sharper import expected_budget, largest_change
 
 Vector = NDArray[np.float64]
@@ -115,12 +116,10 @@ def certify(
     x = np.expm1(difference)
     if divergence is None:
         size = abs(x) / 2
-        pairs = (abs(x).sum(axis=1) ** 2 - (x**2).sum(axis=1)) / 4
     else:
         _check(mask, rewards, reward_range, confidence, divergence=divergence)
         size = np.where(mask, divergence, 0.0).astype(np.float64)
-        later = np.cumsum(size[:, ::-1], axis=1)[:, ::-1] - size
-        pairs = (abs(x) * later).sum(axis=1)
+    pairs = (abs(x) * suffix_sums(size.T).T).sum(axis=1)
     ids = np.arange(len(rewards)) if groups is None else np.unique(groups, return_inverse=True)[1]
     per_response = np.stack([x.sum(axis=1) * _advantages(rewards, ids), pairs, size.sum(axis=1)], axis=1)
     return _bootstrap(_group_means(per_response, ids), len(rewards), reward_range / 2, confidence, resamples, seed)

@@ -28,7 +28,9 @@ def identity_residual(pair: Pair, rewards: Array) -> Any:
 
 def suffix_sums(caps: Array) -> Array:
     """sum_{j>t} l_j for t = 1 .. T (the last is 0), the linear suffix bound of paper Lemma 3. Shape (T,) or (T, paths)."""
-    return np.cumsum(caps[::-1], axis=0)[::-1] - caps
+    out = np.zeros_like(caps)
+    out[:-1] = np.cumsum(caps[:0:-1], axis=0)[::-1]  # shifted, not "inclusive sum less own": rare tokens would cancel
+    return out
 
 
 def suffix_products(caps: Array) -> Array:

@@ -1,0 +1,1 @@
+"""Derivations, verdicts and the programme that checks them: `python -m theory.verify`."""
