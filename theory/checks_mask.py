@@ -33,7 +33,10 @@ def violation_score(study: Study) -> Evidence:
             ties += truth != bool(gt.keeps(rounded, t, floats[t], spent_f[t]))
     share = ties / (draws * horizon)
     return Evidence(
-        mismatches == 0, draws * horizon, None, f"exact in rationals; on a 0.01 grid float64 flips {share:.2%} of decisions"
+        mismatches == 0,
+        draws * horizon,
+        None,
+        f"exact in rationals; on a 0.01 grid float64 flips {share:.2%} of decisions",
     )
 
 
@@ -69,12 +72,15 @@ def soft_gate_prefix(study: Study) -> Evidence:
         soft > 1e-3 and filled < 1e-12 and bool(np.isclose(bare[-1], DELTA * (1 / np.arange(1, 1001)).sum())),
         3,
         float(ratios.max()),
-        f"Z_t=.15 always: gated sum {ratios.max():.2f}x its budget at t={ratios.argmax() + 1}; delta_b=0: {bare[-1]:.2f} against .15 at t=1000",
+        f"Z_t=.15 always: gated sum {ratios.max():.2f}x its budget at t={ratios.argmax() + 1}; "
+        f"delta_b=0: {bare[-1]:.2f} against .15 at t=1000",
     )
 
 
 def figure1_rule(study: Study) -> Evidence:
-    """Figure 1 draws S_t / W_t <= delta_b; Eq. 10 allows the initial slack. The first implies the second only."""
+    """Figure 1 draws S_t / W_t <= delta_b; Eq. 10 allows the initial slack. The first implies the second
+    only.
+    """
     rng = np.random.default_rng(study.seed)
     implied, differ, count = True, 0, 0
     for _ in range(4000):
@@ -85,7 +91,12 @@ def figure1_rule(study: Study) -> Evidence:
         rule = np.array([bool(gt.keeps(budget, t, z[t], z[:t].sum())) for t in range(horizon)])
         implied &= bool((rule | ~figure).all())
         differ, count = differ + int((rule & ~figure).sum()), count + horizon
-    return Evidence(implied and differ > 0, count, None, f"D_1=.1: Eq. 10 keeps, Figure 1 masks; {differ / count:.0%} of random decisions differ")
+    return Evidence(
+        implied and differ > 0,
+        count,
+        None,
+        f"D_1=.1: Eq. 10 keeps, Figure 1 masks; {differ / count:.0%} of random decisions differ",
+    )
 
 
 def kept_sum(study: Study) -> Evidence:
@@ -104,7 +115,8 @@ def kept_sum(study: Study) -> Evidence:
         invariant and broken > 0,
         count,
         None,
-        f"D_1=1 masked, y_2 toward mu kept: S_2 >= 1 > .17 ({broken / count:.0%} of random responses); kept-away sums obey it",
+        "D_1=1 masked, y_2 toward mu kept: "
+        f"S_2 >= 1 > .17 ({broken / count:.0%} of random responses); kept-away sums obey it",
     )
 
 
@@ -122,12 +134,13 @@ def allowance(study: Study) -> Evidence:
         error < 1e-12 and bool((np.diff(quiet) > 0).all()),
         200,
         None,
-        f"D=0 so far: raw allowance rises from {quiet[0]:.2f} to {quiet[-1]:.4f}; D_1=1: c_2={min(DELTA, DELTA + DELTA_B - 1):.2f}",
+        f"D=0 so far: raw allowance rises from {quiet[0]:.2f} to {quiet[-1]:.4f}; D_1=1: "
+        f"c_2={min(DELTA, DELTA + DELTA_B - 1):.2f}",
     )
 
 
 def dynamic_budget(study: Study) -> Evidence:
-    """delta_b from the response's own 90th percentile: sandwiched, but not causal and not a gate on states."""
+    """delta_b from the response's own 90th percentile: sandwiched, neither causal nor a gate on states."""
 
     def keeps_all(d: np.ndarray, floor: float, fixed: float | None = None) -> np.ndarray:
         delta_b = np.clip(np.quantile(d, 0.9), floor, 2 * floor) if fixed is None else fixed
@@ -150,12 +163,15 @@ def dynamic_budget(study: Study) -> Evidence:
         flips and sandwich and bias > 1e-4,
         60,
         None,
-        f"raising D_21 from 0 to .04 unmasks token 2; E_mu[g_t (rho_t - 1)] up to {bias:.4f}, not 0; masks lie between delta_b and 2 delta_b",
+        f"raising D_21 from 0 to .04 unmasks token 2; E_mu[g_t (rho_t - 1)] up to {bias:.4f}, not 0; "
+        "masks lie between delta_b and 2 delta_b",
     )
 
 
 def topk_score(study: Study) -> Evidence:
-    """A reduced TV is a lower bound, so its mask keeps more; adding min of the rest masses restores the guarantee."""
+    """A reduced TV is a lower bound, so its mask keeps more; adding min of the rest masses restores the
+    guarantee.
+    """
     mu, pi = np.array([0.4, 0.3, 0.2, 0.1]), np.array([0.4, 0.0, 0.0, 0.6])
 
     def reduced(mu: np.ndarray, pi: np.ndarray, k: int) -> tuple[float, float]:
@@ -174,7 +190,8 @@ def topk_score(study: Study) -> Evidence:
         bracket and score < 1e-12 < exact,
         20001,
         None,
-        f"mu=(.4,.3,.2,.1), pi=(.4,0,0,.6), K=1: score 0, TV {exact:.1f}; repair: score <= TV <= score + min(rest masses)",
+        f"mu=(.4,.3,.2,.1), pi=(.4,0,0,.6), K=1: score 0, TV {exact:.1f}; repair: "
+        "score <= TV <= score + min(rest masses)",
     )
 
 
@@ -191,7 +208,8 @@ def binary_score(study: Study) -> Evidence:
         below and abs(drift - 0.2) < 1e-12 and exact > DELTA,
         20001,
         None,
-        f"mu=(.6,.2,.2), pi=(.4,.3,.3): TV {exact:.1f} > .15, yet tokens 2, 3 are kept and E_mu[g (rho - 1)] = {drift:.1f}, not 0",
+        f"mu=(.6,.2,.2), pi=(.4,.3,.3): TV {exact:.1f} > .15, "
+        f"yet tokens 2, 3 are kept and E_mu[g (rho - 1)] = {drift:.1f}, not 0",
     )
 
 
@@ -207,7 +225,10 @@ def realised_length(study: Study) -> Evidence:
             agrees &= rises == (length - 1 < (1 - W_MIN) * (horizon - 1) - 1e-9)
             count += 1
     return Evidence(
-        agrees and bool(short) and not long, count, None, "D_2=.18: kept if the response ends at 2, masked if it runs to 100; EOS with D=0 repairs"
+        agrees and bool(short) and not long,
+        count,
+        None,
+        "D_2=.18: kept if the response ends at 2, masked if it runs to 100; EOS with D=0 repairs",
     )
 
 
@@ -220,10 +241,14 @@ def projection(study: Study) -> Evidence:
     backwards, together = flow.fill_last_to_first(tall).sum(), flow.fill_together(64, DELTA, DELTA_B).sum()
     simulated = flow.simulate_together(tall).sum()
     return Evidence(
-        overshoot > DELTA and leak[1] > 0.49 and backwards > tall.limits[-1] < together and abs(simulated - together) < 0.01,
+        overshoot > DELTA
+        and leak[1] > 0.49
+        and backwards > tall.limits[-1] < together
+        and abs(simulated - together) < 0.01,
         4,
         None,
-        f"one unit step: D={overshoot:.3f}; shared slopes (.2,4): S_2={leak.sum():.2f} > .17; T=64 filled from the end: "
+        f"one unit step: D={overshoot:.3f}; shared slopes (.2,4): S_2={leak.sum():.2f} > .17; "
+        "T=64 filled from the end: "
         f"{backwards:.1f}, together {together:.2f}, budget {tall.limits[-1]:.2f}",
     )
 
@@ -255,7 +280,8 @@ def toward_terms(study: Study) -> Evidence:
         rising[2] == 0 < rising[4] and abs(rate - 0.071) < 1e-9,
         2 * draws + 1,
         None,
-        f"mu=(.8,.1,.1), pi=(.75,.05,.2), y=2: dTV/deta=+{rate:.3f}; {rising[4] / draws:.1%} of draws at V=4, none at V=2",
+        f"mu=(.8,.1,.1), pi=(.75,.05,.2), y=2: dTV/deta=+{rate:.3f}; "
+        f"{rising[4] / draws:.1%} of draws at V=4, none at V=2",
     )
 
 

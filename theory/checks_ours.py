@@ -1,4 +1,6 @@
-"""Checks of our own statements: F1 to F7, the programme for Eq. 8, Theorem B, the thresholds, the certificate."""
+"""Checks of our own statements: F1 to F7, the programme for Eq. 8, Theorem B, the thresholds, the
+certificate.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,12 @@ def worst_reward(study: Study) -> Evidence:
         error = max(error, abs(tab.residual(item.pair, rewards + 7) - tab.residual(item.pair, rewards)))
         bound = sh.deviation_bound(item.pair, rewards)
         worst = max(worst, float(abs(tab.residual(item.pair, rewards))) / bound) if bound > 1e-9 else worst
-    return Evidence(error < 1e-9 and worst <= 1 + 1e-9, len(study.pool), 1.0, "so xi = half the range: 1/2 for rewards in {0, 1}")
+    return Evidence(
+        error < 1e-9 and worst <= 1 + 1e-9,
+        len(study.pool),
+        1.0,
+        "so xi = half the range: 1/2 for rewards in {0, 1}",
+    )
 
 
 def pair_certificate(study: Study) -> Evidence:
@@ -47,7 +54,12 @@ def cap_theorem(study: Study) -> Evidence:
         for _ in range(5):
             caps = rng.uniform(0.05, 0.7, horizon)
             attained = min(attained, float(sh.worst_reward(fam.rare_token(caps, 2.0**-20)) / sh.cap_theorem(caps)))
-    return Evidence(holds and attained > 0.999, count + 15, attained, "worst ratio over rare-token pairs, T = 2 .. 4: attained")
+    return Evidence(
+        holds and attained > 0.999,
+        count + 15,
+        attained,
+        "worst ratio over rare-token pairs, T = 2 .. 4: attained",
+    )
 
 
 def path_budget(study: Study) -> Evidence:
@@ -56,8 +68,11 @@ def path_budget(study: Study) -> Evidence:
     finite, _, sharp = study.bounded("path_finite")
     spread = fam.rare_token(np.full(7, 2 / 7), 2.0**-20)
     return Evidence(
-        holds and finite and worst > 0.7, count, worst, f"B^2 (1-1/T) form {sharp:.2f}; B=2 spread over T=7: "
-        f"{float(sh.worst_reward(spread)) / sh.path_budget(2.0):.2f}"
+        holds and finite and worst > 0.7,
+        count,
+        worst,
+        f"B^2 (1-1/T) form {sharp:.2f}; B=2 spread over T=7: "
+        f"{float(sh.worst_reward(spread)) / sh.path_budget(2.0):.2f}",
     )
 
 
@@ -65,7 +80,12 @@ def expected_budget(study: Study) -> Evidence:
     """F5: never violated; below Theorem 1 from T = 12 on."""
     holds, count, worst = study.bounded("expected")
     first = next(t for t in range(2, 99) if sh.expected_budget(t * DELTA_B) < res.theorem1(t, DELTA, DELTA_B, W_MIN))
-    return Evidence(holds, count, worst, f"with U = T delta_b it is below Theorem 1 from T={first}; it alone never certifies")
+    return Evidence(
+        holds,
+        count,
+        worst,
+        f"with U = T delta_b it is below Theorem 1 from T={first}; it alone never certifies",
+    )
 
 
 def exact_programme(study: Study) -> Evidence:
@@ -80,9 +100,15 @@ def exact_programme(study: Study) -> Evidence:
             suprema[key] = prog.exact_supremum(item.budget)
         worst, count = max(worst, value / suprema[key]), count + 1
     gap = max(
-        abs(prog.exact_supremum(Budget(0.1, 9.0, np.ones(t)), cells=20) - sh.uniform_supremum(t, 0.1)) for t in (2, 5, 12)
+        abs(prog.exact_supremum(Budget(0.1, 9.0, np.ones(t)), cells=20) - sh.uniform_supremum(t, 0.1))
+        for t in (2, 5, 12)
     )
-    return Evidence(worst <= 1 + 1e-3 and gap < 1e-9, count + 3, worst, f"equals F3 for caps alone to {gap:.0e}; a grid value, from below")
+    return Evidence(
+        worst <= 1 + 1e-3 and gap < 1e-9,
+        count + 3,
+        worst,
+        f"equals F3 for caps alone to {gap:.0e}; a grid value, from below",
+    )
 
 
 def chi_square(study: Study) -> Evidence:
@@ -96,7 +122,9 @@ def trm(study: Study) -> Evidence:
     names = [name for name in study.bounds if name.startswith("trm_")]
     found = [study.bounded(name) for name in names]
     worst = ", ".join(f"{name[4:]} {ratio:.2f}" for name, (_, _, ratio) in zip(names, found, strict=True))
-    return Evidence(all(f[0] for f in found), found[0][1] * len(found), max(f[2] for f in found), f"worst ratio: {worst}")
+    return Evidence(
+        all(f[0] for f in found), found[0][1] * len(found), max(f[2] for f in found), f"worst ratio: {worst}"
+    )
 
 
 def theorem1_eq8(study: Study) -> Evidence:
@@ -119,7 +147,12 @@ def path_budget_eq8(study: Study) -> Evidence:
         budget = Budget.linear(horizon, DELTA, DELTA_B, W_MIN)
         gap = max(gap, abs(prog.greedy(1 / budget.weights, budget.caps, budget.limits)[0] - budget.path_divergence))
     grid = {t: sh.path_budget(Budget.linear(t, DELTA, DELTA_B, W_MIN).path_divergence) for t in (8, 8192)}
-    return Evidence(holds and gap < 1e-9, count + 3, worst, f"T=8: {grid[8]:.3f}; T=8192: {grid[8192]:.0f} (vacuous; Theorem 1: 5e5)")
+    return Evidence(
+        holds and gap < 1e-9,
+        count + 3,
+        worst,
+        f"T=8: {grid[8]:.3f}; T=8192: {grid[8192]:.0f} (vacuous; Theorem 1: 5e5)",
+    )
 
 
 def theorem_b(study: Study) -> Evidence:
@@ -142,11 +175,18 @@ def theorem_b(study: Study) -> Evidence:
                 moved - 2 * gt.gate_failure(pair, gates),
             )
             count += 1
-    return Evidence(violation < 1e-12, count, None, f"largest violation {violation:.0e}; exact TV, fixed delta_b and weights")
+    return Evidence(
+        violation < 1e-12,
+        count,
+        None,
+        f"largest violation {violation:.0e}; exact TV, fixed delta_b and weights",
+    )
 
 
 def waterfill(study: Study) -> Evidence:
-    """The causal water-filling gate meets Eq. 8 on every path, and keeps at least what the hard gate keeps in total cap."""
+    """The causal water-filling gate meets Eq. 8 on every path, and keeps at least what the hard gate keeps in
+    total cap.
+    """
     worst = -np.inf
     for item in study.pool:
         budget = Budget.linear(item.pair.horizon, DELTA, DELTA_B, W_MIN)
@@ -163,11 +203,14 @@ def thresholds(study: Study) -> Evidence:
             bound = dsg.certified_residual(d.horizon, d.delta, d.delta_b, d.w_min, 1.0, method)
             error = max(error, abs(bound - 0.5))
     found = [
-        tuple(dsg.largest_horizon(*values, method=m) for m in ("uniform", "theorem1", "path"))  # type: ignore[arg-type]
+        tuple(dsg.largest_horizon(*values, method=m) for m in ("uniform", "theorem1", "path"))
         for values in ((0.15, 0.02, 0.8), (0.01, 0.001, 1.0))
     ]
     return Evidence(
-        error < 1e-6 and found == [(7, 11, 37), (100, 307, 991)], 14, None, f"largest T with residual < 2 xi: {found[0]} and {found[1]}"
+        error < 1e-6 and found == [(7, 11, 37), (100, 307, 991)],
+        14,
+        None,
+        f"largest T with residual < 2 xi: {found[0]} and {found[1]}",
     )
 
 
@@ -176,4 +219,9 @@ def certificate(study: Study) -> Evidence:
     draws = 120
     shares = coverage(draws, seed=study.seed)
     text = ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
-    return Evidence(all(abs(share - 0.95) < 0.06 for share in shares.values()), draws, None, f"coverage of nominal 95%: {text}")
+    return Evidence(
+        all(abs(share - 0.95) < 0.06 for share in shares.values()),
+        draws,
+        None,
+        f"coverage of nominal 95%: {text}",
+    )

@@ -37,7 +37,8 @@ def lemma2(study: Study) -> Evidence:
         exact and error < 1e-9 and gap == -0.5,
         len(shapes) * 4 + len(study.pool),
         None,
-        f"exact in {len(shapes) * 4} rational cases, float error {error:.0e}; mu=(1,0), pi=(1/2,1/2): J moves 1/2, L'=0",
+        f"exact in {len(shapes) * 4} rational cases, float error {error:.0e}; mu=(1,0), "
+        "pi=(1/2,1/2): J moves 1/2, L'=0",
     )
 
 
@@ -89,7 +90,8 @@ def monotone_ratio(study: Study) -> Evidence:
         claimed < worst <= repaired,
         1,
         worst / claimed,
-        f"w=(1,.01,.01), D=(0,1,1) is inside Eq. 5: |Delta|={worst:.2f} > {claimed:.2f}; with the majorant {repaired:.2f}",
+        f"w=(1,.01,.01), D=(0,1,1) is inside Eq. 5: |Delta|={worst:.2f} > {claimed:.2f}; "
+        f"with the majorant {repaired:.2f}",
     )
 
 
@@ -97,24 +99,38 @@ def proposition5(study: Study) -> Evidence:
     """(T - t) / w_t falls for the linear schedule; constant at w_min = 0, and T = 1 needs a convention."""
     grid = [(horizon, w_min) for horizon in range(2, 201) for w_min in (0.05, 0.2, 0.5, 0.8, 1.0)]
     falls = all(
-        (np.diff(np.arange(horizon - 1, -1, -1) / linear_weights(horizon, w_min)) < 1e-12).all() for horizon, w_min in grid
+        (np.diff(np.arange(horizon - 1, -1, -1) / linear_weights(horizon, w_min)) < 1e-12).all()
+        for horizon, w_min in grid
     )
     flat = np.arange(9, 0, -1) / linear_weights(10, 0.0)[:-1]
     edge = bool(np.allclose(flat, 9)) and linear_weights(1, 0.8)[0] == 1 and linear_weights(10, 0.0)[-1] == 0
-    return Evidence(falls and edge, len(grid), None, "T=1 is 0/0 (take w_1=1); w_min=0: ratio constant and w_T=0, so cap D_T by 1")
+    return Evidence(
+        falls and edge,
+        len(grid),
+        None,
+        "T=1 is 0/0 (take w_1=1); w_min=0: ratio constant and w_T=0, so cap D_T by 1",
+    )
 
 
 def corollaries(study: Study) -> Evidence:
-    """The ratio of bounds is as stated; the uniform rule's exact worst case lies below Theorem 1's constant."""
+    """The ratio of bounds is as stated; the uniform rule's exact worst case lies below Theorem 1."""
     horizon = 8192
     stated = res.theorem1(horizon, DELTA, DELTA_B, W_MIN) / res.uniform_rule(horizon, DELTA)
     exact = sh.uniform_supremum(horizon, DELTA)
     ours = sh.path_budget(Budget.linear(horizon, DELTA, DELTA_B, W_MIN).path_divergence)
     theorem = res.theorem1(horizon, DELTA, DELTA_B, W_MIN)
     crossing = next(t for t in range(2, 200) if res.theorem1(t, DELTA, DELTA_B, W_MIN) > 2 * t * DELTA)
-    agrees = bool(np.isclose(stated, res.improvement_ratio(DELTA, DELTA_B, W_MIN))) and ours < exact < theorem and crossing == 42
+    agrees = (
+        bool(np.isclose(stated, res.improvement_ratio(DELTA, DELTA_B, W_MIN)))
+        and ours < exact < theorem
+        and crossing == 42
+    )
     return Evidence(
-        agrees, 1, None, f"T=8192: uniform exactly {exact:.0f}, Theorem 1 {theorem:.2g}, CPPO at most {ours:.0f} ({exact / ours:.1f}x better)"
+        agrees,
+        1,
+        None,
+        f"T=8192: uniform exactly {exact:.0f}, Theorem 1 {theorem:.2g}, "
+        f"CPPO at most {ours:.0f} ({exact / ours:.1f}x better)",
     )
 
 
@@ -127,7 +143,12 @@ def proposition8(study: Study) -> Evidence:
         below = 4 * (horizon - 1) * DELTA * DELTA_B
         gap = max(gap, abs(res.proposition8(horizon, DELTA, DELTA_B) - below - res.theorem1_eq8(budget)))
     slack = res.proposition8(16, DELTA, DELTA_B) / res.theorem1(16, DELTA, DELTA_B) - 1
-    return Evidence(holds and gap < 1e-9, count, worst, f"the slack adds {slack:.0%} at T=16; eta = delta - delta_b w_min suffices")
+    return Evidence(
+        holds and gap < 1e-9,
+        count,
+        worst,
+        f"the slack adds {slack:.0%} at T=16; eta = delta - delta_b w_min suffices",
+    )
 
 
 def sequence_factor(study: Study) -> Evidence:
@@ -137,17 +158,24 @@ def sequence_factor(study: Study) -> Evidence:
         coefficients = 4.0 * np.arange(horizon - 1, -1, -1)
         free, total = np.full(horizon, np.inf), np.full(horizon, (horizon - 1) * DELTA_B)
         ratio = prog.greedy(coefficients, free, total)[0] / (2 * horizon * (horizon - 1) * DELTA_B)
-        own = prog.greedy(coefficients, free, np.full(horizon, horizon * DELTA_B))[0] / (2 * horizon * (horizon - 1) * DELTA_B)
+        own = prog.greedy(coefficients, free, np.full(horizon, horizon * DELTA_B))[0] / (
+            2 * horizon * (horizon - 1) * DELTA_B
+        )
         error = max(error, abs(ratio - (2 - 2 / horizon)), abs(own - 2))
     horizon = 4096
     coefficients, caps = 4.0 * np.arange(horizon - 1, -1, -1), np.full(horizon, DELTA)
-    capped = prog.greedy(coefficients, caps, np.full(horizon, horizon * DELTA_B))[0] / (2 * horizon * (horizon - 1) * DELTA_B)
-    ends, prefixes = (prog.exact_supremum(Budget.linear(16, DELTA, DELTA_B, 1.0, form)) for form in ("terminal", "theorem"))
+    capped = prog.greedy(coefficients, caps, np.full(horizon, horizon * DELTA_B))[0] / (
+        2 * horizon * (horizon - 1) * DELTA_B
+    )
+    ends, prefixes = (
+        prog.exact_supremum(Budget.linear(16, DELTA, DELTA_B, 1.0, form)) for form in ("terminal", "theorem")
+    )
     return Evidence(
         error < 1e-9 and abs(capped - (2 - DELTA_B / DELTA)) < 2e-3 and ends / prefixes < 1.001,
         4,
         None,
-        f"2-2/T for a budget to T-1, 2 for TRM-Avg's own, {capped:.3f} with the cap; exact worst cases differ {ends / prefixes:.4f}x",
+        f"2-2/T for a budget to T-1, 2 for TRM-Avg's own, {capped:.3f} with the cap; "
+        f"exact worst cases differ {ends / prefixes:.4f}x",
     )
 
 
@@ -169,7 +197,9 @@ def product_branch(study: Study) -> Evidence:
 
 
 def product_monotone(study: Study) -> Evidence:
-    """B.9's monotonicity fails for the implemented schedule once T delta exceeds about 2.7; the majorant repairs it."""
+    """B.9's monotonicity fails for the implemented schedule once T delta exceeds about 2.7; the majorant
+    repairs it.
+    """
 
     def falls(horizon: int, delta: float) -> bool:
         suffix = res.suffix_products(np.full(horizon, delta / W_MIN))
@@ -185,7 +215,8 @@ def product_monotone(study: Study) -> Evidence:
         claimed < optimum <= repaired,
         len(first),
         optimum / claimed,
-        f"first T where it fails: {first}; programme at T=1024 {optimum / 4:.2f} > {claimed / 4:.2f}, repaired {repaired / 4:.2f} (x 4 xi)",
+        f"first T where it fails: {first}; "
+        f"programme at T=1024 {optimum / 4:.2f} > {claimed / 4:.2f}, repaired {repaired / 4:.2f} (x 4 xi)",
     )
 
 
@@ -197,8 +228,15 @@ def sharpness(study: Study) -> Evidence:
         optimum = prog.greedy(*prog.theorem1_program(budget, res.suffix_sums(budget.token_caps)))[0]
         gap = max(gap, abs(optimum - res.theorem1(horizon, DELTA, DELTA_B)))
     wide = Budget.linear(16, 0.02, 0.04, 1.0, "theorem")
-    short = prog.greedy(*prog.theorem1_program(wide, res.suffix_sums(wide.token_caps)))[0] / res.theorem1(16, 0.02, 0.04)
-    return Evidence(gap < 1e-9 and short < 0.51, 4, short, f"saturating gap {gap:.0e}; at delta_b = 2 delta only {short:.2f} of it is feasible")
+    short = prog.greedy(*prog.theorem1_program(wide, res.suffix_sums(wide.token_caps)))[0] / res.theorem1(
+        16, 0.02, 0.04
+    )
+    return Evidence(
+        gap < 1e-9 and short < 0.51,
+        4,
+        short,
+        f"saturating gap {gap:.0e}; at delta_b = 2 delta only {short:.2f} of it is feasible",
+    )
 
 
 def mixture(study: Study) -> Evidence:

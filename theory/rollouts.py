@@ -12,7 +12,7 @@ from minicppo.bounds.tabular import Array, Pair
 
 
 def sample_paths(pair: Pair, rng: np.random.Generator, groups: int, group_size: int) -> tuple[Array, Array]:
-    """Leaf numbers of sampled responses and their group ids, both (groups * group_size,): a prompt a group."""
+    """Leaf numbers of sampled responses and their group ids, both (groups * group_size,)."""
     prompts = rng.choice(len(pair.prior), size=groups, p=pair.prior)
     per_prompt = pair.reach_mu[-1].reshape(len(pair.prior), -1) / pair.prior[:, None]
     leaves = [p * per_prompt.shape[1] + rng.choice(per_prompt.shape[1], group_size, p=per_prompt[p]) for p in prompts]
@@ -20,7 +20,12 @@ def sample_paths(pair: Pair, rng: np.random.Generator, groups: int, group_size: 
 
 
 def certify_rollout(
-    pair: Pair, rewards: Array, rng: np.random.Generator, groups: int, group_size: int, exact_divergence: bool = True
+    pair: Pair,
+    rewards: Array,
+    rng: np.random.Generator,
+    groups: int,
+    group_size: int,
+    exact_divergence: bool = True,
 ) -> Certificate:
     """The certificate of one sampled batch; rewards (leaves,) in [0, 1]."""
     leaves, ids = sample_paths(pair, rng, groups, group_size)
@@ -28,12 +33,14 @@ def certify_rollout(
     divergence = pair.path_divergence[:, leaves].T if exact_divergence else None
     return certify(
         log_ratio, np.zeros_like(log_ratio), rewards[leaves], np.ones_like(log_ratio), ids, divergence,
-        resamples=400, seed=int(rng.integers(2**31)),
+        seed=int(rng.integers(2**31)),
     )  # fmt: skip
 
 
 def coverage(draws: int, seed: int = 0, groups: int = 200, group_size: int = 4) -> dict[str, float]:
-    """Share of 95% intervals that contain the exact surrogate, pair certificate and divergence, over sampled batches."""
+    """Share of 95% intervals that contain the exact surrogate, pair certificate and divergence, over sampled
+    batches.
+    """
     rng = np.random.default_rng(seed)
     pair = fam.mixture(fam.random_pair(rng, 5, 3, prompts=4, concentration=2.0), 0.3)
     rewards = rng.integers(0, 2, len(pair.reach_mu[-1])).astype(float)

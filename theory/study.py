@@ -1,4 +1,6 @@
-"""The instances every check shares: enumerated pairs of policies, the budget they were built to meet, and their ratios."""
+"""The instances every check shares: enumerated pairs of policies, the budget they were built to meet, and
+their ratios.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +25,9 @@ SHAPES = [(v, t) for v in (2, 3, 4) for t in range(2, 8) if v**t <= MAX_LEAVES]
 class Evidence:
     """What a check measured.
 
-    agrees: the registered verdict was reproduced. instances: cases examined. ratio: worst |Delta| / bound (or the closest
-    analogue the note names), None where there is none. note: the counterexample, the caveat or the figure, in one line.
+    agrees: the registered verdict was reproduced. instances: cases examined. ratio: worst |Delta| / bound (or
+    the closest analogue the note names), None where there is none. note: the counterexample, the caveat or
+    the figure, in one line.
     """
 
     agrees: bool
@@ -70,7 +73,9 @@ class Study:
         return {name: np.array(rows) for name, rows in found.items()}
 
     def bounded(self, name: str, tolerance: float = 1e-12) -> tuple[bool, int, float]:
-        """Whether no instance exceeds the bound by more than the tolerance, how many there are, and the worst ratio."""
+        """Whether no instance exceeds the bound by more than the tolerance, how many there are, and the worst
+        ratio.
+        """
         worst, bound = self.bounds[name].T
         real = bound > 1e-9  # below that a ratio is rounding
         return bool((worst <= bound + tolerance).all()), len(bound), float((worst[real] / bound[real]).max())
@@ -115,7 +120,7 @@ def _draw(rng: np.random.Generator, horizon: int, vocab: int) -> Iterator[Instan
     yield Instance("rare token", fam.rare_token(rng.uniform(0, 0.9, horizon), RARE, vocab))
     for form in ("premise", "algorithm"):
         for w_min in (1.0, 0.8):
-            budget = Budget.linear(horizon, w_min=w_min, form=form)  # type: ignore[arg-type]
+            budget = Budget.linear(horizon, w_min=w_min, form=form)
             start = fam.random_pair(rng, horizon, vocab)
             if w_min < 1:
                 start = fam.rare_token(rng.uniform(0, 0.9, horizon), RARE, vocab)

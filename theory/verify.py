@@ -1,7 +1,7 @@
 """Run every check of the registry: `python -m theory.verify [--json FILE] [--write-index]`.
 
-Enumerates more than 3,000 pairs of policies, prints one row a statement and exits with 1 if any verdict was not
-reproduced. `--write-index` regenerates the table of theory/README.md and runs nothing.
+Enumerates more than 3,000 pairs of policies, prints one row a statement and exits with 1 if any verdict was
+not reproduced. `--write-index` regenerates the table of theory/README.md and runs nothing.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -64,7 +65,7 @@ def table(rows: list[dict[str, Any]]) -> Table:
         ratio = "-" if row["ratio"] is None else f"{row['ratio']:.3f}"
         out.add_row(
             row["id"], row["source"], row["premise"], f"[{colour}]{verdict}[/]", str(row["instances"]), ratio,
-            f"{row['seconds']:.1f}", row["note"],
+            f"{row['seconds']:.1f}", escape(row["note"]),
         )  # fmt: skip
     return out
 

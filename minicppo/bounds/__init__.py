@@ -1,4 +1,5 @@
-"""The theory as functions: exact tabular policies, the paper's bounds, sharper ones, thresholds, a live certificate.
+"""The theory as functions: exact tabular policies, the paper's bounds, sharper ones, thresholds, a live
+certificate.
 
 Statements, proofs and verdicts: theory/README.md.
 """

@@ -2,10 +2,10 @@
 
 With Z_t = w_t D_t, S_t = Z_1 + .. + Z_t, W_t = w_1 + .. + w_t (paper Eq. 5, 8 and 10):
 
-    "algorithm"   Z_t <= delta,  S_t <= delta + delta_b W_{t-1}   for t <= T       (paper Eq. 8, with the initial slack)
-    "theorem"     Z_t <= delta,  S_t <= delta_b W_t               for t <= T       (paper Eq. 5)
-    "terminal"    Z_t <= delta,  S_T <= delta_b W_T               only at the end (TRM-Avg as a budget; paper B.8)
-    "premise"     Z_t <= delta,  S_t <= delta_b W_t               for t <= T - 1   (all that the proof of Theorem 1 uses)
+    "algorithm"   Z_t <= delta,  S_t <= delta + delta_b W_{t-1}   for t <= T      paper Eq. 8, with slack
+    "theorem"     Z_t <= delta,  S_t <= delta_b W_t               for t <= T      paper Eq. 5
+    "premise"     Z_t <= delta,  S_t <= delta_b W_t               for t <= T - 1  all Theorem 1's proof uses
+    "terminal"    Z_t <= delta,  S_T <= delta_b W_T               at the end only, as TRM-Avg (paper B.8)
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ Form = Literal["algorithm", "theorem", "terminal", "premise"]
 
 
 def linear_weights(horizon: int, w_min: float) -> NDArray[Any]:
-    """w_t from 1 at t = 1 down to w_min at t = T, linearly; shape (T,). Paper Prop. 5; w_1 = 1 when T = 1 (ours).
+    """w_t from 1 at t = 1 down to w_min at t = T, linearly; shape (T,). Paper Prop. 5; w_1 = 1 when T = 1
+    (ours).
 
     Raises ValueError for horizon < 1 or w_min outside [0, 1].
 
@@ -35,7 +36,8 @@ def linear_weights(horizon: int, w_min: float) -> NDArray[Any]:
 
 @dataclass(frozen=True)
 class Budget:
-    """delta, delta_b: thresholds in units of D (TV in [0, 1], or chi-square for F7). weights: (T,) non-negative.
+    """delta, delta_b: thresholds in units of D (TV in [0, 1], or chi-square for F7). weights: (T,)
+    non-negative.
 
     form: one of the four above. Numbers may be Fractions, with object-array weights, for exact decisions.
     Raises ValueError for negative thresholds or weights and for an unknown form.
@@ -54,7 +56,12 @@ class Budget:
 
     @classmethod
     def linear(
-        cls, horizon: int, delta: float = 0.15, delta_b: float = 0.02, w_min: float = 0.8, form: Form = "algorithm"
+        cls,
+        horizon: int,
+        delta: float = 0.15,
+        delta_b: float = 0.02,
+        w_min: float = 0.8,
+        form: Form = "algorithm",
     ) -> Budget:
         """The paper's schedule and, by default, its thresholds."""
         return cls(delta, delta_b, linear_weights(horizon, w_min), form)
@@ -94,10 +101,11 @@ class Budget:
 
 
 def fill_from_end(weights: NDArray[Any], caps: NDArray[Any], limits: NDArray[Any]) -> float:
-    """Maximise sum_t z_t / w_t subject to z_t <= caps[t] and z_1 + .. + z_t <= limits[t]: last tokens first, O(T).
+    """Maximise sum_t z_t / w_t subject to z_t <= caps[t] and z_1 + .. + z_t <= limits[t]: last tokens first,
+    O(T).
 
-    Greedy is optimal because a non-increasing w makes the last tokens cheapest. A last weight of 0 leaves D_T free: it
-    counts 1. Raises ValueError for increasing weights or a zero weight before the last.
+    Greedy is optimal because a non-increasing w makes the last tokens cheapest. A last weight of 0 leaves D_T
+    free: it counts 1. Raises ValueError for increasing weights or a zero weight before the last.
     """
     if np.any(np.diff(weights) > 0) or np.any(weights[:-1] <= 0):
         raise ValueError("weights must be non-increasing, and positive before the last token, to fill from the end")

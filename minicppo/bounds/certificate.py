@@ -1,26 +1,29 @@
 """A live certificate of improvement, estimated from rollouts alone (ours).
 
     certificate = certify(log_probs, rollout_log_probs, rewards, response_mask, groups=group_ids)
-    log(certificate.rows())                      # {"certificate/surrogate": .., "certificate/certified": 0.0 or 1.0, ..}
+    log(certificate.rows())  # {"certificate/surrogate": .., "certificate/certified": 0.0 or 1.0, ..}
 
-Call it after an optimiser step, with log_probs of the NEW policy on the responses mu sampled, and with every row of the
-rollout: also the groups whose rewards do not vary, which the loss may drop, since the residual counts them.
+Call it after an optimiser step, with log_probs of the NEW policy on the responses mu sampled, and with every
+row of the rollout: also the groups whose rewards do not vary, which the loss may drop, since the residual
+counts them.
 
 What is estimated, each as a mean over responses (x_t = rho_t - 1):
 
-    surrogate L'    E_mu[(R - b) sum_t x_t], b the leave-one-out mean of the group (the plain group mean would shrink L'
-                    by 1 - 1/G), or 0 without groups
-    pair     F2     2 xi E_mu sum_t |x_t| sum_{j>t} D_j with a divergence, xi E_mu sum_{t<j} |x_t| |x_j| without
-    expected F5     2 xi (U + min(1, U)), U = E_mu sum_t D_t, or E_mu sum_t |x_t| / 2 without a divergence
-    gain            L' - min(F2, F5): J(pi) - J(mu) is at least this; "certified" if its lower confidence limit is > 0
+    surrogate L'    E_mu[(R - b) sum_t x_t], b the leave-one-out mean of the group (the plain group mean would
+                    shrink L' by 1 - 1/G), or 0 without groups
+    pair     F2     2 xi E_mu sum_t |x_t| sum_{j>t} D_j; without a divergence xi E_mu sum_{t<j} |x_t| |x_j|
+    expected F5     2 xi (U + min(1, U)), U = E_mu sum_t D_t; without a divergence E_mu sum_t |x_t| / 2
+    gain            L' - min(F2, F5), which J(pi) - J(mu) is at least; "certified" if its lower confidence
+                    limit is positive
 
-Premises: pi << mu; log-probs of the untruncated sampling distribution on both sides; |R - c| <= xi = reward_range / 2;
-a divergence, if given, is the exact TV of s_t (Binary and Top-K scores lie below it and void F2 and F5). Groups are
-independent draws of a prompt. F5 alone never certifies (L' <= 2 xi U), it limits how far J can have moved.
+Premises: pi << mu; log-probs of the untruncated sampling distribution on both sides; |R - c| <= xi =
+reward_range / 2; a divergence, if given, is the exact TV of s_t (Binary and Top-K scores lie below it and
+void F2 and F5). Groups are independent draws of a prompt. F5 alone never certifies (L' <= 2 xi U), it limits
+how far J can have moved.
 
-What sampling cannot show: a branch that mu visits once in a million responses is in no batch, and |x| there may be
-huge. A certificate is therefore a statement about estimates, right at its nominal rate only when the ratios are not
-heavy tailed; the pathwise bounds (F3, F4, F7) cannot be read off rollouts at all.
+What sampling cannot show: a branch that mu visits once in a million responses is in no batch, and |x| there
+may be huge. A certificate is therefore a statement about estimates, right at its nominal rate only when the
+ratios are not heavy tailed; the pathwise bounds (F3, F4, F7) cannot be read off rollouts at all.
 """
 
 from __future__ import annotations
@@ -30,6 +33,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import norm
+from scipy.stats import t as student
 
 from minicppo.bounds.residual import suffix_sums
 from minicppo.bounds.sharper import expected_budget, largest_change
@@ -48,7 +53,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Certificate:
-    """Estimates in reward units (divergence: total TV per response). confidence: the level of the intervals."""
+    """Estimates in reward units (divergence: total TV per response), with intervals of level `confidence`."""
 
     surrogate: Interval
     pair: Interval
@@ -72,7 +77,7 @@ class Certificate:
 
     def rows(self) -> dict[str, float]:
         """Flat floats for a metrics log, keys `certificate/*`."""
-        row = {}
+        row: dict[str, float] = {}
         for name in ("surrogate", "pair", "expected", "gain", "divergence"):
             interval: Interval = getattr(self, name)
             row |= {
@@ -102,12 +107,13 @@ def certify(
 ) -> Certificate:
     """Estimate the certificate of one update.
 
-    log_probs, rollout_log_probs: (N, T) of pi and mu at the sampled tokens; rewards: (N,); response_mask: (N, T), 1 at
-    tokens of the response; groups: (N,) integer prompt ids, None when every response has its own prompt; divergence:
-    (N, T) exact TV in [0, 1]. Intervals resample whole groups, since responses to one prompt are not independent.
+    log_probs, rollout_log_probs: (N, T) of pi and mu at the sampled tokens; rewards: (N,); response_mask: (N,
+    T), 1 at tokens of the response; groups: (N,) integer prompt ids, None when every response has its own
+    prompt; divergence: (N, T) exact TV in [0, 1]. Intervals resample whole groups, since responses to one
+    prompt are not independent.
 
-    Raises ValueError for shapes that disagree, non-finite values at valid tokens, a reward range exceeded by the rewards,
-    fewer than two groups, or a confidence outside (0, 1).
+    Raises ValueError for shapes that disagree, non-finite values at valid tokens, a reward range exceeded by
+    the rewards, fewer than two groups, or a confidence outside (0, 1).
     """
     mask = np.asarray(response_mask, dtype=bool)
     rewards = np.asarray(rewards, dtype=np.float64)
@@ -125,25 +131,31 @@ def certify(
     return _bootstrap(_group_means(per_response, ids), len(rewards), reward_range / 2, confidence, resamples, seed)
 
 
-def _bootstrap(
-    means: Vector, responses: int, xi: float, confidence: float, resamples: int, seed: int
-) -> Certificate:
-    """Percentile intervals from resampled group means (G, 3): L', sum of pairs, U."""
+def _bootstrap(means: Vector, responses: int, xi: float, confidence: float, resamples: int, seed: int) -> Certificate:
+    """Expanded percentile intervals (Hesterberg 2015) from resampled group means (G, 3): L', pairs, U."""
     count = len(means)
     if count < 2:
         raise ValueError(f"{count} group: a bootstrap needs at least 2 (pass groups=None if prompts are all distinct)")
-    draws = np.random.default_rng(seed).integers(count, size=(resamples, count))
-    samples = np.stack([means.mean(axis=0), *(means[draw].mean(axis=0) for draw in draws)])
+    rng = np.random.default_rng(seed)
+    samples = np.stack(
+        [means.mean(axis=0), *(means[rng.integers(count, size=count)].mean(axis=0) for _ in range(resamples))]
+    )
+    # Widened as Student's t would be, so that few groups do not make the interval too short.
+    tail = float(norm.cdf(np.sqrt(count / (count - 1)) * student.ppf((1 - confidence) / 2, count - 1)))
     surrogate, pair, total = samples[:, 0], 2 * xi * samples[:, 1], samples[:, 2]
     expected = np.array([expected_budget(u, xi) for u in total])
     gain = surrogate - np.minimum(pair, expected)
 
     def interval(values: Vector) -> Interval:
-        low, high = np.quantile(values[1:], [(1 - confidence) / 2, (1 + confidence) / 2])
+        low, high = np.quantile(values[1:], [tail, 1 - tail])
         return Interval(float(values[0]), float(low), float(high))
 
     return Certificate(
-        *(interval(v) for v in (surrogate, pair, expected, gain, total)),
+        surrogate=interval(surrogate),
+        pair=interval(pair),
+        expected=interval(expected),
+        gain=interval(gain),
+        divergence=interval(total),
         largest_change=largest_change(float(total[0]), xi),
         confidence=confidence,
         responses=responses,
@@ -163,9 +175,7 @@ def _group_means(values: Vector, ids: NDArray[np.int64]) -> Vector:
     return np.stack([np.bincount(ids, weights=column) / count for column in values.T], axis=1)
 
 
-def _check(
-    mask: NDArray[Any], rewards: Vector, reward_range: float, confidence: float, **arrays: NDArray[Any]
-) -> None:
+def _check(mask: NDArray[Any], rewards: Vector, reward_range: float, confidence: float, **arrays: NDArray[Any]) -> None:
     for name, array in arrays.items():
         if np.shape(array) != mask.shape:
             raise ValueError(f"{name} has shape {np.shape(array)}, response_mask {mask.shape}: they must agree")

@@ -1,8 +1,9 @@
 """Thresholds from bounds and bounds from thresholds (ours), for weights falling linearly from 1 to w_min.
 
-Everything follows from three dimensionless groups: the burst k = delta / delta_b (how many tokens' allowance one token
-may spend at once), w_min, and the divergence a response may collect. The constraint set scales with (delta, delta_b),
-so one evaluation at delta_b = 1 fixes delta_b for any target. All horizons count tokens; residuals are in reward units.
+Everything follows from three dimensionless groups: the burst k = delta / delta_b (how many tokens' allowance
+one token may spend at once), w_min, and the divergence a response may collect. The constraint set scales with
+(delta, delta_b), so one evaluation at delta_b = 1 fixes delta_b for any target. All horizons count tokens;
+residuals are in reward units.
 """
 
 from __future__ import annotations
@@ -33,8 +34,9 @@ PREMISES: dict[Method, str] = {
 class Design:
     """Thresholds that certify a residual.
 
-    delta, delta_b: in TV, or in chi-square units for the method "chi2". bound: the certified residual, reward units.
-    tv: the TV a token at the average allowance may have, delta_b itself or its chi-square equivalent sqrt(delta_b) / 2.
+    delta, delta_b: in TV, or in chi-square units for the method "chi2". bound: the certified residual, reward
+    units. tv: the TV a token at the average allowance may have, delta_b itself or its chi-square equivalent
+    sqrt(delta_b) / 2.
     """
 
     horizon: int
@@ -57,8 +59,8 @@ def design_thresholds(
 ) -> Design:
     """The largest (delta, delta_b) with delta = burst * delta_b whose residual bound is `residual` (ours).
 
-    horizon: T >= 2 tokens. residual: target for |Delta|, reward units. reward_range: max R - min R; xi is half of it.
-    Raises ValueError for values outside their range.
+    horizon: T >= 2 tokens. residual: target for |Delta|, reward units. reward_range: max R - min R; xi is
+    half of it. Raises ValueError for values outside their range.
 
     >>> design_thresholds(16, 0.5).delta_b.__format__(".3f")
     '0.031'
@@ -131,9 +133,7 @@ def design_table(
     """One row a horizon, one design a method; `on_row` is called after each row (progress)."""
     rows = []
     for horizon in horizons:
-        rows.append(
-            {m: design_thresholds(horizon, residual, reward_range, burst, w_min, m) for m in get_args(Method)}
-        )
+        rows.append({m: design_thresholds(horizon, residual, reward_range, burst, w_min, m) for m in get_args(Method)})
         on_row()
     return rows
 
@@ -157,7 +157,9 @@ def _path_total(horizon: int, delta: float, delta_b: float, w_min: float) -> flo
 
 
 def _theorem1_unit(horizon: int, burst: float, w_min: float, xi: float) -> float:
-    """The bound over delta_b^2: quadratic while lbar = delta / w_min is not clipped at 1, and above the bound beyond."""
+    """The bound over delta_b^2: quadratic while lbar = delta / w_min is not clipped at 1, and above the bound
+    beyond.
+    """
     small = 1e-6 * w_min / burst
     return theorem1_eq8(Budget.linear(horizon, small * burst, small, w_min), xi) / small**2
 

@@ -1,7 +1,7 @@
 """Pairs that satisfy a premise by construction, so that no test has to filter.
 
-The one tool is the mixture pi_g = mu + g (pi - mu): its divergence is exactly g D at every state (paper C.2), so any cap
-or budget is met by choosing g. Gates are T arrays (P * V**t,) of numbers in [0, 1].
+The one tool is the mixture pi_g = mu + g (pi - mu): its divergence is exactly g D at every state (paper C.2),
+so any cap or budget is met by choosing g. Gates are T arrays (P * V**t,) of numbers in [0, 1].
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def noisy_pair(rng: np.random.Generator, horizon: int, vocab: int, scale: float)
 
 
 def apply_gate(pair: Pair, gates: Sequence[Array]) -> Pair:
-    """pi_g = mu + g (pi - mu) at every state; D(pi_g) = g D exactly (paper C.2). gates: T arrays (P * V**t,)."""
+    """pi_g = mu + g (pi - mu) at every state; D(pi_g) = g D (paper C.2). gates: T arrays (P * V**t,)."""
     mixed = tuple(m + g[:, None] * (p - m) for m, p, g in zip(pair.mu, pair.pi, gates, strict=True))
     return Pair(pair.mu, mixed, pair.prior)
 
@@ -58,9 +58,11 @@ def capped(pair: Pair, caps: Array) -> Pair:
 
 
 def causal_gates(pair: Pair, weights: Array, gate: Gate, count_gated: bool) -> Levels:
-    """Walk the tree once, giving each state a gate from its own Z_t = w_t D_t and the sum S_{t-1} along its prefix.
+    """Walk the tree once, giving each state a gate from its own Z_t = w_t D_t and the sum S_{t-1} along its
+    prefix.
 
-    count_gated: S sums g_t Z_t (what pi_g spends) instead of Z_t (what pi spends). Returns T arrays (P * V**t,).
+    count_gated: S sums g_t Z_t (what pi_g spends) instead of Z_t (what pi spends). Returns T arrays (P *
+    V**t,).
     """
     spent, gates = np.zeros_like(pair.divergence[0]), []
     for t, divergence in enumerate(pair.divergence):
@@ -71,7 +73,9 @@ def causal_gates(pair: Pair, weights: Array, gate: Gate, count_gated: bool) -> L
 
 
 def budgeted(pair: Pair, budget: Budget) -> Pair:
-    """Every prefix meets the budget: causal water-filling, g_t = min(1, c_t / Z_t) with S counting pi_g (ours)."""
+    """Every prefix meets the budget: causal water-filling, g_t = min(1, c_t / Z_t) with S counting pi_g
+    (ours).
+    """
 
     def fill(t: int, z: Array, spent: Array) -> Array:
         return _shrink(z, np.minimum(budget.caps[t], budget.limits[t] - spent))
@@ -89,7 +93,8 @@ def path_budgeted(pair: Pair, total: float) -> Pair:
 
 
 def rare_token(caps: Array, epsilon: float = 1e-6, vocab: int = 2) -> Pair:
-    """The adversary of F3: mu gives the last token epsilon, pi gives it epsilon + caps[t], in every state (ours).
+    """The adversary of F3: mu gives the last token epsilon, pi gives it epsilon + caps[t], in every state
+    (ours).
 
     Every D_t equals caps[t] <= 1 - epsilon; other tokens have probability 0. caps: (T,).
     """
@@ -104,8 +109,8 @@ def rare_token(caps: Array, epsilon: float = 1e-6, vocab: int = 2) -> Pair:
 def lottery(horizon: int, cap: float, mean: float, epsilon: float = 1e-6) -> Pair:
     """Two prompts: with probability mean / cap the rare-token adversary at `cap`, otherwise pi = mu.
 
-    E_mu D_t = mean at every t and D_t <= cap everywhere, yet the drift is all in one prompt (ours; sharpness of
-    Theorem 1 when its budget holds only in expectation).
+    E_mu D_t = mean at every t and D_t <= cap everywhere, yet the drift is all in one prompt (ours; sharpness
+    of Theorem 1 when its budget holds only in expectation).
     """
     hot = rare_token(np.full(horizon, cap), epsilon)
     mu = tuple(np.concatenate([level, level]) for level in hot.mu)

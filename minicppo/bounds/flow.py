@@ -1,7 +1,7 @@
 """What a gradient mask does not do: small gradient flows in which the policy leaves the budget (ours).
 
-A mask stops the gradient of a token's own term. It projects nothing: a step may overshoot, another token may move the
-same parameters, and earlier tokens may move after later ones were tested.
+A mask stops the gradient of a token's own term. It projects nothing: a step may overshoot, another token may
+move the same parameters, and earlier tokens may move after later ones were tested.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Vector = NDArray[Any]
 
 @dataclass(frozen=True)
 class Flow:
-    """A trajectory. theta: (steps,); divergence: (steps, T) TV per token; kept: (steps, T) mask at each step."""
+    """A trajectory. theta: (steps,); divergence: (steps, T), TV per token; kept: (steps, T), the mask."""
 
     theta: Vector
     divergence: Vector
@@ -40,9 +40,11 @@ def tests_along(budget: Budget, divergence: Vector) -> Vector:
 
 
 def shared_parameter_flow(slopes: Vector, budget: Budget, step: float = 1e-3, limit: float = 20.0) -> Flow:
-    """Two-token alphabets with pi(1 | s_t) = sigmoid(slopes[t] * theta), mu at theta = 0, and positive advantages.
+    """Two-token alphabets with pi(1 | s_t) = sigmoid(slopes[t] * theta), mu at theta = 0, and positive
+    advantages.
 
-    Every kept token pushes theta by its slope; the flow stops when all are masked, or at theta = `limit` (saturated).
+    Every kept token pushes theta by its slope; the flow stops when all are masked, or at theta = `limit`
+    (saturated).
     """
     theta = 0.0
     rows: list[tuple[float, Vector, Vector]] = []
@@ -68,7 +70,8 @@ def fill_last_to_first(budget: Budget) -> Vector:
 
 
 def fill_together(horizon: int, delta: float, delta_b: float) -> Vector:
-    """D_t = delta_b + (delta - delta_b) / t: where tokens that rise at one rate stop (w = 1, delta_b <= delta). (T,)
+    """D_t = delta_b + (delta - delta_b) / t: where tokens that rise at one rate stop (w = 1, delta_b <=
+    delta). (T,)
 
     Their sum exceeds the budget delta + delta_b (T - 1) by (delta - delta_b)(H_T - 1).
     """

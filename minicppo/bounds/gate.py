@@ -1,7 +1,8 @@
 """Gates: what the CPPO mask does to a policy, if one deploys it instead of only masking gradients.
 
-The test I_t of paper Eq. 8 to 10, Z_t <= c_t = min(delta, delta + delta_b W_{t-1} - S_{t-1}), is a function of the
-state s_t when the divergence is exact and the weights are fixed. That makes it a gate on the policy itself.
+The test I_t of paper Eq. 8 to 10, Z_t <= c_t = min(delta, delta + delta_b W_{t-1} - S_{t-1}), is a function
+of the state s_t when the divergence is exact and the weights are fixed. That makes it a gate on the policy
+itself.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ def hard_gates(pair: Pair, budget: Budget, count_kept_only: bool = False) -> Lev
 
 
 def violation_score(budget: Budget, t: int, z: Any, spent: Any) -> Any:
-    """x_t = max(Z_t / delta, S_t / (delta + delta_b W_{t-1})), S_t including token t. Paper C.1: x_t <= 1 iff I_t.
+    """x_t = max(Z_t / delta, S_t / (delta + delta_b W_{t-1})), S_t including token t. Paper C.1: x_t <= 1 iff
+    I_t.
 
     Premise: delta > 0. Decisions agree in exact arithmetic; in floating point ties can differ.
     """
@@ -42,7 +44,8 @@ def violation_score(budget: Budget, t: int, z: Any, spent: Any) -> Any:
 
 
 def soft_gates(pair: Pair, budget: Budget) -> Levels:
-    """The paper's soft gate g = min(1, 1 / x_t) with S counting the un-gated policy (C.1): T arrays (P * V**t,).
+    """The paper's soft gate g = min(1, 1 / x_t) with S counting the un-gated policy (C.1): T arrays (P *
+    V**t,).
 
     It keeps g_t Z_t <= delta at every token but NOT the prefix budget; `waterfill_gates` keeps both.
     """
@@ -54,7 +57,9 @@ def soft_gates(pair: Pair, budget: Budget) -> Levels:
 
 
 def waterfill_gates(pair: Pair, budget: Budget) -> Levels:
-    """g_t = min(1, c_t / Z_t) with S counting the GATED policy (ours): the largest causal gates that keep the budget."""
+    """g_t = min(1, c_t / Z_t) with S counting the GATED policy (ours): the largest causal gates that keep the
+    budget.
+    """
 
     def gate(t: int, z: Array, spent: Array) -> Array:
         room = np.maximum(0, np.minimum(budget.caps[t], budget.limits[t] - spent))
@@ -64,7 +69,9 @@ def waterfill_gates(pair: Pair, budget: Budget) -> Levels:
 
 
 def excess_over(pair: Pair, budget: Budget) -> Any:
-    """How far pi leaves the budget: the largest of Z_t - cap_t and S_t - limit_t over all paths of mu; <= 0 inside."""
+    """How far pi leaves the budget: the largest of Z_t - cap_t and S_t - limit_t over all paths of mu; <= 0
+    inside.
+    """
     reached = pair.path_divergence[:, pair.reach_mu[-1] > 0]
     z = np.asarray(budget.weights)[:, None] * reached
     over_caps = z - budget.caps[:, None]
@@ -75,7 +82,8 @@ def excess_over(pair: Pair, budget: Budget) -> Any:
 def masked_surrogate(pair: Pair, gates: Levels, rewards: Array, baseline: Array) -> Any:
     """E_mu sum_t M_t (rho_t - 1) A_t: what the masked objective measures, reward units. Paper Eq. 11.
 
-    M_t = 1 where A_t (rho_t - 1) <= 0 or I_t; A = R - b, with b (P,) a baseline per prompt; rewards (leaves,).
+    M_t = 1 where A_t (rho_t - 1) <= 0 or I_t; A = R - b, with b (P,) a baseline per prompt; rewards
+    (leaves,).
     """
     advantage = rewards - np.repeat(baseline, len(rewards) // len(baseline))
     gain = pair.path_excess * advantage
@@ -86,16 +94,17 @@ def masked_surrogate(pair: Pair, gates: Levels, rewards: Array, baseline: Array)
 def gated_lower_bound(
     pair: Pair, budget: Budget, gates: Levels, rewards: Array, baseline: Array, xi: float = 1.0
 ) -> float:
-    """Theorem B: J(pi_g) >= J(mu) + masked surrogate - 2 xi B min(1, B); returns the right side less J(mu) (ours).
+    """Theorem B: J(pi_g) >= J(mu) + masked surrogate - 2 xi B min(1, B); returns the right side less J(mu)
+    (ours).
 
-    pi_g is pi where I_t holds and mu elsewhere; B = `budget.path_divergence`. Premises: exact TV, weights and delta_b
-    fixed before the response is drawn, hard gates, algorithm form (slack). Nothing is assumed of pi.
+    pi_g is pi where I_t holds and mu elsewhere; B = `budget.path_divergence`. Premises: exact TV, weights and
+    delta_b fixed before the response is drawn, hard gates, algorithm form (slack). Nothing is assumed of pi.
     """
     return float(masked_surrogate(pair, gates, rewards, baseline)) - path_budget(budget.path_divergence, xi)
 
 
 def gate_failure(pair: Pair, gates: Levels) -> float:
-    """P_pi(some gate closes along the response), in [0, 1]; |J(pi) - J(pi_g)| <= 2 xi times this (Theorem B)."""
+    """P_pi(some gate closes along the response); |J(pi) - J(pi_g)| <= 2 xi times this (Theorem B)."""
     closed = (pair.along_paths(gates) < 1).any(axis=0)
     return float(pair.reach_pi[-1] @ closed)
 

@@ -1,10 +1,14 @@
-"""Two optimisation problems behind the bounds: the exact worst case over policies (F6) and the linear programme of Theorem 1.
+"""Two optimisation problems behind the bounds: the exact worst case over policies (F6) and the linear
+programme of Theorem 1.
 
-The first is ours. The second relaxes the policy to its mean drifts: maximise sum_t c_t z_t subject to 0 <= z_t <= cap_t and
-z_1 + .. + z_t <= limit_t for every t. Its constraints form a chain, so a greedy choice is optimal.
+The first is ours. The second relaxes the policy to its mean drifts: maximise sum_t c_t z_t subject to 0 <=
+z_t <= cap_t and z_1 + .. + z_t <= limit_t for every t. Its constraints form a chain, so a greedy choice is
+optimal.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,21 +16,23 @@ from scipy.optimize import linprog
 
 from minicppo.bounds.budget import Budget
 
-Vector = NDArray[np.float64]
+Vector = NDArray[Any]
 
 
 def exact_supremum(budget: Budget, xi: float = 1.0, cells: int = 150) -> float:
-    """F6: the supremum of |Delta| over all rewards |R| <= xi and all policies inside the budget, by backward recursion.
+    """F6: the supremum of |Delta| over all rewards |R| <= xi and all policies inside the budget, by backward
+    recursion.
 
     With S the weighted divergence spent so far and d = D_t, S' = S + w_t d, the three suprema
 
-        TV_t(S) = max_d d + (1 - d) TV_{t+1}(S')                                     of the suffix's total variation,
-        P_t(S)  = max_d d + P_{t+1}(S')                                              of its summed divergence,
-        G_t(S)  = max_d 2 d TV_{t+1}(S') + 2 d P_{t+1}(S') + (1 - d) G_{t+1}(S')     of its residual,
+        TV_t(S) = max_d d + (1 - d) TV_{t+1}(S')                                     of the suffix's total
+        variation, P_t(S)  = max_d d + P_{t+1}(S')                                              of its summed
+        divergence, G_t(S)  = max_d 2 d TV_{t+1}(S') + 2 d P_{t+1}(S') + (1 - d) G_{t+1}(S')     of its
+        residual,
 
-    give xi G_1(0). Premise: pathwise budget. Spending is kept on a grid of delta / cells, so the value approaches the
-    supremum from below; it is exact where the optimal spending lies on the grid. O(T cells S_T / delta * cells).
-    Raises ValueError when delta is 0, when a weight is 0 (no grid), or when cells < 1.
+    give xi G_1(0). Premise: pathwise budget. Spending is kept on a grid of delta / cells, so the value
+    approaches the supremum from below; it is exact where the optimal spending lies on the grid. O(T cells S_T
+    / delta * cells). Raises ValueError when delta is 0, when a weight is 0 (no grid), or when cells < 1.
     """
     if budget.delta <= 0 or cells < 1 or min(budget.weights) <= 0:
         raise ValueError(f"a grid needs delta={budget.delta} > 0, cells={cells} >= 1 and positive weights")
@@ -58,8 +64,8 @@ def exact_supremum(budget: Budget, xi: float = 1.0, cells: int = 150) -> float:
 def greedy(coefficients: Vector, caps: Vector, limits: Vector) -> tuple[float, Vector]:
     """Optimal value and z (T,) of the linear programme: serve positions by falling coefficient (ours).
 
-    Each takes the most its cap and every later prefix limit allow; positions with coefficient <= 0 take nothing.
-    O(T^2).
+    Each takes the most its cap and every later prefix limit allow; positions with coefficient <= 0 take
+    nothing. O(T^2).
     """
     z, room = np.zeros(len(caps)), np.asarray(limits, dtype=float).copy()
     for t in np.argsort(-coefficients, kind="stable"):
@@ -71,7 +77,7 @@ def greedy(coefficients: Vector, caps: Vector, limits: Vector) -> tuple[float, V
 
 
 def linear_program(coefficients: Vector, caps: Vector, limits: Vector) -> float:
-    """The same optimum by scipy's HiGHS, to check `greedy` against. Raises RuntimeError if the solver fails."""
+    """The same optimum by scipy's HiGHS, to check `greedy`. Raises RuntimeError if the solver fails."""
     horizon = len(caps)
     result = linprog(
         -coefficients, A_ub=np.tri(horizon), b_ub=limits, bounds=[(0, cap) for cap in caps], method="highs"
@@ -81,10 +87,12 @@ def linear_program(coefficients: Vector, caps: Vector, limits: Vector) -> float:
     return -float(result.fun)
 
 
-def theorem1_program(budget: Budget, suffix: Vector, xi: float = 1.0) -> tuple[float, Vector, Vector]:
-    """The linear programme of Theorem 1: c_t = 4 xi suffix_t / w_t for z_t = w_t u_t. Returns (c, caps, limits).
+def theorem1_program(budget: Budget, suffix: Vector, xi: float = 1.0) -> tuple[Vector, Vector, Vector]:
+    """The linear programme of Theorem 1: c_t = 4 xi suffix_t / w_t for z_t = w_t u_t. Returns (c, caps,
+    limits).
 
-    suffix (T,): the suffix bound after each position, `residual.suffix_sums` or `suffix_products` of the token caps.
+    suffix (T,): the suffix bound after each position, `residual.suffix_sums` or `suffix_products` of the
+    token caps.
     """
     return 4 * xi * suffix / budget.weights, budget.caps, budget.limits
 

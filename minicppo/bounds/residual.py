@@ -1,7 +1,8 @@
 """The paper's statements about the surrogate's residual, as functions, and the bounds of TRM for comparison.
 
-Throughout: Delta = L' - (J(pi) - J(mu)); xi bounds |R|; u = (u_1 .. u_T), u_t = E_mu D_t; caps = (l_1 .. l_T), D_t <= l_t
-at every state mu reaches. Bounds return a number in reward units that |Delta| does not exceed.
+Throughout: Delta = L' - (J(pi) - J(mu)); xi bounds |R|; u = (u_1 .. u_T), u_t = E_mu D_t; caps = (l_1 ..
+l_T), D_t <= l_t at every state mu reaches. Bounds return a number in reward units that |Delta| does not
+exceed.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from minicppo.bounds.tabular import Array, Pair, kl, sequence_kl, value
 def identity_residual(pair: Pair, rewards: Array) -> Any:
     """Delta = E_mu[R sum_t x_t (1 - rho_{t+1} .. rho_T)]. Paper Lemma 2; reward units.
 
-    Premise: pi << mu. Without it a rollout never sees the missing tokens and the identity fails. rewards: (leaves,).
+    Premise: pi << mu. Without it a rollout never sees the missing tokens and the identity fails. rewards:
+    (leaves,).
     """
     rho = 1 + pair.path_excess
     suffix = np.ones_like(rho)
@@ -27,23 +29,28 @@ def identity_residual(pair: Pair, rewards: Array) -> Any:
 
 
 def suffix_sums(caps: Array) -> Array:
-    """sum_{j>t} l_j for t = 1 .. T (the last is 0), the linear suffix bound of paper Lemma 3. Shape (T,) or (T, paths)."""
+    """sum_{j>t} l_j for t = 1 .. T, the last 0: the linear suffix bound of paper Lemma 3.
+
+    caps (T,), or (T, paths) for one sum along every path; same shape out.
+    """
     out = np.zeros_like(caps)
-    out[:-1] = np.cumsum(caps[:0:-1], axis=0)[::-1]  # shifted, not "inclusive sum less own": rare tokens would cancel
+    # Shifted, not "inclusive sum less own", which cancels when a rare token's term is huge.
+    out[:-1] = np.cumsum(caps[:0:-1], axis=0)[::-1]
     return out
 
 
 def suffix_products(caps: Array) -> Array:
-    """1 - prod_{j>t} (1 - l_j) for t = 1 .. T, the product suffix bound of paper Lemma 3. Shape (T,), in [0, 1].
+    """1 - prod_{j>t} (1 - l_j) for t = 1 .. T, the product suffix bound of paper Lemma 3. Shape (T,).
 
-    Premise: D_j <= l_j <= 1 at every state after the prefix. TV of the suffix is at most this (maximal coupling).
+    Premise: D_j <= l_j <= 1 at every state after the prefix. TV of the suffix is at most this (maximal
+    coupling).
     """
     keep = np.cumprod((1 - caps)[::-1])[::-1]
     return 1 - np.append(keep[1:], keep[-1] ** 0)
 
 
 def proposition4(u: Array, caps: Array, xi: float = 1.0) -> Any:
-    """|Delta| <= 4 xi sum_t u_t sum_{j>t} l_j. Paper Prop. 4; needs pi << mu and the caps. Shapes (T,), (T,)."""
+    """|Delta| <= 4 xi sum_t u_t sum_{j>t} l_j. Paper Prop. 4; needs pi << mu and caps. Shapes (T,)."""
     return 4 * xi * (u * suffix_sums(caps)).sum()
 
 
@@ -55,26 +62,28 @@ def product_form(u: Array, caps: Array, xi: float = 1.0) -> Any:
 def theorem1(horizon: int, delta: float, delta_b: float, w_min: float = 1.0, xi: float = 1.0) -> float:
     """|Delta| <= 2 xi T (T - 1) lbar delta_b with lbar = min(1, delta / w_min). Paper Theorem 1.
 
-    Premises: the theorem form of the budget (Eq. 5), pathwise or in expectation over mu, with deterministic weights in
-    [w_min, 1] for which (T - t) / w_t does not increase (Prop. 5 gives this for the linear schedule).
+    Premises: the theorem form of the budget (Eq. 5), pathwise or in expectation over mu, with deterministic
+    weights in [w_min, 1] for which (T - t) / w_t does not increase (Prop. 5 gives this for the linear
+    schedule).
     """
     return 2 * xi * horizon * (horizon - 1) * _token_cap(delta, w_min) * delta_b
 
 
 def proposition8(horizon: int, delta: float, delta_b: float, w_min: float = 1.0, xi: float = 1.0) -> float:
-    """Theorem 1 with an initial slack delta, S_t <= delta_b W_t + delta: 2 xi (T - 1) lbar (T delta_b + 2 delta).
+    """|Delta| <= 2 xi (T - 1) lbar (T delta_b + 2 delta): Theorem 1 with slack, S_t <= delta_b W_t + delta.
 
-    Paper Prop. 8; premises of Theorem 1. Eq. 8 needs the slack delta - delta_b w_min only: see `theorem1_eq8`.
+    Paper Prop. 8; premises of Theorem 1. Eq. 8 needs the slack delta - delta_b w_min only: see
+    `theorem1_eq8`.
     """
     return 2 * xi * (horizon - 1) * _token_cap(delta, w_min) * (horizon * delta_b + 2 * delta)
 
 
 def theorem1_eq8(budget: Budget, xi: float = 1.0) -> float:
-    """Theorem 1 for the constraints the algorithm tests (Eq. 8): the linear programme behind it, solved in closed form.
+    """Theorem 1 for the constraints the algorithm tests (Eq. 8), its linear programme in closed form.
 
-    |Delta| <= lam_1 delta / w_1 + delta_b sum_{t=2}^{T-1} lam_t w_{t-1} / w_t, lam_t = 4 xi (T - t) lbar (ours).
-    Premises: those of Theorem 1, delta_b w_t <= delta, and Eq. 8 pathwise or in expectation. At w = 1 this is
-    2 xi delta (T - 1) ((T - 2) delta_b + 2 delta), which is 4 xi delta (T - 1) delta_b below Prop. 8.
+    |Delta| <= lam_1 delta / w_1 + delta_b sum_{t=2}^{T-1} lam_t w_{t-1} / w_t, lam_t = 4 xi (T - t) lbar
+    (ours). Premises: those of Theorem 1, delta_b w_t <= delta, and Eq. 8 pathwise or in expectation. At w = 1
+    this is 2 xi delta (T - 1) ((T - 2) delta_b + 2 delta), which is 4 xi delta (T - 1) delta_b below Prop. 8.
     """
     w, horizon = budget.weights, budget.horizon
     if horizon == 1:
@@ -84,7 +93,7 @@ def theorem1_eq8(budget: Budget, xi: float = 1.0) -> float:
 
 
 def theorem1_monotone(budget: Budget, xi: float = 1.0) -> float:
-    """Theorem 1 for any positive weights: replace r_t = lam_t / w_t by its non-increasing majorant max_{s>=t} r_s (ours).
+    """Theorem 1 for any positive weights: r_t = lam_t / w_t gives way to max_{s>=t} r_s (ours).
 
     |Delta| <= delta_b sum_{t<T} w_t max_{s>=t} r_s under Eq. 5, lam_t = 4 xi sum_{j>t} min(1, delta / w_j).
     """
@@ -94,7 +103,7 @@ def theorem1_monotone(budget: Budget, xi: float = 1.0) -> float:
 
 
 def uniform_rule(horizon: int, delta: float, xi: float = 1.0) -> float:
-    """|Delta| <= 2 xi T (T - 1) delta^2 when D_t <= delta everywhere (DPPO's rule). Paper Cor. 6; Prop. 4 summed.
+    """|Delta| <= 2 xi T (T - 1) delta^2 when D_t <= delta everywhere (DPPO's rule). Paper Cor. 6.
 
     The exact supremum is `sharper.cap_theorem`, linear in T.
     """
@@ -102,16 +111,16 @@ def uniform_rule(horizon: int, delta: float, xi: float = 1.0) -> float:
 
 
 def improvement_ratio(delta: float, delta_b: float, w_min: float) -> float:
-    """delta_b / (delta w_min): Theorem 1 over the uniform rule, a ratio of upper bounds. Paper Cor. 7; no unit."""
+    """delta_b / (delta w_min): Theorem 1 over the uniform rule, a ratio of upper bounds. Paper Cor. 7."""
     return delta_b / (delta * w_min)
 
 
 def trm_bounds(pair: Pair, xi: float = 1.0) -> dict[str, float]:
-    """The residual bounds of trust region masking (arXiv 2512.23075), re-derived here for |R| <= xi; reward units.
+    """The residual bounds of trust region masking (arXiv 2512.23075), re-derived for |R| <= xi.
 
     With k = max_t,s KL(mu || pi) in nats, eps = max_t,s D_t and K = KL(P_mu || P_pi) over responses:
-    classical T (T - 1) k; pinsker (4/3) T^1.5 k; mixed 2 T sqrt(k K); coupling 4 eps sum_t min(1, (t - 1) eps);
-    adaptive 4 sum_t u_t min(1, (T - t) eps, sqrt((T - t) k / 2)). Premise: pi << mu.
+    classical T (T - 1) k; pinsker (4/3) T^1.5 k; mixed 2 T sqrt(k K); coupling 4 eps sum_t min(1, (t - 1)
+    eps); adaptive 4 sum_t u_t min(1, (T - t) eps, sqrt((T - t) k / 2)). Premise: pi << mu.
     """
     horizon, eps = pair.horizon, float(pair.caps.max())
     k = max(float(kl(m, p)[q > 0].max()) for q, m, p in zip(pair.reach_mu, pair.mu, pair.pi, strict=False))

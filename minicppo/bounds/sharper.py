@@ -1,7 +1,8 @@
-"""Bounds that are sharper than the paper's and as short to prove. All of this file is ours; proofs in theory/sharper.md.
+"""Bounds that are sharper than the paper's and as short to prove. All of this file is ours; proofs in
+theory/sharper.md.
 
-Same names as `residual`: |Delta| <= the returned number, reward units. The reward matters only up to a constant per
-prompt, so xi may always be HALF the range of R: 1/2 for rewards in {0, 1}.
+Same names as `residual`: |Delta| <= the returned number, reward units. The reward matters only up to a
+constant per prompt, so xi may always be HALF the range of R: 1/2 for rewards in {0, 1}.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ def worst_reward(pair: Pair, xi: float = 1.0) -> Any:
 
 
 def deviation_bound(pair: Pair, rewards: Array) -> float:
-    """F1, second form: |Delta| <= sd * || K / P_mu ||_{L2(mu)}, sd^2 = the mean over prompts of Var_mu(R | prompt).
+    """F1, second form: |Delta| <= sd * || K / P_mu ||_{L2(mu)}, sd^2 = the mean over prompts of Var_mu(R |
+    prompt).
 
     Premise: pi << mu. rewards: (leaves,).
     """
@@ -48,8 +50,8 @@ def pair_certificate_divergence(pair: Pair, xi: float = 1.0) -> Any:
 def cap_theorem(caps: Array, xi: float = 1.0) -> Any:
     """F3: |Delta| <= 2 xi sum_t l_t (1 - prod_{j != t} (1 - l_j)) when D_t <= l_t at every state; caps (T,).
 
-    The exact supremum over policies and rewards, approached by `families.rare_token`. Symmetric in the caps: under
-    pathwise caps the worst case does not know about position.
+    The exact supremum over policies and rewards, approached by `families.rare_token`. Symmetric in the caps:
+    under pathwise caps the worst case does not know about position.
     """
     before = np.concatenate([[1], np.cumprod(1 - caps)[:-1]])
     after = np.concatenate([np.cumprod((1 - caps)[::-1])[::-1][1:], [1]])
@@ -62,7 +64,9 @@ def uniform_supremum(horizon: int, delta: float, xi: float = 1.0) -> float:
 
 
 def path_budget(total: float, xi: float = 1.0) -> float:
-    """F4: |Delta| <= 2 xi B min(1, B) when sum_t D_t <= B along every path mu can take. No caps, weights or prefixes."""
+    """F4: |Delta| <= 2 xi B min(1, B) when sum_t D_t <= B along every path mu can take. No caps, weights or
+    prefixes.
+    """
     return 2 * xi * total * min(1, total)
 
 
@@ -79,7 +83,8 @@ def largest_path(pair: Pair) -> Any:
 def expected_budget(total: float, xi: float = 1.0) -> float:
     """F5: |Delta| <= 2 xi (U + min(1, U)) with U = E_mu sum_t D_t. Premise: pi << mu only.
 
-    It can never certify an improvement by itself, since L' <= 2 xi U; it limits how far J moves: `largest_change`.
+    It can never certify an improvement by itself, since L' <= 2 xi U; it limits how far J moves:
+    `largest_change`.
     """
     return 2 * xi * (total + min(1, total))
 
@@ -90,10 +95,11 @@ def largest_change(total: float, xi: float = 1.0) -> float:
 
 
 def chi_square_budget(total: float, xi: float = 1.0) -> float:
-    """F7: |Delta| <= xi sqrt(e^C - 1 - C) when sum_t chi2_t(s_t) <= C along every path, chi2_t = E_mu[x_t^2 | s_t].
+    """F7: |Delta| <= xi sqrt(e^C - 1 - C) when sum_t chi2_t(s_t) <= C along every path, chi2_t = E_mu[x_t^2 |
+    s_t].
 
-    Premise: pi << mu. Free of the horizon; xi may be the standard deviation of R given the prompt (root mean square over
-    prompts). inf where e^C overflows.
+    Premise: pi << mu. Free of the horizon; xi may be the standard deviation of R given the prompt (root mean
+    square over prompts). inf where e^C overflows.
     """
     with np.errstate(over="ignore"):
         return float(xi * np.sqrt(np.expm1(np.float64(total)) - total))
@@ -108,4 +114,3 @@ def largest_chi_square(pair: Pair) -> float:
 def value_of(pair: Pair, per_token: Array) -> Any:
     """E_mu of a sum over tokens: per_token (T, leaves)."""
     return pair.reach_mu[-1] @ per_token.sum(axis=0)
-

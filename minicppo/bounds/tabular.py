@@ -1,12 +1,15 @@
-"""Exact pairs of autoregressive policies over all V^T sequences: the ground truth of every bound in this package.
+"""Exact pairs of autoregressive policies over all V^T sequences: the ground truth of every bound in this
+package.
 
-A policy is a tuple of T arrays. Array t has shape (P * V**t, V): one row of next-token probabilities for every state
-(prompt, y_1 .. y_t), in lexicographic order, so that row i of level t has the rows i*V .. i*V + V-1 of level t + 1 as
-children and the leaves are the P * V**T (prompt, response) pairs. Everything below is written with NumPy operations
-that object arrays of `fractions.Fraction` also support: the same code gives float64 values and exact rationals.
+A policy is a tuple of T arrays. Array t has shape (P * V**t, V): one row of next-token probabilities for
+every state (prompt, y_1 .. y_t), in lexicographic order, so that row i of level t has the rows i*V .. i*V +
+V-1 of level t + 1 as children and the leaves are the P * V**T (prompt, response) pairs. Everything below is
+written with NumPy operations that object arrays of `fractions.Fraction` also support: the same code gives
+float64 values and exact rationals.
 
-Names: x_t = rho_t - 1 with rho_t = pi/mu at the sampled token; D_t(s_t) = TV(mu(.|s_t), pi(.|s_t)); u_t = E_mu D_t;
-J = expected reward; L' = E_mu[R sum_t x_t], the first-order surrogate; Delta = L' - (J(pi) - J(mu)), its residual.
+Names: x_t = rho_t - 1 with rho_t = pi/mu at the sampled token; D_t(s_t) = TV(mu(.|s_t), pi(.|s_t)); u_t =
+E_mu D_t; J = expected reward; L' = E_mu[R sum_t x_t], the first-order surrogate; Delta = L' - (J(pi) -
+J(mu)), its residual.
 """
 
 from __future__ import annotations
@@ -42,7 +45,9 @@ class Pair:
         for name, policy in (("mu", self.mu), ("pi", self.pi)):
             shapes = [level.shape for level in policy]
             if shapes != expected:
-                raise ValueError(f"{name} has level shapes {shapes}; {prompts} prompts and {vocab} tokens need {expected}")
+                raise ValueError(
+                    f"{name} has level shapes {shapes}; {prompts} prompts and {vocab} tokens need {expected}"
+                )
 
     @property
     def horizon(self) -> int:
@@ -56,7 +61,9 @@ class Pair:
 
     @cached_property
     def reach_mu(self) -> Levels:
-        """Probability under mu of every state: T + 1 arrays (P * V**t,); the last one is P_mu(prompt, response)."""
+        """Probability under mu of every state: T + 1 arrays (P * V**t,); the last one is P_mu(prompt,
+        response).
+        """
         return reach(self.mu, self.prior)
 
     @cached_property
@@ -100,7 +107,9 @@ class Pair:
         return all(bool(np.all((m > 0) | (p == 0))) for m, p in zip(self.mu, self.pi, strict=True))
 
     def along_paths(self, levels: Levels, first: int = 0) -> Array:
-        """Repeat per-state values down to the leaves: level t holds states of length t + first. Shape (T, leaves)."""
+        """Repeat per-state values down to the leaves: level t holds states of length t + first. Shape (T,
+        leaves).
+        """
         return np.array([np.repeat(v, self.vocab ** (self.horizon - first - t)) for t, v in enumerate(levels)])
 
 
@@ -132,9 +141,16 @@ def reach(policy: Levels, prior: Array) -> Levels:
 
 
 def random_policy(
-    rng: np.random.Generator, horizon: int, vocab: int, prompts: int = 1, concentration: float = 1.0, exact: bool = False
+    rng: np.random.Generator,
+    horizon: int,
+    vocab: int,
+    prompts: int = 1,
+    concentration: float = 1.0,
+    exact: bool = False,
 ) -> Levels:
-    """A random policy with full support: Dirichlet rows (float64), or rows of small integer ratios (Fraction)."""
+    """A random policy with full support: Dirichlet rows (float64), or rows of small integer ratios
+    (Fraction).
+    """
     shapes = [(prompts * vocab**t, vocab) for t in range(horizon)]
     if not exact:
         return tuple(rng.dirichlet(np.full(vocab, concentration), size=rows) for rows, _ in shapes)
@@ -172,13 +188,17 @@ def residual(pair: Pair, rewards: Array) -> Any:
 
 
 def kernel(pair: Pair) -> Array:
-    """K = P_pi - P_mu - P_mu sum_t x_t, shape (leaves,): Delta = -sum_y R(y) K(y) for every reward R (ours, F1)."""
+    """K = P_pi - P_mu - P_mu sum_t x_t, shape (leaves,): Delta = -sum_y R(y) K(y) for every reward R (ours,
+    F1).
+    """
     mu, pi = pair.reach_mu[-1], pair.reach_pi[-1]
     return pi - mu - mu * pair.path_excess.sum(axis=0)
 
 
 def suffix_tv(pair: Pair, t: int) -> Array:
-    """TV between mu and pi of the tokens after position t (1-based), from every state of length t: (P * V**t,)."""
+    """TV between mu and pi of the tokens after position t (1-based), from every state of length t: (P *
+    V**t,).
+    """
     rows = len(pair.reach_mu[t])
     start = np.ones_like(pair.prior[:1]).repeat(rows)
     mu, pi = (reach(policy[t:], start)[-1].reshape(rows, -1) for policy in (pair.mu, pair.pi))
@@ -186,5 +206,5 @@ def suffix_tv(pair: Pair, t: int) -> Array:
 
 
 def sequence_kl(pair: Pair) -> float:
-    """KL(P_mu || P_pi) of whole responses by the chain rule, sum_t E_mu KL(mu(.|s_t) || pi(.|s_t)), in nats."""
+    """KL(P_mu || P_pi) of whole responses by the chain rule, sum_t E_mu KL(mu || pi at s_t), in nats."""
     return float(sum(q @ kl(m, p) for q, m, p in zip(pair.reach_mu, pair.mu, pair.pi, strict=False)))
