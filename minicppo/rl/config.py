@@ -1,18 +1,311 @@
-"""Run configuration."""
+"""A run's whole configuration: validated before any work, one YAML file, overridable key by key."""
 
-from pydantic import BaseModel, ConfigDict
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from minicppo.rl.tasks import Task, make_task
+from minicppo.rules import LOSS_AGG_MODES, get_method
+from minicppo.rules.hyper import nearest
+
+PRESETS = Path(__file__).parent.parent / "presets"
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot run; the message names the key, the value and the way out."""
+
+
+def _positive_temperature(temperature: float) -> float:
+    if temperature <= 0:
+        raise ValueError(f"{temperature:g} must be positive: log-probs are those of the softmax at this temperature")
+    return temperature
+
+
+Temperature = Annotated[float, AfterValidator(_positive_temperature)]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
 
 class ModelConfig(_Section):
-    """The policy: a saved model (`path`) or a small Qwen3-like one of these sizes."""
+    """The policy: a saved model (`path`) or, without a path, a small Qwen3-like one of these sizes."""
 
-    path: str | None = None
-    chat: bool | None = None
-    hidden_size: int = 64
-    intermediate_size: int = 128
-    layers: int = 2
-    heads: int = 4
+    path: str | None = None  # a Hugging Face folder, a .gguf file, or package:NAME
+    chat: bool | None = None  # wrap prompts in the chat template; null: if the tokenizer has one
+    hidden_size: int = Field(64, ge=1)
+    intermediate_size: int = Field(128, ge=1)
+    layers: int = Field(2, ge=1)
+    heads: int = Field(4, ge=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> "ModelConfig":
+        if self.hidden_size % (2 * self.heads):
+            raise ValueError(f"hidden_size = {self.hidden_size} must be a multiple of 2 * heads = {2 * self.heads}")
+        if self.path is not None and not self.path.startswith("package:") and not Path(self.path).expanduser().exists():
+            raise ValueError(f"path = {self.path!r} does not exist: give a saved model's folder or a .gguf file")
+        return self
+
+
+class TaskConfig(_Section):
+    """A task by name, and its constructor's options."""
+
+    name: str = "chain"
+    options: dict[str, Any] = {}
+
+
+class MethodConfig(_Section):
+    """A rule of `minicppo.rules.METHODS` by name, and its hyper-parameters."""
+
+    name: str = "cppo"
+    params: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _check(self) -> "MethodConfig":
+        try:
+            get_method(self.name, **self.params)
+        except TypeError as error:
+            raise ValueError(str(error)) from None
+        return self
+
+
+class RolloutConfig(_Section):
+    """What is sampled at each iteration."""
+
+    prompts: int = Field(32, ge=1)
+    group_size: int = 8
+    max_new_tokens: int | None = Field(None, ge=1)  # null: the task's
+    temperature: Temperature = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    cells: int = Field(20, ge=1)  # K of the top-K divergences
+    batch: int | None = Field(None, ge=1)  # prompts per forward pass; null: all
+
+    @model_validator(mode="after")
+    def _check(self) -> "RolloutConfig":
+        if self.top_p != 1.0 or self.top_k != 0:
+            raise ValueError(
+                f"top_p = {self.top_p:g}, top_k = {self.top_k}: truncated sampling draws from another distribution "
+                "than the one that is scored, so every ratio would be biased; train with top_p=1 top_k=0"
+            )
+        if self.group_size < 2:
+            raise ValueError(
+                f"group_size = {self.group_size}: a response is judged against others to the same prompt; use 2 or more"
+            )
+        return self
+
+
+class TrainConfig(_Section):
+    """The updates made with each rollout batch."""
+
+    iterations: int = Field(40, ge=1)  # rollout batches
+    minibatches: int = Field(8, ge=1)  # optimiser steps per epoch when no group is dropped
+    epochs: int = Field(1, ge=1)  # passes over each rollout batch
+    staleness: int = Field(0, ge=0)  # rollouts come from the weights of this many optimiser steps ago
+    lr: float = Field(3e-4, gt=0)
+    lr_warmup: int = Field(5, ge=0)  # optimiser steps of linear learning-rate warm-up
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = Field(0.0, ge=0)
+    grad_clip: float = Field(1.0, gt=0)
+    loss_agg_mode: str = "seq-mean-token-sum-norm"
+    horizon: int | None = Field(None, ge=1)  # divisor of seq-mean-token-sum-norm; null: max_new_tokens
+    normalize_std: bool = False
+    micro_batch: int | None = Field(None, ge=1)  # responses per forward pass; null: the whole minibatch
+    checkpoint_every: int = Field(10, ge=1)  # iterations
+    keep_checkpoints: int = Field(1, ge=1)
+    autocast: Literal["auto", "off", "bfloat16"] = "auto"  # auto: bfloat16 on CUDA, off elsewhere
+
+    @field_validator("loss_agg_mode")
+    @classmethod
+    def _known_mode(cls, mode: str) -> str:
+        if mode not in LOSS_AGG_MODES:
+            raise ValueError(f"unknown mode {mode!r}{nearest(mode, LOSS_AGG_MODES)}")
+        return mode
+
+
+class EvalConfig(_Section):
+    """Held-out evaluation: Avg@samples at `temperature`, and greedy."""
+
+    every: int = Field(10, ge=1)  # iterations; always at the start and at the end
+    problems: int = Field(64, ge=2)
+    samples: int = Field(4, ge=1)
+    temperature: Temperature = 1.0
+    batch: int | None = Field(None, ge=1)  # prompts per forward pass; null: all
+    seed: int = 0  # of the problems, which are the same for all methods and run seeds
+
+
+class WarmupConfig(_Section):
+    """Supervised training on imperfect demonstrations, before the run and shared between runs."""
+
+    error_rate: float = Field(0.12, ge=0, lt=1)  # wrong steps in the demonstrations
+    target: float = Field(0.95, ge=0, le=1)  # stop once the greedy accuracy reaches it
+    check_every: int = Field(50, ge=1)
+    anneal: int = Field(200, ge=0)  # further steps, the learning rate falling to 0: a sharper start is a fragile one
+    max_steps: int = Field(3000, ge=1)  # to reach the target
+    batch: int = Field(64, ge=1)
+    lr: float = Field(4e-3, gt=0)
+    seed: int = 0  # of weights and demonstrations: runs with different seeds share one warm-up
+
+
+class RunConfig(_Section):
+    """One run."""
+
+    name: str = "run"
+    engine: Literal["local"] = "local"
+    seed: int = Field(0, ge=0)
+    device: str = "auto"  # auto: cuda if there is one, else cpu
+    threads: int = Field(1, ge=1)  # CPU threads; also part of what determines the last bits of a run
+    model: ModelConfig = ModelConfig()
+    task: TaskConfig = TaskConfig()
+    method: MethodConfig = MethodConfig()
+    rollout: RolloutConfig = RolloutConfig()
+    train: TrainConfig = TrainConfig()
+    eval: EvalConfig = EvalConfig()
+    warmup: WarmupConfig | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> "RunConfig":
+        if self.rollout.prompts % self.train.minibatches:
+            raise ValueError(
+                f"train.minibatches = {self.train.minibatches} must divide rollout.prompts = {self.rollout.prompts}: "
+                "a minibatch holds whole groups"
+            )
+        if self.device not in ("auto", "cpu") and not (self.device.startswith("cuda") and torch.cuda.is_available()):
+            raise ValueError(
+                f"device = {self.device!r} is not available here: use 'auto', 'cpu' or, with a GPU, 'cuda'"
+            )
+        task = self.make_task()
+        if self.model.path is None and not task.alphabet:
+            raise ValueError(f"task {self.task.name!r} has no alphabet for a policy from scratch: set model.path")
+        if self.warmup is not None and type(task).demonstration is Task.demonstration:
+            raise ValueError(f"task {self.task.name!r} has no demonstrations to warm up on: set warmup to null")
+        return self
+
+    def make_task(self) -> Task:
+        """The task, fresh."""
+        return make_task(self.task.name, **self.task.options)
+
+    def max_new_tokens(self, task: Task) -> int:
+        """Longest response, in tokens."""
+        return self.rollout.max_new_tokens or task.max_new_tokens
+
+    def resolved_device(self) -> torch.device:
+        """The device that "auto" stands for."""
+        auto = "cuda" if torch.cuda.is_available() else "cpu"
+        return torch.device(auto if self.device == "auto" else self.device)
+
+    def autocast_dtype(self) -> torch.dtype | None:
+        """The lower precision of forward passes; None for none."""
+        if self.train.autocast == "auto":
+            return torch.bfloat16 if self.resolved_device().type == "cuda" else None
+        return torch.bfloat16 if self.train.autocast == "bfloat16" else None
+
+    def to_yaml(self) -> str:
+        """Every setting, defaults included."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+def load_config(preset_or_path: str | Path, overrides: list[str] | None = None) -> RunConfig:
+    """A preset by name or a YAML file, with `a.b=value` overrides (values are YAML) applied in order.
+
+    Naming a new task or method without its options drops the options of the old one: `method=grpo` is short for
+    `method.name=grpo` with default parameters.
+
+    Raises:
+        ConfigError: no such preset or file, an unknown key, or a value that cannot work; each with its nearest way out.
+    """
+    source = _locate(preset_or_path)
+    try:
+        settings = yaml.load(source.read_text(), Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{source} is not valid YAML: {error}") from None
+    if not isinstance(settings, dict):
+        raise ConfigError(f"{source} must hold a mapping of settings, got {type(settings).__name__}")
+    for override in overrides or []:
+        _apply(settings, override)
+    return validate(settings)
+
+
+def validate(settings: dict[str, Any]) -> RunConfig:
+    """The configuration of a settings dictionary.
+
+    Raises:
+        ConfigError: with one line for each thing that is wrong.
+    """
+    for section in ("task", "method"):
+        if isinstance(settings.get(section), str):
+            settings = {**settings, section: {"name": settings[section]}}
+    try:
+        return RunConfig.model_validate(settings)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(detail) for detail in error.errors())) from None
+
+
+def preset_names() -> list[str]:
+    """The presets that come with the package."""
+    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2 numbers: `3e-4` is a number and not, as in YAML 1.1, a string."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
+
+def _locate(preset_or_path: str | Path) -> Path:
+    name = str(preset_or_path)
+    if name in preset_names():
+        return PRESETS / f"{name}.yaml"
+    path = Path(preset_or_path).expanduser()
+    if path.is_file():
+        return path
+    if path.suffix in (".yaml", ".yml"):
+        raise ConfigError(f"there is no file {name!r}")
+    raise ConfigError(f"there is no preset or file {name!r}{nearest(name, preset_names())}")
+
+
+def _apply(settings: dict[str, Any], override: str) -> None:
+    """Set one `a.b=value` in nested dictionaries, in place."""
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"override {override!r} must have the form key=value, e.g. train.lr=3e-4")
+    *parents, leaf = key.split(".")
+    node = settings
+    for parent in parents:
+        if not isinstance(node.get(parent), dict):
+            node[parent] = {"name": node[parent]} if isinstance(node.get(parent), str) else {}
+        node = node[parent]
+    try:
+        node[leaf] = yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError:
+        raise ConfigError(f"override {override!r}: {text!r} is not a YAML value") from None
+
+
+def _explain(detail: Any) -> str:
+    """One line for one pydantic error: the dotted key, the value, and what to do."""
+    location = [str(part) for part in detail["loc"]]
+    key = ".".join(location)
+    if detail["type"] == "extra_forbidden":
+        section: type[BaseModel] = RunConfig
+        for part in location[:-1]:
+            section = _section_of(section, part)
+        prefix = "".join(f"{part}." for part in location[:-1])
+        return f"unknown key {key!r}{nearest(key, [prefix + name for name in section.model_fields])}"
+    message = str(detail["msg"]).removeprefix("Value error, ")
+    if detail["type"] == "value_error":
+        return f"{key}: {message}" if key else message
+    return f"{key} = {detail['input']!r}: {message[:1].lower()}{message[1:]}"
+
+
+def _section_of(section: type[BaseModel], name: str) -> type[BaseModel]:
+    default = {"warmup": WarmupConfig}.get(name)
+    annotation = default or section.model_fields[name].annotation
+    assert isinstance(annotation, type)
+    return annotation

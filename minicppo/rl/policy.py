@@ -1,4 +1,4 @@
-"""A policy: any `transformers` causal language model with its tokenizer, built small from scratch or loaded from a folder."""
+"""A policy: a `transformers` causal language model and its tokenizer, built from scratch or loaded from a folder."""
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ class Policy:
 
     Attributes:
         chat: wrap every prompt in the tokenizer's chat template.
-        autocast: run forward passes in this lower precision (log-probs are taken in float32 all the same); None: as stored.
+        autocast: lower precision of forward passes (log-probs are taken in float32 all the same); None: as stored.
     """
 
     model: PreTrainedModel
@@ -80,8 +80,8 @@ def character_tokenizer(alphabet: str) -> PreTrainedTokenizerFast:
     """One token per character, after a padding and an end-of-sequence token; a character outside it is an error."""
     vocab = {token: i for i, token in enumerate([PAD, EOS, *alphabet])}
     tokenizer = Tokenizer(models.WordLevel(vocab))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), behavior="isolated")  # type: ignore[assignment]
-    tokenizer.decoder = decoders.Fuse()  # type: ignore[assignment]
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), behavior="isolated")
+    tokenizer.decoder = decoders.Fuse()
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=PAD, eos_token=EOS, padding_side="left")
 
 
@@ -97,7 +97,9 @@ def build_policy(config: ModelConfig, task: Task, seed: int) -> Policy:
     if config.path is not None:
         return load_policy(config.path, chat=config.chat)
     if not task.alphabet:
-        raise ValueError(f"task {task.name!r} has no alphabet for a policy from scratch: set model.path to a saved model")
+        raise ValueError(
+            f"task {task.name!r} has no alphabet for a policy from scratch: set model.path to a saved model"
+        )
     tokenizer = character_tokenizer(task.alphabet)
     architecture = Qwen3Config(
         vocab_size=len(tokenizer),

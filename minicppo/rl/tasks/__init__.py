@@ -1,11 +1,11 @@
 """The tasks by name. Modules are imported on first use, so that optional packages stay optional."""
 
-import difflib
 import importlib
 import inspect
 from typing import Any
 
 from minicppo.rl.tasks.base import Problem, Task, is_held_out, sample_problems
+from minicppo.rules.hyper import nearest
 
 TASKS: dict[str, tuple[str, str]] = {
     "chain": ("minicppo.rl.tasks.chain", "ChainTask"),
@@ -21,21 +21,16 @@ def make_task(name: str, **options: Any) -> Task:
         ValueError: unknown name or option; the message names the nearest valid one.
     """
     if name not in TASKS:
-        raise ValueError(f"unknown task {name!r}{_nearest(name, list(TASKS))}")
+        raise ValueError(f"unknown task {name!r}{nearest(name, TASKS)}")
     module, attribute = TASKS[name]
     factory = getattr(importlib.import_module(module), attribute)
     parameters = inspect.signature(factory).parameters
     if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
         for option in options:
             if option not in parameters:
-                raise ValueError(f"task {name!r} has no option {option!r}{_nearest(option, list(parameters))}")
+                raise ValueError(f"task {name!r} has no option {option!r}{nearest(option, parameters)}")
     task: Task = factory(**options)
     return task
 
 
-def _nearest(word: str, valid: list[str]) -> str:
-    close = difflib.get_close_matches(word, valid, n=1, cutoff=0.5)
-    return f": did you mean {close[0]!r}?" if close else f": valid names are {', '.join(valid) or 'none'}"
-
-
-__all__ = ["TASKS", "Problem", "Task", "is_held_out", "make_task", "sample_problems"]
+__all__ = ["TASKS", "Problem", "Task", "is_held_out", "make_task", "nearest", "sample_problems"]

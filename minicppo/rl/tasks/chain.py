@@ -1,8 +1,8 @@
 """Chained arithmetic modulo 7: every step needs the last one, so one early mistake ruins the answer.
 
-Prompt `x0 op x1 op x2 ... =` (read strictly from left to right); response, for each of n steps, `a op b = c ;` and at the
-end `# c`, all without the spaces. Multipliers are never 0: each step is a bijection of the running value, and a single
-wrong step always ends in a wrong answer.
+Prompt `x0 op x1 op x2 ... =`, read strictly from left to right; response, for each of n steps, `a op b = c ;` and at
+the end `# c`, all without the spaces. Multipliers are never 0: each step is a bijection of the running value, and a
+single wrong step always ends in a wrong answer.
 """
 
 import random

@@ -1,0 +1,275 @@
+"""The training loop: roll out, judge, update; evaluate and save now and then.
+
+Left out on purpose: a KL penalty to a reference model, an entropy bonus, a value function, several processes. The paper
+uses none of the first three, and what outgrows one device belongs on another engine.
+"""
+
+import copy
+import dataclasses
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from minicppo.rl.certificate import Judged, certificate_row
+from minicppo.rl.checkpoint import TrainState, Weights, list_checkpoints, load_checkpoint, save_checkpoint
+from minicppo.rl.config import RunConfig
+from minicppo.rl.evaluate import evaluate, grade
+from minicppo.rl.policy import Policy, load_policy
+from minicppo.rl.rundir import RunDir, peak_memory_mb
+from minicppo.rl.sampling import Keep, Rollout, sample
+from minicppo.rl.scoring import score
+from minicppo.rl.seeding import generator_for, rng_for
+from minicppo.rl.tasks import Problem, sample_problems
+from minicppo.rl.update import Minibatch, Updater
+from minicppo.rl.warmup import initial_policy
+from minicppo.rules import get_method, group_advantages
+
+OnEvent = Callable[[Mapping[str, Any]], None]
+
+
+def train(config: RunConfig, run_dir: str | Path, on_event: OnEvent | None = None) -> Path:
+    """Train from the start and return the run's folder.
+
+    `on_event` is called with every row of metrics.jsonl, with {"kind": "warmup", "step", "max_steps", "accuracy"} while
+    a warm-up is trained, and with {"kind": "iteration", ...} (a row of timings.jsonl) after each iteration.
+
+    Raises:
+        FileExistsError: the folder already holds a run.
+        FloatingPointError: a loss, gradient or log-prob is not finite.
+    """
+    return _run(RunDir.create(run_dir, config), on_event)
+
+
+def resume(run_dir: str | Path, on_event: OnEvent | None = None) -> Path:
+    """Continue a run from its newest checkpoint as if it had never stopped: on a CPU, to the bit.
+
+    Raises:
+        FileNotFoundError: the folder holds no run.
+    """
+    return _run(RunDir.open(run_dir), on_event)
+
+
+def trained_policy(run_dir: str | Path) -> Policy:
+    """The policy of a run's newest checkpoint.
+
+    Raises:
+        FileNotFoundError: no run, or no checkpoint yet.
+    """
+    run = RunDir.open(run_dir)
+    saved = list_checkpoints(run.checkpoints)
+    if not saved:
+        raise FileNotFoundError(f"{run.path} has no checkpoint yet: resume the run until it has one")
+    return load_policy(saved[-1] / "policy", chat=run.config().model.chat)
+
+
+def _run(run: RunDir, on_event: OnEvent | None) -> Path:
+    if not run.finished:
+        Trainer(run, on_event).run_to_end()
+    return run.path
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one iteration learns from: N = prompts x group_size responses, rows prompt by prompt.
+
+    Attributes:
+        rewards: (N,). advantages: (N,), zero in dropped groups.
+        kept: (G,) indices of the groups whose rewards vary.
+    """
+
+    problems: list[Problem]
+    rollout: Rollout
+    rewards: Tensor
+    advantages: Tensor
+    kept: Tensor
+
+
+class Trainer:
+    """One run in progress."""
+
+    def __init__(self, run: RunDir, on_event: OnEvent | None = None):
+        self.run, self.config = run, run.config()
+        self.on_event = on_event or (lambda event: None)
+        torch.set_num_threads(self.config.threads)
+        self.task = self.config.make_task()
+        settings = self.config.train
+        self.method = get_method(self.config.method.name, **self.config.method.params)
+        self.keep = cast(Keep, {"log_probs": "none"}.get(self.method.needs, self.method.needs))
+        self.state = self._initial_state()
+        self.behaviour = self.state.policy  # what samples; a second model where rollouts are stale
+        if settings.staleness:
+            self.behaviour = dataclasses.replace(self.state.policy, model=copy.deepcopy(self.state.policy.model))
+        sizes = {"metrics.jsonl": 0, "timings.jsonl": 0}
+        saved = list_checkpoints(run.checkpoints)
+        if saved:
+            sizes = load_checkpoint(saved[-1], self.state)
+        elif settings.staleness:
+            self.state.history.append(_weights(self.state.policy))
+        run.truncate_logs(sizes)
+        minibatch = self.config.rollout.prompts // settings.minibatches * self.config.rollout.group_size
+        self.rows_per_forward = min(settings.micro_batch or minibatch, minibatch)
+        self.updater = Updater(self.config, self.method, self.keep, self.task, self.state)
+
+    def run_to_end(self) -> None:
+        """Every iteration that is left. One iteration: roll out, make the updates, evaluate and save where due."""
+        settings, state = self.config.train, self.state
+        if state.iteration == 0:
+            self.evaluate()
+        while state.iteration < settings.iterations:
+            clock = [time.perf_counter()]
+            batch = self.roll_out()
+            clock.append(time.perf_counter())
+            last: Minibatch | None = None
+            for last in self.minibatches(batch):
+                row = self.updater(last)
+                self.log({"kind": "update", "iteration": state.iteration, "update": state.update, **row})
+                self.remember()
+            clock.append(time.perf_counter())
+            state.iteration += 1
+            if state.iteration % self.config.eval.every == 0 or state.iteration == settings.iterations:
+                self.evaluate()
+                self.look_closer(batch, last)
+            clock.append(time.perf_counter())
+            self.log_timings(clock, int(batch.rollout.response_mask.sum()))
+            if state.iteration % settings.checkpoint_every == 0 or state.iteration == settings.iterations:
+                save_checkpoint(self.run.checkpoints, state, self.run.log_sizes(), settings.keep_checkpoints)
+        self.run.write_summary(self.config)
+
+    def roll_out(self) -> "Batch":
+        """Sample and judge the responses of one iteration."""
+        config, settings, iteration = self.config, self.config.rollout, self.state.iteration
+        problems = sample_problems(self.task, settings.prompts, rng_for(config.seed, "problems", iteration), "train")
+        if self.state.history:
+            _set_weights(self.behaviour, self.state.history[0])
+        rollout = sample(
+            self.behaviour,
+            [self.behaviour.encode(problem.prompt) for problem in problems],
+            config.max_new_tokens(self.task),
+            settings.temperature,
+            generator_for(config.seed, "rollout", iteration),
+            keep=self.keep,
+            k=settings.cells,
+            samples=settings.group_size,
+            batch=settings.batch,
+        )
+        graded = grade(self.behaviour, self.task, problems, rollout)
+        rewards = torch.tensor(graded.rewards, device=rollout.log_probs.device)
+        judged = group_advantages(rewards, settings.group_size, normalize_std=config.train.normalize_std)
+        self.log(
+            {
+                "kind": "rollout",
+                "iteration": iteration,
+                "reward": float(rewards.mean()),
+                "format_rate": sum(graded.well_formed) / len(rollout),
+                "length": float(rollout.response_mask.sum()) / len(rollout),
+                "dropped_groups": judged.dropped_groups,
+                "mismatch": self.mismatch(rollout),
+            }
+        )
+        kept = judged.kept[:: settings.group_size].nonzero()[:, 0]
+        return Batch(problems, rollout, rewards, judged.advantages, kept)
+
+    @torch.no_grad()
+    def mismatch(self, rollout: Rollout) -> float:
+        """Mean |log pi - log mu| on the first minibatch for the very weights that sampled.
+
+        It is what sampler and scorer disagree on, apart from the drift of later updates, which is wanted; a large
+        value means a broken anchor.
+        """
+        rows = torch.arange(self.rows_per_forward, device=rollout.log_probs.device)
+        part = rollout.select(rows)
+        again = score(self.behaviour, part, self.config.rollout.temperature).log_probs
+        return float((again - part.log_probs)[part.response_mask].abs().mean())
+
+    def minibatches(self, batch: "Batch") -> Iterator[Minibatch]:
+        """Whole groups in a fresh order each epoch, about prompts / minibatches of them at a time.
+
+        Where groups were dropped there are fewer minibatches rather than smaller ones.
+        """
+        settings, group_size, kept = self.config.train, self.config.rollout.group_size, batch.kept
+        size = self.config.rollout.prompts // settings.minibatches
+        for epoch in range(settings.epochs if len(kept) else 0):
+            generator = generator_for(self.config.seed, f"shuffle-{epoch}", self.state.iteration)
+            order = kept[torch.randperm(len(kept), generator=generator).to(kept.device)]
+            for groups in order.tensor_split(math.ceil(len(kept) / size)):
+                rows = (groups[:, None] * group_size + torch.arange(group_size, device=groups.device)).flatten()
+                yield Minibatch(batch.rollout.select(rows), batch.advantages[rows], groups.tolist())
+
+    def remember(self) -> None:
+        """Keep the weights of the last `staleness` updates for the rollouts to come."""
+        staleness = self.config.train.staleness
+        if staleness:
+            self.state.history.append(_weights(self.state.policy))
+            while len(self.state.history) > staleness + 1:
+                self.state.history.popleft()
+
+    def evaluate(self) -> None:
+        """Evaluate the current policy on held-out problems."""
+        row = evaluate(self.state.policy, self.task, self.config).as_row()
+        self.log({"kind": "eval", "iteration": self.state.iteration, "update": self.state.update, **row})
+
+    def look_closer(self, batch: "Batch", last: Minibatch | None) -> None:
+        """The certificate of this iteration's updates and the trace of the last; nothing if every group was dropped."""
+        if last is None:
+            return
+        judged = Judged(batch.rollout, batch.rewards, self.config.rollout.group_size)
+        temperature = self.config.rollout.temperature
+        row = certificate_row(self.state.policy, judged, temperature, self.keep, self.rows_per_forward)
+        self.log({"kind": "certificate", "iteration": self.state.iteration, "update": self.state.update, **row})
+        self.updater.write_trace(self.run, last, batch.problems)
+
+    def log(self, row: dict[str, Any]) -> None:
+        """One row of metrics.jsonl."""
+        self.run.append("metrics.jsonl", row)
+        self.on_event(row)
+
+    def log_timings(self, clock: list[float], tokens: int) -> None:
+        """One row of timings.jsonl, from the times at the start and after rollout, updates and evaluation."""
+        rollout_s, update_s, eval_s = (after - before for before, after in zip(clock, clock[1:], strict=False))
+        row = {
+            "kind": "iteration",
+            "iteration": self.state.iteration,
+            "rollout_s": rollout_s,
+            "update_s": update_s,
+            "eval_s": eval_s,
+            "tokens_per_s": tokens / (rollout_s + update_s),
+            "peak_memory_mb": peak_memory_mb(),
+        }
+        self.run.append("timings.jsonl", row)
+        self.on_event(row)
+
+    def _initial_state(self) -> TrainState:
+        config, settings = self.config, self.config.train
+
+        def report(step: int, accuracy: float) -> None:
+            assert config.warmup is not None
+            self.on_event({"kind": "warmup", "step": step, "max_steps": config.warmup.max_steps, "accuracy": accuracy})
+
+        start = initial_policy(config, self.task, report)
+        start.model.to(config.resolved_device())
+        policy = dataclasses.replace(start, autocast=config.autocast_dtype())
+        optimizer = torch.optim.AdamW(
+            policy.model.parameters(),
+            lr=settings.lr,
+            betas=settings.betas,
+            weight_decay=settings.weight_decay,
+            fused=True,
+        )
+        return TrainState(policy, optimizer, deque())
+
+
+def _weights(policy: Policy) -> Weights:
+    return {name: parameter.detach().clone() for name, parameter in policy.model.named_parameters()}
+
+
+@torch.no_grad()
+def _set_weights(policy: Policy, weights: Weights) -> None:
+    for name, parameter in policy.model.named_parameters():
+        parameter.copy_(weights[name])

@@ -1,0 +1,156 @@
+"""One optimiser step: score, weigh every token by the method, step; and what to keep of it for a closer look."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from minicppo.rl.checkpoint import TrainState
+from minicppo.rl.config import RunConfig
+from minicppo.rl.rundir import RunDir
+from minicppo.rl.sampling import Keep, Rollout
+from minicppo.rl.scoring import score
+from minicppo.rl.tasks import Problem, Task
+from minicppo.rules import Cells, Method, TokenBatch, TokenWeights, diagnostics, policy_loss
+
+
+@dataclass(frozen=True)
+class Minibatch:
+    """The (B,) responses of one optimiser step, their (B,) advantages, and the indices of their groups in the batch."""
+
+    rollout: Rollout
+    advantages: Tensor
+    groups: list[int]
+
+
+class Updater:
+    """Makes optimiser steps; calling it with a minibatch returns the row for the log."""
+
+    def __init__(self, config: RunConfig, method: Method, keep: Keep, task: Task, state: TrainState):
+        self.config, self.method, self.keep, self.state = config, method, keep, state
+        self.horizon = config.train.horizon or config.max_new_tokens(task)
+        self.last: tuple[TokenBatch, TokenWeights] | None = None
+
+    def __call__(self, minibatch: Minibatch) -> dict[str, Any]:
+        """One step. Micro-batches share the denominators of the whole minibatch, so their size changes no gradient.
+
+        Raises:
+            FloatingPointError: a log-prob, the loss or the gradient is not finite.
+        """
+        settings, state = self.config.train, self.state
+        rollout, n = minibatch.rollout, len(minibatch.rollout)
+        state.optimizer.zero_grad()
+        losses, entropies, batches, results = [], [], [], []
+        for rows in torch.arange(n, device=rollout.log_probs.device).split(settings.micro_batch or n):
+            part = rollout if len(rows) == n else rollout.rows(rows)
+            scores = score(state.policy, part, self.config.rollout.temperature, self.keep)
+            self._require_finite("log-prob", scores.log_probs[part.response_mask])
+            batch = token_batch(part, minibatch.advantages[rows], scores.log_probs, scores.cell_log_probs)
+            result = self.method(batch)
+            loss = policy_loss(
+                scores.log_probs,
+                result.weight,
+                batch.advantages,
+                batch.mask,
+                loss_agg_mode=settings.loss_agg_mode,
+                horizon=self.horizon,
+                total_tokens=int(rollout.response_mask.sum()),
+                total_sequences=n,
+            )
+            self._require_finite("loss", loss)
+            loss.backward()
+            losses.append(loss.detach())
+            entropies.append(scores.entropy[part.response_mask])
+            batches.append(dataclasses.replace(batch, cells=None))
+            results.append(result)
+        grad_norm = torch.nn.utils.clip_grad_norm_(state.policy.model.parameters(), settings.grad_clip)
+        self._require_finite("gradient norm", grad_norm)
+        lr = settings.lr * min(1.0, (state.update + 1) / max(settings.lr_warmup, 1))
+        for group in state.optimizer.param_groups:
+            group["lr"] = lr
+        state.optimizer.step()
+        state.update += 1
+        self.last = join_batches(batches), join_results(results)
+        return {
+            "loss": float(torch.stack(losses).sum()),
+            "grad_norm": float(grad_norm),
+            "lr": lr,
+            "entropy": float(torch.cat(entropies).mean()),
+            "drift": float(self.last[0].log_ratio[self.last[0].mask].abs().mean()),
+            **diagnostics(*self.last),
+        }
+
+    def write_trace(self, run: RunDir, minibatch: Minibatch, problems: list[Problem]) -> None:
+        """Save the per-token tensors of the last step, whichever the method has, and the texts of its responses."""
+        assert self.last is not None
+        batch, result = self.last
+        policy, rollout, group_size = self.state.policy, minibatch.rollout, self.config.rollout.group_size
+        tensors = {
+            "response_ids": rollout.response_ids,
+            "response_mask": rollout.response_mask,
+            "log_probs": batch.log_probs,
+            "rollout_log_probs": batch.rollout_log_probs,
+            "advantages": minibatch.advantages,
+            "weight": result.weight,
+            "reason": result.reason,
+            "threshold": result.threshold,
+            "divergence": result.divergence,
+            "position_weight": result.position_weight,
+            "delta_b": result.delta_b,
+        }
+        asked = [problems[group] for group in minibatch.groups for _ in range(group_size)]
+        lengths = rollout.response_mask.sum(1).tolist()
+        texts = {
+            "iteration": self.state.iteration,
+            "update": self.state.update,
+            "prompts": [problem.prompt for problem in asked],
+            "answers": [problem.answer for problem in asked],
+            "tokens": [
+                [policy.tokenizer.decode([token]) for token in ids[:length]]
+                for ids, length in zip(rollout.response_ids.tolist(), lengths, strict=True)
+            ],
+        }
+        run.write_trace({name: value for name, value in tensors.items() if value is not None}, texts)
+
+    def _require_finite(self, name: str, value: Tensor) -> None:
+        if not bool(torch.isfinite(value).all()):
+            raise FloatingPointError(
+                f"iteration {self.state.iteration}, update {self.state.update}: a {name} is not finite; "
+                "lower train.lr or train.grad_clip, and resume from the last checkpoint"
+            )
+
+
+def token_batch(rollout: Rollout, advantages: Tensor, log_probs: Tensor, cell_log_probs: Tensor | None) -> TokenBatch:
+    """What the rules read: pi's log-probs beside the rollout's own."""
+    cells = None
+    if cell_log_probs is not None:
+        assert rollout.cell_log_probs is not None
+        cells = Cells(cell_log_probs, rollout.cell_log_probs, rollout.response_ids, rollout.cell_ids)
+    return TokenBatch(log_probs, rollout.log_probs, advantages, rollout.response_mask, cells)
+
+
+def join_batches(parts: list[TokenBatch]) -> TokenBatch:
+    """The rows of all micro-batches."""
+    if len(parts) == 1:
+        return parts[0]
+    names = ("log_probs", "rollout_log_probs", "advantages", "response_mask")
+    joined: dict[str, Any] = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
+    return TokenBatch(**joined)
+
+
+def join_results(parts: list[TokenWeights]) -> TokenWeights:
+    """The rows of all micro-batches; a method's own scalars are averaged."""
+    if len(parts) == 1:
+        return parts[0]
+    joined: dict[str, Any] = {}
+    for field in dataclasses.fields(TokenWeights):
+        values = [getattr(part, field.name) for part in parts]
+        if isinstance(values[0], Tensor):
+            joined[field.name] = torch.cat(values)
+        elif isinstance(values[0], dict):
+            joined[field.name] = {key: torch.stack([v[key] for v in values]).mean(0) for key in values[0]}
+        else:
+            joined[field.name] = values[0]
+    return TokenWeights(**joined)

@@ -1,0 +1,141 @@
+"""The supervised warm-up: an imperfect policy to start from, trained once and reused by every run that asks for it.
+
+The policy imitates demonstrations in which each step is wrong at a set rate. Its greedy answers are right long before
+its samples are: what reinforcement learning removes afterwards is mostly the demonstrations' noise.
+"""
+
+import hashlib
+import json
+import os
+import random
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import transformers
+
+from minicppo.rl.config import RunConfig, WarmupConfig
+from minicppo.rl.evaluate import grade
+from minicppo.rl.policy import Policy, build_policy, load_policy, save_policy
+from minicppo.rl.sampling import Rollout, sample
+from minicppo.rl.scoring import score
+from minicppo.rl.seeding import rng_for
+from minicppo.rl.tasks import Task, sample_problems
+
+RECIPE = 1  # raise it when the code below changes what it trains
+Progress = Callable[[int, float], None]  # (steps done, greedy accuracy so far)
+
+
+def cache_dir() -> Path:
+    """Where warm-ups (and converted models) are kept: $MINICPPO_CACHE, or runs/.cache under the working directory."""
+    return Path(os.environ.get("MINICPPO_CACHE") or "runs/.cache").expanduser()
+
+
+def initial_policy(config: RunConfig, task: Task, on_progress: Progress | None = None) -> Policy:
+    """The policy that a run starts from, on the CPU: as built or loaded, or warmed up (from the cache if it is there).
+
+    Raises:
+        RuntimeError: the warm-up did not reach its target within `warmup.max_steps`.
+    """
+    if config.warmup is None:
+        return build_policy(config.model, task, config.seed)
+    key = warmup_key(config)
+    folder = cache_dir() / f"warmup-{key}"
+    if not folder.is_dir():
+        policy = build_policy(config.model, task, config.warmup.seed)
+        _train(policy, task, config.warmup, config.max_new_tokens(task), on_progress)
+        _publish(policy, folder, warmup_identity(config))
+    return load_policy(folder, chat=config.model.chat)
+
+
+def warmup_identity(config: RunConfig) -> dict[str, object]:
+    """Everything that determines the warmed-up weights."""
+    assert config.warmup is not None
+    return {
+        "recipe": RECIPE,
+        "model": config.model.model_dump(),
+        "task": config.task.model_dump(),
+        "max_new_tokens": config.rollout.max_new_tokens,
+        "warmup": config.warmup.model_dump(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+
+
+def warmup_key(config: RunConfig) -> str:
+    """A hash of `warmup_identity`."""
+    return hashlib.sha256(json.dumps(warmup_identity(config), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _train(policy: Policy, task: Task, config: WarmupConfig, limit: int, on_progress: Progress | None) -> None:
+    rng = rng_for(config.seed, "warmup")
+    probe = sample_problems(task, 128, rng_for(config.seed, "warmup-probe"), "train")
+    prompts = [policy.encode(problem.prompt) for problem in probe]
+    optimizer = torch.optim.AdamW(
+        policy.model.parameters(), lr=config.lr, betas=(0.9, 0.98), weight_decay=0.0, fused=True
+    )
+    accuracy, reached = 0.0, None
+    for step in range(1, config.max_steps + config.anneal + 1):
+        for group in optimizer.param_groups:
+            group["lr"] = config.lr * min(1.0, step / 50)
+            if reached is not None:
+                group["lr"] *= 1 - (step - reached) / (config.anneal + 1)
+        batch = demonstrations(policy, task, config.batch, rng, config.error_rate)
+        loss = -score(policy, batch, 1.0).log_probs[batch.response_mask].mean()
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(policy.model.parameters(), 1.0)
+        optimizer.step()
+        if reached is None and step % config.check_every == 0:
+            greedy = sample(policy, prompts, limit, 1.0, None)
+            accuracy = sum(grade(policy, task, probe, greedy).rewards) / len(probe)
+            if accuracy >= config.target:
+                reached = step
+            elif step >= config.max_steps:
+                break
+        if on_progress is not None:
+            on_progress(step, accuracy)
+        if reached is not None and step == reached + config.anneal:
+            return
+    raise RuntimeError(
+        f"the warm-up reached a greedy accuracy of {accuracy:.2f} in {config.max_steps} steps, below warmup.target = "
+        f"{config.target}: raise warmup.max_steps, try another warmup.seed, or make the task easier"
+    )
+
+
+def demonstrations(policy: Policy, task: Task, n: int, rng: random.Random, error_rate: float) -> Rollout:
+    """`n` demonstrations of training problems as a rollout (with log-probs of 0)."""
+    problems = sample_problems(task, n, rng, "train")
+    prompts = [policy.encode(problem.prompt) for problem in problems]
+    responses = [
+        policy.tokenizer(task.demonstration(problem, rng, error_rate), add_special_tokens=False)["input_ids"]
+        + [policy.eos_id]
+        for problem in problems
+    ]
+    width, depth = max(map(len, prompts)), max(map(len, responses))
+    pad = policy.pad_id
+    return Rollout(
+        torch.tensor([[pad] * (width - len(p)) + p for p in prompts]),
+        torch.tensor([[False] * (width - len(p)) + [True] * len(p) for p in prompts]),
+        torch.tensor([r + [pad] * (depth - len(r)) for r in responses]),
+        torch.tensor([[True] * len(r) + [False] * (depth - len(r)) for r in responses]),
+        torch.zeros(n, depth),
+    )
+
+
+def _publish(policy: Policy, folder: Path, identity: dict[str, object]) -> None:
+    """Write beside the target, then rename: a reader sees the whole folder or none, whoever else writes it."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        save_policy(policy, scratch)
+        (scratch / "identity.json").write_text(json.dumps(identity, indent=1))
+        scratch.rename(folder)
+    except OSError:
+        if not folder.is_dir():  # else another process was first, with the same weights
+            raise
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
