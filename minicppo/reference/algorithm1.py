@@ -1,5 +1,6 @@
 """Algorithm 1 of the paper: the CPPO token mask, one response, one token after the other."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -65,7 +66,7 @@ def cppo_steps(
     W: Number = 0
     for D, w, moves_away in zip(divergences, weights, away, strict=True):
         Z = w * D
-        slack = delta if delta_b is None else delta + delta_b * W - S
+        slack = math.inf if delta_b is None else delta + delta_b * W - S
         c = min(delta, slack)
         if not moves_away:
             reason = "toward"
