@@ -1,0 +1,30 @@
+"""`minicppo compare`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from minicppo.cli.console import console
+
+
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="One or more run directories.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where figures and table go.")] = Path("runs/compare"),
+) -> None:
+    """Put runs side by side: a table here, figures and the full table as files.
+
+    Works while the runs are still going. Differences within two standard errors, or from one seed, settle nothing.
+
+    Example: `minicppo compare runs/stale-cppo-exact runs/stale-grpo --out runs/cppo-and-grpo`
+    """
+    from minicppo.report.runs import load_run
+    from minicppo.report.tables import results, rich_table
+    from minicppo.report.write import write_report
+
+    loaded = [load_run(path) for path in runs]
+    console.print(rich_table(results(loaded)))
+    for path in write_report(loaded, out):
+        console.print(str(path))
