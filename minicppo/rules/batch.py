@@ -1,5 +1,6 @@
 """What every rule reads: the two policies' log-probs on a batch of responses, padded or packed."""
 
+import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -72,26 +73,21 @@ class TokenBatch:
         if len(shape) != 2:
             raise ValueError(f"log_probs must be (B, T), got {tuple(shape)}; packed 1-D input needs lengths=(B,)")
         mask = torch.ones_like(self.log_probs, dtype=torch.bool) if self.response_mask is None else self.response_mask
-        advantages = self.advantages
-        if advantages.shape == shape[:1]:
-            advantages = advantages[:, None].expand(shape)
-        for name, value in (
-            ("rollout_log_probs", self.rollout_log_probs),
-            ("advantages", advantages),
-            ("response_mask", mask),
-        ):
-            if value.shape != shape:
-                raise ValueError(f"{name} is {tuple(value.shape)} but log_probs is {tuple(shape)}")
+        if mask.shape != shape:
+            raise ValueError(f"response_mask is {tuple(mask.shape)} but log_probs is {tuple(shape)}")
         mask = mask.bool()
-        clean = {}
+        advantages = self.advantages.detach()
+        if advantages.shape == shape[:1]:
+            sequence = torch.ones_like(advantages, dtype=torch.bool)[:, None]
+            advantages = clean_tokens("advantages", advantages[:, None], sequence).expand(shape)
+        else:
+            advantages = clean_tokens("advantages", advantages, mask)
         for name, value in (
-            ("log_probs", self.log_probs.detach()),
-            ("rollout_log_probs", self.rollout_log_probs.detach()),
-            ("advantages", advantages.detach()),
+            ("response_mask", mask),
+            ("advantages", advantages),
+            ("log_probs", clean_tokens("log_probs", self.log_probs.detach(), mask)),
+            ("rollout_log_probs", clean_tokens("rollout_log_probs", self.rollout_log_probs.detach(), mask)),
         ):
-            clean[name] = clean_tokens(name, value, mask)
-        object.__setattr__(self, "response_mask", mask)
-        for name, value in clean.items():
             object.__setattr__(self, name, value)
 
     @classmethod
@@ -145,13 +141,15 @@ class TokenBatch:
 
 
 def clean_tokens(name: str, value: Tensor, mask: Bool[Tensor, "B T"]) -> Tensor:
-    """Zeros on invalid positions; raises on half precision and on non-finite values where it matters."""
+    """Zeros on invalid positions; raises on a wrong shape, on half precision, and on NaN or infinity where it matters."""
+    if value.shape != mask.shape:
+        raise ValueError(f"{name} is {tuple(value.shape)} but the response mask is {tuple(mask.shape)}")
     if value.dtype not in (torch.float32, torch.float64):
         raise TypeError(
             f"{name} is {value.dtype}: prefix sums over thousands of tokens need float32 or float64; call .float() first"
         )
     value = value.masked_fill(~mask, 0.0)
-    if not bool(torch.isfinite(value).all()):
+    if not math.isfinite(value.sum().item()) and not bool(torch.isfinite(value).all()):  # one pass when all is well
         row, column = (~torch.isfinite(value)).nonzero()[0].tolist()
         raise ValueError(f"{name}[{row}, {column}] is {value[row, column].item()} on a valid token")
     return value

@@ -14,16 +14,38 @@ def row_quantile(values: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"], q: flo
 
     Only the top (1 - q) share is sorted, and there is no limit on the batch's size (`torch.quantile` stops at 16M).
     """
-    counts = mask.sum(1)
-    position = q * (counts - 1).clamp(min=0).to(torch.float64)
-    below = position.floor()
-    from_top = (counts - 1 - below.long()).clamp(min=0)
-    depth = int(from_top.max()) + 1 if len(counts) else 1
-    top = values.masked_fill(~mask, -math.inf).topk(min(depth, values.shape[1]), dim=1).values
+    from_top, fraction = _rank_from_top(mask, q)
+    depth = min(int(from_top.max()) + 1, values.shape[1]) if len(values) else 0
+    top = values.masked_fill(~mask, -math.inf).topk(depth, dim=1).values
     low = top.gather(1, from_top[:, None]).squeeze(1)
     high = top.gather(1, (from_top - 1).clamp(min=0)[:, None]).squeeze(1)
-    value = low + (position - below).to(low) * (high - low)
-    return value.masked_fill(counts == 0, 0.0)
+    value = low + fraction.to(low) * (high - low)
+    return value.masked_fill(~mask.any(1), 0.0)
+
+
+def clamped_quantile(
+    values: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"], q: float, low: float, high: float
+) -> Float[Tensor, " B"]:
+    """`row_quantile` held within [low, high], low > 0: rows that two counts already place outside are not sorted.
+
+    values: zero on invalid positions.
+    """
+    from_top, _ = _rank_from_top(mask, q)
+    at_low = (values > low).sum(1) < from_top.clamp(min=1)  # the entry above the quantile is within the floor
+    at_high = (values >= high).sum(1) > from_top  # the entry below the quantile is beyond the cap
+    result = torch.where(at_high, high, low).to(values)
+    rows = (~(at_low | at_high)).nonzero().squeeze(1)
+    if len(rows):
+        result[rows] = row_quantile(values[rows], mask[rows], q).clamp(low, high)
+    return result
+
+
+def _rank_from_top(mask: Tensor, q: float) -> tuple[Tensor, Tensor]:
+    """Where the quantile stands: index, in descending order, of the entry below it, and its distance from that entry."""
+    last = (mask.sum(1) - 1).clamp(min=0)
+    position = q * last.to(torch.float64)
+    below = position.floor()
+    return last - below.long(), position - below
 
 
 def sequence_budget(
@@ -44,4 +66,4 @@ def sequence_budget(
         return None
     if budget == "fixed":
         return torch.full_like(divergence[:, 0], delta_b)
-    return row_quantile(divergence, mask, quantile).clamp(delta_b, cap_factor * delta_b)
+    return clamped_quantile(divergence, mask, quantile, delta_b, cap_factor * delta_b)

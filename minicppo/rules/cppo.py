@@ -1,7 +1,7 @@
 """CPPO's token mask (paper Eq. 8-11, Algorithm 1) as a prefix sum over a batch."""
 
 import math
-from dataclasses import fields
+from dataclasses import replace
 from typing import Annotated
 
 import torch
@@ -91,8 +91,8 @@ def cppo_mask(
     )
     if lengths is None:
         return result
-    padded = {f.name: getattr(result, f.name) for f in fields(result)}
-    return CPPOMask(**{k: v if k == "delta_b" else unpad(v, lengths) for k, v in padded.items()})
+    per_token = ("reason", "weight", "divergence", "slack")
+    return replace(result, **{name: unpad(getattr(result, name), lengths) for name in per_token})
 
 
 def mask_batch(
@@ -110,31 +110,21 @@ def mask_batch(
     length: str | int,
     seed: int = 0,
 ) -> CPPOMask:
-    """Algorithm 1 on a validated batch, D_t and direction given: one exclusive prefix sum of w (delta_b - D) in float64."""
+    """Algorithm 1 on a validated batch, D_t and direction given: one exclusive prefix sum of w (delta_b - D).
+
+    In the precision of D: float32 is enough because the terms are centred (a plain S_t would grow with t).
+    """
     valid = batch.mask
-    w = position_weights(valid, w_min, schedule=schedule, length=length, seed=seed)
-    # Limits in the precision of D, so that D = delta is a tie in float32 as well as in float64.
-    limit = torch.tensor(delta, dtype=divergence.dtype).double().item()
+    w = position_weights(valid, w_min, schedule=schedule, length=length, seed=seed, dtype=divergence.dtype)
     allowed = sequence_budget(
         divergence, valid, delta_b, budget=budget, cap_factor=cap_factor, quantile=quantile
     )
     Z = w * divergence
-    if allowed is None:
-        slack = torch.full_like(w, math.inf)
-    else:
-        credit = torch.zeros_like(w)  # sum_{j<t} w_j (delta_b - D_j): shifted, not `S_t - Z_t`, which cancels
-        torch.cumsum((w * allowed[:, None] - Z)[:, :-1], dim=1, out=credit[:, 1:])
-        slack = credit.add_(limit)
-    over_token, over_prefix = limit < Z, slack < Z
-    fails = over_token.to(torch.int8) + 2 * over_prefix.to(torch.int8)
-    reason = torch.where(away, int(Reason.INSIDE) + fails, int(Reason.TOWARD)) * valid
-    return CPPOMask(
-        token_mask=(reason == Reason.TOWARD) | (reason == Reason.INSIDE),
-        threshold=torch.where(valid, slack.clamp(max=limit), 0.0),
-        reason=reason.to(torch.int8),
-        weight=w,
-        divergence=divergence,
-        score=Z,
-        slack=torch.where(valid, slack, 0.0),
-        delta_b=allowed,
-    )
+    slack = torch.full_like(w, delta if allowed is not None else math.inf)
+    if allowed is not None:
+        credit = (w * allowed[:, None]).sub_(Z).cumsum_(1)
+        slack[:, 1:] += credit[:, :-1]  # shifted by one token, not `S_t - Z_t`, which cancels
+    # int8 arithmetic in place: INSIDE + 1 is TOKEN, + 2 is PREFIX, + 3 is BOTH.
+    fails = (slack < Z).to(torch.int8).mul_(2).add_(delta < Z).add_(int(Reason.INSIDE))
+    reason = torch.where(away, fails, int(Reason.TOWARD)).mul_(valid)
+    return CPPOMask(reason, weight=w, divergence=divergence, slack=slack, delta=delta, delta_b=allowed)

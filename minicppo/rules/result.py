@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from enum import IntEnum
+from functools import cached_property
 
 from jaxtyping import Bool, Float, Int8
 from torch import Tensor
@@ -23,18 +24,32 @@ class Reason(IntEnum):
 class CPPOMask:
     """The mask and everything that decided it. (B, T) each, or 1-D for packed input; `delta_b` is (B,) or None.
 
-    token_mask: M_t. threshold: c_t = min(delta, slack). reason: codes of `Reason`. weight: w_t. divergence: D_t.
-    score: Z_t = w_t D_t. slack: delta + delta_b W_{t-1} - S_{t-1}, infinite without a budget. Invalid positions hold zeros.
+    reason: codes of `Reason`. weight: w_t. divergence: D_t. slack: delta + delta_b W_{t-1} - S_{t-1}, what the prefix
+    leaves, infinite without a budget. delta: the token limit. Derived when read: token_mask M_t, threshold c_t, score Z_t.
+    Invalid positions hold zeros, but for slack, which carries on.
     """
 
-    token_mask: Bool[Tensor, "*shape"]
-    threshold: Float[Tensor, "*shape"]
     reason: Int8[Tensor, "*shape"]
     weight: Float[Tensor, "*shape"]
     divergence: Float[Tensor, "*shape"]
-    score: Float[Tensor, "*shape"]
     slack: Float[Tensor, "*shape"]
+    delta: float
     delta_b: Float[Tensor, " B"] | None
+
+    @cached_property
+    def token_mask(self) -> Bool[Tensor, "*shape"]:
+        """M_t: true where the token keeps its gradient."""
+        return (self.reason == Reason.TOWARD) | (self.reason == Reason.INSIDE)
+
+    @cached_property
+    def threshold(self) -> Float[Tensor, "*shape"]:
+        """c_t = min(delta, slack), paper Eq. 10: the limit on Z_t."""
+        return self.slack.clamp(max=self.delta).masked_fill_(self.reason == Reason.PAD, 0.0)
+
+    @cached_property
+    def score(self) -> Float[Tensor, "*shape"]:
+        """Z_t = w_t D_t."""
+        return self.weight * self.divergence
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,9 @@ def position_weights(
     schedule: str = "linear",
     length: str | int = "own",
     seed: int = 0,
+    dtype: torch.dtype = torch.float64,
 ) -> Float[Tensor, "B T"]:
-    """w_t = 1 - (1 - w_min) (t - 1) / (T - 1), paper Eq. 9; float64, zero on invalid positions.
+    """w_t = 1 - (1 - w_min) (t - 1) / (T - 1), paper Eq. 9; zero on invalid positions.
 
     t counts valid tokens, so padding on either side and tool tokens in between do not matter.
     length: what T is. "own" the response's number of valid tokens (paper), "padded" the width of the batch (the authors'
@@ -28,11 +29,10 @@ def position_weights(
     """
     if schedule not in SCHEDULES:
         raise ValueError(f"schedule={schedule!r} is unknown{nearest(schedule, SCHEDULES)}")
-    valid = response_mask.to(torch.float64)
     if schedule == "constant":
-        return valid
-    rank = (valid.cumsum(1) - 1).clamp(min=0)
-    own = valid.sum(1, keepdim=True)
+        return response_mask.to(dtype)
+    rank = response_mask.cumsum(1, dtype=dtype).sub_(1)
+    own = response_mask.sum(1, keepdim=True)
     if length == "own":
         total = own
     elif length == "padded":
@@ -45,14 +45,14 @@ def position_weights(
     else:
         raise ValueError(f"length={length!r} is unknown; use 'own', 'padded' or a horizon in tokens")
     if schedule == "shuffled":
-        rank = _shuffle(rank, total, seed)
-    return (1 - (1 - w_min) * rank / (total - 1).clamp(min=1)) * valid
+        rank = _shuffle(rank.clamp_(min=0), total, seed)
+    return rank.mul_(w_min - 1).div_((total - 1).clamp(min=1)).add_(1).mul_(response_mask)
 
 
 def _shuffle(rank: Tensor, total: Tensor, seed: int) -> Tensor:
     """Each row's ranks permuted, by one permutation for each length: independent of padding and of the other rows."""
     shuffled = torch.empty_like(rank)
-    for row, n in enumerate(total[:, 0].long().tolist()):
+    for row, n in enumerate(total[:, 0].tolist()):
         order = torch.randperm(max(n, 1), generator=torch.Generator().manual_seed(seed * 1_000_003 + n))
         shuffled[row] = order.to(rank)[rank[row].long()]
     return shuffled

@@ -117,7 +117,7 @@ def cppo(
         length=length,
         seed=seed,
     )
-    passed = gate_values(mask, gate, delta)
+    passed = gate_values(mask, gate)
     stats = _cap_stats(batch, ratio_cap)
     if budget == "dynamic" and mask.delta_b is not None:
         stats["budget/at_floor"] = (mask.delta_b <= mask.delta_b.new_tensor(delta_b)).double().mean()
@@ -135,7 +135,7 @@ def cppo(
     )
 
 
-def gate_values(mask: CPPOMask, gate: str, delta: float) -> Float[Tensor, "B T"]:
+def gate_values(mask: CPPOMask, gate: str) -> Float[Tensor, "B T"]:
     """How much of each token passes, in [0, 1]; tokens that move toward mu pass whole.
 
     "hard": Algorithm 1. "reciprocal": min(1, 1/x), x = max(Z_t / delta, S_t / (delta + delta_b W_{t-1})), App. C.1.
@@ -148,12 +148,12 @@ def gate_values(mask: CPPOMask, gate: str, delta: float) -> Float[Tensor, "B T"]
     toward = mask.reason == Reason.TOWARD
     Z = mask.score
     if gate == "budget":
-        passed = _water_fill(mask, delta)
+        passed = _water_fill(mask)
     else:
         # S_t / (delta + delta_b W_{t-1}) with both sides from the slack: S_t = limit - slack + Z_t.
-        limit = _prefix_limit(mask, delta)
+        limit = _prefix_limit(mask)
         spent = limit - mask.slack + Z
-        x = torch.maximum(Z / delta, torch.where(torch.isinf(limit), 0.0, spent / limit))
+        x = torch.maximum(Z / mask.delta, torch.where(torch.isinf(limit), 0.0, spent / limit))
         if gate == "reciprocal":
             shape = torch.ones_like(x)
         else:
@@ -165,22 +165,22 @@ def gate_values(mask: CPPOMask, gate: str, delta: float) -> Float[Tensor, "B T"]
     return torch.where(toward, 1.0, passed)
 
 
-def _prefix_limit(mask: CPPOMask, delta: float) -> Float[Tensor, "B T"]:
+def _prefix_limit(mask: CPPOMask) -> Float[Tensor, "B T"]:
     """delta + delta_b W_{t-1}, infinite without a budget."""
     if mask.delta_b is None:
         return torch.full_like(mask.score, math.inf)
     before = torch.zeros_like(mask.weight)
     torch.cumsum(mask.weight[:, :-1], dim=1, out=before[:, 1:])
-    return delta + mask.delta_b[:, None] * before
+    return mask.delta + mask.delta_b[:, None] * before
 
 
-def _water_fill(mask: CPPOMask, delta: float) -> Float[Tensor, "B T"]:
-    limit = _prefix_limit(mask, delta)
-    demand = mask.score.clamp(max=delta)
+def _water_fill(mask: CPPOMask) -> Float[Tensor, "B T"]:
+    limit = _prefix_limit(mask)
+    demand = mask.score.clamp(max=mask.delta)
     total = demand.cumsum(1)
     # min-plus scan: s_t = A_t + min(0, min_{j<=t} (limit_j - A_j)), A_t = sum of demands
     spent = total + (limit - total).cummin(1).values.clamp(max=0.0)
     before = torch.zeros_like(spent)
     before[:, 1:] = spent[:, :-1]
-    room = torch.minimum(torch.full_like(limit, delta), limit - before).clamp(min=0.0)
-    return torch.where(mask.score <= room, 1.0, room / mask.score.clamp(min=1e-300))
+    room = torch.minimum(torch.full_like(limit, mask.delta), limit - before).clamp(min=0.0)
+    return torch.where(mask.score <= room, 1.0, room / mask.score.clamp(min=torch.finfo(room.dtype).tiny))
