@@ -126,9 +126,10 @@ def trm_bounds(pair: Pair, xi: float = 1.0) -> dict[str, float]:
     k = max(float(kl(m, p)[q > 0].max()) for q, m, p in zip(pair.reach_mu, pair.mu, pair.pi, strict=False))
     before = np.arange(horizon)
     after = before[::-1]
-    suffix = np.minimum(1, np.minimum(after * eps, np.sqrt(after * k / 2)))
+    pinsker = np.sqrt([count * k / 2 if count else 0.0 for count in after])  # k may be inf, 0 * inf is not 0
+    suffix = np.minimum(1, np.minimum(after * eps, pinsker))
     return {
-        "classical": xi * horizon * (horizon - 1) * k,
+        "classical": xi * horizon * (horizon - 1) * k if horizon > 1 else 0.0,
         "pinsker": xi * 4 / 3 * horizon**1.5 * k,
         "mixed": xi * 2 * horizon * float(np.sqrt(k * sequence_kl(pair))),
         "coupling": xi * 4 * eps * float(np.minimum(1, before * eps).sum()),

@@ -207,4 +207,5 @@ def suffix_tv(pair: Pair, t: int) -> Array:
 
 def sequence_kl(pair: Pair) -> float:
     """KL(P_mu || P_pi) of whole responses by the chain rule, sum_t E_mu KL(mu || pi at s_t), in nats."""
-    return float(sum(q @ kl(m, p) for q, m, p in zip(pair.reach_mu, pair.mu, pair.pi, strict=False)))
+    steps = zip(pair.reach_mu, pair.mu, pair.pi, strict=False)
+    return float(sum(q[q > 0] @ kl(m, p)[q > 0] for q, m, p in steps))

@@ -19,6 +19,7 @@ from minicppo.bounds.design import (
     Method,
     certified_residual,
     design_table,
+    design_thresholds,
     largest_horizon,
 )
 
@@ -48,9 +49,9 @@ def thresholds(
     console.print(_designs(rows, horizon, residual))
     for method in get_args(Method):
         console.print(f"  {method}: {PREMISES[method]}", highlight=False)
-    console.print("  chi2 thresholds are in chi-square units; in brackets the TV of a token at delta_b\n")
+    console.print("  chi2 thresholds are in chi-square units; in brackets the TV of a token at delta_b")
     console.print(_certified(horizon, reward_range))
-    for line in _verdicts(horizon, reward_range):
+    for line in _verdicts(horizon, residual, reward_range):
         console.print(line, highlight=False, soft_wrap=True)
     console.print(_reach())
     if plot is not None:
@@ -60,13 +61,14 @@ def thresholds(
 
 
 def _designs(rows: list[dict[Method, Design]], horizon: int, residual: float) -> Table:
-    """delta / delta_b by horizon and method."""
-    table = Table(title=f"delta / delta_b that certify a residual of {residual:g}")
+    """delta by horizon and method; the uniform rule has no delta_b."""
+    burst = rows[0]["path"].delta / rows[0]["path"].delta_b
+    table = Table(title=f"delta that certifies a residual of {residual:g}, with delta_b = delta / {burst:g}")
     table.add_column("T", justify="right")
     for method in get_args(Method):
         table.add_column(method, justify="right")
     for row in rows:
-        cells = [f"{d.delta:.2g} / {d.delta_b:.2g}" for d in row.values()]
+        cells = [f"{d.delta:.3g}" for d in row.values()]
         cells[-1] += f" ({row['chi2'].tv:.2g})"
         style = "bold" if row["path"].horizon == horizon else ""
         table.add_row(str(row["path"].horizon), *cells, style=style)
@@ -84,22 +86,24 @@ def _certified(horizon: int, reward_range: float) -> Table:
     return table
 
 
-def _verdicts(horizon: int, reward_range: float) -> list[str]:
-    """Whether the paper's values certify anything here, in plain words, and by how much they would have to
+def _verdicts(horizon: int, residual: float, reward_range: float) -> list[str]:
+    """Whether the paper's values certify anything here, in plain words, and how much they would have to
     shrink.
     """
     delta, delta_b, w_min = PAPER
     lines = []
-    for method in ("theorem1", "path"):
+    names: dict[Method, str] = {"theorem1": "Theorem 1 as implemented", "path": "The path budget"}
+    for method, name in names.items():
         bound = certified_residual(horizon, delta, delta_b, w_min, reward_range, method)
-        name = "Theorem 1 as implemented" if method == "theorem1" else "The path budget"
         if bound < reward_range:
             lines.append(f"{name} at the paper's values certifies {bound:.3g}: not vacuous at T = {horizon}.")
-        else:
-            lines.append(
-                f"{name} at the paper's values ({delta}, {delta_b}, {w_min}) is VACUOUS at T = {horizon}: it allows "
-                f"{bound:.3g}, and J can differ by at most {reward_range:g}."
-            )
+            continue
+        needed = design_thresholds(horizon, residual, reward_range, delta / delta_b, w_min, method)
+        lines.append(
+            f"{name} at the paper's values ({delta}, {delta_b}, {w_min}) is VACUOUS at T = {horizon}: it allows "
+            f"{bound:.3g}, and J can differ by at most {reward_range:g}. A residual of {residual:g} needs both "
+            f"thresholds about {delta / needed.delta:.0f} times smaller."
+        )
     return lines
 
 
