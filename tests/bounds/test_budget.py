@@ -66,7 +66,9 @@ def test_exact_numbers_pass_through() -> None:
 
 
 def test_the_allowance_is_a_queue() -> None:
-    """Slack moves by w_t (delta_b - D_t): a quiet prefix lets the raw allowance grow from delta to delta / w_min."""
+    """Slack moves by w_t (delta_b - D_t): a quiet prefix lets the raw allowance grow from delta to delta /
+    w_min.
+    """
     budget = Budget.linear(21)
     quiet = np.minimum(budget.delta, budget.limits) / budget.weights
     assert quiet[0] == 0.15

@@ -57,7 +57,9 @@ def test_exact_programme_with_caps_alone_is_the_cap_theorem(horizon: int) -> Non
 
 
 def test_exact_programme_on_three_tokens_by_brute_force() -> None:
-    """Every grid path of divergences that does not depend on the state is a rare-token policy inside the budget."""
+    """Every grid path of divergences that does not depend on the state is a rare-token policy inside the
+    budget.
+    """
     budget = Budget(0.25, 0.0625, np.ones(3))
     grid = np.arange(9) / 32
     inside = [d for d in itertools.product(grid, repeat=3) if (np.cumsum(d) <= budget.limits + 1e-12).all()]
@@ -90,7 +92,9 @@ def test_exact_worst_case_grows_as_w_min_falls() -> None:
 def test_exact_table() -> None:
     found = [prog.exact_supremum(Budget.linear(t)) for t in (8, 16, 32, 64)]
     assert found == pytest.approx([0.164, 0.381, 0.977, 2.50], rel=5e-3)
-    assert all(a <= sh.path_budget(Budget.linear(t).path_divergence) for a, t in zip(found, (8, 16, 32, 64), strict=True))
+    assert all(
+        a <= sh.path_budget(Budget.linear(t).path_divergence) for a, t in zip(found, (8, 16, 32, 64), strict=True)
+    )
 
 
 def test_a_programme_without_a_grid_is_refused() -> None:

@@ -1,0 +1,157 @@
+"""The live certificate: exact on an exhaustive batch, unbiased in groups, right at its nominal rate, hard to
+misuse.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from minicppo.bounds import families as fam
+from minicppo.bounds import sharper as sh
+from minicppo.bounds import tabular as tab
+from minicppo.bounds.certificate import Certificate, certify
+from minicppo.bounds.tabular import Array, Pair
+from theory.rollouts import certify_rollout, coverage, sample_paths
+
+
+@pytest.fixture
+def exhaustive() -> tuple[Pair, Array]:
+    """mu uniform over 2^4 responses, so that one of each is exactly representative."""
+    rng = np.random.default_rng(5)
+    mu = tuple(np.full((2**t, 2), 0.5) for t in range(4))
+    pi = tuple(np.stack([p, 1 - p], axis=1) for p in (rng.uniform(0.3, 0.7, 2**t) for t in range(4)))
+    return Pair(mu, pi, np.ones(1)), rng.integers(0, 2, 16).astype(float)
+
+
+def batch(pair: Pair) -> dict[str, Array]:
+    log_ratio = np.log1p(pair.path_excess.T)
+    return {
+        "log_probs": log_ratio - 1,
+        "rollout_log_probs": np.full_like(log_ratio, -1.0),
+        "response_mask": np.ones_like(log_ratio),
+    }
+
+
+@pytest.mark.parametrize("with_divergence", [True, False])
+def test_an_exhaustive_batch_gives_the_exact_values(exhaustive: tuple[Pair, Array], with_divergence: bool) -> None:
+    pair, rewards = exhaustive
+    divergence = pair.path_divergence.T if with_divergence else None
+    found = certify(**batch(pair), rewards=rewards, divergence=divergence)
+    assert found.surrogate.estimate == pytest.approx(tab.surrogate(pair, rewards))
+    assert found.pair.estimate == pytest.approx(sh.pair_certificate(pair, 0.5))
+    assert found.divergence.estimate == pytest.approx(pair.drift.sum())
+    assert found.expected.estimate == pytest.approx(sh.expected_budget(pair.drift.sum(), 0.5))
+    assert found.largest_change == pytest.approx(sh.largest_change(pair.drift.sum(), 0.5))
+    exact = tab.improvement(pair, rewards)
+    assert found.gain.estimate <= exact
+    assert abs(exact) <= found.largest_change
+
+
+def test_padding_does_not_matter(exhaustive: tuple[Pair, Array]) -> None:
+    pair, rewards = exhaustive
+    arrays = batch(pair)
+    padded = {name: np.pad(array, ((0, 0), (0, 3))) for name, array in arrays.items()}
+    padded["log_probs"][:, 4:] = np.nan
+    assert certify(**padded, rewards=rewards) == certify(**arrays, rewards=rewards)
+
+
+def test_the_leave_one_out_baseline_is_unbiased() -> None:
+    rng = np.random.default_rng(2)
+    pair = fam.mixture(fam.random_pair(rng, 3, 2, prompts=2), 0.5)
+    rewards = rng.integers(0, 2, 16).astype(float)
+    found = certify_rollout(pair, rewards, rng, groups=4000, group_size=4)
+    exact = tab.surrogate(pair, rewards)
+    assert found.surrogate.low <= exact <= found.surrogate.high
+    assert found.surrogate.high - found.surrogate.low < 0.03
+    assert abs(exact) > 0.1  # the plain group mean would be a quarter lower
+
+
+def test_groups_are_resampled_whole() -> None:
+    """Copies of one response add nothing: the interval is that of the distinct ones."""
+    rng = np.random.default_rng(0)
+    log_ratio = rng.normal(0, 0.1, (40, 6))
+    rewards = rng.integers(0, 2, 40).astype(float)
+    arrays = {"log_probs": log_ratio, "rollout_log_probs": np.zeros((40, 6)), "response_mask": np.ones((40, 6))}
+    once = certify(**arrays, rewards=rewards)
+    copies = {name: np.repeat(array, 5, axis=0) for name, array in arrays.items()}
+    grouped = certify(**copies, rewards=np.repeat(rewards, 5), groups=np.repeat(np.arange(40), 5))
+    assert grouped.pair == once.pair
+    assert (grouped.groups, grouped.responses) == (40, 200)
+
+
+def test_a_small_good_step_is_certified_and_a_large_one_is_not() -> None:
+    rng = np.random.default_rng(4)
+    mu = tuple(np.full((2**t, 2), 0.5) for t in range(3))
+    rewards = np.array([sum(map(int, f"{leaf:03b}")) / 3 for leaf in range(8)])
+
+    def step(size: float) -> tuple[Certificate, float]:
+        pi = tuple(np.tile([0.5 - size, 0.5 + size], (2**t, 1)) for t in range(3))
+        pair = Pair(mu, pi, np.ones(1))
+        return certify_rollout(pair, rewards, rng, groups=3000, group_size=1), float(tab.improvement(pair, rewards))
+
+    small, gained = step(0.03)
+    assert small.certified
+    assert small.verdict == "improvement certified"
+    assert small.gain.low <= gained
+    large, _ = step(0.3)
+    assert not large.certified
+    assert large.verdict == "not certified"
+
+
+def test_rows_are_flat_floats(exhaustive: tuple[Pair, Array]) -> None:
+    pair, rewards = exhaustive
+    row = certify(**batch(pair), rewards=rewards).rows()
+    assert all(name.startswith("certificate/") and type(value) is float for name, value in row.items())
+    assert {"certificate/surrogate", "certificate/gain_low", "certificate/certified"} <= row.keys()
+    assert all(math.isfinite(value) for value in row.values())
+
+
+def test_the_same_seed_gives_the_same_interval(exhaustive: tuple[Pair, Array]) -> None:
+    pair, rewards = exhaustive
+    assert certify(**batch(pair), rewards=rewards, seed=3) == certify(**batch(pair), rewards=rewards, seed=3)
+    assert certify(**batch(pair), rewards=rewards, seed=3) != certify(**batch(pair), rewards=rewards, seed=4)
+
+
+def test_rare_branches_are_invisible() -> None:
+    """The rare-token pair: a batch shows no drift toward the rare branch and the estimate falls far short."""
+    pair = fam.rare_token(np.full(3, 0.3), 2.0**-20)
+    leaves, _ = sample_paths(pair, np.random.default_rng(0), groups=500, group_size=1)
+    assert (leaves == 0).all()
+    found = certify_rollout(
+        pair, np.zeros(8), np.random.default_rng(0), groups=500, group_size=1, exact_divergence=False
+    )
+    assert found.pair.high < 0.3 * sh.pair_certificate(pair, 0.5)
+    assert found.divergence.estimate == pytest.approx(0.45)  # half of the true .9
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"log_probs": np.zeros((4, 2))}, r"log_probs has shape \(4, 2\)"),
+        ({"rollout_log_probs": np.full((4, 3), -np.inf)}, "rollout_log_probs is not finite"),
+        ({"divergence": np.full((4, 3), np.nan)}, "divergence is not finite"),
+        ({"rewards": np.array([0, 1, 2, 3.0])}, "rewards span 3, above reward_range=1"),
+        ({"rewards": np.zeros(3)}, "4 responses need"),
+        ({"groups": np.zeros(4, int)}, "1 group: a bootstrap needs at least 2"),
+        ({"confidence": 1.0}, "confidence=1.0 must lie"),
+    ],
+)
+def test_wrong_values_are_refused(change: dict[str, Any], message: str) -> None:
+    values: dict[str, Any] = {
+        "log_probs": np.zeros((4, 3)),
+        "rollout_log_probs": np.zeros((4, 3)),
+        "rewards": np.zeros(4),
+        "response_mask": np.ones((4, 3)),
+    }
+    with pytest.raises(ValueError, match=message):
+        certify(**(values | change))
+
+
+@pytest.mark.slow
+def test_intervals_cover_the_exact_values_at_their_nominal_rate() -> None:
+    for name, share in coverage(draws=500, seed=1).items():
+        assert share == pytest.approx(0.95, abs=0.03), name

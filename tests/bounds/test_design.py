@@ -1,0 +1,147 @@
+"""Thresholds from bounds and back, and the command that prints them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import get_args
+
+import pytest
+import typer
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from minicppo.bounds import design as dsg
+from minicppo.bounds import sharper as sh
+from minicppo.bounds.design import Method
+from minicppo.cli.thresholds import thresholds
+
+METHODS = get_args(Method)
+
+
+@settings(max_examples=25)
+@given(
+    st.integers(2, 300),
+    st.floats(0.01, 3),
+    st.floats(0.5, 2),
+    st.floats(1, 20),
+    st.sampled_from([1.0, 0.8, 0.5]),
+    st.sampled_from(METHODS),
+)
+def test_a_design_certifies_what_it_promises(
+    horizon: int, residual: float, reward_range: float, burst: float, w_min: float, method: Method
+) -> None:
+    d = dsg.design_thresholds(horizon, residual, reward_range, burst, w_min, method)
+    certified = dsg.certified_residual(horizon, d.delta, d.delta_b, d.w_min, reward_range, method)
+    assert certified <= residual * (1 + 1e-9)
+    if d.delta <= d.w_min and method != "theorem1":
+        assert certified == pytest.approx(residual, rel=1e-6) or d.delta > d.w_min / 2
+    if method != "uniform":
+        assert d.delta == pytest.approx(burst * d.delta_b)
+
+
+@pytest.mark.parametrize(
+    ("horizon", "path", "theorem1", "chi2_tv"),
+    [
+        (16, (0.236, 0.031), (0.093, 0.012), 0.134),
+        (1024, (5.2e-3, 6.9e-4), None, 0.017),
+        (8192, (6.5e-4, 8.6e-5), None, 0.0059),
+        (65536, (8.1e-5, 1.1e-5), None, 0.0021),
+    ],
+)
+def test_golden_designs(
+    horizon: int, path: tuple[float, float], theorem1: tuple[float, float] | None, chi2_tv: float
+) -> None:
+    found = dsg.design_thresholds(horizon, 0.5)
+    assert (found.delta, found.delta_b) == pytest.approx(path, rel=0.02)
+    if theorem1 is not None:
+        found = dsg.design_thresholds(horizon, 0.5, method="theorem1")
+        assert (found.delta, found.delta_b) == pytest.approx(theorem1, rel=0.05)
+    spread = (dsg.chi_square_for(0.5, 0.5) / horizon) ** 0.5 / 2  # without bursts
+    assert spread == pytest.approx(chi2_tv, rel=0.03)
+
+
+def test_scaling_with_the_horizon() -> None:
+    """TV thresholds fall as 1 / T, chi-square ones too, and so the TV they permit as 1 / sqrt(T)."""
+    for method, power in (("path", 1.0), ("theorem1", 1.0), ("uniform", 1.0), ("chi2", 0.5)):
+        short, long = (dsg.design_thresholds(t, 0.5, method=method) for t in (8192, 65536))  # type: ignore[arg-type]
+        assert short.tv / long.tv == pytest.approx(8**power, rel=0.01)
+
+
+def test_the_paper_would_have_to_divide_by() -> None:
+    for method, factor in (("path", 257), ("theorem1", 710)):
+        d = dsg.design_thresholds(8192, 0.5, 1.0, 7.5, 0.8, method)  # type: ignore[arg-type]
+        assert 0.15 / d.delta == pytest.approx(factor, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("values", "horizons"),
+    [
+        ((0.15, 0.02, 0.8), (7, 11, 37)),
+        ((0.05, 0.005, 1.0), (20, 55, 190)),
+        ((0.01, 0.001, 1.0), (100, 307, 991)),
+        ((0.001, 0.0001, 1.0), (1000, 3153, 9991)),
+    ],
+)
+def test_largest_horizons(values: tuple[float, float, float], horizons: tuple[int, int, int]) -> None:
+    found = tuple(dsg.largest_horizon(*values, method=m) for m in ("uniform", "theorem1", "path"))
+    assert found == horizons
+
+
+@pytest.mark.parametrize("method", ["uniform", "theorem1", "path", "chi2"])
+def test_residuals_grow_with_the_horizon(method: Method) -> None:
+    """The premise of the bisection in `largest_horizon`."""
+    found = [dsg.certified_residual(t, 0.02, 0.004, 0.8, 1.0, method) for t in range(2, 120)]
+    assert all(a < b for a, b in zip(found, found[1:], strict=False))
+
+
+def test_budgets_invert_their_bounds() -> None:
+    for residual in (0.01, 0.5, 4.0):
+        assert sh.path_budget(dsg.path_for(residual, 0.5), 0.5) == pytest.approx(residual)
+        assert sh.chi_square_budget(dsg.chi_square_for(residual, 0.5), 0.5) == pytest.approx(residual)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"horizon": 1}, "at least 2 tokens"),
+        ({"residual": 0.0}, "residual=0.0 must be positive"),
+        ({"w_min": 0.0}, r"w_min=0.0 must lie in \(0, 1\]"),
+        ({"method": "f4"}, "unknown method 'f4'; choose one of uniform"),
+    ],
+)
+def test_wrong_values_are_refused(change: dict[str, object], message: str) -> None:
+    values: dict[str, object] = {"horizon": 64, "residual": 0.5} | change
+    with pytest.raises(ValueError, match=message):
+        dsg.design_thresholds(**values)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def app() -> typer.Typer:
+    app = typer.Typer()
+    app.command("thresholds")(thresholds)
+    return app
+
+
+def test_command_prints_the_horizons_and_says_vacuous(app: typer.Typer, tmp_path: Path) -> None:
+    target = tmp_path / "frontier.png"
+    result = CliRunner().invoke(app, ["--horizon", "8192", "--residual", "0.5", "--plot", str(target)])
+    assert result.exit_code == 0, result.output
+    cells = [
+        tuple(c.strip() for c in line.strip("│ ").split("│")) for line in result.output.splitlines() if "│" in line
+    ]
+    assert ("0.15", "0.02", "0.8", "7", "11", "37") in cells
+    assert ("0.01", "0.001", "1", "100", "307", "991") in cells
+    assert result.output.count("is VACUOUS at T = 8192") == 2
+    assert target.read_bytes().startswith(b"\x89PNG")
+
+
+def test_command_says_when_the_values_are_not_vacuous(app: typer.Typer) -> None:
+    result = CliRunner().invoke(app, ["--horizon", "8"])
+    assert "certifies 0.556: not vacuous at T = 8" in result.output
+
+
+def test_command_refuses_with_the_reason(app: typer.Typer) -> None:
+    result = CliRunner().invoke(app, ["--horizon", "1"])
+    assert result.exit_code == 2
+    assert "at least 2 tokens" in result.output
