@@ -33,7 +33,7 @@ def clamped_quantile(
     from_top, _ = _rank_from_top(mask, q)
     at_low = (values > low).sum(1) < from_top.clamp(min=1)  # the entry above the quantile is within the floor
     at_high = (values >= high).sum(1) > from_top  # the entry below the quantile is beyond the cap
-    result = torch.where(at_high, high, low).to(values)
+    result = torch.where(at_high, values.new_tensor(high), values.new_tensor(low))
     rows = (~(at_low | at_high)).nonzero().squeeze(1)
     if len(rows):
         result[rows] = row_quantile(values[rows], mask[rows], q).clamp(low, high)
