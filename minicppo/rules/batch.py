@@ -40,12 +40,13 @@ class Cells:
 
     log_probs, rollout_log_probs: (B, T, K), pi and mu. token_ids: (B, T), the sampled tokens.
     ids: (B, T, K), the K likeliest tokens of mu, likeliest first; None when K is the whole vocabulary.
+    Packed, for `TokenBatch.from_packed`: (N, K) and (N,).
     """
 
-    log_probs: Float[Tensor, "B T K"]
-    rollout_log_probs: Float[Tensor, "B T K"]
-    token_ids: Int[Tensor, "B T"]
-    ids: Int[Tensor, "B T K"] | None = None
+    log_probs: Float[Tensor, "*shape K"]
+    rollout_log_probs: Float[Tensor, "*shape K"]
+    token_ids: Int[Tensor, "*shape"]
+    ids: Int[Tensor, "*shape K"] | None = None
 
     @property
     def kind(self) -> str:
