@@ -10,9 +10,11 @@ import jaxtyping
 import matplotlib
 from hypothesis import settings
 
+import tests.typecheck  # noqa: F401: the hook finds it by its name
+
 # Every annotation in these packages becomes an assertion while the tests run. The hook must come before their
 # first import, which is why no test set-up above this line may touch minicppo.
-jaxtyping.install_import_hook(["minicppo.rules"], "beartype.beartype")
+jaxtyping.install_import_hook(["minicppo.rules"], "tests.typecheck.checked")
 
 matplotlib.use("Agg")
 settings.register_profile("minicppo", deadline=None, print_blob=True)

@@ -1,0 +1,486 @@
+"""What is true of the CPPO mask: layout, monotonicity, budget (theory.md section 5, numbers 1 to 39)."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+from itertools import accumulate
+from typing import Any
+
+import torch
+from hypothesis import assume
+from hypothesis import strategies as st
+
+from tests.properties.registry import prop
+from tests.strategies import (
+    Batch,
+    Limits,
+    Response,
+    batches,
+    divergences,
+    drifting,
+    limits,
+    multiples,
+    responses,
+    tight,
+)
+from tests.twins import Subject, both_kept, kept, mask, mask_inputs, mask_of, steps
+
+REASONS = {"toward": 1, "inside": 2, "token": 3, "prefix": 4, "both": 5}
+
+
+def implies(left: list[bool], right: list[bool]) -> bool:
+    """Kept on the left means kept on the right."""
+    return all(b for a, b in zip(left, right, strict=True) if a)
+
+
+# --- 1 to 7: the same decision in every layout ------------------------------------------------------------------------
+
+
+@prop("theory 01, methods P3", batches(), limits(), st.sampled_from(["fixed", "off", "dynamic"]), examples=60)
+def loop_equals_prefix_sum(s: Subject, batch: Batch, lim: Limits, budget: str) -> None:
+    """Algorithm 1's loop and the batched prefix sum agree to the bit: reason, threshold, score, weight."""
+    out = mask_of(s, batch, lim, budget=budget, quantile=0.875)
+    for row, response in enumerate(batch.responses):
+        loop = steps(s, response, lim, budget=budget, quantile=0.875)
+        for field, of_step in (
+            ("reason", lambda x: REASONS[x.reason]),
+            ("token_mask", lambda x: x.keep),
+            ("threshold", lambda x: x.threshold),
+            ("score", lambda x: x.score),
+            ("weight", lambda x: x.weight),
+        ):
+            assert batch.layout.gather(getattr(out, field))[row] == [of_step(x) for x in loop]
+
+
+@prop("theory 01", responses((1, 2, 3, 5, 9)), limits())
+def loop_runs_in_fractions(s: Subject, response: Response, lim: Limits) -> None:
+    """The loop is exact: floats on dyadic numbers equal the same loop in rationals."""
+    delta, delta_b, w_min = map(Fraction, lim)
+    weights = s.reference.linear_weights(len(response), w_min)
+    exact = s.reference.cppo_steps(
+        [Fraction(d) for d in response.divergence], response.away, delta=delta, delta_b=delta_b, weights=weights
+    )
+    assert [tuple(x) for x in exact] == [tuple(x) for x in steps(s, response, lim)]
+
+
+@prop("theory 02, methods P3", batches(), limits(), st.sampled_from(["fixed", "dynamic"]))
+def packed_equals_padded(s: Subject, batch: Batch, lim: Limits, budget: str) -> None:
+    """Responses laid end to end give what the padded batch gives, field by field."""
+    padded = mask_of(s, batch, lim, budget=budget)
+    layout = batch.layout
+    packed_inputs = {k: layout.pack(v) for k, v in mask_inputs(batch).items()}
+    packed = s.rules.cppo_mask(
+        **packed_inputs, lengths=layout.lengths, delta=lim.delta, delta_b=lim.delta_b, w_min=lim.w_min, budget=budget
+    )
+    for field in ("token_mask", "reason", "threshold", "weight", "divergence", "score", "slack"):
+        assert torch.equal(getattr(packed, field), layout.pack(getattr(padded, field)))
+    assert torch.equal(packed.delta_b, padded.delta_b)
+
+
+@prop("theory 04, methods P3", responses(), limits(), st.integers(1, 5))
+def right_padding_changes_nothing(s: Subject, response: Response, lim: Limits, padding: int) -> None:
+    """Garbage behind the last valid token is not read."""
+    layout = tight([len(response)])
+    wide = type(layout)(layout.rows, layout.width + padding)
+    out = mask_of(s, Batch((response,), wide), lim, budget="dynamic")
+    assert wide.gather(out.reason)[0] == mask(s, response, lim, budget="dynamic").reason[0].tolist()
+    assert not out.token_mask[0, len(response) :].any()
+    assert out.reason[0, len(response) :].tolist() == [0] * padding
+
+
+@prop("theory 05, methods C6", batches(), limits())
+def holes_change_nothing(s: Subject, batch: Batch, lim: Limits) -> None:
+    """Left padding and tool tokens in between count neither in S, W and P90 nor in the position."""
+    out = mask_of(s, batch, lim, budget="dynamic")
+    for row, response in enumerate(batch.responses):
+        alone = mask(s, response, lim, budget="dynamic")
+        for field in ("reason", "threshold", "weight"):
+            assert batch.layout.gather(getattr(out, field))[row] == getattr(alone, field)[0].tolist()
+
+
+@prop("theory 06, methods P3", batches(), limits(), st.randoms(use_true_random=False))
+def order_of_responses_is_free(s: Subject, batch: Batch, lim: Limits, random: Any) -> None:
+    """Permuting the batch permutes the mask."""
+    order = list(range(len(batch.responses)))
+    random.shuffle(order)
+    shuffled = {k: v[order] for k, v in mask_inputs(batch).items()}
+    out = s.rules.cppo_mask(**shuffled, delta=lim.delta, delta_b=lim.delta_b, w_min=lim.w_min)
+    assert torch.equal(out.reason, mask_of(s, batch, lim, budget="dynamic").reason[order])
+
+
+@prop("theory 07", responses(), responses(), responses(), limits())
+def rows_do_not_see_each_other(s: Subject, mine: Response, first: Response, second: Response, lim: Limits) -> None:
+    """A response's mask is the same whoever stands beside it."""
+    for other in (first, second):
+        lengths = [len(mine), len(other)]
+        pair = mask_of(s, Batch((mine, other), tight(lengths)), lim, budget="dynamic")
+        assert pair.reason[0, : len(mine)].tolist() == mask(s, mine, lim, budget="dynamic").reason[0].tolist()
+
+
+# --- 3, 26 to 28, 33, 36: the prefix -----------------------------------------------------------------------------------
+
+
+@prop("theory 03, methods P5", responses(), limits(), st.integers(0, 16), divergences())
+def causal_with_fixed_budget(s: Subject, response: Response, lim: Limits, where: int, value: float) -> None:
+    """With delta_b and T given, c_t depends on tokens before t alone, and the verdict on tokens up to t."""
+    at = where % len(response)
+    D = list(response.divergence)
+    D[at] = value
+    before, after = (mask(s, r, lim) for r in (response, response.replace(divergence=D)))
+    assert torch.equal(before.threshold[:, : at + 1], after.threshold[:, : at + 1])
+    assert torch.equal(before.reason[:, :at], after.reason[:, :at])
+    assert [x.threshold for x in steps(s, response, lim)] == before.threshold[0].tolist()
+
+
+@prop("theory 26", responses(), limits())
+def slack_is_a_queue(s: Subject, response: Response, lim: Limits) -> None:
+    """slack_{t+1} - slack_t = w_t (delta_b - D_t), from slack_1 = delta; every valid token enters."""
+    out = mask(s, response, lim)
+    slack, w = out.slack[0].tolist(), out.weight[0].tolist()
+    assert slack[0] == lim.delta
+    for t in range(len(response) - 1):
+        assert slack[t + 1] - slack[t] == w[t] * (lim.delta_b - response.divergence[t])
+
+
+@prop("theory 27", responses((9, 17), all_away=True), limits(), st.integers(0, 8))
+def quiet_tail_gives_room(s: Subject, response: Response, lim: Limits, start: int) -> None:
+    """Where D_t <= delta_b from some token on, c_t never falls again, nor does c_t / w_t once it is not negative."""
+    D = [d if t < start else min(d, lim.delta_b) for t, d in enumerate(response.divergence)]
+    out = mask(s, response.replace(divergence=D), lim)
+    c, w = out.threshold[0, start:].tolist(), out.weight[0, start:].tolist()
+    assert all(a <= b for a, b in zip(c, c[1:], strict=False))
+    raw = [x / y for x, y in zip(c, w, strict=True) if x >= 0]
+    assert all(a <= b for a, b in zip(raw, raw[1:], strict=False))
+
+
+@prop("theory 28", responses((5, 9, 17)), limits(w_min=1.0), st.integers(1, 4))
+def prefix_enters_by_its_sums(s: Subject, response: Response, lim: Limits, cut: int) -> None:
+    """A response continued from (S, W) alone decides as the whole: chunks may be processed apart."""
+    whole, head, tail = (mask(s, r, lim) for r in (response, response[:cut], response[cut:]))
+    carried = lim.delta_b * head.weight.sum() - head.score.sum()
+    assert torch.equal(whole.slack[:, cut:], tail.slack + carried)
+
+
+@prop("theory 33", responses((2, 3, 5, 9)), limits(), st.integers(0, 8))
+def truncation_agrees_on_a_horizon(s: Subject, response: Response, lim: Limits, cut: int) -> None:
+    """With one schedule for a fixed horizon, a truncated response is decided as its prefix was."""
+    cut = 1 + cut % len(response)
+    whole, part = (mask(s, r, lim, length=17) for r in (response, response[:cut]))
+    assert torch.equal(whole.reason[:, :cut], part.reason)
+    assert part.weight[0].tolist() == s.reference.linear_weights(17, lim.w_min)[:cut]
+
+
+@prop("theory 36", responses((5, 9)), limits(w_min=1.0), st.randoms(use_true_random=False))
+def order_blind_without_weights(s: Subject, response: Response, lim: Limits, random: Any) -> None:
+    """With w = 1 the last token's verdict does not depend on the order of the tokens before it."""
+    order = list(range(len(response) - 1))
+    random.shuffle(order)
+    shuffled = response[[*order, len(response) - 1]]
+    assert both_kept(s, response, lim)[-1] == both_kept(s, shuffled, lim)[-1]
+
+
+# --- 8 to 10: direction -----------------------------------------------------------------------------------------------
+
+
+@prop("theory 08", responses(), limits())
+def toward_is_always_kept(s: Subject, response: Response, lim: Limits) -> None:
+    """A token that moves toward mu, or has A = 0 or rho = 1, is kept whatever its divergence."""
+    out = mask(s, response.replace(divergence=[d + 1 for d in response.divergence]), lim)
+    for t, away in enumerate(response.away):
+        assert away or (out.token_mask[0, t] and out.reason[0, t] == s.rules.Reason.TOWARD)
+
+
+@prop("theory 09", responses(), limits(), st.lists(st.sampled_from([2.0**-20, 0.5, 2.0, 1024.0]), min_size=17, max_size=17))
+def size_of_the_advantage_is_free(s: Subject, response: Response, lim: Limits, scales: list[float]) -> None:
+    """Scaling each token's advantage by a positive factor leaves the mask unchanged."""
+    scaled = response.replace(advantages=[a * x for a, x in zip(response.advantages, scales, strict=False)])
+    assert both_kept(s, response, lim) == both_kept(s, scaled, lim)
+
+
+@prop("theory 10, methods P7", responses(), limits())
+def only_the_sign_matters(s: Subject, response: Response, lim: Limits) -> None:
+    """Only sign(A (rho - 1)) enters: turning both A and the ratio around leaves the mask as it was."""
+    mirrored = response.replace(
+        advantages=[-a for a in response.advantages], log_ratio=[-x for x in response.log_ratio]
+    )
+    assert both_kept(s, response, lim) == both_kept(s, mirrored, lim)
+
+
+@prop("methods P7", responses(), limits())
+def sign_flip_swaps_roles(s: Subject, response: Response, lim: Limits) -> None:
+    """A -> -A swaps toward and away; with rho != 1 at least one sign keeps the token."""
+    flipped = response.replace(advantages=[-a for a in response.advantages])
+    one, two = mask(s, response, lim), mask(s, flipped, lim)
+    toward = s.rules.Reason.TOWARD
+    for t, (a, x) in enumerate(zip(response.advantages, response.log_ratio, strict=True)):
+        both = bool(one.reason[0, t] == toward) + bool(two.reason[0, t] == toward)
+        assert both == (2 if a * x == 0 else 1)
+        assert one.token_mask[0, t] or two.token_mask[0, t]
+
+
+# --- 11 to 18, 30: monotone, and reductions ----------------------------------------------------------------------------
+
+
+@prop("theory 11, methods P4", responses(all_away=True), limits(), multiples(1 / 64, 1, 16))
+def larger_delta_keeps_more(s: Subject, response: Response, lim: Limits, more: float) -> None:
+    """Monotone in delta."""
+    assert implies(both_kept(s, response, lim), both_kept(s, response, lim.replace(delta=lim.delta + more)))
+
+
+@prop("theory 12, methods P4", responses(all_away=True), limits(), multiples(1 / 256, 1, 16))
+def larger_budget_keeps_more(s: Subject, response: Response, lim: Limits, more: float) -> None:
+    """Monotone in a fixed delta_b."""
+    assert implies(both_kept(s, response, lim), both_kept(s, response, lim.replace(delta_b=lim.delta_b + more)))
+
+
+@prop("theory 13", responses(all_away=True), limits(), st.lists(multiples(1 / 64, 0, 4), min_size=17, max_size=17))
+def more_drift_keeps_less(s: Subject, response: Response, lim: Limits, extra: list[float]) -> None:
+    """Antitone in D, with a fixed budget."""
+    worse = response.replace(divergence=[d + x for d, x in zip(response.divergence, extra, strict=False)])
+    assert implies(both_kept(s, worse, lim), both_kept(s, response, lim))
+
+
+@prop("theory 14", responses(all_away=True), limits(), multiples(1 / 8, 1, 8))
+def smaller_w_min_relaxes_the_cap(s: Subject, response: Response, lim: Limits, other: float) -> None:
+    """Without a prefix budget, a smaller w_min only keeps more (with one it need not: see the refuted)."""
+    small, large = sorted((lim.w_min, other))
+    relaxed, strict = (both_kept(s, response, lim.replace(w_min=w), budget="off") for w in (small, large))
+    assert implies(strict, relaxed)
+
+
+def dppo_keeps(response: Response, delta: float) -> list[bool]:
+    """DPPO's own rule, spelled out."""
+    return [not away or d <= delta for d, away in zip(response.divergence, response.away, strict=True)]
+
+
+@prop("theory 15, methods P2", responses(), limits(w_min=1.0), st.sampled_from([1.0, 4.0, math.inf]))
+def dppo_without_weights_and_budget(s: Subject, response: Response, lim: Limits, delta_b: float) -> None:
+    """w = 1 and delta_b >= 1 is DPPO exactly; a huge delta on top keeps everything."""
+    loose = lim.replace(delta_b=delta_b)
+    assert kept(s, response, loose) == dppo_keeps(response, lim.delta)
+    assert all(kept(s, response, loose.replace(delta=2.0)))
+    if delta_b < math.inf:
+        assert [x.keep for x in steps(s, response, loose)] == dppo_keeps(response, lim.delta)
+
+
+@prop("theory 16", responses(all_away=True), limits())
+def below_budget_the_cap_decides(s: Subject, response: Response, lim: Limits) -> None:
+    """While D_j <= delta_b for all j < t, the token test alone decides token t."""
+    out = mask(s, response, lim)
+    for t in range(len(response)):
+        if all(d <= lim.delta_b for d in response.divergence[:t]):
+            assert out.token_mask[0, t].item() == (out.weight[0, t].item() * response.divergence[t] <= lim.delta)
+
+
+@prop("theory 17", responses(), limits(w_min=1.0))
+def without_weights_below_dppo(s: Subject, response: Response, lim: Limits) -> None:
+    """With w = 1 CPPO keeps a subset of what DPPO keeps."""
+    assert implies(both_kept(s, response, lim), dppo_keeps(response, lim.delta))
+
+
+@prop("theory 18", responses(), limits())
+def the_budget_only_masks(s: Subject, response: Response, lim: Limits) -> None:
+    """CPPO keeps a subset of what its position weights alone keep."""
+    assert implies(both_kept(s, response, lim), both_kept(s, response, lim, budget="off"))
+
+
+@prop("theory 21, methods P2", responses(all_away=True), limits())
+def the_first_token_is_dppo(s: Subject, response: Response, lim: Limits) -> None:
+    """I_1 holds iff D_1 <= delta, inclusive."""
+    assert both_kept(s, response, lim)[0] == (response.divergence[0] <= lim.delta)
+    tie = response.replace(divergence=[lim.delta, *response.divergence[1:]])
+    assert both_kept(s, tie, lim)[0]
+
+
+@prop("theory 21", limits(), st.sampled_from([0.25, 0.5, 1.0]), multiples(1 / 64, 0, 8))
+def both_tests_are_inclusive(s: Subject, lim: Limits, w_min: float, first: float) -> None:
+    """A second token whose Z_2 equals c_2 exactly is kept; a grain more is masked."""
+    lim = lim.replace(w_min=w_min)
+    c = min(lim.delta, lim.delta + lim.delta_b - first)
+    assume(c >= 0)
+    assert both_kept(s, drifting([first, c / w_min]), lim)[1]
+    assert not both_kept(s, drifting([first, c / w_min + 2.0**-20]), lim)[1]
+
+
+@prop("theory 22", responses(), limits(), st.sampled_from([0.25, 0.5, 2.0]))
+def scaling_divergence_and_limits(s: Subject, response: Response, lim: Limits, factor: float) -> None:
+    """(D, delta, delta_b) scaled together leave the mask, and scale c_t."""
+    scaled = response.replace(divergence=[d * factor for d in response.divergence])
+    wider = Limits(lim.delta * factor, lim.delta_b * factor, lim.w_min)
+    for budget in ("fixed", "dynamic"):
+        one, two = mask(s, response, lim, budget=budget), mask(s, scaled, wider, budget=budget)
+        assert torch.equal(one.reason, two.reason)
+        if budget == "fixed":
+            assert torch.equal(one.threshold * factor, two.threshold)
+
+
+@prop("theory 23", responses(), limits(), st.sampled_from([0.25, 0.5, 2.0]))
+def scaling_weights_and_delta(s: Subject, response: Response, lim: Limits, factor: float) -> None:
+    """(w, delta) scaled together leave the loop's mask: only delta / w is a limit on D."""
+    weights = s.reference.linear_weights(len(response), lim.w_min)
+    one = s.reference.cppo_steps(
+        response.divergence, response.away, delta=lim.delta, delta_b=lim.delta_b, weights=weights
+    )
+    two = s.reference.cppo_steps(
+        response.divergence,
+        response.away,
+        delta=lim.delta * factor,
+        delta_b=lim.delta_b,
+        weights=[w * factor for w in weights],
+    )
+    assert [x.reason for x in one] == [x.reason for x in two] == [x.reason for x in steps(s, response, lim)]
+    assert kept(s, response, lim) == [x.keep for x in two]
+
+
+@prop("theory 30", responses(), limits())
+def no_drift_keeps_all(s: Subject, response: Response, lim: Limits) -> None:
+    """D = 0 everywhere keeps every token, under every budget."""
+    still = response.replace(divergence=[0.0] * len(response))
+    for budget in ("fixed", "dynamic", "off"):
+        assert all(both_kept(s, still, lim, budget=budget))
+
+
+# --- 19, 20, 29, 31, 34 to 39: the budget ------------------------------------------------------------------------------
+
+
+@prop("theory 19", responses(), limits())
+def kept_means_both_limits_hold(s: Subject, response: Response, lim: Limits) -> None:
+    """A kept away-moving token has Z_t <= delta and S_t <= delta + delta_b W_{t-1}."""
+    S = W = 0.0
+    for t, (d, w) in enumerate(zip(response.divergence, mask(s, response, lim).weight[0].tolist(), strict=True)):
+        if both_kept(s, response, lim)[t] and response.away[t]:
+            assert w * d <= lim.delta
+            assert S + w * d <= lim.delta + lim.delta_b * W
+        S, W = S + w * d, W + w
+
+
+@prop("theory 20", responses(), limits())
+def kept_drift_stays_in_budget(s: Subject, response: Response, lim: Limits) -> None:
+    """The Z of kept away-moving tokens sum to at most delta + delta_b W_{t-1}, at every t."""
+    for x, y in zip(_kept_sums(s, response, lim), steps(s, response, lim), strict=True):
+        assert x <= lim.delta + lim.delta_b * y.weight_before
+
+
+def _kept_sums(s: Subject, response: Response, lim: Limits) -> list[float]:
+    verdict = mask(s, response, lim)
+    inside = (verdict.reason[0] == s.rules.Reason.INSIDE).tolist()
+    return list(accumulate(z * i for z, i in zip(verdict.score[0].tolist(), inside, strict=True)))
+
+
+@prop("theory 37", responses((9, 17), all_away=True), limits(), multiples(1 / 64, 1, 8))
+def few_large_tokens_are_kept(s: Subject, response: Response, lim: Limits, size: float) -> None:
+    """At most (delta + delta_b W_{T-1}) / z kept away-moving tokens have Z >= z."""
+    out = mask(s, response, lim)
+    large = (out.score[0] >= size) & (out.reason[0] == s.rules.Reason.INSIDE)
+    assert large.sum() * size <= lim.delta + lim.delta_b * steps(s, response, lim)[-1].weight_before
+
+
+@prop("theory 29", limits(w_min=1.0), multiples(1 / 256, 1, 32))
+def constant_drift_closed_form(s: Subject, lim: Limits, D: float) -> None:
+    """With w = 1 and D constant in (delta_b, delta], the first floor((delta - delta_b) / (D - delta_b)) tokens are kept."""
+    T = 64
+    expected = T if D <= lim.delta_b else math.floor((lim.delta - lim.delta_b) / (D - lim.delta_b))
+    if D > lim.delta:
+        expected = 0
+    assert both_kept(s, drifting([D] * T), lim) == [t < expected for t in range(T)]
+
+
+@prop("theory 31", responses(all_away=True), limits())
+def figure_1_is_stricter(s: Subject, response: Response, lim: Limits) -> None:
+    """Where Figure 1's S_t <= delta_b W_t and Z_t <= delta hold (delta_b <= delta), Eq. 10 keeps the token."""
+    lim = lim.replace(delta_b=min(lim.delta, lim.delta_b))
+    S = W = 0.0
+    for step, verdict in zip(steps(s, response, lim), kept(s, response, lim), strict=True):
+        S, W = S + step.score, W + step.weight
+        if lim.delta_b * W >= S and step.score <= lim.delta:
+            assert verdict
+
+
+@prop("theory 32", responses((9, 17)), limits(), st.sampled_from([2.0, 5.0]))
+def dynamic_budget_is_sandwiched(s: Subject, response: Response, lim: Limits, cap: float) -> None:
+    """The dynamic mask lies between the fixed ones at delta_b and at cap_factor * delta_b."""
+    middle = mask(s, response, lim, budget="dynamic", cap_factor=cap)
+    assert implies(kept(s, response, lim), middle.token_mask[0].tolist())
+    assert implies(middle.token_mask[0].tolist(), kept(s, response, lim.replace(delta_b=cap * lim.delta_b)))
+    floor, value = lim.delta_b, s.reference.dynamic_budget(response.divergence, lim.delta_b, cap)
+    assert floor <= value <= cap * floor
+    assert middle.delta_b.item() == value
+
+
+@prop("theory 32, methods 1.2", responses((2, 3, 5, 9, 17)), limits())
+def the_quantile_ignores_position(s: Subject, response: Response, lim: Limits) -> None:
+    """The dynamic budget is a quantile of the unweighted D: reversing the response leaves it, and half lie below the median."""
+    for r in (response, response[::-1]):
+        out = mask(s, r, lim, budget="dynamic", quantile=0.5, cap_factor=1e6)
+        median = float(torch.tensor(response.divergence, dtype=torch.float64).quantile(0.5))
+        assert out.delta_b.item() == max(lim.delta_b, median)
+
+
+@prop("theory 34", responses(), limits())
+def charging_only_kept_keeps_more(s: Subject, response: Response, lim: Limits) -> None:
+    """A rule that charges only kept tokens would keep a superset: masked and toward tokens do consume the budget."""
+    spent = W = 0.0
+    generous = []
+    for step, away in zip(steps(s, response, lim), response.away, strict=True):
+        keep = not away or step.score <= min(lim.delta, lim.delta + lim.delta_b * W - spent)
+        generous.append(keep)
+        spent, W = spent + step.score * (away and keep), W + step.weight
+    assert implies(both_kept(s, response, lim), generous)
+
+
+@prop("theory 38", responses(all_away=True), limits(), multiples(1 / 64, 1, 32))
+def capping_outliers_keeps_more(s: Subject, response: Response, lim: Limits, cap: float) -> None:
+    """Winsorising D at any level keeps a superset."""
+    capped = response.replace(divergence=[min(d, cap) for d in response.divergence])
+    assert implies(both_kept(s, response, lim), both_kept(s, capped, lim))
+
+
+@prop("theory 39", responses(all_away=True), limits(), multiples(1 / 64, 1, 16))
+def capping_above_the_allowance_is_free(s: Subject, response: Response, lim: Limits, above: float) -> None:
+    """Without a budget, winsorising D above delta / w_min leaves the mask unchanged."""
+    cap = lim.delta / lim.w_min + above
+    capped = response.replace(divergence=[min(d, cap) for d in response.divergence])
+    assert both_kept(s, response, lim, budget="off") == both_kept(s, capped, lim, budget="off")
+
+
+# --- weights and precision --------------------------------------------------------------------------------------------
+
+
+@prop("methods 1.1", st.lists(st.integers(1, 17), min_size=1, max_size=4), multiples(1 / 8, 1, 8))
+def weights_fall_from_one_to_w_min(s: Subject, lengths: list[int], w_min: float) -> None:
+    """Eq. 9 starts at 1, ends at w_min, never rises; T = 1 weighs 1; both twins agree."""
+    valid = tight(lengths).mask
+    rows = tight(lengths).gather(s.rules.position_weights(valid, w_min))
+    for n, row in zip(lengths, rows, strict=True):
+        assert row == s.reference.linear_weights(n, w_min)
+        assert row[0] == 1
+        assert row == sorted(row, reverse=True)
+        assert n == 1 or abs(row[-1] - w_min) < 1e-15
+
+
+@prop("methods 1.4", st.integers(1, 17), st.integers(0, 4), multiples(1 / 8, 1, 7))
+def shuffling_permutes_the_weights(s: Subject, n: int, seed: int, w_min: float) -> None:
+    """The shuffled schedule is a permutation of the linear one that depends on (seed, T) alone."""
+    wide = torch.zeros(2, n + 2, dtype=torch.bool)
+    wide[0, :n] = wide[1, 2:] = True
+    first, second = s.rules.position_weights(wide, w_min, schedule="shuffled", seed=seed)
+    assert sorted(first[:n].tolist(), reverse=True) == s.reference.linear_weights(n, w_min)
+    assert first[:n].tolist() == second[2:].tolist()
+    assert first[n:].tolist() == second[:2].tolist() == [0, 0]
+
+
+@prop("methods P13", st.integers(0, 3), examples=2)
+def single_precision_suffices(s: Subject, seed: int) -> None:
+    """float32 input decides as float64 on 99.99 % of the tokens of 8192-token responses."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = (4, 8192)
+    D = -0.02 * torch.rand(shape, generator=generator, dtype=torch.float64).log()  # mean at the budget: critical
+    ratio = torch.randn(shape, generator=generator, dtype=torch.float64) * 0.1
+    verdicts = []
+    for dtype in (torch.float32, torch.float64):
+        rollout = torch.full(shape, -4.0, dtype=dtype)
+        inputs = (rollout + ratio.to(dtype), rollout, torch.ones(4, dtype=dtype))
+        verdicts.append(s.rules.cppo_mask(*inputs, divergence=D.to(dtype), budget="fixed").token_mask)
+    assert (verdicts[0] != verdicts[1]).double().mean() < 1e-4
+    assert 0.1 < verdicts[0].double().mean() < 0.9

@@ -1,0 +1,147 @@
+"""Plausible statements about the mask that are false, each with its counterexample (theory.md section 5)."""
+
+from __future__ import annotations
+
+import math
+
+from tests.properties.registry import prop
+from tests.strategies import Limits, Response, drifting
+from tests.twins import Subject, mask, steps
+
+PAPER = Limits(0.15, 0.02, 0.8)
+FLAT = PAPER.replace(w_min=1.0)
+
+
+def verdict(s: Subject, D: list[float], lim: Limits, budget: str = "fixed", **options: str | int) -> list[bool]:
+    """What both twins keep of a response that moves away everywhere."""
+    fast = mask(s, drifting(D), lim, budget=budget, **options).token_mask[0].tolist()
+    if not options:
+        assert fast == [x.keep for x in steps(s, drifting(D), lim, budget=budget)]
+    return fast
+
+
+@prop("refuted")
+def smaller_w_min_may_mask(s: Subject) -> None:
+    """False: a smaller w_min only relaxes. It shrinks the deposits too."""
+    D = [0.26, 0, 0.03]
+    assert verdict(s, D, Limits(0.1, 0.1, 1.0))[2]
+    assert not verdict(s, D, Limits(0.1, 0.1, 0.1))[2]
+
+
+@prop("refuted")
+def budget_above_delta_is_not_dppo(s: Subject) -> None:
+    """False: delta_b >= delta is DPPO. One outlier still empties the account."""
+    assert verdict(s, [1.0, 0.1], Limits(0.15, 0.15, 1.0)) == [False, False]
+
+
+@prop("refuted")
+def late_tokens_may_exceed_dppo(s: Subject) -> None:
+    """False: CPPO keeps a subset of DPPO. With w_min < 1 late tokens are allowed delta / w_min."""
+    D = [0.0] * 4 + [0.18]
+    assert D[-1] > PAPER.delta
+    assert verdict(s, D, PAPER)[-1]
+
+
+@prop("refuted")
+def masked_responses_overrun_the_budget(s: Subject) -> None:
+    """False: S_t stays within delta + delta_b W_{t-1}. A mask does not undo drift."""
+    out = mask(s, drifting([1.0, 0.0]), FLAT)
+    assert not out.token_mask[0, 0]
+    assert out.score[0, 0] > FLAT.delta
+    assert out.slack[0, 1] < 0
+
+
+@prop("refuted")
+def the_allowance_may_grow(s: Subject) -> None:
+    """False: the allowance shrinks along the response. A quiet prefix pays in."""
+    c = mask(s, drifting([0.15, 0, 0, 0]), FLAT).threshold[0].tolist()
+    assert c[1] < c[2] < c[3]
+    out = mask(s, drifting([0.0] * 5), PAPER)
+    raw = (out.threshold / out.weight)[0].tolist()
+    assert raw == sorted(raw)
+    assert math.isclose(raw[0], 0.15)
+    assert math.isclose(raw[-1], 0.15 / 0.8)
+
+
+@prop("refuted")
+def the_threshold_may_be_negative(s: Subject) -> None:
+    """False: c_t >= 0. After D_1 = 1 it is -0.83, and even D = 0 is masked."""
+    out = mask(s, drifting([1.0, 0.0]), FLAT)
+    assert math.isclose(out.threshold[0, 1].item(), -0.83)
+    assert math.isclose(steps(s, drifting([1.0, 0.0]), FLAT)[1].threshold, -0.83)
+    assert not out.token_mask[0, 1]
+
+
+@prop("refuted")
+def masking_may_end(s: Subject) -> None:
+    """False: once masked, always masked. Quiet tokens restore the account."""
+    kept = verdict(s, [0.15, 0.15, *[0.0] * 17, 0.1], FLAT)
+    assert not kept[1]
+    assert kept[-1]
+
+
+@prop("refuted")
+def dynamic_budget_is_not_causal(s: Subject) -> None:
+    """False: c_t depends on the past alone. The dynamic budget reads the whole response, and more drift may keep more."""
+    quiet, loud = ([0.15, 0.035, *[d] * 18] for d in (0.0, 0.05))
+    assert not verdict(s, quiet, FLAT, "dynamic")[1]
+    assert verdict(s, loud, FLAT, "dynamic")[1]
+
+
+@prop("refuted")
+def truncation_moves_the_own_schedule(s: Subject) -> None:
+    """False: a prefix is decided alike when the response goes on. The schedule stretches over the realised length."""
+    assert verdict(s, [0.0, 0.18], PAPER)[1]
+    assert not verdict(s, [0.0, 0.18, *[0.0] * 98], PAPER)[1]
+
+
+@prop("refuted")
+def masked_tokens_consume_budget(s: Subject) -> None:
+    """False: masked (or toward) tokens cost nothing. Drift is drift."""
+    assert verdict(s, [0.2, 0.1], FLAT) == [False, False]
+    assert verdict(s, [0.1, 0.1], FLAT) == [True, False]
+    toward_first = Response((0.2, 0.1), (-0.25, 0.25), (1.0, 1.0))
+    assert mask(s, toward_first, FLAT).token_mask[0].tolist() == [True, False]
+    assert [x.keep for x in steps(s, toward_first, FLAT)] == [True, False]
+
+
+@prop("refuted")
+def order_matters_with_weights(s: Subject) -> None:
+    """False: the last verdict does not see the order. With w_min < 1 early drift costs more."""
+    lim = Limits(0.15, 0.02, 0.1)
+    assert not verdict(s, [0.15, 0.0, 0.5], lim)[-1]
+    assert verdict(s, [0.0, 0.15, 0.5], lim)[-1]
+
+
+@prop("refuted")
+def capping_outliers_changes_the_mask(s: Subject) -> None:
+    """False: winsorising D leaves the mask. The outlier's excess was charged."""
+    assert verdict(s, [1.0, 0.0], FLAT) != verdict(s, [0.16, 0.0], FLAT)
+
+
+@prop("refuted")
+def figure_1_is_not_equation_10(s: Subject) -> None:
+    """False: Figure 1's rule S_t <= delta_b W_t is Eq. 10. The slack delta lets a first token of 0.1 pass."""
+    D = [0.1]
+    assert D[0] > FLAT.delta_b
+    assert verdict(s, D, FLAT) == [True]
+
+
+@prop("refuted")
+def soft_gate_overruns_the_budget(s: Subject) -> None:
+    """False: the soft gate's gated sum obeys the budget. Ours, water-filling, does."""
+    D = [0.15] * 8
+    loop = steps(s, drifting(D), FLAT)
+    soft = s.reference.soft_gate(loop, delta=0.15, delta_b=0.02)
+    tight = s.reference.budget_gate(loop, delta=0.15, delta_b=0.02)
+    limit = 0.15 + 0.02 * loop[-1].weight_before
+    assert sum(g * x.score for g, x in zip(soft, loop, strict=True)) > 1.5 * limit
+    assert sum(g * x.score for g, x in zip(tight, loop, strict=True)) <= limit * (1 + 1e-12)
+
+
+@prop("refuted")
+def an_outlier_blocks_for_long(s: Subject) -> None:
+    """Outlier cost: one D_1 = 1 needs (1 - delta) / delta_b = 42.5 still tokens; at D = delta_b it blocks for ever."""
+    assert verdict(s, [1.0, *[0.0] * 43], FLAT)[1:] == [False] * 42 + [True]
+    dyadic = Limits(0.125, 1 / 64, 1.0)
+    assert not any(verdict(s, [1.0, *[1 / 64] * 500], dyadic))
