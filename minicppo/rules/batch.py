@@ -138,7 +138,7 @@ class TokenBatch:
     @cached_property
     def away(self) -> Bool[Tensor, "B T"]:
         """A (rho - 1) > 0: this token's update moves pi further from mu. The sign is taken in log space, where it is exact."""
-        return self.advantages * self.log_ratio > 0
+        return (self.log_probs - self.rollout_log_probs).mul_(self.advantages) > 0
 
 
 def clean_tokens(name: str, value: Tensor, mask: Bool[Tensor, "B T"]) -> Tensor:

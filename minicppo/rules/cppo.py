@@ -115,16 +115,21 @@ def mask_batch(
     In the precision of D: float32 is enough because the terms are centred (a plain S_t would grow with t).
     """
     valid = batch.mask
-    w = position_weights(valid, w_min, schedule=schedule, length=length, seed=seed, dtype=divergence.dtype)
+    w = position_weights(
+        valid, w_min, schedule=schedule, length=length, seed=seed, dtype=divergence.dtype, counts=batch.lengths
+    )
     allowed = sequence_budget(
-        divergence, valid, delta_b, budget=budget, cap_factor=cap_factor, quantile=quantile
+        divergence, batch.lengths, delta_b, budget=budget, cap_factor=cap_factor, quantile=quantile
     )
     Z = w * divergence
-    slack = torch.full_like(w, delta if allowed is not None else math.inf)
-    if allowed is not None:
-        credit = (w * allowed[:, None]).sub_(Z).cumsum_(1)
-        slack[:, 1:] += credit[:, :-1]  # shifted by one token, not `S_t - Z_t`, which cancels
+    slack = torch.empty_like(w)
+    if allowed is None:
+        slack.fill_(math.inf)
+    else:  # the sum is shifted by one token: `S_t - Z_t` would cancel
+        slack[:, :1] = delta
+        torch.mul(w[:, :-1], allowed[:, None], out=slack[:, 1:]).sub_(Z[:, :-1])
+        slack.cumsum_(1)
     # int8 arithmetic in place: INSIDE + 1 is TOKEN, + 2 is PREFIX, + 3 is BOTH.
     fails = (slack < Z).to(torch.int8).mul_(2).add_(delta < Z).add_(int(Reason.INSIDE))
-    reason = torch.where(away, fails, int(Reason.TOWARD)).mul_(valid)
+    reason = fails.masked_fill_(~away, int(Reason.TOWARD)).mul_(valid)
     return CPPOMask(reason, weight=w, divergence=divergence, slack=slack, delta=delta, delta_b=allowed)

@@ -24,23 +24,22 @@ def needs(kind: str) -> str:
 def token_divergence(batch: TokenBatch, kind: str, *, topk_variant: str = "union") -> Float[Tensor, "B T"]:
     """D_t of every valid token (zero elsewhere), by name: one of DIVERGENCES or ESTIMATES."""
     if kind == "k3":  # unbiased for KL(mu || pi) under mu; heavy right tail
-        value = batch.log_ratio.expm1() - batch.log_ratio
-    elif kind == "abs_log_ratio":
-        value = batch.log_ratio.abs()
-    elif kind == "binary_tv":
-        value = binary_tv(batch.log_probs, batch.rollout_log_probs)
-    elif kind == "binary_kl":
-        value = binary_kl(batch.log_probs, batch.rollout_log_probs)
-    elif kind in DIVERGENCES:
+        return batch.log_ratio.expm1() - batch.log_ratio
+    if kind == "abs_log_ratio":
+        return batch.log_ratio.abs()
+    if kind == "binary_tv":
+        return binary_tv(batch.log_probs, batch.rollout_log_probs)
+    if kind == "binary_kl":
+        return binary_kl(batch.log_probs, batch.rollout_log_probs).to(batch.log_probs.dtype)
+    if kind in DIVERGENCES:
         cells = require_cells(batch, needs(kind))
         if cells.ids is None:
             value = exact_tv(cells) if kind == "exact_tv" else exact_kl(cells)
         else:
             topk = topk_tv if kind == "topk_tv" else topk_kl
             value = topk(cells, batch.log_probs, batch.rollout_log_probs, topk_variant)
-    else:
-        raise ValueError(f"divergence={kind!r} is unknown{nearest(kind, DIVERGENCES + ESTIMATES)}")
-    return clean_tokens(kind, value.to(batch.log_probs.dtype), batch.mask)
+        return clean_tokens(kind, value.to(batch.log_probs.dtype), batch.mask)
+    raise ValueError(f"divergence={kind!r} is unknown{nearest(kind, DIVERGENCES + ESTIMATES)}")
 
 
 def require_cells(batch: TokenBatch, kind: str) -> Cells:
@@ -56,7 +55,7 @@ def require_cells(batch: TokenBatch, kind: str) -> Cells:
 
 def binary_tv(log_probs: Tensor, rollout_log_probs: Tensor) -> Tensor:
     """|pi - mu| of the sampled token: TV on the partition {sampled, rest}."""
-    return (log_probs.exp() - rollout_log_probs.exp()).abs()
+    return log_probs.exp().sub_(rollout_log_probs.exp()).abs_()
 
 
 def binary_kl(log_probs: Tensor, rollout_log_probs: Tensor) -> Tensor:
