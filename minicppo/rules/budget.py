@@ -30,7 +30,7 @@ def clamped_quantile(
     from_top, _ = _rank_from_top(counts, q)
     at_low = (values > low).sum(1) < from_top.clamp(min=1)  # the entry above the quantile is within the floor
     at_high = (values >= high).sum(1) > from_top  # the entry below the quantile is beyond the cap
-    result = torch.where(at_high, high, low).to(values)
+    result = torch.where(at_high, values.new_tensor(high), values.new_tensor(low))  # bare scalars would be float32
     rows = (~(at_low | at_high)).nonzero().squeeze(1)
     if len(rows):
         result[rows] = row_quantile(values[rows], counts[rows], q).clamp(low, high)
@@ -38,7 +38,7 @@ def clamped_quantile(
 
 
 def _rank_from_top(counts: Tensor, q: float) -> tuple[Tensor, Tensor]:
-    """Where the quantile stands: index, in descending order, of the entry below it, and its distance from that entry."""
+    """The quantile's place in descending order: index of the entry below it, and its distance from that entry."""
     last = (counts - 1).clamp(min=0)
     position = q * last.to(torch.float64)
     below = position.floor()
