@@ -24,15 +24,25 @@ SHAPES = ((512, 2048), (64, 8192))
 
 
 def draw(rows: int, width: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Log-probs, rollout log-probs, advantages and mask; responses fill half to all of the width, and drift by 1x to 9x."""
+    """Log-probs, rollout log-probs, advantages and mask.
+
+    Responses fill half to all of the width, and drift by 1x to 9x.
+    """
     rng = torch.Generator().manual_seed(seed)
     log_probs = 2 * torch.rand(rows, width, generator=rng).log().clamp(min=-6)
     drift = 0.02 * torch.logspace(0, 0.95, rows)[:, None] * torch.randn(rows, width, generator=rng)
     lengths = torch.randint(width // 2, width + 1, (rows,), generator=rng)
-    return (log_probs + drift).clamp(max=0), log_probs, torch.randn(rows, generator=rng), torch.arange(width) < lengths[:, None]
+    return (
+        (log_probs + drift).clamp(max=0),
+        log_probs,
+        torch.randn(rows, generator=rng),
+        torch.arange(width) < lengths[:, None],
+    )
 
 
-def by_sequence(log_probs: Tensor, rollout_log_probs: Tensor, advantages: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def by_sequence(
+    log_probs: Tensor, rollout_log_probs: Tensor, advantages: Tensor, mask: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """The rule, one response at a time."""
     keep, reason = torch.zeros_like(mask), torch.zeros(mask.shape, dtype=torch.int8)
     threshold = torch.zeros_like(log_probs)
@@ -49,12 +59,18 @@ def by_sequence(log_probs: Tensor, rollout_log_probs: Tensor, advantages: Tensor
         over_token, over_prefix = DELTA < Z, slack < Z
         threshold[i, :n] = slack.clamp(max=DELTA)
         keep[i, :n] = toward | ~(over_token | over_prefix)
-        reason[i, :n] = torch.where(toward, 1, 2 + over_token.to(torch.int8) + 2 * over_prefix.to(torch.int8)).to(torch.int8)
+        reason[i, :n] = torch.where(toward, 1, 2 + over_token.to(torch.int8) + 2 * over_prefix.to(torch.int8)).to(
+            torch.int8
+        )
     return keep, reason, threshold
 
 
-def batched(log_probs: Tensor, rollout_log_probs: Tensor, advantages: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    out = cppo_mask(log_probs, rollout_log_probs, advantages, mask, delta=DELTA, delta_b=DELTA_B, w_min=W_MIN, cap_factor=CAP)
+def batched(
+    log_probs: Tensor, rollout_log_probs: Tensor, advantages: Tensor, mask: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    out = cppo_mask(
+        log_probs, rollout_log_probs, advantages, mask, delta=DELTA, delta_b=DELTA_B, w_min=W_MIN, cap_factor=CAP
+    )
     return out.token_mask, out.reason, out.threshold
 
 
@@ -96,16 +112,24 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     rows = [measure(*shape, args.repeats) for shape in SHAPES]
-    print("| responses x tokens | loop, ms | batched, ms | times faster | masked | decisions that differ |\n|---|---|---|---|---|---|")
+    print("| responses x tokens | loop, ms | batched, ms | times faster | masked | decisions that differ |")
+    print("|---|---|---|---|---|---|")
     for r in rows:
         print(
             f"| {r['rows']} x {r['width']} | {r['loop_ms']:.1f} | {r['batched_ms']:.1f} | {r['ratio']:.1f} "
             f"| {r['masked_share']:.1%} | {r['decisions_that_differ']} |"
         )
     if args.json:
-        machine = {"processor": platform.machine(), "threads": 1, "torch": torch.__version__, "python": platform.python_version()}
+        machine = {
+            "processor": platform.machine(),
+            "threads": 1,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        }
         args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps({"benchmark": "mask", "repeats": args.repeats, "machine": machine, "rows": rows}, indent=1))
+        args.json.write_text(
+            json.dumps({"benchmark": "mask", "repeats": args.repeats, "machine": machine, "rows": rows}, indent=1)
+        )
 
 
 if __name__ == "__main__":

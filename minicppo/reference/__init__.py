@@ -1,7 +1,8 @@
 """The rules of the paper as loops a student can read: NumPy and the standard library, one response at a time.
 
-Nothing here is fast and nothing here is shared with `minicppo.rules`; the two meet only in the tests. The functions take
-plain sequences and do arithmetic with `+ - * /` and comparisons, so they also run in `fractions.Fraction`, where a tie is a tie.
+Nothing here is fast and nothing here is shared with `minicppo.rules`; the two meet only in the tests. The functions
+take plain sequences and do arithmetic with `+ - * /` and comparisons, so they also run in `fractions.Fraction`, where
+a tie is a tie.
 """
 
 from minicppo.reference.algorithm1 import (

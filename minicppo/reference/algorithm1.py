@@ -23,7 +23,10 @@ class TokenStep(NamedTuple):
 
 
 def linear_weights(length: int, w_min: Number) -> list[Number]:
-    """Position weights of Eq. 9: from 1 at the first token to `w_min` at the last. A single token weighs 1 (ours: 0/0)."""
+    """Position weights of Eq. 9: from 1 at the first token to `w_min` at the last.
+
+    A single token weighs 1 (ours: the formula is 0/0).
+    """
     if length == 1:
         return [w_min / w_min]  # one, in the caller's own number type
     return [1 - (1 - w_min) * t / (length - 1) for t in range(length)]
@@ -38,9 +41,7 @@ def quantile(values: Sequence[Number], q: Number) -> Number:
     return ordered[below] + (position - below) * (ordered[above] - ordered[below])
 
 
-def dynamic_budget(
-    divergences: Sequence[Number], floor: Number, cap_factor: Number = 2, q: Number = 0.9
-) -> Number:
+def dynamic_budget(divergences: Sequence[Number], floor: Number, cap_factor: Number = 2, q: Number = 0.9) -> Number:
     """Eq. 22: the response's own P90 of the unweighted D_t, held within [floor, cap_factor * floor]."""
     if len(divergences) == 0:
         return floor

@@ -64,9 +64,7 @@ def divergence(
     return total_variation(p, q) if measure == "tv" else kl_divergence(p, q)
 
 
-def predicted_drift(
-    mu: Sequence[Number], pi: Sequence[Number], sampled: int, partition: Sequence[Cell]
-) -> Number:
+def predicted_drift(mu: Sequence[Number], pi: Sequence[Number], sampled: int, partition: Sequence[Cell]) -> Number:
     """Rate of KL(mu || pi) along the softmax-logit gradient of log pi(sampled), on a partition's cells.
 
     Predictive Divergence Masks (arXiv 2607.10848), aggregated tail: (pi_y - mu_y) + sum over cells of pi (mu - pi).

@@ -1,8 +1,8 @@
 """The detached token weight g of every method, one response at a time, straight from each paper's formula.
 
-Every function takes the response's valid tokens only: `mu`, `pi` (sampled tokens' probabilities under the rollout and the
-current policy), `adv` (A_t) and, where the method looks at more, `div` (D_t) or `away` (overrides A_t (rho_t - 1) > 0).
-The policy gradient is then  sum_t g_t A_t grad log pi(y_t).
+Every function takes the response's valid tokens only: `mu`, `pi` (sampled tokens' probabilities under the rollout and
+the current policy), `adv` (A_t) and, where the method looks at more, `div` (D_t) or `away` (in place of
+A_t (rho_t - 1) > 0). The policy gradient is then sum_t g_t A_t grad log pi(y_t).
 """
 
 import math
@@ -90,8 +90,7 @@ def dppo(
 ) -> list[float]:
     away = moves_away(mu, pi, adv) if away is None else away
     return [
-        0.0 if out and d > delta else min(rho, ratio_cap)
-        for rho, d, out in zip(ratios(mu, pi), div, away, strict=True)
+        0.0 if out and d > delta else min(rho, ratio_cap) for rho, d, out in zip(ratios(mu, pi), div, away, strict=True)
     ]
 
 
@@ -104,9 +103,7 @@ def trm(
     delta_max: float | None = None,
     delta_avg: float | None = None,
 ) -> list[float]:
-    accepted = (delta_max is None or max(div) <= delta_max) and (
-        delta_avg is None or sum(div) / len(div) <= delta_avg
-    )
+    accepted = (delta_max is None or max(div) <= delta_max) and (delta_avg is None or sum(div) / len(div) <= delta_avg)
     return [rho if accepted else 0.0 for rho in ratios(mu, pi)]
 
 

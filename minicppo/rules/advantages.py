@@ -9,7 +9,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class GroupAdvantages:
-    """advantages: (N,), zero in dropped groups. kept: (N,), false in groups whose rewards are all equal. dropped_groups: count."""
+    """advantages: (N,), zero in dropped groups. kept: (N,), false where all rewards of a group are equal.
+
+    dropped_groups: how many those are.
+    """
 
     advantages: Float[Tensor, " N"]
     kept: Bool[Tensor, " N"]
@@ -22,7 +25,8 @@ def group_advantages(
     """A = r - mean of its group; with `normalize_std` also over (std + 1e-6), as GRPO's authors do.
 
     rewards: (N,), the responses to one prompt next to each other, `group_size` each. The default, no division, is what
-    the released CPPO and DPPO recipes use (and Dr.GRPO). Groups without reward variance teach nothing: they are marked to be dropped.
+    the released CPPO and DPPO recipes use (and Dr.GRPO). Groups without reward variance teach nothing: they are marked
+    to be dropped.
     Raises ValueError when group_size < 2, does not divide N, or a reward is not finite.
     """
     if group_size < 2:

@@ -60,7 +60,10 @@ class TokenBatch:
     log_probs: (B, T) pi's log-prob of each sampled token, natural log, temperature applied.
     rollout_log_probs: (B, T) mu's, of the policy that sampled. advantages: (B,) or (B, T).
     response_mask: (B, T), true on valid tokens (EOS included; prompt, padding and tool tokens excluded); default all.
-    Raises on bf16/fp16 input, shape mismatch, and NaN or infinite values on valid tokens. Invalid positions may hold anything.
+    cells: what Top-K and exact divergences are computed from. divergence: (B, T), D_t >= 0 given by the caller; it then
+    stands in for whichever divergence a method names.
+    Raises on bf16/fp16 input, shape mismatch, and NaN or infinite values on valid tokens. Invalid positions may
+    hold anything.
     """
 
     log_probs: Tensor
@@ -68,6 +71,7 @@ class TokenBatch:
     advantages: Tensor
     response_mask: Tensor | None = None
     cells: Cells | None = None
+    divergence: Tensor | None = None
 
     def __post_init__(self) -> None:
         shape = self.log_probs.shape
@@ -90,6 +94,11 @@ class TokenBatch:
             ("rollout_log_probs", clean_tokens("rollout_log_probs", self.rollout_log_probs.detach(), mask)),
         ):
             object.__setattr__(self, name, value)
+        if self.divergence is not None:
+            given = clean_tokens("divergence", self.divergence.detach(), mask)
+            if bool((given < 0).any()):
+                raise ValueError(f"divergence has the value {given.min().item()} < 0; a divergence is never negative")
+            object.__setattr__(self, "divergence", given)
 
     @classmethod
     def from_packed(cls, lengths: Tensor, cells: Cells | None = None, **tensors: Any) -> "TokenBatch":
@@ -110,9 +119,11 @@ class TokenBatch:
         """The same batch restricted to some responses."""
         cells = self.cells
         if cells is not None:
-            cells = Cells(**{k: None if v is None else v[index] for k, v in vars(cells).items()})
-        fields = ("log_probs", "rollout_log_probs", "advantages", "response_mask")
-        return replace(self, cells=cells, **{name: getattr(self, name)[index] for name in fields})
+            ids = None if cells.ids is None else cells.ids[index]
+            cells = Cells(cells.log_probs[index], cells.rollout_log_probs[index], cells.token_ids[index], ids)
+        names = ("log_probs", "rollout_log_probs", "advantages", "response_mask", "divergence")
+        tensors: dict[str, Any] = {k: getattr(self, k)[index] for k in names if getattr(self, k) is not None}
+        return replace(self, cells=cells, **tensors)
 
     @property
     def mask(self) -> Bool[Tensor, "B T"]:
@@ -137,17 +148,23 @@ class TokenBatch:
 
     @cached_property
     def away(self) -> Bool[Tensor, "B T"]:
-        """A (rho - 1) > 0: this token's update moves pi further from mu. The sign is taken in log space, where it is exact."""
+        """A (rho - 1) > 0: this token's update moves pi further from mu.
+
+        The sign is taken in log space, where it is exact.
+        """
         return (self.log_probs - self.rollout_log_probs).mul_(self.advantages) > 0
 
 
 def clean_tokens(name: str, value: Tensor, mask: Bool[Tensor, "B T"]) -> Tensor:
-    """Zeros on invalid positions; raises on a wrong shape, on half precision, and on NaN or infinity where it matters."""
+    """Zeros on invalid positions.
+
+    Raises on a wrong shape, on half precision, and on NaN or infinity where it matters.
+    """
     if value.shape != mask.shape:
         raise ValueError(f"{name} is {tuple(value.shape)} but the response mask is {tuple(mask.shape)}")
     if value.dtype not in (torch.float32, torch.float64):
         raise TypeError(
-            f"{name} is {value.dtype}: prefix sums over thousands of tokens need float32 or float64; call .float() first"
+            f"{name} is {value.dtype}: sums over thousands of tokens need float32 or float64; call .float() first"
         )
     value = value.masked_fill(~mask, 0.0)
     if not math.isfinite(value.sum().item()) and not bool(torch.isfinite(value).all()):  # one pass when all is well

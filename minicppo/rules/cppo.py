@@ -2,13 +2,13 @@
 
 import math
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from minicppo.rules.batch import TokenBatch, clean_tokens, pad_packed, unpad
+from minicppo.rules.batch import TokenBatch, unpad
 from minicppo.rules.budget import BUDGETS, sequence_budget
 from minicppo.rules.divergence import token_divergence
 from minicppo.rules.hyper import Hyper, checked
@@ -58,27 +58,17 @@ def cppo_mask(
     >>> out.token_mask.int().tolist(), out.reason.tolist()
     ([[1, 0, 1, 0, 0]], [[2, 4, 1, 4, 5]])
     """
-    if divergence is not None and divergence.shape != log_probs.shape:
-        raise ValueError(f"divergence is {tuple(divergence.shape)} but log_probs is {tuple(log_probs.shape)}")
-    if lengths is None:
-        batch = TokenBatch(log_probs, rollout_log_probs, advantages, response_mask)
-    else:
-        batch = TokenBatch.from_packed(
-            lengths,
-            log_probs=log_probs,
-            rollout_log_probs=rollout_log_probs,
-            advantages=advantages,
-            response_mask=response_mask,
-        )
-    if divergence is None:
-        D = token_divergence(batch, "binary_tv")
-    else:
-        D = clean_tokens("divergence", divergence if lengths is None else pad_packed(divergence, lengths), batch.mask)
-        if bool((D < 0).any()):
-            raise ValueError(f"divergence has the value {D.min().item()} < 0; a divergence is never negative")
+    tensors: dict[str, Any] = {
+        "log_probs": log_probs,
+        "rollout_log_probs": rollout_log_probs,
+        "advantages": advantages,
+        "response_mask": response_mask,
+        "divergence": divergence,
+    }
+    batch = TokenBatch(**tensors) if lengths is None else TokenBatch.from_packed(lengths, **tensors)
     result = mask_batch(
         batch,
-        D,
+        token_divergence(batch, "binary_tv"),
         batch.away,
         delta=delta,
         delta_b=delta_b,
@@ -92,7 +82,8 @@ def cppo_mask(
     if lengths is None:
         return result
     per_token = ("reason", "weight", "divergence", "slack")
-    return replace(result, **{name: unpad(getattr(result, name), lengths) for name in per_token})
+    packed: dict[str, Any] = {name: unpad(getattr(result, name), lengths) for name in per_token}
+    return replace(result, **packed)
 
 
 def mask_batch(

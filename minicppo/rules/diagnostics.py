@@ -15,9 +15,9 @@ DECILES = 10
 def diagnostics(batch: TokenBatch, out: TokenWeights) -> dict[str, float]:
     """Mask shares, budget, divergence, ratios and weights of one step.
 
-    mask/frac: masked; mask/frac_pos, _neg: of the tokens with A > 0, A < 0; mask/token_only, prefix_only, both: disjoint.
-    budget/*: effective delta_b, share of responses at its floor and
-    cap, with any c_t < delta, and of tokens with c_t < 0. div/*: D_t; div/decile_k by position in the response.
+    mask/frac: masked; mask/frac_pos, _neg: of the tokens with A > 0, A < 0; mask/token_only, prefix_only, both:
+    disjoint. budget/*: effective delta_b, share of responses at its floor and cap, with any c_t < delta, and of tokens
+    with c_t < 0. div/*: D_t; div/decile_k by position in the response.
     prefix/ratio_*: S_T / W_T over responses. ratio/*: rho. kl/k3: mean of rho - 1 - log rho. weight/*: g, before and
     after clips. accept/*: share of responses not rejected whole, by length. One transfer from the device.
     """
@@ -66,7 +66,9 @@ def _divergence_rows(batch: TokenBatch, out: TokenWeights) -> dict[str, Tensor]:
 
 
 def _budget_rows(batch: TokenBatch, out: TokenWeights) -> dict[str, Tensor]:
-    assert out.threshold is not None and out.position_weight is not None and out.divergence is not None
+    assert out.threshold is not None
+    assert out.position_weight is not None
+    assert out.divergence is not None
     valid, w = batch.mask, out.position_weight
     ratio = (w * out.divergence).sum(1) / w.sum(1).clamp(min=1e-12)
     limit = out.threshold[:, :1]  # c_1 = delta

@@ -22,7 +22,12 @@ def needs(kind: str) -> str:
 
 
 def token_divergence(batch: TokenBatch, kind: str, *, topk_variant: str = "union") -> Float[Tensor, "B T"]:
-    """D_t of every valid token (zero elsewhere), by name: one of DIVERGENCES or ESTIMATES."""
+    """D_t of every valid token (zero elsewhere), by name: one of DIVERGENCES or ESTIMATES.
+
+    A batch that brings its own divergence keeps it.
+    """
+    if batch.divergence is not None:
+        return batch.divergence
     if kind == "k3":  # unbiased for KL(mu || pi) under mu; heavy right tail
         return batch.log_ratio.expm1() - batch.log_ratio
     if kind == "abs_log_ratio":
@@ -59,7 +64,10 @@ def binary_tv(log_probs: Tensor, rollout_log_probs: Tensor) -> Tensor:
 
 
 def binary_kl(log_probs: Tensor, rollout_log_probs: Tensor) -> Tensor:
-    """mu log(mu/pi) + (1-mu) log((1-mu)/(1-pi)) of the sampled token, in float64: near mu = 1 float32 has no digits left."""
+    """mu log(mu/pi) + (1-mu) log((1-mu)/(1-pi)) of the sampled token.
+
+    In float64: near mu = 1 float32 has no digits left.
+    """
     log_pi, log_mu = log_probs.double(), rollout_log_probs.double()
     mu = log_mu.exp()
     rest_mu, rest_pi = (-log_mu.expm1()).clamp(min=TINY), (-log_pi.expm1()).clamp(min=TINY)
@@ -83,8 +91,8 @@ def partition(
 ) -> tuple[Float[Tensor, "B T C"], Float[Tensor, "B T C"]]:
     """Probabilities (pi, mu) of the paper's Top-K cells, float64: mu's top K, the sampled token, "other".
 
-    variant: "union" keeps K + 1 single cells when the sampled token is outside the top K (paper); "replace_last" puts it
-    in the place of the K-th (other codes), which sees less. A sampled token inside the top K gets an empty cell.
+    variant: "union" keeps K + 1 single cells when the sampled token is outside the top K (paper); "replace_last" puts
+    it in the place of the K-th (other codes), which sees less. A sampled token inside the top K gets an empty cell.
     """
     if variant not in ("union", "replace_last"):
         raise ValueError(f"topk_variant={variant!r} is unknown; use 'union' (paper) or 'replace_last'")
@@ -115,9 +123,9 @@ def topk_kl(cells: Cells, log_probs: Tensor, rollout_log_probs: Tensor, variant:
 
 
 def predicted_away(batch: TokenBatch) -> Bool[Tensor, "B T"]:
-    """Direction test of Predictive Divergence Masks (arXiv 2607.10848): A times the rate of KL(mu || pi) along the step > 0.
+    """Direction test of Predictive Divergence Masks (arXiv 2607.10848): A times the drift's rate along the step > 0.
 
-    The rate, for a softmax-logit step on log pi(y), is (pi_y - mu_y) + sum over cells of pi (mu - pi), tail aggregated.
+    The rate of KL(mu || pi), for a softmax-logit step on log pi(y), is (pi_y - mu_y) + sum over cells of pi (mu - pi), tail aggregated.
     """
     cells = batch.cells
     if cells is None:

@@ -22,8 +22,8 @@ def aggregate(
     """Mean of per-token values over a batch of responses.
 
     The denominator comes from `response_mask` alone, so a token a method masks still counts.
-    token-mean: over valid tokens. seq-mean-token-mean: over responses of each one's token mean. seq-mean-token-sum: over
-    responses of each one's sum. seq-mean-token-sum-norm: the same over a constant `horizon` (Dr.GRPO).
+    token-mean: over valid tokens. seq-mean-token-mean: over responses of each one's token mean. seq-mean-token-sum:
+    over responses of each one's sum. seq-mean-token-sum-norm: the same over a constant `horizon` (Dr.GRPO).
     total_tokens, total_sequences: counts of the whole optimiser step, when this batch is one micro-batch of it.
     Raises ValueError on an unknown mode, or when seq-mean-token-sum-norm has no horizon.
     """

@@ -25,7 +25,8 @@ class CPPOMask:
     """The mask and everything that decided it. (B, T) each, or 1-D for packed input; `delta_b` is (B,) or None.
 
     reason: codes of `Reason`. weight: w_t. divergence: D_t. slack: delta + delta_b W_{t-1} - S_{t-1}, what the prefix
-    leaves, infinite without a budget. delta: the token limit. Derived when read: token_mask M_t, threshold c_t, score Z_t.
+    leaves, infinite without a budget. delta: the token limit. Derived when read: token_mask M_t, threshold c_t, score
+    Z_t.
     Invalid positions hold zeros, but for slack, which carries on.
     """
 

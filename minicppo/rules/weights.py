@@ -22,10 +22,10 @@ def position_weights(
     """w_t = 1 - (1 - w_min) (t - 1) / (T - 1), paper Eq. 9; zero on invalid positions.
 
     t counts valid tokens, so padding on either side and tool tokens in between do not matter.
-    length: what T is. "own" the response's number of valid tokens (paper), "padded" the width of the batch (the authors'
-    verl branch), or an integer horizon (one fixed schedule for all). T = 1 gives 1 (ours: the formula is 0/0).
-    schedule: "linear"; "constant" gives 1 everywhere; "shuffled" (paper's ablation) the same values in a random order that
-    depends on (seed, T) alone.
+    length: what T is. "own" the response's number of valid tokens (paper), "padded" the width of the batch (the
+    authors' verl branch), or an integer horizon (one fixed schedule for all). T = 1 gives 1 (ours: the formula is 0/0).
+    schedule: "linear"; "constant" gives 1 everywhere; "shuffled" (paper's ablation) the same values in a random order
+    that depends on (seed, T) alone.
     counts: each row's valid tokens, when the caller has them already.
     Raises ValueError on an unknown schedule or a horizon shorter than a response.
     """

@@ -14,20 +14,14 @@ from minicppo.rules.hyper import Hyper, checked
 from minicppo.rules.methods.ratio import masked_weights
 from minicppo.rules.result import CPPOMask, Reason, TokenWeights
 
-DivergenceName = Annotated[
-    str, Hyper("paper: topk_tv with K = 20; released codes: binary_tv", choices=DIVERGENCES)
-]
+DivergenceName = Annotated[str, Hyper("paper: topk_tv with K = 20; released codes: binary_tv", choices=DIVERGENCES)]
 RatioCap = Annotated[float, Hyper("the paper has none; DPPO's scaling runs use 5", low=0)]
-Direction = Annotated[
-    str, Hyper("paper Eq. 10; 'predicted' is arXiv 2607.10848", choices=("ratio", "predicted"))
-]
+Direction = Annotated[str, Hyper("paper Eq. 10; 'predicted' is arXiv 2607.10848", choices=("ratio", "predicted"))]
 TopKVariant = Annotated[
     str, Hyper("DPPO's paper; 'replace_last' is what other codes do", choices=("union", "replace_last"))
 ]
 GATES = ("hard", "reciprocal", "sigmoid", "budget")
-Gate = Annotated[
-    str, Hyper("Algorithm 1 is hard, App. C.1 reciprocal; 'sigmoid' and 'budget' are ours", choices=GATES)
-]
+Gate = Annotated[str, Hyper("Algorithm 1 is hard, App. C.1 reciprocal; 'sigmoid' and 'budget' are ours", choices=GATES)]
 Length = Annotated[
     str | int, Hyper("paper: own; the authors' verl branch: padded", low=1, closed=True, choices=("own", "padded"))
 ]
@@ -74,7 +68,10 @@ def trm(
     ] = "topk_kl",
     topk_variant: TopKVariant = "union",
 ) -> TokenWeights:
-    """Reject a whole response when its largest or its mean divergence exceeds a limit; the direction does not matter."""
+    """Reject a whole response when its largest or its mean divergence exceeds a limit.
+
+    The direction does not matter.
+    """
     D = token_divergence(batch, divergence, topk_variant=topk_variant)
     accepted = D.amax(1) <= delta_max if D.shape[1] else batch.lengths == 0
     accepted &= D.sum(1) <= delta_avg * batch.lengths

@@ -56,7 +56,10 @@ def none(batch: TokenBatch) -> TokenWeights:
 
 @checked
 def ppo(batch: TokenBatch, *, clip_low: ClipLow = 0.2, clip_high: ClipHigh = 0.28) -> TokenWeights:
-    """Gradient of min(rho A, clip(rho, 1 - clip_low, 1 + clip_high) A): none beyond the clip, on the side that moves away."""
+    """Gradient of min(rho A, clip(rho, 1 - clip_low, 1 + clip_high) A).
+
+    Zero beyond the clip, on the side that moves away from mu.
+    """
     A, rho = batch.advantages, batch.ratio
     clipped = ((A > 0) & (rho > 1 + clip_high)) | ((A < 0) & (rho < 1 - clip_low))
     return masked_weights(batch, ~clipped, rho)
@@ -76,9 +79,7 @@ def minpro(batch: TokenBatch, *, w_max: WMax = 5.0, w_low: WLow = 0.0) -> TokenW
     before[:, 1:] = running[:, :-1].nan_to_num(posinf=0.0)
     raw = (before + batch.log_ratio).exp()
     smallest = running[:, -1:].nan_to_num(posinf=0.0).exp().mean()
-    return masked_weights(
-        batch, batch.mask, raw.clamp(w_low, w_max), raw=raw, stats={"minpro/rho_min": smallest}
-    )
+    return masked_weights(batch, batch.mask, raw.clamp(w_low, w_max), raw=raw, stats={"minpro/rho_min": smallest})
 
 
 @checked
@@ -116,7 +117,10 @@ def drpo(
     delta: Annotated[float, Hyper("DRPO (arXiv 2606.09821): so large that it hardly acts; try < 1", low=0)] = 12.5,
     mu_weighted: Annotated[bool, Hyper("DRPO: true; false is SPO", choices=(True, False))] = True,
 ) -> TokenWeights:
-    """Gradient of rho A - |A| mu (rho - 1)^2 / (2 delta): the weight falls linearly with |pi - mu| and may turn negative."""
+    """Gradient of rho A - |A| mu (rho - 1)^2 / (2 delta).
+
+    The weight falls linearly with |pi - mu| and may turn negative.
+    """
     excess = batch.log_ratio.expm1().abs()
     if mu_weighted:
         excess = excess * batch.rollout_log_probs.exp()
