@@ -1,0 +1,149 @@
+"""A run that was stopped anywhere and resumed ends as one that was not: same bytes of metrics, same bits of weights."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from minicppo.rl.config import RunConfig
+from minicppo.rl.rundir import RunDir
+from minicppo.rl.trainer import resume, train, trained_policy
+
+MakeConfig = Callable[..., RunConfig]
+Whole = Callable[[RunConfig], Path]
+
+
+class Stopped(Exception):
+    pass
+
+
+def stop_at(kind: str, count: int) -> Callable[[Mapping[str, Any]], None]:
+    """An observer that raises at the `count`-th row of that kind."""
+    seen = 0
+
+    def observe(event: Mapping[str, Any]) -> None:
+        nonlocal seen
+        seen += event["kind"] == kind
+        if seen == count:
+            raise Stopped
+
+    return observe
+
+
+def assert_same_runs(first: Path, second: Path) -> None:
+    assert (first / "metrics.jsonl").read_bytes() == (second / "metrics.jsonl").read_bytes()
+    checkpoints = sorted(path.name for path in (first / "checkpoints").iterdir())
+    assert checkpoints == sorted(path.name for path in (second / "checkpoints").iterdir())
+    for name in ("policy/model.safetensors", "optimizer.safetensors", "history.safetensors", "state.json"):
+        files = [run / "checkpoints" / checkpoints[-1] / name for run in (first, second)]
+        assert files[0].is_file() == files[1].is_file()
+        if name == "state.json":
+            counters = [file.read_text().partition('"log_sizes"')[0] for file in files]  # timings differ in length
+            assert counters[0] == counters[1]
+        elif files[0].is_file():
+            assert files[0].read_bytes() == files[1].read_bytes(), name
+    one, two = (load_file(run / "trace.safetensors") for run in (first, second))
+    assert all(bool((one[key] == two[key]).all()) for key in one)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    """The uninterrupted run of a configuration, made once."""
+    made: dict[str, Path] = {}
+
+    def make(config: RunConfig) -> Path:
+        key = config.to_yaml()
+        if key not in made:
+            made[key] = train(config, tmp_path_factory.mktemp("whole") / "run")
+        return made[key]
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("kind", "count", "staleness"),
+    [("update", 1, 0), ("update", 7, 0), ("update", 7, 3), ("rollout", 4, 0), ("eval", 2, 3), ("eval", 3, 0)],
+)
+def test_resume_to_the_bit(
+    small_config: MakeConfig, whole: Whole, run_folder: Path, kind: str, count: int, staleness: int
+) -> None:
+    config = small_config(train={"staleness": staleness})
+    with pytest.raises(Stopped):
+        train(config, run_folder, stop_at(kind, count))
+    resume(run_folder)
+    assert_same_runs(whole(config), run_folder)
+    assert len(RunDir.open(run_folder).rows("timings.jsonl")) == 4
+
+
+def test_a_finished_run_is_left_alone(small_config: MakeConfig, run_folder: Path) -> None:
+    train(small_config(train={"iterations": 1}), run_folder)
+    before = (run_folder / "summary.json").stat().st_mtime_ns
+    assert resume(run_folder) == run_folder
+    assert (run_folder / "summary.json").stat().st_mtime_ns == before
+
+
+def test_a_half_written_checkpoint_is_never_read(small_config: MakeConfig, whole: Whole, run_folder: Path) -> None:
+    config = small_config()
+    with pytest.raises(Stopped):
+        train(config, run_folder, stop_at("rollout", 4))
+    half = run_folder / "checkpoints" / ".000004.tmp"
+    half.mkdir()
+    (half / "state.json").write_text('{"iteration": 4')
+    with open(run_folder / "metrics.jsonl", "a") as file:
+        file.write('{"kind": "upd')  # a row cut off by the crash
+    resume(run_folder)
+    assert_same_runs(whole(config), run_folder)
+
+
+def test_a_log_that_lost_rows_is_refused(small_config: MakeConfig, run_folder: Path) -> None:
+    with pytest.raises(Stopped):
+        train(small_config(), run_folder, stop_at("rollout", 4))
+    (run_folder / "metrics.jsonl").write_text("")
+    with pytest.raises(ValueError, match="has 0 bytes, fewer than the"):
+        resume(run_folder)
+
+
+def test_only_the_newest_checkpoints_stay(small_config: MakeConfig, run_folder: Path) -> None:
+    train(small_config(train={"checkpoint_every": 1, "keep_checkpoints": 2}), run_folder)
+    assert sorted(path.name for path in (run_folder / "checkpoints").iterdir()) == ["000003", "000004"]
+
+
+def test_nothing_to_resume(tmp_path: Path, small_config: MakeConfig) -> None:
+    with pytest.raises(FileNotFoundError, match=r"holds no run: it has no config\.yaml"):
+        resume(tmp_path)
+    RunDir.create(tmp_path / "fresh", small_config())
+    with pytest.raises(FileNotFoundError, match="has no checkpoint yet"):
+        trained_policy(tmp_path / "fresh")
+
+
+@pytest.mark.slow
+def test_kill_9_in_the_middle_of_an_update(small_config: MakeConfig, tmp_path: Path) -> None:
+    config = small_config(train={"iterations": 30, "checkpoint_every": 3, "staleness": 2}, eval={"every": 10})
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    train(config, whole)
+    RunDir.create(broken, config)
+    program = f"from minicppo.rl.trainer import resume; resume({str(broken)!r})"
+    for kill_at in (2, 9, 17):  # three lives, each ending at some byte of some update
+        child = subprocess.Popen([sys.executable, "-c", program], env={**os.environ, "OMP_NUM_THREADS": "1"})
+        deadline = time.monotonic() + 60
+        while not (broken / "checkpoints" / f"{kill_at // 3 * 3:06d}").is_dir() and kill_at >= 3:
+            assert child.poll() is None, "the run ended before it could be killed"
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+        while kill_at < 3 and not (broken / "metrics.jsonl").is_file():
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+        time.sleep(0.03)
+        child.send_signal(signal.SIGKILL)
+        assert child.wait() == -signal.SIGKILL
+    resume(broken)
+    assert_same_runs(whole, broken)

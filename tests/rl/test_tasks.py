@@ -1,0 +1,136 @@
+"""Chained arithmetic, the train/test split, and the registry of tasks."""
+
+from __future__ import annotations
+
+import random
+import re
+
+import pytest
+
+from minicppo.rl.tasks import Problem, Task, is_held_out, make_task, sample_problems
+from minicppo.rl.tasks.chain import ChainTask, apply
+
+
+@pytest.mark.parametrize("steps", [1, 3, 8, 84])
+def test_a_demonstration_scores_one_and_has_the_stated_length(steps: int) -> None:
+    task, rng = ChainTask(steps), random.Random(steps)
+    for _ in range(20):
+        problem = task.problem(rng)
+        response = task.demonstration(problem, rng, error_rate=0.0)
+        assert task.score(problem, response) == 1.0
+        assert task.well_formed(problem, response)
+        assert len(response) + 1 == task.max_new_tokens == 6 * steps + 3  # with the end-of-sequence token
+        assert set(response + problem.prompt) <= set(task.alphabet)
+
+
+def test_difficulty_spans_16_to_512_tokens() -> None:
+    assert ChainTask(3).max_new_tokens == 21
+    assert ChainTask(84).max_new_tokens == 507
+
+
+def test_the_answer_is_the_chain_read_from_left_to_right() -> None:
+    problem = ChainTask(3).problem(random.Random(0))
+    start, *rest = re.findall(r"[-+*]?\d", problem.prompt)
+    value = int(start)
+    for step in rest:
+        value = apply(value, step[0], int(step[1]))
+    assert problem.answer == str(value)
+    assert apply(2, "-", 5) == 4
+    assert apply(3, "*", 5) == 1
+
+
+def test_one_wrong_step_anywhere_ruins_the_answer() -> None:
+    task, rng = ChainTask(6), random.Random(3)
+    for wrong_at in range(6):
+        problem = task.problem(rng)
+        value, parts = problem.data["start"], []
+        for i, (op, operand) in enumerate(problem.data["steps"]):
+            result = (apply(value, op, operand) + (3 if i == wrong_at else 0)) % 7
+            parts.append(f"{value}{op}{operand}={result};")
+            value = result
+        response = "".join(parts) + f"#{value}"
+        assert task.well_formed(problem, response)
+        assert task.score(problem, response) == 0.0
+
+
+def test_only_a_final_answer_counts() -> None:
+    task = ChainTask(1)
+    problem = Problem("1+1=", "2", {"start": 1, "steps": (("+", 1),)})
+    assert task.score(problem, "1+1=2;#2") == 1.0
+    for response in ("", "2", "1+1=2;#", "1+1=2;#2;", "1+1=2;#3"):
+        assert task.score(problem, response) == 0.0
+    assert task.score(problem, "#2") == 1.0  # the answer is right, the form is not
+    assert not task.well_formed(problem, "#2")
+
+
+def test_demonstrations_err_at_the_asked_rate() -> None:
+    task, rng = ChainTask(8), random.Random(1)
+    wrong = 0
+    for _ in range(400):
+        problem = task.problem(rng)
+        for step in task.demonstration(problem, rng, error_rate=0.12).split(";")[:-1]:
+            a, op, b, _, c = step
+            wrong += apply(int(a), op, int(b)) != int(c)
+    assert abs(wrong / 3200 - 0.12) < 0.02
+
+
+def test_multipliers_are_never_zero() -> None:
+    rng = random.Random(0)
+    assert not any("*0" in ChainTask(8).problem(rng).prompt for _ in range(300))
+
+
+def test_splits_are_disjoint_by_content_and_of_the_stated_size() -> None:
+    task = ChainTask(2)
+    rng = random.Random(0)
+    train = {problem.prompt for problem in sample_problems(task, 2000, rng, "train")}
+    test = {problem.prompt for problem in sample_problems(task, 200, rng, "test")}
+    assert not train & test
+    problems = [task.problem(rng) for _ in range(4000)]
+    share = sum(is_held_out(problem, 0.1) for problem in problems) / 4000
+    assert abs(share - 0.1) < 0.03
+
+
+def test_problems_that_differ_in_wording_alone_share_a_split() -> None:
+    for i in range(50):
+        first, second = Problem(f"{i} + 1?", "", content=str(i)), Problem(f"1 + {i}?", "", content=str(i))
+        assert is_held_out(first, 0.5) == is_held_out(second, 0.5)
+
+
+def test_unique_problems_and_a_task_too_small_for_them() -> None:
+    prompts = [problem.prompt for problem in sample_problems(ChainTask(2), 50, random.Random(0), "test", unique=True)]
+    assert len(set(prompts)) == 50
+    with pytest.raises(ValueError, match=r"only \d+ of 100 different test problems"):
+        sample_problems(ChainTask(1), 100, random.Random(0), "test", unique=True)
+    with pytest.raises(ValueError, match="split must be 'train' or 'test'"):
+        sample_problems(ChainTask(1), 1, random.Random(0), "valid")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("chian", {}, "did you mean 'chain'"),
+        ("chain", {"step": 3}, "no option 'step'.*did you mean 'steps'"),
+        ("chain", {"steps": 0}, r"steps = 0 is outside 1\.\.512"),
+    ],
+)
+def test_unknown_names_and_options(name: str, options: dict[str, int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_task(name, **options)
+
+
+def test_a_task_without_demonstrations_says_what_to_do() -> None:
+    class Bare(Task):
+        name = "bare"
+        max_new_tokens = 1
+
+        def problem(self, rng: random.Random) -> Problem:
+            return Problem("", "")
+
+        def score(self, problem: Problem, response: str) -> float:
+            return 0.0
+
+        def well_formed(self, problem: Problem, response: str) -> bool:
+            return False
+
+    with pytest.raises(NotImplementedError, match=r"'bare' has no demonstrations.*set warmup=null"):
+        Bare().demonstration(Problem("", ""), random.Random(0), 0.0)
