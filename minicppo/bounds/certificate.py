@@ -137,9 +137,7 @@ def _bootstrap(means: Vector, responses: int, xi: float, confidence: float, resa
     if count < 2:
         raise ValueError(f"{count} group: a bootstrap needs at least 2 (pass groups=None if prompts are all distinct)")
     rng = np.random.default_rng(seed)
-    samples = np.stack(
-        [means.mean(axis=0), *(means[rng.integers(count, size=count)].mean(axis=0) for _ in range(resamples))]
-    )
+    samples = np.concatenate([means.mean(axis=0, keepdims=True), _resampled_means(means, resamples, rng)])
     # Widened as Student's t would be, so that few groups do not make the interval too short.
     tail = float(norm.cdf(np.sqrt(count / (count - 1)) * student.ppf((1 - confidence) / 2, count - 1)))
     surrogate, pair, total = samples[:, 0], 2 * xi * samples[:, 1], samples[:, 2]
@@ -161,6 +159,19 @@ def _bootstrap(means: Vector, responses: int, xi: float, confidence: float, resa
         responses=responses,
         groups=count,
     )
+
+
+def _resampled_means(means: Vector, resamples: int, rng: np.random.Generator) -> Vector:
+    """Means of `resamples` draws with replacement of the rows of means (G, columns): (resamples, columns)."""
+    count = len(means)
+    block = max(1, 1_000_000 // count)  # resamples at a time: a few megabytes whatever the number of groups
+    out = []
+    for start in range(0, resamples, block):
+        rows = min(block, resamples - start)
+        draws = rng.integers(count, size=(rows, count)) + np.arange(rows)[:, None] * count
+        times = np.bincount(draws.ravel(), minlength=rows * count).reshape(rows, count)
+        out.append(times @ means / count)
+    return np.concatenate(out)
 
 
 def _advantages(rewards: Vector, ids: NDArray[np.int64]) -> Vector:

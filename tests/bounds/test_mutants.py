@@ -24,7 +24,6 @@ BOUNDS: dict[str, Callable[[Pair], float]] = {
     "cap_theorem": lambda pair: float(sh.cap_theorem(pair.caps)),
     "path_budget": lambda pair: float(sh.path_budget(float(sh.largest_path(pair)))),
     "expected_budget": lambda pair: float(sh.expected_budget(float(pair.drift.sum()))),
-    "chi_square_budget": lambda pair: sh.chi_square_budget(sh.largest_chi_square(pair)),
 }
 
 

@@ -132,3 +132,12 @@ def test_expected_budget_beats_theorem1_from_twelve_tokens() -> None:
 def test_chi_square_budget_is_free_of_the_horizon() -> None:
     assert sh.chi_square_budget(1e-3) == pytest.approx(1e-3 / np.sqrt(2), rel=1e-3)
     assert sh.chi_square_budget(1e4) == np.inf
+
+
+def test_chi_square_budget_is_nearly_attained_in_mean_square() -> None:
+    """The same step everywhere: the kernel's norm is (1 + v)^T - 1 - T v, close to e^(T v) - 1 - T v."""
+    mu = tuple(np.full((2**t, 2), 0.5) for t in range(7))
+    pi = tuple(np.tile([0.35, 0.65], (2**t, 1)) for t in range(7))
+    pair = Pair(mu, pi, np.ones(1))
+    norm = float(np.sqrt(pair.reach_mu[-1] @ (tab.kernel(pair) / pair.reach_mu[-1]) ** 2))
+    assert 0.85 < norm / sh.chi_square_budget(sh.largest_chi_square(pair)) <= 1
