@@ -69,7 +69,8 @@ def _print_one(row: dict[str, Any]) -> None:
     from rich.table import Table
 
     console.print(f"[bold]{row['name']}[/]: {row['summary']}")
-    console.print(f"  g = {row['formula']}, decided by {row['level']}; needs {row['needs'].replace('_', '-')}", markup=False)
+    needs = row["needs"].replace("_", "-")
+    console.print(f"  g = {row['formula']}, decided by {row['level']}; needs {needs}", markup=False)
     console.print(f"  source: {row['source']}; its own loss aggregation: {row['loss_agg_mode']}", markup=False)
     if not row["params"]:
         return

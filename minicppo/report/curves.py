@@ -91,7 +91,7 @@ def _stack_reasons(ax: Axes, run: Run) -> None:
     parts.append((left, *REJECTED))
     floor = np.zeros_like(x)
     for share, label, color, hatch in parts:
-        if np.all(share < 1e-9):
+        if np.all(share < 1e-6):  # rounding of the shares in the log
             continue
         top = floor + 100.0 * share
         ax.fill_between(

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from minicppo.report.runs import Run, Trace, labels
 from minicppo.report.style import BLACK, house_style, line_styles, new_figure
 
-BINS = 32  # at most; short responses get one bin a token
+BINS = 16  # at most; a trace has few responses, so a bin of one token would be mostly noise
 
 
 def by_position(trace: Trace) -> dict[str, np.ndarray]:

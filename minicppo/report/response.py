@@ -68,7 +68,10 @@ def one_response(run: Run, row: int | None = None, width: int = 56) -> Figure:
         if trace.threshold is not None:
             draw_threshold(ax, trace.threshold[row, window], float(weighted.max()), first=start + 1)
         ax.set_ylabel(r"weighted divergence $Z_t = w_t D_t$")
-        ax.set_xticks(range(start + 1, stop + 1), trace.tokens[row][window], family="monospace")
+        tokens = [_visible(token) for token in trace.tokens[row][window]]
+        ax.set_xticks(range(start + 1, stop + 1), tokens, family="monospace")
+        for label in ax.get_xticklabels():
+            label.set_rotation(90 if len(label.get_text()) > 1 else 0)
         advantage = float(trace.advantages[row, start])
         ax.set_xlabel(
             f"response tokens {start + 1} to {stop} of {int(trace.response_mask[row].sum())}, "
@@ -76,7 +79,7 @@ def one_response(run: Run, row: int | None = None, width: int = 56) -> Figure:
         )
         ax.set_title(f"One response under {run.method}")
         entries = legend_entries(trace.reason[row, window], trace.threshold is not None)
-        figure.legend(*entries, loc="outside upper center", ncols=5)
+        figure.legend(*entries, loc="outside upper center", ncols=3)
         return figure
 
 
@@ -116,6 +119,11 @@ def legend_entries(reason: np.ndarray, threshold: bool = False) -> tuple[list[Ar
             handles.append(Patch(facecolor=face, edgecolor=edge, hatch=hatch, linewidth=0.6))
             texts.append(label)
     return handles, texts
+
+
+def _visible(token: str) -> str:
+    """A token as a tick label: white space gets a sign, so that no label is empty."""
+    return token.replace("\n", "⏎").replace(" ", "·").replace("\t", "⇥") or "∅"
 
 
 def _short(prompt: str, limit: int = 40) -> str:

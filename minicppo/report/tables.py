@@ -90,7 +90,7 @@ COLUMNS = {
     "token": "by the token test alone (%)",
     "prefix": "by the prefix budget alone (%)",
     "both": "by both (%)",
-    "drift": "mean |log(pi/mu)|",
+    "drift": "drift: mean abs log(pi/mu)",
     "time": "time (s)",
     "memory": "peak memory (MB)",
 }

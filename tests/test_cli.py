@@ -1,0 +1,184 @@
+"""The command line: every command runs, every error is one clear line."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from minicppo.cli import main
+from tests.fake_runs import write_run
+
+TINY = [
+    "model.hidden_size=32", "model.intermediate_size=32", "model.layers=1", "model.heads=2", "task.options.steps=1",
+    "rollout.prompts=4", "rollout.group_size=4", "train.minibatches=2", "train.iterations=2", "train.epochs=1",
+    "eval.problems=8", "eval.samples=2", "eval.every=1", "train.checkpoint_every=1",
+    "warmup.target=0.2", "warmup.check_every=25", "warmup.anneal=0", "warmup.error_rate=0.3",
+]  # fmt: skip
+
+
+class Outcome(NamedTuple):
+    status: int
+    out: str
+    err: str
+
+
+Command = Callable[..., Outcome]
+
+
+@pytest.fixture
+def minicppo(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
+    """Run a command line in an empty working directory, in this process."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MINICPPO_CACHE", str(tmp_path / "cache"))
+
+    def call(*arguments: str) -> Outcome:
+        try:
+            main(arguments)
+            status = 0
+        except SystemExit as end:
+            status = int(end.code or 0)
+        return Outcome(status, *capsys.readouterr())
+
+    return call
+
+
+COMMANDS = ("train", "resume", "eval", "compare", "methods", "thresholds", "demo")
+
+
+def test_help_lists_every_command_and_loads_nothing_heavy() -> None:
+    code = (
+        "import sys\nfrom minicppo.cli import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
+        "heavy = {'torch', 'transformers', 'matplotlib'} & set(sys.modules)\nassert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    for command in COMMANDS:
+        assert f" {command} " in done.stdout
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(minicppo: Command, command: str) -> None:
+    outcome = minicppo(command, "--help")
+    assert outcome.status == 0
+    assert f"minicppo {command}" in outcome.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["train", "stal"], "did you mean 'stale'"),
+        (["train", "missing.yaml"], "missing.yaml"),
+        (["train", "stale", "train.lrr=1"], "did you mean 'train.lr'"),
+        (["train", "stale", "seed"], "key=value"),
+        (["train", "stale", "--method", "cpo"], "did you mean 'cppo'"),
+        (["train", "stale", "method.params.delta=-1"], "delta=-1"),
+        (["train", "stale", "rollout.top_p=0.9"], "top_p=1"),
+        (["train", "stale", "rollout.group_size=1"], "use 2 or more"),
+        (["methods", "cpo"], "did you mean 'cppo'"),
+        (["resume", "nowhere"], "nowhere holds no run"),
+        (["eval", "nowhere"], "nowhere holds no run"),
+        (["compare", "nowhere"], "nowhere holds no run"),
+        (["demo", "train.lrr=1"], "did you mean 'train.lr'"),
+    ],
+)
+def test_a_mistake_gets_one_clear_line(minicppo: Command, arguments: list[str], says: str) -> None:
+    outcome = minicppo(*arguments)
+    assert outcome.status == 2
+    assert says in outcome.err
+    assert outcome.err.startswith("error: ")
+    assert outcome.err.count("\n") == 1
+    assert not Path("runs").exists(), "nothing is written before the settings are known to be good"
+
+
+def test_debug_shows_the_traceback(minicppo: Command) -> None:
+    with pytest.raises(ValueError, match="did you mean 'stale'"):
+        minicppo("train", "stal", "--debug")
+
+
+def test_unknown_commands_and_options_are_usage_errors(minicppo: Command) -> None:
+    assert minicppo("trian").status == 2
+    assert minicppo("train", "stale", "--methode", "grpo").status == 2
+
+
+def test_version(minicppo: Command) -> None:
+    assert minicppo("--version").out.startswith("minicppo 0.")
+
+
+def test_methods_as_table_entry_and_json(minicppo: Command) -> None:
+    from minicppo.rules import METHODS
+
+    assert "cppo-exact" in minicppo("methods").out
+    one = minicppo("methods", "cppo").out
+    assert "method.params.w_min" in one
+    assert "paper Table 3" in one
+    rows = json.loads(minicppo("methods", "--json").out)
+    assert [row["name"] for row in rows] == list(METHODS)
+    assert all(entry["source"] for row in rows for entry in row["params"].values())
+
+
+def test_compare_prints_a_table_and_writes_figures(minicppo: Command, tmp_path: Path) -> None:
+    for name in ("cppo-exact", "none"):
+        write_run(tmp_path / name, name)
+    outcome = minicppo("compare", "cppo-exact", "none", "--out", "side-by-side")
+    assert outcome.status == 0
+    assert "31.0 ± 2.0" in outcome.out
+    assert (tmp_path / "side-by-side" / "curves.png").exists()
+    assert (tmp_path / "side-by-side" / "table.md").exists()
+
+
+@pytest.mark.slow
+def test_train_resume_eval_from_the_command_line(minicppo: Command, tmp_path: Path) -> None:
+    outcome = minicppo("train", "stale", "--method", "grpo", *TINY)
+    assert outcome.status == 0, outcome.err
+    assert "warm-up" in outcome.out
+    assert "grpo: iteration 2 of 2" in outcome.out.replace("stale-", "")
+    run = tmp_path / "runs" / "stale-grpo"
+    assert (run / "summary.json").exists()
+
+    again = minicppo("train", "stale", "--method", "grpo", *TINY)
+    assert again.status == 2
+    assert "already holds a run" in again.err
+
+    metrics = (run / "metrics.jsonl").read_bytes()
+    (run / "summary.json").unlink()
+    assert minicppo("resume", "runs/stale-grpo").status == 0
+    assert (run / "metrics.jsonl").read_bytes() == metrics
+
+    judged = minicppo("eval", "runs/stale-grpo", "eval.problems=4", "--json")
+    assert 0 <= json.loads(judged.out)["accuracy"] <= 1
+    assert "sampled accuracy" in minicppo("eval", "runs/stale-grpo").out
+    assert minicppo("compare", "runs/stale-grpo").status == 0
+
+
+@pytest.mark.slow
+def test_demo_writes_what_it_promises_and_goes_on_where_it_stopped(minicppo: Command, tmp_path: Path) -> None:
+    outcome = minicppo("demo", *TINY)
+    assert outcome.status == 0, outcome.err
+    out = tmp_path / "runs" / "demo"
+    summary = json.loads((out / "summary.json").read_text())
+    assert set(summary["methods"]) == {"cppo-exact", "dppo-exact", "grpo", "none"}
+    for row in summary["methods"].values():
+        for key in ("before", "before_se", "after", "after_se", "masked", "seconds", "peak_memory_mb"):
+            assert row[key] is not None, key
+        assert row["before"] == summary["methods"]["none"]["before"], "all start from the same warm-up"
+    names = ("curves", "masked_share", "drift_by_position", "response_cppo-exact")
+    assert all((out / f"{name}.png").exists() for name in names)
+    assert "What this does not show" in outcome.out
+
+    metrics = (out / "grpo" / "metrics.jsonl").read_bytes()
+    written = (out / "none" / "summary.json").stat().st_mtime_ns
+    (out / "grpo" / "summary.json").unlink()  # as if it had been interrupted after its last checkpoint
+    assert minicppo("demo", *TINY).status == 0
+    assert (out / "grpo" / "metrics.jsonl").read_bytes() == metrics
+    assert (out / "none" / "summary.json").stat().st_mtime_ns == written, "finished runs are kept"
+
+    other = minicppo("demo", *TINY, "seed=1")
+    assert other.status == 2
+    assert "--fresh" in other.err

@@ -1,0 +1,179 @@
+"""Figures and tables from synthetic run directories: what they compute, and that each can be drawn and saved."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from minicppo.report.curves import curves, masked_share
+from minicppo.report.drift import by_position, drift_by_position
+from minicppo.report.overview import LENGTH, PATH, made_up_divergences, masks, overview
+from minicppo.report.response import MASKED, choose_response, choose_window, one_response
+from minicppo.report.runs import Run, Trace, labels, load_run
+from minicppo.report.style import line_styles, save
+from minicppo.report.tables import COLUMNS, cells, markdown_table, result, results, rich_table
+from minicppo.report.write import write_report
+from minicppo.rules import Reason
+from tests.fake_runs import DELTA, W_MIN, write_run
+
+METHODS = ("cppo-exact", "dppo-exact", "grpo", "none")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
+    root = tmp_path_factory.mktemp("runs")
+    return [load_run(write_run(root / m, m, final=0.9 - 0.2 * i, seed=i)) for i, m in enumerate(METHODS)]
+
+
+def trace_of(run: Run) -> Trace:
+    assert run.trace is not None
+    return run.trace
+
+
+def test_a_result_is_read_off_the_metrics(runs: list[Run]) -> None:
+    row = result(runs[0])
+    assert (row.before, row.before_se, row.iterations) == (0.31, 0.02, 12)
+    assert row.after == pytest.approx(0.9)
+    assert row.seconds == pytest.approx(12 * 1.5)
+    assert row.peak_memory_mb == 511.0
+    updates = runs[0].rows("update")
+    assert row.masked == pytest.approx(np.mean([u["mask/frac"] for u in updates]))
+    parts = (row.masked_token_only, row.masked_prefix_only, row.masked_both)
+    assert sum(part or 0.0 for part in parts) == pytest.approx(row.masked)
+
+
+def test_tables_hold_every_run_and_every_column(runs: list[Run]) -> None:
+    lines = markdown_table(results(runs)).splitlines()
+    assert len(lines) == 2 + len(runs)
+    assert {line.count("|") for line in lines} == {len(COLUMNS) + 1}, "no cell may hold a bar of its own"
+    assert "31.0 ± 2.0" in lines[2]
+    assert rich_table(results(runs)).row_count == len(runs)
+    assert set(cells(results(runs)[0])) == set(COLUMNS)
+
+
+def test_a_quantity_the_method_does_not_log_is_a_dash(runs: list[Run]) -> None:
+    bare = Run(runs[3].path, runs[3].config, [r for r in runs[3].metrics if r["kind"] != "update"], [])
+    assert cells(result(bare))["masked"] == "-"
+    assert cells(result(bare))["time"] == "-"
+
+
+def test_labels_tell_runs_of_one_method_apart(runs: list[Run], tmp_path: Path) -> None:
+    again = load_run(write_run(tmp_path / "second", "grpo"))
+    assert labels([*runs, again])[2:] == ["grpo (grpo)", "none", "grpo (second)"]
+    styles = line_styles([run.method for run in [*runs, again]])
+    assert len({(style.color, str(style.dashes)) for style in styles}) == 5
+
+
+def test_series_spread_the_updates_over_their_iteration(runs: list[Run]) -> None:
+    x, y = runs[0].series("update", "mask/frac")
+    assert x[:5].tolist() == [0.0, 0.25, 0.5, 0.75, 1.0]
+    assert len(x) == len(y) == 48
+
+
+def test_drift_by_position_equals_a_loop_over_tokens(runs: list[Run]) -> None:
+    trace = trace_of(runs[0])
+    bins = by_position(trace)
+    width = round(2 * bins["position"][0] - 1)
+    pairs = zip(trace.log_probs[:, :width].flat, trace.rollout_log_probs[:, :width].flat, strict=True)
+    first = sorted(abs(np.exp(pi) - np.exp(mu)) for pi, mu in pairs)
+    assert bins["mean"][0] == pytest.approx(np.mean(first))
+    assert bins["top"][0] == pytest.approx(np.mean(first[-(len(first) // 10) :]), rel=1e-6)
+    assert np.all(bins["top"] >= bins["mean"])
+    allowance = DELTA / bins["weight"]
+    assert allowance[0] == pytest.approx(DELTA, rel=0.02)
+    assert np.all(np.diff(allowance[:8]) > 0), "the token test relaxes along the response"
+    assert allowance.max() <= DELTA / W_MIN + 1e-6
+
+
+def test_padding_never_enters_the_drift(runs: list[Run]) -> None:
+    trace = trace_of(runs[0])
+    clean = by_position(trace)
+    trace.log_probs[~trace.response_mask] = -3.0  # poison
+    assert all(np.array_equal(clean[key], by_position(trace)[key]) for key in clean)
+
+
+def test_the_chosen_response_shows_masking(runs: list[Run]) -> None:
+    trace = trace_of(runs[0])
+    row = trace.reason[choose_response(trace)]
+    most = max(len(set(r[np.isin(r, MASKED)])) for r in trace.reason)
+    assert len(set(row[np.isin(row, MASKED)])) == most > 0
+
+
+def test_the_window_holds_most_masked_tokens() -> None:
+    reason = np.full(100, int(Reason.INSIDE))
+    reason[[70, 72, 75]] = Reason.PREFIX
+    reason[90:] = Reason.PAD
+    start, stop = choose_window(reason, 10)
+    assert stop - start == 10
+    assert start <= 70
+    assert stop > 75
+    assert choose_window(reason[:8], 10) == (0, 8)
+
+
+def test_every_figure_can_be_drawn_and_saved(runs: list[Run], tmp_path: Path) -> None:
+    written = write_report(runs, tmp_path)
+    names = {path.name for path in written}
+    assert names == {
+        "table.md",
+        "curves.png",
+        "masked_share.png",
+        "drift_by_position.png",
+        "response_cppo-exact.png",
+        "response_dppo-exact.png",
+    }
+    assert all(path.stat().st_size > 100 for path in written)
+
+
+def test_axes_are_labelled(runs: list[Run]) -> None:
+    for figure in (curves(runs), masked_share(runs), drift_by_position(runs), one_response(runs[0]), overview()):
+        assert all(ax.get_ylabel() or ax.get_shared_y_axes().get_siblings(ax) for ax in figure.axes)
+        assert any(ax.get_xlabel() for ax in figure.axes)
+        assert all(ax.get_title(loc="left") for ax in figure.axes)
+
+
+def test_a_run_without_a_trace_still_has_its_curves(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run")
+    (folder / "trace.safetensors").unlink()
+    run = load_run(folder)
+    written = {path.name for path in write_report([run], tmp_path / "out")}
+    assert written == {"table.md", "curves.png", "masked_share.png"}
+    with pytest.raises(ValueError, match=r"no trace\.safetensors"):
+        one_response(run)
+    with pytest.raises(ValueError, match="none of these runs has a trace"):
+        drift_by_position([run])
+
+
+def test_a_folder_that_is_no_run_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"holds no run: it has no config\.yaml"):
+        load_run(tmp_path)
+    folder = write_run(tmp_path / "run")
+    (folder / "metrics.jsonl").write_text("")
+    with pytest.raises(FileNotFoundError, match="has logged nothing yet"):
+        load_run(folder)
+    (folder / "metrics.jsonl").write_text(json.dumps({"kind": "rollout", "iteration": 0}) + "\n")
+    with pytest.raises(ValueError, match="no evaluation yet"):
+        result(load_run(folder))
+
+
+def test_the_overview_shows_each_effect_once() -> None:
+    """The README's picture promises an early burst, masked small moves and a late token that CPPO alone keeps."""
+    D = made_up_divergences()
+    uniform, cppo = masks(D)
+    assert D.shape == (LENGTH,)
+    kept_by_uniform, kept_by_cppo = uniform.token_mask[0].numpy(), cppo.token_mask[0].numpy()
+    late = D > DELTA
+    assert kept_by_uniform.tolist() == (~late).tolist()
+    assert (kept_by_cppo & ~kept_by_uniform).any(), "a late token that only CPPO keeps"
+    assert (~kept_by_cppo & (DELTA / 2 > D))[:20].any(), "an early small move that only CPPO masks"
+    assert set(cppo.reason[0].tolist()) >= {int(Reason.INSIDE), int(Reason.PREFIX)}
+
+
+def test_the_committed_overview_is_what_the_code_draws(tmp_path: Path) -> None:
+    from matplotlib.image import imread
+
+    drawn, committed = imread(save(overview(), tmp_path / "overview.png")), imread(PATH)
+    assert drawn.shape == committed.shape
+    assert np.mean(np.abs(drawn - committed)) < 0.02, "run `make figures` and commit docs/overview.png"
