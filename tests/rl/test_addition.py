@@ -1,0 +1,93 @@
+"""Small sums: the checker, the split that knows 3 + 4 is 4 + 3, and a policy from scratch."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from minicppo.rl.config import ModelConfig
+from minicppo.rl.policy import build_policy
+from minicppo.rl.tasks import Problem, Task, is_held_out, make_task, sample_problems
+
+
+@pytest.fixture
+def task() -> Task:
+    return make_task("addition")
+
+
+def test_numbers_stay_in_range_and_the_answer_is_their_sum(task: Task) -> None:
+    problems = [task.problem(random.Random(i)) for i in range(500)]
+    values = {problem.data[name] for problem in problems for name in "ab"}
+    assert values == set(range(1, 20))
+    assert all(int(problem.answer) == problem.data["a"] + problem.data["b"] for problem in problems)
+
+
+@pytest.mark.parametrize(
+    ("response", "score", "well_formed"),
+    [
+        ("12", 1, True),
+        (" 12\n", 1, True),
+        ("5 + 7 = 12.", 1, False),
+        ("The answer is 012", 1, False),
+        ("12 is 5 + 7", 0, False),  # the last number counts
+        ("112", 0, True),
+        ("1 2", 0, False),
+        ("twelve", 0, False),
+        ("", 0, False),
+    ],
+)
+def test_the_last_whole_number_counts(task: Task, response: str, score: int, well_formed: bool) -> None:
+    problem = Problem("What is 5 + 7?", "12")
+    assert task.score(problem, response) == score
+    assert task.well_formed(problem, response) is well_formed
+
+
+def test_a_sum_and_its_mirror_image_are_in_one_split(task: Task) -> None:
+    pairs: dict[frozenset[int], set[bool]] = {}
+    for seed in range(3000):
+        problem = task.problem(random.Random(seed))
+        pair = frozenset((problem.data["a"], problem.data["b"]))
+        pairs.setdefault(pair, set()).add(is_held_out(problem, task.held_out_fraction))
+    assert all(len(sides) == 1 for sides in pairs.values())
+    share = sum(sides == {True} for sides in pairs.values()) / len(pairs)
+    assert 0.15 < share < 0.35
+
+
+def test_there_are_enough_different_held_out_sums(task: Task) -> None:
+    held_out = sample_problems(task, 64, random.Random(0), "test", unique=True)
+    trained = sample_problems(task, 2000, random.Random(0), "train")
+    assert {p.content for p in held_out}.isdisjoint(p.content for p in trained)
+
+
+def test_demonstrations_are_right_or_wrong_as_asked(task: Task) -> None:
+    rng = random.Random(0)
+    for _ in range(200):
+        problem = task.problem(rng)
+        assert task.score(problem, task.demonstration(problem, rng, error_rate=0.0)) == 1
+        wrong = task.demonstration(problem, rng, error_rate=0.999999)
+        assert task.score(problem, wrong) == 0
+        assert task.well_formed(problem, wrong)
+        assert 2 <= int(wrong) <= 38
+
+
+def test_a_policy_from_scratch_reads_and_writes_it() -> None:
+    task = make_task("addition", prompt="{a}+{b}=")
+    assert task.alphabet == "+0123456789="
+    policy = build_policy(ModelConfig(), task, seed=0)
+    problem = task.problem(random.Random(0))
+    assert policy.decode(policy.encode(problem.prompt)) == problem.prompt
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"low": 5, "high": 5}, "low = 5 and high = 5"),
+        ({"low": -1}, "0 <= low < high"),
+        ({"prompt": "{a} plus?"}, "must contain"),
+        ({"hihg": 9}, "'high'"),
+    ],
+)
+def test_bad_options_are_refused(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_task("addition", **options)

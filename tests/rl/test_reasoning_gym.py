@@ -1,0 +1,153 @@
+"""The adaptor to reasoning-gym: its generators, its checkers, and what of a response may reach them."""
+
+from __future__ import annotations
+
+import builtins
+import random
+from typing import Any
+
+import pytest
+
+from minicppo.rl.config import ModelConfig
+from minicppo.rl.policy import build_policy
+from minicppo.rl.tasks import Problem, make_task, sample_problems
+from minicppo.rl.tasks.reasoning_gym import EVALUATING, extract_answer, is_plain_expression
+
+
+def test_without_the_package_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = builtins.__import__
+
+    def missing(name: str, *args: Any, **kwargs: Any) -> Any:
+        if name.startswith("reasoning_gym"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", missing)
+    with pytest.raises(ModuleNotFoundError, match=r'pip install "minicppo\[tasks\]"'):
+        make_task("reasoning-gym")
+
+
+@pytest.mark.parametrize("text", ["3*(39 - 61 + 76)", "x**2/2 + C", "-x*cos(x) + sin(x)", "x**-2", "[1, 2]", "['Q', '_']"])
+def test_answers_in_use_may_be_evaluated(text: str) -> None:
+    assert is_plain_expression(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "__import__('os').system('x')",
+        "().__class__",
+        "open('x')",
+        "x[0]",
+        "[i for i in x]",
+        "lambda: 1",
+        "9**9**9",
+        "(9**64)**64",
+        "2**65",
+        "2**-99",
+        "exp(exp(9**64))",
+        "'a'*10**9",
+        "[0]*9**9",
+        "exp(x, evaluate=1)",
+        "99999!",
+        "1;2",
+        "",
+    ],
+)
+def test_anything_else_may_not(text: str) -> None:
+    assert not is_plain_expression(text)
+
+
+def test_an_answer_may_be_bare_or_tagged() -> None:
+    assert extract_answer(" 12\n") == "12"
+    assert extract_answer("1+1 <answer>3</answer> no: <answer> 2 </answer>.") == "2"
+    assert extract_answer("<answer>2") == "<answer>2"
+
+
+class TestWithThePackage:
+    @pytest.fixture(autouse=True)
+    def _installed(self) -> None:
+        pytest.importorskip("reasoning_gym", reason="reasoning-gym is not installed (extra: tasks)")
+
+    @pytest.mark.parametrize("dataset", ["chain_sum", "countdown", "gcd", "basic_arithmetic", "spell_backward", "lcm"])
+    def test_problems_come_from_the_seed_and_their_own_answers_score_one(self, dataset: str) -> None:
+        task = make_task("reasoning-gym", dataset=dataset)
+        problems = sample_problems(task, 5, random.Random(1), "train")
+        assert problems == sample_problems(task, 5, random.Random(1), "train")
+        assert len({problem.prompt for problem in problems}) > 1
+        for problem in problems:
+            assert task.score(problem, problem.answer) == 1
+            assert task.score(problem, f"I think <answer>{problem.answer}</answer>") == 1
+            assert task.well_formed(problem, problem.answer)
+            assert task.score(problem, "") == 0
+            assert not task.well_formed(problem, "")
+
+    def test_options_reach_the_data_set(self) -> None:
+        task = make_task("reasoning-gym", dataset="gcd", max_value=9, instruction="Be brief.")
+        problem = task.problem(random.Random(0))
+        assert max(problem.data["metadata"]["numbers"]) <= 9
+        assert problem.prompt.endswith(" Be brief.")
+
+    def test_partial_credit_is_off_unless_asked_for(self) -> None:
+        problem = Problem("6 + 2 =", "8", {"answer": "8", "metadata": {}})
+        assert make_task("reasoning-gym").score(problem, "8 or 9") == 0
+        assert 0 < make_task("reasoning-gym", partial_credit=True).score(problem, "8 or 9") < 1
+
+    def test_a_number_is_asked_for_so_a_sentence_is_not_well_formed(self) -> None:
+        task = make_task("reasoning-gym")
+        problem = task.problem(random.Random(0))
+        assert task.well_formed(problem, "-1,234.5")
+        assert not task.well_formed(problem, "The answer is 5")
+
+    def test_code_in_a_response_is_not_run(self, tmp_path: Any) -> None:
+        task = make_task("reasoning-gym", dataset="countdown")
+        problem = task.problem(random.Random(0))
+        mark = tmp_path / "ran"
+        code = f"open({str(mark)!r}, 'w').close() or 1"
+        assert task._checker.score_answer(code, dict(problem.data)) < 1  # the package itself runs it
+        assert mark.exists()
+        mark.unlink()
+        assert task.score(problem, code) == 0
+        assert not task.well_formed(problem, code)
+        assert not mark.exists()
+
+    def test_every_data_set_that_evaluates_is_named(self) -> None:
+        import inspect
+        import re
+
+        from reasoning_gym.factory import DATASETS
+
+        evaluating = {
+            name
+            for name, (dataset, _) in DATASETS.items()
+            if re.search(r"\beval\(|\bexec\(|sympy\.parse_expr\(|sp\.parse_expr\(|[^.]\bparse_expr\(", inspect.getsource(dataset.score_answer))
+        }
+        assert evaluating - {"number_sorting", "propositional_logic"} <= EVALUATING  # these two evaluate no response
+
+    def test_a_policy_from_scratch_can_try_chain_sum(self) -> None:
+        task = make_task("reasoning-gym", dataset="chain_sum", max_digits=1)
+        rng = random.Random(0)
+        policy = build_policy(ModelConfig(), task, seed=0)
+        for _ in range(20):
+            problem = task.problem(rng)
+            assert policy.decode(policy.encode(problem.prompt)) == problem.prompt
+            assert task.score(problem, task.demonstration(problem, rng, error_rate=0.0)) == 1
+            assert task.score(problem, task.demonstration(problem, rng, error_rate=0.999999)) == 0
+
+    def test_other_data_sets_need_a_pretrained_policy(self) -> None:
+        task = make_task("reasoning-gym", dataset="gcd")
+        assert task.alphabet == ""
+        with pytest.raises(NotImplementedError, match="pretrained"):
+            task.demonstration(task.problem(random.Random(0)), random.Random(0), error_rate=0.0)
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"dataset": "countdwon"}, "'countdown'"),
+            ({"dataset": "gcd", "max_vlaue": 9}, "'max_value'"),
+            ({"dataset": "gcd", "max_value": 0}, "refuses"),
+        ],
+    )
+    def test_bad_options_are_refused(self, options: dict[str, Any], message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            make_task("reasoning-gym", **options)
