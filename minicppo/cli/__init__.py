@@ -16,6 +16,7 @@ from minicppo.cli.compare import compare
 from minicppo.cli.console import fail
 from minicppo.cli.demo import demo
 from minicppo.cli.evaluate import evaluate
+from minicppo.cli.explain import explain
 from minicppo.cli.methods import methods
 from minicppo.cli.thresholds import thresholds
 from minicppo.cli.train import resume, train
@@ -38,6 +39,7 @@ app.command()(resume)
 app.command("eval")(evaluate)
 app.command()(compare)
 app.command()(methods)
+app.command()(explain)
 app.command()(thresholds)
 
 
@@ -62,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
     try:
-        app([argument for argument in arguments if argument != "--debug"])
+        app([argument for argument in arguments if argument != "--debug"], prog_name="minicppo")
     except (ValueError, TypeError, OSError, RuntimeError, ArithmeticError, ImportError) as error:
         if debug:
             raise

@@ -125,7 +125,8 @@ def topk_kl(cells: Cells, log_probs: Tensor, rollout_log_probs: Tensor, variant:
 def predicted_away(batch: TokenBatch) -> Bool[Tensor, "B T"]:
     """Direction test of Predictive Divergence Masks (arXiv 2607.10848): A times the drift's rate along the step > 0.
 
-    The rate of KL(mu || pi), for a softmax-logit step on log pi(y), is (pi_y - mu_y) + sum over cells of pi (mu - pi), tail aggregated.
+    The rate of KL(mu || pi), for a softmax-logit step on log pi(y), is (pi_y - mu_y) + sum over cells of pi (mu - pi),
+    tail aggregated.
     """
     cells = batch.cells
     if cells is None:

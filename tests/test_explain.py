@@ -1,0 +1,74 @@
+"""`minicppo explain` beside the worked example and the reference loop."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from minicppo.cli import main
+from minicppo.reference import cppo_steps, linear_weights
+from minicppo.report.explain import COLUMNS, explain, picture
+from minicppo.rules import METHODS, get_method
+
+MU, PI = [0.5, 0.4, 0.5, 0.9, 0.3], [0.6, 0.48, 0.4, 0.91, 0.5]
+EXAMPLE = ["explain", "--mu", ".5,.4,.5,.9,.3", "--pi", ".6,.48,.4,.91,.5", "budget=fixed"]
+
+
+def test_every_column_is_the_reference_loops() -> None:
+    rows = explain(MU, PI, [1.0], budget="fixed")
+    D = [abs(p - m) for m, p in zip(MU, PI, strict=True)]
+    away = [p > m for m, p in zip(MU, PI, strict=True)]
+    steps = cppo_steps(D, away, delta=0.15, delta_b=0.02, weights=linear_weights(5, 0.8))
+    for row, step in zip(rows, steps, strict=True):
+        assert row["w"] == pytest.approx(step.weight)
+        assert row["Z"] == pytest.approx(step.score)
+        assert row["S"] == pytest.approx(step.score_before + step.score)
+        assert row["W"] == pytest.approx(step.weight_before + step.weight)
+        assert row["c"] == pytest.approx(step.threshold)
+        assert row["reason"] == step.reason
+        assert row["g"] == pytest.approx(row["rho"] if step.keep else 0.0)
+
+
+def test_the_command_prints_a_table_json_and_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main([*EXAMPLE, "--plot", str(tmp_path / "picture.png")])
+    assert left.value.code == 0
+    assert capsys.readouterr().out.count("MASK, prefix") == 2
+    assert (tmp_path / "picture.png").stat().st_size > 10_000
+    with pytest.raises(SystemExit):
+        main([*EXAMPLE, "--json"])
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["reason"] for row in rows] == ["inside", "prefix", "toward", "prefix", "both"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_explains_every_method(method: str) -> None:
+    rule = get_method(method)
+    if rule.params.get("direction") == "predicted":
+        with pytest.raises(ValueError, match="looks beyond the sampled token"):
+            explain(MU, PI, [1.0], method)
+        return
+    rows = explain(MU, PI, [1.0], method, divergence=None if rule.needs == "log_probs" else [0.1, 0.08, 0.1, 0.01, 0.2])
+    assert [set(row) for row in rows] == [{*COLUMNS, "reason"}] * 5
+    assert picture(rows, method).axes
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--mu", ".5"], "give --mu and --pi"),
+        (["--mu", ".5,.4", "--pi", ".5"], "pi has 1 values for the 2 tokens of mu"),
+        (["--mu", "1.5", "--pi", ".5"], "mu has the value 1.5: the probability of a sampled token is in (0, 1]"),
+        (["--mu", "half", "--pi", ".5"], "'half' is not a list of numbers"),
+        (["--mu", ".5", "--pi", ".5", "--method", "cppo-topk"], "give its D_t with --divergence"),
+        (["--mu", ".5", "--pi", ".5", "--method", "cpo"], "did you mean 'cppo'?"),
+        (["--mu", ".5", "--pi", ".5", "detla=1"], "did you mean 'delta'?"),
+        (["--mu", ".5", "--pi", ".5", "delta"], "must have the form key=value"),
+        (["--mu", ".5", "--pi", ".5", "delta=0"], "delta=0 is outside (0, inf]"),
+    ],
+)
+def test_bad_input_is_one_clear_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["explain", *arguments])
+    assert left.value.code == 2
+    assert message in capsys.readouterr().err
