@@ -33,8 +33,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm
-from scipy.stats import t as student
+from scipy.special import ndtr, stdtrit  # scipy.stats would cost a second of every start
 
 from minicppo.bounds.residual import suffix_sums
 from minicppo.bounds.sharper import expected_budget, largest_change
@@ -139,7 +138,7 @@ def _bootstrap(means: Vector, responses: int, xi: float, confidence: float, resa
     rng = np.random.default_rng(seed)
     samples = np.concatenate([means.mean(axis=0, keepdims=True), _resampled_means(means, resamples, rng)])
     # Widened as Student's t would be, so that few groups do not make the interval too short.
-    tail = float(norm.cdf(np.sqrt(count / (count - 1)) * student.ppf((1 - confidence) / 2, count - 1)))
+    tail = float(ndtr(np.sqrt(count / (count - 1)) * stdtrit(count - 1, (1 - confidence) / 2)))
     surrogate, pair, total = samples[:, 0], 2 * xi * samples[:, 1], samples[:, 2]
     expected = np.array([expected_budget(u, xi) for u in total])
     gain = surrogate - np.minimum(pair, expected)
