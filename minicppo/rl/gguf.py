@@ -8,12 +8,13 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import logging
-import os
 import tempfile
 from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from minicppo.rl.warmup import cache_dir
 
 PACKAGE = "package:"
 READERS = ("gguf", "accelerate")  # what transformers needs to read the format
@@ -23,9 +24,9 @@ logger = logging.getLogger(__name__)
 
 
 def folder_of(source: str) -> Path:
-    """The Hugging Face folder that `package:NAME` or a path to a `.gguf` file stands for, converted if it is not cached.
+    """The Hugging Face folder that `package:NAME` or a path to a `.gguf` file stands for, converted on first use.
 
-    The cache is `gguf/` in `$MINICPPO_CACHE` (default `~/.cache/minicppo`); its key is the file's content.
+    The cache is `models/` in `minicppo.rl.warmup.cache_dir()`; its key is the file's content.
 
     Raises:
         FileNotFoundError: there is no such file or package.
@@ -36,13 +37,8 @@ def folder_of(source: str) -> Path:
         raise FileNotFoundError(f"there is no GGUF file {str(file)!r}")
     with file.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()[:16]
-    folder = cache_dir() / f"{file.stem}-{digest}"
+    folder = cache_dir() / "models" / f"{file.stem}-{digest}"
     return folder if folder.is_dir() else convert_gguf(file, folder)
-
-
-def cache_dir() -> Path:
-    """Where converted models are kept."""
-    return Path(os.environ.get("MINICPPO_CACHE", "~/.cache/minicppo")).expanduser() / "gguf"
 
 
 def packaged_gguf(package: str) -> Path:
@@ -60,7 +56,9 @@ def packaged_gguf(package: str) -> Path:
         ) from None
     found = [file for file in files if file.suffix == ".gguf"]
     if len(found) != 1:
-        raise FileNotFoundError(f"package {package!r} holds {len(found)} GGUF files, and one is needed: give the path of a file")
+        raise FileNotFoundError(
+            f"package {package!r} holds {len(found)} GGUF files, and one is needed: give the path of a file"
+        )
     return Path(str(found[0].locate()))
 
 
@@ -111,4 +109,6 @@ def _check_copy(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedToken
     with torch.inference_mode():
         gap = (copy(ids).logits - model(ids).logits).abs().max().item()
     if gap != 0:
-        raise RuntimeError(f"the copy {folder.name} differs from the dequantised model by {gap:g} in its logits; 0 expected")
+        raise RuntimeError(
+            f"the copy {folder.name} differs from the dequantised model by {gap:g} in its logits; 0 expected"
+        )

@@ -11,7 +11,7 @@ import pytest
 from minicppo.rl.config import ModelConfig
 from minicppo.rl.policy import build_policy
 from minicppo.rl.tasks import Problem, make_task, sample_problems
-from minicppo.rl.tasks.reasoning_gym import EVALUATING, extract_answer, is_plain_expression
+from minicppo.rl.tasks.reasoning_gym import EVALUATING, ReasoningGymTask, extract_answer, is_plain_expression
 
 
 def test_without_the_package_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -27,7 +27,9 @@ def test_without_the_package_the_error_says_what_to_install(monkeypatch: pytest.
         make_task("reasoning-gym")
 
 
-@pytest.mark.parametrize("text", ["3*(39 - 61 + 76)", "x**2/2 + C", "-x*cos(x) + sin(x)", "x**-2", "[1, 2]", "['Q', '_']"])
+@pytest.mark.parametrize(
+    "text", ["3*(39 - 61 + 76)", "x**2/2 + C", "-x*cos(x) + sin(x)", "x**-2", "[1, 2]", "['Q', '_']"]
+)
 def test_answers_in_use_may_be_evaluated(text: str) -> None:
     assert is_plain_expression(text)
 
@@ -100,7 +102,7 @@ class TestWithThePackage:
         assert not task.well_formed(problem, "The answer is 5")
 
     def test_code_in_a_response_is_not_run(self, tmp_path: Any) -> None:
-        task = make_task("reasoning-gym", dataset="countdown")
+        task = ReasoningGymTask(dataset="countdown")
         problem = task.problem(random.Random(0))
         mark = tmp_path / "ran"
         code = f"open({str(mark)!r}, 'w').close() or 1"
@@ -120,7 +122,10 @@ class TestWithThePackage:
         evaluating = {
             name
             for name, (dataset, _) in DATASETS.items()
-            if re.search(r"\beval\(|\bexec\(|sympy\.parse_expr\(|sp\.parse_expr\(|[^.]\bparse_expr\(", inspect.getsource(dataset.score_answer))
+            if re.search(
+                r"\beval\(|\bexec\(|sympy\.parse_expr\(|sp\.parse_expr\(|[^.]\bparse_expr\(",
+                inspect.getsource(dataset.score_answer),
+            )
         }
         assert evaluating - {"number_sorting", "propositional_logic"} <= EVALUATING  # these two evaluate no response
 

@@ -26,10 +26,12 @@ class AdditionTask(Task):
         if not 0 <= low < high:
             raise ValueError(f"addition: low = {low} and high = {high} must satisfy 0 <= low < high")
         if "{a}" not in prompt or "{b}" not in prompt:
-            raise ValueError(f"addition: prompt = {prompt!r} must contain {{a}} and {{b}}, the places of the two numbers")
+            raise ValueError(
+                f"addition: prompt = {prompt!r} must contain {{a}} and {{b}}, the places of the two numbers"
+            )
         self.low, self.high, self.prompt = low, high, prompt
         self.max_new_tokens = max_new_tokens
-        self.alphabet = "".join(sorted({*prompt, *digits} - {*"{}"}))
+        self.alphabet = "".join(sorted({*prompt.replace("{a}", "").replace("{b}", ""), *digits}))
 
     def problem(self, rng: random.Random) -> Problem:
         """A uniform ordered pair."""

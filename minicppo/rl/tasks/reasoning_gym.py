@@ -1,0 +1,163 @@
+"""The data sets of the `reasoning-gym` package, by name, with their own generators and checkers.
+
+Some of its checkers evaluate a response as Python (`eval`, `sympy.parse_expr`). What a policy writes is not to be run,
+so their responses first have to parse as a plain expression: see `is_plain_expression`.
+"""
+
+import ast
+import random
+import re
+from typing import Any
+
+from minicppo.rl.tasks.base import Problem, Task
+from minicppo.rules.hyper import nearest
+
+INSTALL = 'pip install "minicppo[tasks]"'
+EVALUATING = frozenset(
+    "binary_matrix countdown intermediate_integration n_queens polynomial_multiplication puzzle24 simple_integration "
+    "spiral_matrix string_insertion".split()
+)
+RESPONSE_TOKENS = {"countdown": 32}  # of a short answer; the others 16
+FUNCTIONS = frozenset("sin cos tan exp log sqrt asin acos atan sinh cosh tanh Abs".split())
+ARITHMETIC = (
+    *(ast.Expression, ast.BinOp, ast.UnaryOp, ast.Constant, ast.Name, ast.Load, ast.Call),
+    *(ast.Add, ast.Sub, ast.Mult, ast.Div, ast.Pow, ast.USub, ast.UAdd),
+)
+
+
+class ReasoningGymTask(Task):
+    """Problems of one data set; every other option goes to the data set's own configuration.
+
+    A response may give its answer bare or, as larger models are asked to, between `<answer>` and `</answer>`. The
+    package pays small partial scores (for an answer that merely contains the right one, say), whose mean would not be
+    an accuracy: unless `partial_credit` is set, anything below the full score is 0.
+    """
+
+    name = "reasoning-gym"
+
+    def __init__(
+        self,
+        dataset: str = "chain_sum",
+        instruction: str = "",
+        partial_credit: bool = False,
+        max_new_tokens: int | None = None,
+        **options: Any,
+    ):
+        """`instruction` is appended to every question.
+
+        Raises:
+            ModuleNotFoundError: the package is not installed.
+            ValueError: unknown data set or option (the message names the nearest), or values that the data set refuses.
+        """
+        try:
+            from reasoning_gym.factory import DATASETS
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError(f"the task 'reasoning-gym' needs the package of that name: {INSTALL}") from error
+        if dataset not in DATASETS:
+            raise ValueError(f"reasoning-gym has no data set {dataset!r}{nearest(dataset, sorted(DATASETS))}")
+        self._dataset_class, self._config_class = DATASETS[dataset]
+        valid = [name for name in self._config_class.__dataclass_fields__ if name not in ("seed", "size")]
+        for option in options:
+            if option not in valid:
+                raise ValueError(f"reasoning-gym data set {dataset!r} has no option {option!r}{nearest(option, valid)}")
+        self.dataset, self.instruction, self.partial_credit, self.options = (
+            dataset,
+            instruction,
+            partial_credit,
+            options,
+        )
+        self.max_new_tokens = max_new_tokens or RESPONSE_TOKENS.get(dataset, 16)
+        try:
+            self._checker = self._generator(seed=0)
+        except (AssertionError, TypeError) as error:
+            raise ValueError(f"reasoning-gym data set {dataset!r} refuses {options}: {error}") from error
+        if dataset == "chain_sum":
+            self.alphabet = "".join(sorted({*self._question(self._checker[0]), *"0123456789+-"}))
+
+    def problem(self, rng: random.Random) -> Problem:
+        """One item of a data set seeded by `rng`."""
+        entry = self._generator(seed=rng.getrandbits(31))[0]
+        return Problem(self._question(entry), str(entry["answer"]), entry)
+
+    def score(self, problem: Problem, response: str) -> float:
+        """The data set's own `score_answer`."""
+        answer = extract_answer(response)
+        if not answer or (self.dataset in EVALUATING and not is_plain_expression(answer)):
+            return 0.0
+        score = float(self._checker.score_answer(answer, dict(problem.data)))
+        return score if self.partial_credit or score >= 1 else 0.0
+
+    def well_formed(self, problem: Problem, response: str) -> bool:
+        """Whether there is an answer that could be right: a number if a number is asked for, else anything at all."""
+        answer, number = extract_answer(response), r"[-+]?\d[\d,]*(\.\d+)?"
+        if re.fullmatch(number, problem.answer):
+            return re.fullmatch(number, answer) is not None
+        return bool(answer) and (self.dataset not in EVALUATING or is_plain_expression(answer))
+
+    def demonstration(self, problem: Problem, rng: random.Random, error_rate: float) -> str:
+        """For chain_sum: the result, or with probability `error_rate` one that is off by up to 9.
+
+        Raises:
+            NotImplementedError: another data set.
+        """
+        if not self.alphabet:
+            return super().demonstration(problem, rng, error_rate)
+        if rng.random() >= error_rate:
+            return problem.answer
+        return str(int(problem.answer) + rng.choice([-1, 1]) * rng.randint(1, 9))
+
+    def _generator(self, seed: int) -> Any:
+        return self._dataset_class(self._config_class(seed=seed, size=1, **self.options))
+
+    def _question(self, entry: dict[str, Any]) -> str:
+        return f"{entry['question']} {self.instruction}".strip()
+
+
+def extract_answer(response: str) -> str:
+    """What the last pair of answer tags encloses, or without any the whole response; outer white space removed.
+
+    >>> extract_answer("so <answer> 12 </answer>.")
+    '12'
+    """
+    tagged = re.findall(r"<answer>(.*?)</answer>", response, flags=re.DOTALL)
+    return str(tagged[-1] if tagged else response).strip()
+
+
+def is_plain_expression(text: str) -> bool:
+    """Whether the text is a Python literal, or arithmetic of bounded cost: so that evaluating it does nothing else.
+
+    Arithmetic is made of numbers, names, + - * / **, and calls of elementary functions, none inside another (sympy
+    never returns from exp(exp(9**64))). A power's base holds no power; its exponent is a number up to 64 or a name.
+
+    >>> is_plain_expression("(3 + 4) * 12 / 7"), is_plain_expression("9 ** 9 ** 9"), is_plain_expression("open('x')")
+    (True, False, False)
+    """
+    try:
+        tree = ast.parse(text, mode="eval")
+        ast.literal_eval(tree)
+    except (SyntaxError, MemoryError, RecursionError):
+        return False
+    except (ValueError, TypeError):  # not a literal
+        return all(isinstance(node, ARITHMETIC) and _is_cheap(node) for node in ast.walk(tree))
+    return True
+
+
+def _is_cheap(node: ast.AST) -> bool:
+    match node:
+        case ast.Constant(value=value):
+            return isinstance(value, int | float)
+        case ast.Name(id=name):
+            return "__" not in name
+        case ast.Call(func=ast.Name(id=name), args=arguments, keywords=[]):
+            nested = any(isinstance(inner, ast.Call) for argument in arguments for inner in ast.walk(argument))
+            return name in FUNCTIONS and not nested
+        case ast.Call():
+            return False
+        case ast.BinOp(left=base, op=ast.Pow(), right=exponent):
+            if any(isinstance(inner, ast.Pow) for inner in ast.walk(base)):
+                return False
+            power = exponent.operand if isinstance(exponent, ast.UnaryOp) else exponent
+            if isinstance(power, ast.Constant):
+                return isinstance(power.value, int | float) and power.value <= 64
+            return isinstance(power, ast.Name)
+    return True
