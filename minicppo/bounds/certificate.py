@@ -21,6 +21,10 @@ reward_range / 2; a divergence, if given, is the exact TV of s_t (Binary and Top
 void F2 and F5). Groups are independent draws of a prompt. F5 alone never certifies (L' <= 2 xi U), it limits
 how far J can have moved.
 
+The policy must not have been fitted to the responses it is judged on. On the batch an update was trained on,
+L' is optimistic (it is what the update maximised) and "certified" describes the batch; a certificate in
+earnest needs responses that mu samples afresh.
+
 What sampling cannot show: a branch that mu visits once in a million responses is in no batch, and |x| there
 may be huge. A certificate is therefore a statement about estimates, right at its nominal rate only when the
 ratios are not heavy tailed; the pathwise bounds (F3, F4, F7) cannot be read off rollouts at all.
@@ -109,10 +113,10 @@ def certify(
     log_probs, rollout_log_probs: (N, T) of pi and mu at the sampled tokens; rewards: (N,); response_mask: (N,
     T), 1 at tokens of the response; groups: (N,) integer prompt ids, None when every response has its own
     prompt; divergence: (N, T) exact TV in [0, 1]. Intervals resample whole groups, since responses to one
-    prompt are not independent.
+    prompt are not independent; with one group only they resample its responses, and speak of that prompt.
 
     Raises ValueError for shapes that disagree, non-finite values at valid tokens, a reward range exceeded by
-    the rewards, fewer than two groups, or a confidence outside (0, 1).
+    the rewards, fewer than two responses, or a confidence outside (0, 1).
     """
     mask = np.asarray(response_mask, dtype=bool)
     rewards = np.asarray(rewards, dtype=np.float64)
@@ -127,14 +131,13 @@ def certify(
     pairs = (abs(x) * suffix_sums(size.T).T).sum(axis=1)
     ids = np.arange(len(rewards)) if groups is None else np.unique(groups, return_inverse=True)[1]
     per_response = np.stack([x.sum(axis=1) * _advantages(rewards, ids), pairs, size.sum(axis=1)], axis=1)
-    return _bootstrap(_group_means(per_response, ids), len(rewards), reward_range / 2, confidence, resamples, seed)
+    units = _group_means(per_response, ids) if ids.any() else per_response
+    return _bootstrap(units, len(rewards), reward_range / 2, confidence, resamples, seed)
 
 
 def _bootstrap(means: Vector, responses: int, xi: float, confidence: float, resamples: int, seed: int) -> Certificate:
     """Expanded percentile intervals (Hesterberg 2015) from resampled group means (G, 3): L', pairs, U."""
     count = len(means)
-    if count < 2:
-        raise ValueError(f"{count} group: a bootstrap needs at least 2 (pass groups=None if prompts are all distinct)")
     rng = np.random.default_rng(seed)
     samples = np.concatenate([means.mean(axis=0, keepdims=True), _resampled_means(means, resamples, rng)])
     # Widened as Student's t would be, so that few groups do not make the interval too short.
@@ -195,5 +198,7 @@ def _check(mask: NDArray[Any], rewards: Vector, reward_range: float, confidence:
         raise ValueError(f"rewards has shape {rewards.shape}; {mask.shape[0]} responses need ({mask.shape[0]},)")
     if np.ptp(rewards) > reward_range:
         raise ValueError(f"rewards span {np.ptp(rewards):g}, above reward_range={reward_range:g}; raise reward_range")
+    if len(rewards) < 2:
+        raise ValueError(f"{len(rewards)} response: a bootstrap needs at least 2")
     if not 0 < confidence < 1:
         raise ValueError(f"confidence={confidence} must lie in (0, 1)")

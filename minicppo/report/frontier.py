@@ -3,39 +3,33 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import get_args
-
-import matplotlib.pyplot as plt
 
 from minicppo.bounds.design import Design, Method
+from minicppo.report import style
 
-LABELS: dict[Method, str] = {
-    "uniform": "uniform cap (paper Cor. 6)",
-    "theorem1": "Theorem 1 as implemented",
-    "path": "path budget (F4)",
-    "chi2": "chi-square budget (F7), as TV",
+LINES: dict[Method, tuple[str, style.LineStyle]] = {
+    "uniform": ("uniform cap (paper Cor. 6)", style.LineStyle(style.GREY, "-", "s")),
+    "theorem1": ("Theorem 1 as implemented", style.LineStyle(style.VERMILLION, (0, (5, 1.5)), "o")),
+    "path": ("path budget (F4)", style.LineStyle(style.BLUE, "-", "D")),
+    "chi2": ("chi-square budget (F7), as TV", style.LineStyle(style.GREEN, (0, (1, 1)), "^")),
 }
 
 
-def plot_frontier(
-    rows: list[dict[Method, Design]], target: Path, paper: tuple[float, int] | None = (0.02, 8192)
-) -> Path:
-    """Draw delta_b against T for every method, and mark (delta_b, T) as the paper sets them; returns
-    `target`.
+def draw_frontier(rows: list[dict[Method, Design]], path: Path, paper: tuple[int, float] | None = (8192, 0.02)) -> Path:
+    """Draw the TV allowed per token against T for every method, mark (T, delta_b) as the paper sets them.
 
-    rows: as `bounds.design.design_table` gives them. The file's ending chooses the format.
+    rows: as `bounds.design.design_table` gives them. Returns `path`, a PNG.
     """
-    figure, axes = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
-    horizons = [row["path"].horizon for row in rows]
-    for method in get_args(Method):
-        axes.loglog(horizons, [row[method].tv for row in rows], marker="o", label=LABELS[method])
-    if paper is not None:
-        axes.loglog(paper[1], paper[0], "k*", markersize=13, label=f"paper: {paper[0]} at {paper[1]}")
-    axes.set_xlabel("horizon T (tokens)")
-    axes.set_ylabel("mean TV allowed per token")
-    axes.set_title(f"Thresholds that certify a residual of {rows[0]['path'].bound:g}")
-    axes.grid(True, which="major", alpha=0.3)
-    axes.legend(fontsize=8)
-    figure.savefig(target, dpi=150)
-    plt.close(figure)
-    return target
+    with style.house_style():
+        figure = style.new_figure(6.4, 4.2)
+        axes = figure.subplots()
+        horizons = [row["path"].horizon for row in rows]
+        for method, (label, line) in LINES.items():
+            axes.loglog(horizons, [row[method].tv for row in rows], label=label, **line.kwargs())
+        if paper is not None:
+            axes.loglog(*paper, "*", color=style.BLACK, markersize=12, label=f"paper: {paper[1]} at {paper[0]}")
+        axes.set_xlabel("horizon T (tokens)")
+        axes.set_ylabel("mean TV allowed per token")
+        axes.set_title(f"Thresholds that certify a residual of {rows[0]['path'].bound:g}")
+        axes.legend()
+    return style.save(figure, path)

@@ -136,7 +136,6 @@ def test_rare_branches_are_invisible() -> None:
         ({"divergence": np.full((4, 3), np.nan)}, "divergence is not finite"),
         ({"rewards": np.array([0, 1, 2, 3.0])}, "rewards span 3, above reward_range=1"),
         ({"rewards": np.zeros(3)}, "4 responses need"),
-        ({"groups": np.zeros(4, int)}, "1 group: a bootstrap needs at least 2"),
         ({"confidence": 1.0}, "confidence=1.0 must lie"),
     ],
 )
@@ -149,6 +148,43 @@ def test_wrong_values_are_refused(change: dict[str, Any], message: str) -> None:
     }
     with pytest.raises(ValueError, match=message):
         certify(**(values | change))
+
+
+def test_one_response_is_refused() -> None:
+    one = np.zeros((1, 3))
+    with pytest.raises(ValueError, match="1 response: a bootstrap needs at least 2"):
+        certify(one, one, np.zeros(1), np.ones((1, 3)))
+
+
+def test_one_group_speaks_of_its_prompt(exhaustive: tuple[Pair, Array]) -> None:
+    pair, rewards = exhaustive
+    found = certify(**batch(pair), rewards=rewards, groups=np.full(16, 7))
+    assert found.pair == certify(**batch(pair), rewards=rewards).pair
+    assert found.surrogate.low < found.surrogate.estimate < found.surrogate.high
+
+
+def test_a_policy_fitted_to_the_batch_is_certified_wrongly_there_and_not_on_fresh_responses() -> None:
+    """Rewards that no policy can influence: one gradient step on the batch looks like an improvement on that
+    batch.
+    """
+    rng = np.random.default_rng(0)
+    count, horizon = 64, 6
+    in_sample = fresh = 0
+    for _ in range(20):
+        tokens, rewards = rng.integers(0, 2, (2, count, horizon)), rng.integers(0, 2, (2, count)).astype(float)
+        states = np.cumsum(tokens * 2 ** np.arange(horizon), axis=2) - tokens * 2 ** np.arange(horizon)
+        signs = 2.0 * tokens - 1
+        step = np.zeros((horizon, 2**horizon))
+        for row, reward in enumerate(rewards[0]):
+            step[np.arange(horizon), states[0, row]] += 0.02 * (reward - rewards[0].mean()) * signs[0, row]
+        verdicts = []
+        for batch_states, batch_signs, batch_rewards in zip(states, signs, rewards, strict=True):
+            log_ratio = np.log1p(step[np.arange(horizon), batch_states] * batch_signs)
+            found = certify(log_ratio, np.zeros_like(log_ratio), batch_rewards - 0.5, np.ones_like(log_ratio))
+            verdicts.append(found.certified)
+        in_sample, fresh = in_sample + verdicts[0], fresh + verdicts[1]
+    assert in_sample >= 18
+    assert fresh <= 2
 
 
 @pytest.mark.slow

@@ -127,9 +127,7 @@ def test_command_prints_the_horizons_and_says_vacuous(app: typer.Typer, tmp_path
     target = tmp_path / "frontier.png"
     result = CliRunner().invoke(app, ["--horizon", "8192", "--residual", "0.5", "--plot", str(target)])
     assert result.exit_code == 0, result.output
-    cells = [
-        tuple(c.strip() for c in line.strip("│ ").split("│")) for line in result.output.splitlines() if "│" in line
-    ]
+    cells = [tuple(line.split()) for line in result.output.splitlines()]
     assert ("0.15", "0.02", "0.8", "7", "11", "37") in cells
     assert ("0.01", "0.001", "1", "100", "307", "991") in cells
     assert result.output.count("is VACUOUS at T = 8192") == 2
@@ -142,6 +140,5 @@ def test_command_says_when_the_values_are_not_vacuous(app: typer.Typer) -> None:
 
 
 def test_command_refuses_with_the_reason(app: typer.Typer) -> None:
-    result = CliRunner().invoke(app, ["--horizon", "1"])
-    assert result.exit_code == 2
-    assert "at least 2 tokens" in result.output
+    with pytest.raises(ValueError, match="at least 2 tokens"):
+        CliRunner().invoke(app, ["--horizon", "1"], catch_exceptions=False)
