@@ -67,7 +67,7 @@ def soft_gate_prefix(study: Study) -> Evidence:
     small = Budget(DELTA, DELTA_B, np.ones(3))
     pair = fam.rare_token(np.full(3, DELTA), 2.0**-20)
     soft = gt.excess_over(fam.apply_gate(pair, gt.soft_gates(pair, small)), small)
-    filled = gt.excess_over(fam.apply_gate(pair, gt.waterfill_gates(pair, small)), small)
+    filled = gt.excess_over(fam.apply_gate(pair, fam.waterfill_gates(pair, small)), small)
     return Evidence(
         soft > 1e-3 and filled < 1e-12 and bool(np.isclose(bare[-1], DELTA * (1 / np.arange(1, 1001)).sum())),
         3,

@@ -190,7 +190,7 @@ def waterfill(study: Study) -> Evidence:
     worst = -np.inf
     for item in study.pool:
         budget = Budget.linear(item.pair.horizon, DELTA, DELTA_B, W_MIN)
-        gated = fam.apply_gate(item.pair, gt.waterfill_gates(item.pair, budget))
+        gated = fam.apply_gate(item.pair, fam.waterfill_gates(item.pair, budget))
         worst = max(worst, float(gt.excess_over(gated, budget)))
     return Evidence(worst < 1e-12, len(study.pool), None, f"largest excess over the budget {worst:.0e}")
 

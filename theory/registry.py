@@ -143,7 +143,7 @@ STATEMENTS: tuple[Statement, ...] = (
               "exact TV, fixed delta_b and w; any pi", H, "mask.md#theorem-b", "gate.gated_lower_bound",
               "test_gate.py", ours.theorem_b),
     Statement("waterfill", "g = min(1, c_t / Z_t) on the gated sum keeps Eq. 8", "ours", "causal score", H,
-              "mask.md#mixtures", "gate.waterfill_gates", "test_gate.py", ours.waterfill),
+              "mask.md#mixtures", "families.waterfill_gates", "test_gate.py", ours.waterfill),
     Statement("flow", "The budget stops early-to-late leakage that DPPO allows", "ours",
               "shared slopes (4, .2)", H, "mask.md#two-parameter-sharing-examples",
               "flow.shared_parameter_flow", "test_flow.py", mask.budget_holds),

@@ -64,11 +64,16 @@ class Study:
         return [float(sh.worst_reward(item.pair)) for item in self.pool]
 
     @cached_property
+    def bounds_per_instance(self) -> list[dict[str, float]]:
+        """Every bound that applies, per instance; xi = 1."""
+        return [bounds_of(item) for item in self.pool]
+
+    @cached_property
     def bounds(self) -> dict[str, Array]:
         """Per bound, rows (worst |Delta|, bound) over the instances that meet its premise: (n, 2), xi = 1."""
         found: dict[str, list[tuple[float, float]]] = {}
-        for item, worst in zip(self.pool, self.worst, strict=True):
-            for name, bound in bounds_of(item).items():
+        for worst, bounds in zip(self.worst, self.bounds_per_instance, strict=True):
+            for name, bound in bounds.items():
                 found.setdefault(name, []).append((worst, bound))
         return {name: np.array(rows) for name, rows in found.items()}
 

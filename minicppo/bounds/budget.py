@@ -21,8 +21,7 @@ Form = Literal["algorithm", "theorem", "terminal", "premise"]
 
 
 def linear_weights(horizon: int, w_min: float) -> NDArray[Any]:
-    """w_t from 1 at t = 1 down to w_min at t = T, linearly; shape (T,). Paper Prop. 5; w_1 = 1 when T = 1
-    (ours).
+    """w_t from 1 at t = 1 linearly down to w_min at t = T; shape (T,). Paper Prop. 5; w_1 = 1 if T = 1 (ours).
 
     Raises ValueError for horizon < 1 or w_min outside [0, 1].
 
@@ -36,8 +35,7 @@ def linear_weights(horizon: int, w_min: float) -> NDArray[Any]:
 
 @dataclass(frozen=True)
 class Budget:
-    """delta, delta_b: thresholds in units of D (TV in [0, 1], or chi-square for F7). weights: (T,)
-    non-negative.
+    """Thresholds delta, delta_b in units of D (TV in [0, 1], or chi-square for F7) and weights (T,).
 
     form: one of the four above. Numbers may be Fractions, with object-array weights, for exact decisions.
     Raises ValueError for negative thresholds or weights and for an unknown form.
@@ -101,11 +99,10 @@ class Budget:
 
 
 def fill_from_end(weights: NDArray[Any], caps: NDArray[Any], limits: NDArray[Any]) -> float:
-    """Maximise sum_t z_t / w_t subject to z_t <= caps[t] and z_1 + .. + z_t <= limits[t]: last tokens first,
-    O(T).
+    """Maximise sum_t z_t / w_t subject to z_t <= caps[t] and z_1 + .. + z_t <= limits[t]; O(T).
 
-    Greedy is optimal because a non-increasing w makes the last tokens cheapest. A last weight of 0 leaves D_T
-    free: it counts 1. Raises ValueError for increasing weights or a zero weight before the last.
+    Last tokens first, which is optimal because a non-increasing w makes the last tokens cheapest. A last weight of 0
+    leaves D_T free: it counts 1. Raises ValueError for increasing weights or a zero weight before the last.
     """
     if np.any(np.diff(weights) > 0) or np.any(weights[:-1] <= 0):
         raise ValueError("weights must be non-increasing, and positive before the last token, to fill from the end")

@@ -157,9 +157,7 @@ def _path_total(horizon: int, delta: float, delta_b: float, w_min: float) -> flo
 
 
 def _theorem1_unit(horizon: int, burst: float, w_min: float, xi: float) -> float:
-    """The bound over delta_b^2: quadratic while lbar = delta / w_min is not clipped at 1, and above the bound
-    beyond.
-    """
+    """The bound over delta_b^2: constant until lbar = delta / w_min is clipped at 1, and an upper bound beyond."""
     small = 1e-6 * w_min / burst
     return theorem1_eq8(Budget.linear(horizon, small * burst, small, w_min), xi) / small**2
 

@@ -58,11 +58,9 @@ def capped(pair: Pair, caps: Array) -> Pair:
 
 
 def causal_gates(pair: Pair, weights: Array, gate: Gate, count_gated: bool) -> Levels:
-    """Walk the tree once, giving each state a gate from its own Z_t = w_t D_t and the sum S_{t-1} along its
-    prefix.
+    """Walk the tree once: each state's gate from its own Z_t = w_t D_t and the sum S_{t-1} along its prefix.
 
-    count_gated: S sums g_t Z_t (what pi_g spends) instead of Z_t (what pi spends). Returns T arrays (P *
-    V**t,).
+    count_gated: S sums g_t Z_t (what pi_g spends) instead of Z_t (what pi spends). Returns T arrays (P * V**t,).
     """
     spent, gates = np.zeros_like(pair.divergence[0]), []
     for t, divergence in enumerate(pair.divergence):
@@ -72,15 +70,21 @@ def causal_gates(pair: Pair, weights: Array, gate: Gate, count_gated: bool) -> L
     return tuple(gates)
 
 
-def budgeted(pair: Pair, budget: Budget) -> Pair:
-    """Every prefix meets the budget: causal water-filling, g_t = min(1, c_t / Z_t) with S counting pi_g
-    (ours).
+def waterfill_gates(pair: Pair, budget: Budget) -> Levels:
+    """Causal water-filling (ours): g_t = min(1, c_t / Z_t) with S counting what pi_g spends.
+
+    Every prefix of pi_g keeps the budget. Returns T arrays (P * V**t,).
     """
 
     def fill(t: int, z: Array, spent: Array) -> Array:
         return _shrink(z, np.minimum(budget.caps[t], budget.limits[t] - spent))
 
-    return apply_gate(pair, causal_gates(pair, budget.weights, fill, count_gated=True))
+    return causal_gates(pair, budget.weights, fill, count_gated=True)
+
+
+def budgeted(pair: Pair, budget: Budget) -> Pair:
+    """Every prefix meets the budget: the mixture with `waterfill_gates`."""
+    return apply_gate(pair, waterfill_gates(pair, budget))
 
 
 def path_budgeted(pair: Pair, total: float) -> Pair:
@@ -93,8 +97,7 @@ def path_budgeted(pair: Pair, total: float) -> Pair:
 
 
 def rare_token(caps: Array, epsilon: float = 1e-6, vocab: int = 2) -> Pair:
-    """The adversary of F3: mu gives the last token epsilon, pi gives it epsilon + caps[t], in every state
-    (ours).
+    """The adversary of F3 (ours): in every state mu gives the last token epsilon, pi epsilon + caps[t].
 
     Every D_t equals caps[t] <= 1 - epsilon; other tokens have probability 0. caps: (T,).
     """

@@ -40,11 +40,9 @@ def tests_along(budget: Budget, divergence: Vector) -> Vector:
 
 
 def shared_parameter_flow(slopes: Vector, budget: Budget, step: float = 1e-3, limit: float = 20.0) -> Flow:
-    """Two-token alphabets with pi(1 | s_t) = sigmoid(slopes[t] * theta), mu at theta = 0, and positive
-    advantages.
+    """pi(1 | s_t) = sigmoid(slopes[t] * theta) over two letters, mu at theta = 0, all advantages positive.
 
-    Every kept token pushes theta by its slope; the flow stops when all are masked, or at theta = `limit`
-    (saturated).
+    Every kept token pushes theta by its slope; the flow stops when all are masked, or at theta = `limit`.
     """
     theta = 0.0
     rows: list[tuple[float, Vector, Vector]] = []
@@ -70,10 +68,10 @@ def fill_last_to_first(budget: Budget) -> Vector:
 
 
 def fill_together(horizon: int, delta: float, delta_b: float) -> Vector:
-    """D_t = delta_b + (delta - delta_b) / t: where tokens that rise at one rate stop (w = 1, delta_b <=
-    delta). (T,)
+    """D_t = delta_b + (delta - delta_b) / t, (T,): where tokens that rise at one rate stop.
 
-    Their sum exceeds the budget delta + delta_b (T - 1) by (delta - delta_b)(H_T - 1).
+    Premise: w = 1 and delta_b <= delta. Their sum exceeds the budget delta + delta_b (T - 1) by (delta - delta_b)(H_T -
+    1).
     """
     return delta_b + (delta - delta_b) / np.arange(1, horizon + 1)
 

@@ -14,7 +14,7 @@ import numpy as np
 from minicppo.bounds.budget import Budget
 from minicppo.bounds.families import apply_gate, causal_gates
 from minicppo.bounds.sharper import path_budget
-from minicppo.bounds.tabular import Array, Levels, Pair, ratio
+from minicppo.bounds.tabular import Array, Levels, Pair
 
 
 def keeps(budget: Budget, t: int, z: Array, spent: Array) -> Array:
@@ -35,8 +35,7 @@ def hard_gates(pair: Pair, budget: Budget, count_kept_only: bool = False) -> Lev
 
 
 def violation_score(budget: Budget, t: int, z: Any, spent: Any) -> Any:
-    """x_t = max(Z_t / delta, S_t / (delta + delta_b W_{t-1})), S_t including token t. Paper C.1: x_t <= 1 iff
-    I_t.
+    """x_t = max(Z_t / delta, S_t / (delta + delta_b W_{t-1})), S_t with token t. Paper C.1: x_t <= 1 iff I_t.
 
     Premise: delta > 0. Decisions agree in exact arithmetic; in floating point ties can differ.
     """
@@ -44,10 +43,9 @@ def violation_score(budget: Budget, t: int, z: Any, spent: Any) -> Any:
 
 
 def soft_gates(pair: Pair, budget: Budget) -> Levels:
-    """The paper's soft gate g = min(1, 1 / x_t) with S counting the un-gated policy (C.1): T arrays (P *
-    V**t,).
+    """The paper's soft gate g = min(1, 1 / x_t), S counting the un-gated policy (C.1): T arrays (P * V**t,).
 
-    It keeps g_t Z_t <= delta at every token but NOT the prefix budget; `waterfill_gates` keeps both.
+    It keeps g_t Z_t <= delta at every token but NOT the prefix budget; `families.waterfill_gates` keeps both.
     """
 
     def gate(t: int, z: Array, spent: Array) -> Array:
@@ -56,22 +54,8 @@ def soft_gates(pair: Pair, budget: Budget) -> Levels:
     return causal_gates(pair, budget.weights, gate, count_gated=False)
 
 
-def waterfill_gates(pair: Pair, budget: Budget) -> Levels:
-    """g_t = min(1, c_t / Z_t) with S counting the GATED policy (ours): the largest causal gates that keep the
-    budget.
-    """
-
-    def gate(t: int, z: Array, spent: Array) -> Array:
-        room = np.maximum(0, np.minimum(budget.caps[t], budget.limits[t] - spent))
-        return np.where(z > room, ratio(room, z), 1)
-
-    return causal_gates(pair, budget.weights, gate, count_gated=True)
-
-
 def excess_over(pair: Pair, budget: Budget) -> Any:
-    """How far pi leaves the budget: the largest of Z_t - cap_t and S_t - limit_t over all paths of mu; <= 0
-    inside.
-    """
+    """The largest of Z_t - cap_t and S_t - limit_t over all paths of mu: at most 0 inside the budget."""
     reached = pair.path_divergence[:, pair.reach_mu[-1] > 0]
     z = np.asarray(budget.weights)[:, None] * reached
     over_caps = z - budget.caps[:, None]
@@ -94,11 +78,10 @@ def masked_surrogate(pair: Pair, gates: Levels, rewards: Array, baseline: Array)
 def gated_lower_bound(
     pair: Pair, budget: Budget, gates: Levels, rewards: Array, baseline: Array, xi: float = 1.0
 ) -> float:
-    """Theorem B: J(pi_g) >= J(mu) + masked surrogate - 2 xi B min(1, B); returns the right side less J(mu)
-    (ours).
+    """Theorem B (ours): J(pi_g) - J(mu) >= masked surrogate - 2 xi B min(1, B), which is returned.
 
     pi_g is pi where I_t holds and mu elsewhere; B = `budget.path_divergence`. Premises: exact TV, weights and
-    delta_b fixed before the response is drawn, hard gates, algorithm form (slack). Nothing is assumed of pi.
+    delta_b fixed before the response is drawn, hard gates, form "algorithm". Nothing is assumed of pi.
     """
     return float(masked_surrogate(pair, gates, rewards, baseline)) - path_budget(budget.path_divergence, xi)
 

@@ -1,9 +1,7 @@
-"""Two optimisation problems behind the bounds: the exact worst case over policies (F6) and the linear
-programme of Theorem 1.
+"""Two optimisation problems: the exact worst case over policies (F6) and the linear programme of Theorem 1.
 
-The first is ours. The second relaxes the policy to its mean drifts: maximise sum_t c_t z_t subject to 0 <=
-z_t <= cap_t and z_1 + .. + z_t <= limit_t for every t. Its constraints form a chain, so a greedy choice is
-optimal.
+The first is ours. The second relaxes the policy to its mean drifts: maximise sum_t c_t z_t subject to
+0 <= z_t <= cap_t and z_1 + .. + z_t <= limit_t for every t. Its constraints form a chain, so greed is optimal.
 """
 
 from __future__ import annotations
@@ -20,19 +18,18 @@ Vector = NDArray[Any]
 
 
 def exact_supremum(budget: Budget, xi: float = 1.0, cells: int = 150) -> float:
-    """F6: the supremum of |Delta| over all rewards |R| <= xi and all policies inside the budget, by backward
-    recursion.
+    """F6: the supremum of |Delta| over all rewards |R| <= xi and all policies inside the budget.
 
-    With S the weighted divergence spent so far and d = D_t, S' = S + w_t d, the three suprema
+    Backward recursion over S, the weighted divergence spent so far; with d = D_t and S' = S + w_t d,
 
-        TV_t(S) = max_d d + (1 - d) TV_{t+1}(S')                                     of the suffix's total
-        variation, P_t(S)  = max_d d + P_{t+1}(S')                                              of its summed
-        divergence, G_t(S)  = max_d 2 d TV_{t+1}(S') + 2 d P_{t+1}(S') + (1 - d) G_{t+1}(S')     of its
-        residual,
+        TV_t(S) = max_d  d + (1 - d) TV_{t+1}(S')                              suffix total variation
+        P_t(S)  = max_d  d + P_{t+1}(S')                                       suffix divergence
+        G_t(S)  = max_d  2 d (TV_{t+1}(S') + P_{t+1}(S')) + (1 - d) G_{t+1}(S')    suffix residual
 
-    give xi G_1(0). Premise: pathwise budget. Spending is kept on a grid of delta / cells, so the value
-    approaches the supremum from below; it is exact where the optimal spending lies on the grid. O(T cells S_T
-    / delta * cells). Raises ValueError when delta is 0, when a weight is 0 (no grid), or when cells < 1.
+    give xi G_1(0). Premise: pathwise budget. Spending is kept on a grid of delta / cells, so the value approaches
+    the supremum from below; it is exact where the optimal spending lies on the grid. O(T cells^2 S_T / delta).
+
+    Raises ValueError when delta is 0, when a weight is 0 (no grid), or when cells < 1.
     """
     if budget.delta <= 0 or cells < 1 or min(budget.weights) <= 0:
         raise ValueError(f"a grid needs delta={budget.delta} > 0, cells={cells} >= 1 and positive weights")
@@ -47,15 +44,12 @@ def exact_supremum(budget: Budget, xi: float = 1.0, cells: int = 150) -> float:
             d = k * step / budget.weights[t]
             live = int(limits[t]) - k + 1  # states S with S + k inside the limit
             tv_next, spent_next, gap_next = (v[k : k + live] for v in (tv, spent, gap))
-            for value, candidate in zip(
-                best,
-                (
-                    d + (1 - d) * tv_next,
-                    d + spent_next,
-                    2 * d * (tv_next + spent_next) + (1 - d) * gap_next,
-                ),
-                strict=True,
-            ):
+            candidates = (
+                d + (1 - d) * tv_next,
+                d + spent_next,
+                2 * d * (tv_next + spent_next) + (1 - d) * gap_next,
+            )
+            for value, candidate in zip(best, candidates, strict=True):
                 np.maximum(value[:live], candidate, out=value[:live])
         tv, spent, gap = best
     return xi * float(gap[0])
@@ -88,8 +82,7 @@ def linear_program(coefficients: Vector, caps: Vector, limits: Vector) -> float:
 
 
 def theorem1_program(budget: Budget, suffix: Vector, xi: float = 1.0) -> tuple[Vector, Vector, Vector]:
-    """The linear programme of Theorem 1: c_t = 4 xi suffix_t / w_t for z_t = w_t u_t. Returns (c, caps,
-    limits).
+    """The linear programme of Theorem 1, c_t = 4 xi suffix_t / w_t for z_t = w_t u_t: (c, caps, limits).
 
     suffix (T,): the suffix bound after each position, `residual.suffix_sums` or `suffix_products` of the
     token caps.

@@ -1,8 +1,7 @@
 """The paper's statements about the surrogate's residual, as functions, and the bounds of TRM for comparison.
 
-Throughout: Delta = L' - (J(pi) - J(mu)); xi bounds |R|; u = (u_1 .. u_T), u_t = E_mu D_t; caps = (l_1 ..
-l_T), D_t <= l_t at every state mu reaches. Bounds return a number in reward units that |Delta| does not
-exceed.
+Throughout: Delta = L' - (J(pi) - J(mu)); xi bounds |R|; u = (u_1 .. u_T), u_t = E_mu D_t; caps = (l_1 .. l_T),
+D_t <= l_t at every state mu reaches. Bounds return a number in reward units that |Delta| does not exceed.
 """
 
 from __future__ import annotations
@@ -62,7 +61,7 @@ def product_form(u: Array, caps: Array, xi: float = 1.0) -> Any:
 def theorem1(horizon: int, delta: float, delta_b: float, w_min: float = 1.0, xi: float = 1.0) -> float:
     """|Delta| <= 2 xi T (T - 1) lbar delta_b with lbar = min(1, delta / w_min). Paper Theorem 1.
 
-    Premises: the theorem form of the budget (Eq. 5), pathwise or in expectation over mu, with deterministic
+    Premises: the theorem form of the budget (Eq. 5), its sums pathwise or in expectation over mu, with fixed
     weights in [w_min, 1] for which (T - t) / w_t does not increase (Prop. 5 gives this for the linear
     schedule).
     """
@@ -81,9 +80,10 @@ def proposition8(horizon: int, delta: float, delta_b: float, w_min: float = 1.0,
 def theorem1_eq8(budget: Budget, xi: float = 1.0) -> float:
     """Theorem 1 for the constraints the algorithm tests (Eq. 8), its linear programme in closed form.
 
-    |Delta| <= lam_1 delta / w_1 + delta_b sum_{t=2}^{T-1} lam_t w_{t-1} / w_t, lam_t = 4 xi (T - t) lbar
-    (ours). Premises: those of Theorem 1, delta_b w_t <= delta, and Eq. 8 pathwise or in expectation. At w = 1
-    this is 2 xi delta (T - 1) ((T - 2) delta_b + 2 delta), which is 4 xi delta (T - 1) delta_b below Prop. 8.
+    |Delta| <= lam_1 delta / w_1 + delta_b sum_{t=2}^{T-1} lam_t w_{t-1} / w_t, lam_t = 4 xi (T - t) lbar (ours).
+    Premises: those of Theorem 1, and Eq. 8 with its sums pathwise or in expectation; the programme's optimum if also
+    delta_b w_t <= delta. At w = 1 this is 2 xi delta (T - 1) ((T - 2) delta_b + 2 delta), which is 4 xi delta (T - 1)
+    delta_b below Prop. 8.
     """
     w, horizon = budget.weights, budget.horizon
     if horizon == 1:

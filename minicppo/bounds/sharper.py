@@ -1,5 +1,4 @@
-"""Bounds that are sharper than the paper's and as short to prove. All of this file is ours; proofs in
-theory/sharper.md.
+"""Bounds that are sharper than the paper's and as short to prove. All of it is ours; proofs: theory/sharper.md.
 
 Same names as `residual`: |Delta| <= the returned number, reward units. The reward matters only up to a
 constant per prompt, so xi may always be HALF the range of R: 1/2 for rewards in {0, 1}.
@@ -21,10 +20,9 @@ def worst_reward(pair: Pair, xi: float = 1.0) -> Any:
 
 
 def deviation_bound(pair: Pair, rewards: Array) -> float:
-    """F1, second form: |Delta| <= sd * || K / P_mu ||_{L2(mu)}, sd^2 = the mean over prompts of Var_mu(R |
-    prompt).
+    """F1, second form: |Delta| <= sd * || K / P_mu ||_{L2(mu)}.
 
-    Premise: pi << mu. rewards: (leaves,).
+    sd^2 is the mean over prompts of Var_mu(R | prompt). Premise: pi << mu. rewards: (leaves,).
     """
     mu, k = pair.reach_mu[-1], kernel(pair)
     prompts = len(pair.prior)
@@ -64,9 +62,7 @@ def uniform_supremum(horizon: int, delta: float, xi: float = 1.0) -> float:
 
 
 def path_budget(total: float, xi: float = 1.0) -> float:
-    """F4: |Delta| <= 2 xi B min(1, B) when sum_t D_t <= B along every path mu can take. No caps, weights or
-    prefixes.
-    """
+    """F4: |Delta| <= 2 xi B min(1, B) when sum_t D_t <= B along every path mu can take; nothing else."""
     return 2 * xi * total * min(1, total)
 
 
@@ -95,11 +91,10 @@ def largest_change(total: float, xi: float = 1.0) -> float:
 
 
 def chi_square_budget(total: float, xi: float = 1.0) -> float:
-    """F7: |Delta| <= xi sqrt(e^C - 1 - C) when sum_t chi2_t(s_t) <= C along every path, chi2_t = E_mu[x_t^2 |
-    s_t].
+    """F7: |Delta| <= xi sqrt(e^C - 1 - C) when sum_t chi2_t(s_t) <= C along every path.
 
-    Premise: pi << mu. Free of the horizon; xi may be the standard deviation of R given the prompt (root mean
-    square over prompts). inf where e^C overflows.
+    chi2_t = E_mu[x_t^2 | s_t]. Premise: pi << mu. Free of the horizon; xi may be the standard deviation of R given the
+    prompt (root mean square over prompts). inf where e^C overflows.
     """
     with np.errstate(over="ignore"):
         return float(xi * np.sqrt(np.expm1(np.float64(total)) - total))

@@ -1,5 +1,4 @@
-"""Exact pairs of autoregressive policies over all V^T sequences: the ground truth of every bound in this
-package.
+"""Exact pairs of autoregressive policies over all V^T sequences: the ground truth of every bound here.
 
 A policy is a tuple of T arrays. Array t has shape (P * V**t, V): one row of next-token probabilities for
 every state (prompt, y_1 .. y_t), in lexicographic order, so that row i of level t has the rows i*V .. i*V +
@@ -61,9 +60,7 @@ class Pair:
 
     @cached_property
     def reach_mu(self) -> Levels:
-        """Probability under mu of every state: T + 1 arrays (P * V**t,); the last one is P_mu(prompt,
-        response).
-        """
+        """Probability under mu of every state: T + 1 arrays (P * V**t,), the last P_mu(prompt, response)."""
         return reach(self.mu, self.prior)
 
     @cached_property
@@ -107,9 +104,7 @@ class Pair:
         return all(bool(np.all((m > 0) | (p == 0))) for m, p in zip(self.mu, self.pi, strict=True))
 
     def along_paths(self, levels: Levels, first: int = 0) -> Array:
-        """Repeat per-state values down to the leaves: level t holds states of length t + first. Shape (T,
-        leaves).
-        """
+        """Values per state (level t: states of length t + first) repeated down to the leaves: (T, leaves)."""
         return np.array([np.repeat(v, self.vocab ** (self.horizon - first - t)) for t, v in enumerate(levels)])
 
 

@@ -87,7 +87,7 @@ def test_theorem_b_on_two_thousand_pairs() -> None:
 @given(pairs_with_budget())
 def test_waterfilling_keeps_the_budget_and_most_of_pi(case: tuple[Pair, Budget]) -> None:
     pair, budget = case
-    gates = gt.waterfill_gates(pair, budget)
+    gates = fam.waterfill_gates(pair, budget)
     assert gt.excess_over(fam.apply_gate(pair, gates), budget) <= 1e-12
     kept_only = gt.hard_gates(pair, budget, count_kept_only=True)
     assert (gates[0] >= kept_only[0]).all()
@@ -106,7 +106,7 @@ def test_soft_gate_breaks_the_prefix_budget_and_waterfilling_does_not() -> None:
     budget = Budget(0.15, 0.02, np.ones(3))
     pair = fam.rare_token(np.full(3, 0.15), 2.0**-20)
     assert gt.excess_over(fam.apply_gate(pair, gt.soft_gates(pair, budget)), budget) > 0.05
-    assert gt.excess_over(fam.apply_gate(pair, gt.waterfill_gates(pair, budget)), budget) <= 1e-12
+    assert gt.excess_over(fam.apply_gate(pair, fam.waterfill_gates(pair, budget)), budget) <= 1e-12
 
 
 def soft_sum(budget: Budget, z: Array) -> Array:

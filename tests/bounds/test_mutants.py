@@ -59,7 +59,7 @@ def test_an_inclusive_prefix_sum_is_caught(study: Study) -> None:
     def leaves_eq8(kind: type[Budget]) -> bool:
         for item in study.pool:
             weights = np.ones(item.pair.horizon)
-            gated = fam.apply_gate(item.pair, gt.waterfill_gates(item.pair, kind(0.15, 0.02, weights)))
+            gated = fam.apply_gate(item.pair, fam.waterfill_gates(item.pair, kind(0.15, 0.02, weights)))
             if gt.excess_over(gated, Budget(0.15, 0.02, weights)) > 1e-12:
                 return True
         return False

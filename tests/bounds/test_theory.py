@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from theory import figures, verify
+from theory import figures, looseness, verify
 from theory.registry import STATEMENTS, Statement
 from theory.study import Study
 
@@ -85,6 +85,13 @@ def test_programme_writes_its_rows(
     rows = json.loads(target.read_text())
     assert [(row["id"], row["agrees"]) for row in rows] == [("prop4", True), ("c3-soft", True)]
     assert "180 enumerated pairs" in " ".join(capsys.readouterr().out.split())
+
+
+def test_looseness_table_covers_every_bound(study: Study) -> None:
+    found = looseness.ratios(study)
+    assert set(looseness.TITLES) <= set(found)
+    assert max(largest for families in found.values() for _, largest in families.values()) <= 1 + 1e-6
+    assert looseness.table(study).row_count == len(looseness.TITLES)
 
 
 def test_figure_is_drawn(tmp_path: Path) -> None:
