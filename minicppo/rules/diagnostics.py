@@ -43,7 +43,7 @@ def diagnostics(batch: TokenBatch, out: TokenWeights) -> dict[str, float]:
     rows["weight/raw_max"] = out.raw_weight.max() if out.raw_weight.numel() else count * 0
     if out.divergence is not None and len(ratio):
         rows |= _divergence_rows(batch, out)
-    if out.threshold is not None:
+    if out.threshold is not None and len(ratio):
         rows |= _budget_rows(batch, out)
     if out.sequence_level:
         rows |= _acceptance_rows(batch, (out.reason == Reason.SEQUENCE).any(1))
