@@ -9,7 +9,7 @@ LLM     := $(VENV)/.installed-llm
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-llm demo test test-fast lint format theory bench figures clean
+.PHONY: help setup setup-llm demo test test-fast lint format theory bench readings docs figures clean
 
 help: ## show this text
 	@echo 'minicppo: CPPO to learn, check, use and reproduce'
@@ -62,8 +62,16 @@ format: $(STAMP) ## mend what the linter can mend by itself
 theory: $(STAMP) ## check the paper's statements by enumeration and print the verdicts
 	$(BIN)/python -m theory.verify
 
-bench: $(STAMP) ## time the mask against a per-sequence loop
-	$(BIN)/python -m benchmarks
+bench: $(STAMP) ## time the mask against a per-sequence loop, and write the README's numbers
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.mask
+	$(BIN)/python -m minicppo.report.readme
+
+readings: $(STAMP) ## measure what each other reading of the paper changes (REPRODUCTION.md)
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.readings
+	$(BIN)/python -m minicppo.report.readme
+
+docs: $(STAMP) ## write the generated tables of README.md and REPRODUCTION.md again
+	$(BIN)/python -m minicppo.report.readme
 
 figures: $(STAMP) ## draw the pictures of the README again
 	$(BIN)/python -m minicppo.report.overview

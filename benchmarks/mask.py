@@ -1,6 +1,6 @@
 """The CPPO mask beside a per-sequence loop of tensor operations, in one process.
 
-    python -m benchmarks.mask [--repeats 7] [--json FILE]
+    python -m benchmarks.mask [--repeats 7] [--json benchmarks/results/mask.json]
 
 Both compute the mask, the reasons and c_t under Binary TV and the dynamic budget, and must agree before they are timed.
 The loop is how released code does it: one response after the other, `torch.quantile` for the budget.
@@ -9,6 +9,7 @@ The loop is how released code does it: one response after the other, `torch.quan
 import argparse
 import json
 import platform
+import re
 import statistics
 import time
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from torch import Tensor
 from minicppo import cppo_mask
 
 DELTA, DELTA_B, W_MIN, CAP = 0.15, 0.02, 0.8, 2.0
+RESULT = Path(__file__).parent / "results" / "mask.json"
 SHAPES = ((512, 2048), (64, 8192))
 
 
@@ -105,10 +107,17 @@ def measure(rows: int, width: int, repeats: int) -> dict[str, float | int]:
     }
 
 
+def processor() -> str:
+    """The processor's name as Linux tells it, or what Python knows."""
+    cpuinfo = Path("/proc/cpuinfo")
+    names = re.findall(r"^model name\s*: (.*)$", cpuinfo.read_text(), re.M) if cpuinfo.exists() else []
+    return names[0] if names else platform.processor() or platform.machine()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--json", type=Path, help="write the rows here")
+    parser.add_argument("--json", type=Path, default=RESULT, help="where the rows go")
     args = parser.parse_args()
     torch.set_num_threads(1)
     rows = [measure(*shape, args.repeats) for shape in SHAPES]
@@ -119,17 +128,15 @@ def main() -> None:
             f"| {r['rows']} x {r['width']} | {r['loop_ms']:.1f} | {r['batched_ms']:.1f} | {r['ratio']:.1f} "
             f"| {r['masked_share']:.1%} | {r['decisions_that_differ']} |"
         )
-    if args.json:
-        machine = {
-            "processor": platform.machine(),
-            "threads": 1,
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-        }
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(
-            json.dumps({"benchmark": "mask", "repeats": args.repeats, "machine": machine, "rows": rows}, indent=1)
-        )
+    machine = {
+        "processor": processor(),
+        "threads": 1,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+    result = {"benchmark": "mask", "repeats": args.repeats, "machine": machine, "rows": rows}
+    args.json.parent.mkdir(parents=True, exist_ok=True)
+    args.json.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":
