@@ -63,7 +63,7 @@ def drifting(divergence: Sequence[float], *, away: bool = True) -> Response:
 
 def divergences() -> st.SearchStrategy[float]:
     """Mostly small, as in training, at times anything up to one."""
-    return st.one_of(multiples(1 / 64, 0, 6), multiples(1 / 64, 0, 16), multiples(1 / 64, 0, 64))
+    return st.one_of(multiples(1 / 64, 0, 2), multiples(1 / 64, 0, 8), multiples(1 / 64, 0, 64))
 
 
 def responses(lengths: Sequence[int] = EXACT_LENGTHS, *, all_away: bool = False) -> st.SearchStrategy[Response]:
@@ -72,8 +72,17 @@ def responses(lengths: Sequence[int] = EXACT_LENGTHS, *, all_away: bool = False)
     advantage = multiples(1 / 4, 1, 8) if all_away else multiples(1 / 4, -8, 8)
     token = st.tuples(divergences(), ratio, advantage)
 
+    def response(drawn: list[tuple[float, float, float]], mood: str) -> Response:
+        drift, ratios, advantages = zip(*drawn, strict=True)
+        if mood == "calm":  # a quiet prefix pays in, so that the token limit binds alone
+            drift = (*(d % (1 / 32) for d in drift[:-1]), drift[-1])
+        elif mood == "steady":
+            drift = drift[:1] * len(drift)
+        return Response(drift, ratios, advantages)
+
     def of_length(n: int) -> st.SearchStrategy[Response]:
-        return st.lists(token, min_size=n, max_size=n).map(lambda tokens: Response(*map(tuple, zip(*tokens, strict=True))))
+        moods = st.sampled_from(["mixed", "mixed", "calm", "steady"])
+        return st.builds(response, st.lists(token, min_size=n, max_size=n), moods)
 
     return st.sampled_from(list(lengths)).flatmap(of_length)
 
@@ -98,7 +107,8 @@ class Limits:
 
 def limits(w_min: float | None = None) -> st.SearchStrategy[Limits]:
     weight = multiples(1 / 8, 1, 8) if w_min is None else st.just(w_min)
-    return st.builds(Limits, multiples(1 / 64, 1, 16), multiples(1 / 256, 1, 16), weight)
+    budget = st.one_of(multiples(1 / 256, 1, 8), multiples(1 / 64, 1, 8))
+    return st.builds(Limits, multiples(1 / 64, 1, 16), budget, weight)
 
 
 # --- ragged batches, padded with holes or packed ----------------------------------------------------------------------

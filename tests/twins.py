@@ -5,9 +5,10 @@ A `Subject` holds the two packages, so that the same question can be put to a mu
 
 from __future__ import annotations
 
+import functools
 import importlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -78,11 +79,22 @@ def steps(s: Subject, response: Response, limits: Limits, *, budget: str = "fixe
     )
 
 
-def both_kept(s: Subject, response: Response, limits: Limits, **options: Any) -> list[bool]:
-    """The mask, on which the two twins must agree."""
-    fast, slow = kept(s, response, limits, **options), [x.keep for x in steps(s, response, limits, **options)]
-    assert fast == slow
-    return fast
+def loop_kept(s: Subject, response: Response, limits: Limits, **options: Any) -> list[bool]:
+    return [x.keep for x in steps(s, response, limits, **options)]
+
+
+Keeps = Callable[..., list[bool]]  # (response, limits, budget=...) -> M_t
+
+
+def of_each_twin(check: Callable[..., None]) -> Callable[..., None]:
+    """A statement about a mask, put to the prefix sum and to the loop: `check(keeps, *drawn)`."""
+
+    @functools.wraps(check)
+    def both(s: Subject, *drawn: Any) -> None:
+        for keeps in (kept, loop_kept):
+            check(functools.partial(keeps, s), *drawn)
+
+    return both
 
 
 # --- every method, distributions given --------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from tests.strategies import (
     responses,
     tight,
 )
-from tests.twins import Subject, both_kept, kept, mask, mask_inputs, mask_of, steps
+from tests.twins import Keeps, Subject, kept, mask, mask_inputs, mask_of, of_each_twin, steps
 
 REASONS = {"toward": 1, "inside": 2, "token": 3, "prefix": 4, "both": 5}
 
@@ -62,6 +62,7 @@ def loop_runs_in_fractions(s: Subject, response: Response, lim: Limits) -> None:
         [Fraction(d) for d in response.divergence], response.away, delta=delta, delta_b=delta_b, weights=weights
     )
     assert [tuple(x) for x in exact] == [tuple(x) for x in steps(s, response, lim)]
+    assert all(isinstance(x.threshold, Fraction) for x in exact)
 
 
 @prop("theory 02, methods P3", batches(), limits(), st.sampled_from(["fixed", "dynamic"]))
@@ -112,10 +113,10 @@ def order_of_responses_is_free(s: Subject, batch: Batch, lim: Limits, random: An
 @prop("theory 07", responses(), responses(), responses(), limits())
 def rows_do_not_see_each_other(s: Subject, mine: Response, first: Response, second: Response, lim: Limits) -> None:
     """A response's mask is the same whoever stands beside it."""
-    for other in (first, second):
-        lengths = [len(mine), len(other)]
-        pair = mask_of(s, Batch((mine, other), tight(lengths)), lim, budget="dynamic")
-        assert pair.reason[0, : len(mine)].tolist() == mask(s, mine, lim, budget="dynamic").reason[0].tolist()
+    alone = mask(s, mine, lim, budget="dynamic").reason[0].tolist()
+    rows = (first, mine, second)
+    out = mask_of(s, Batch(rows, tight([len(r) for r in rows])), lim, budget="dynamic")
+    assert out.reason[1, : len(mine)].tolist() == alone
 
 
 # --- 3, 26 to 28, 33, 36: the prefix -----------------------------------------------------------------------------------
@@ -172,12 +173,13 @@ def truncation_agrees_on_a_horizon(s: Subject, response: Response, lim: Limits, 
 
 
 @prop("theory 36", responses((5, 9)), limits(w_min=1.0), st.randoms(use_true_random=False))
-def order_blind_without_weights(s: Subject, response: Response, lim: Limits, random: Any) -> None:
+@of_each_twin
+def order_blind_without_weights(keeps: Keeps, response: Response, lim: Limits, random: Any) -> None:
     """With w = 1 the last token's verdict does not depend on the order of the tokens before it."""
     order = list(range(len(response) - 1))
     random.shuffle(order)
     shuffled = response[[*order, len(response) - 1]]
-    assert both_kept(s, response, lim)[-1] == both_kept(s, shuffled, lim)[-1]
+    assert keeps(response, lim)[-1] == keeps(shuffled, lim)[-1]
 
 
 # --- 8 to 10: direction -----------------------------------------------------------------------------------------------
@@ -186,25 +188,28 @@ def order_blind_without_weights(s: Subject, response: Response, lim: Limits, ran
 @prop("theory 08", responses(), limits())
 def toward_is_always_kept(s: Subject, response: Response, lim: Limits) -> None:
     """A token that moves toward mu, or has A = 0 or rho = 1, is kept whatever its divergence."""
-    out = mask(s, response.replace(divergence=[d + 1 for d in response.divergence]), lim)
+    drifted = response.replace(divergence=[d + 1 for d in response.divergence])
+    out, loop = mask(s, drifted, lim), steps(s, drifted, lim)
     for t, away in enumerate(response.away):
-        assert away or (out.token_mask[0, t] and out.reason[0, t] == s.rules.Reason.TOWARD)
+        assert away or (loop[t].keep and out.token_mask[0, t] and out.reason[0, t] == s.rules.Reason.TOWARD)
 
 
 @prop("theory 09", responses(), limits(), st.lists(st.sampled_from([2.0**-20, 0.5, 2.0, 1024.0]), min_size=17, max_size=17))
-def size_of_the_advantage_is_free(s: Subject, response: Response, lim: Limits, scales: list[float]) -> None:
+@of_each_twin
+def size_of_the_advantage_is_free(keeps: Keeps, response: Response, lim: Limits, scales: list[float]) -> None:
     """Scaling each token's advantage by a positive factor leaves the mask unchanged."""
     scaled = response.replace(advantages=[a * x for a, x in zip(response.advantages, scales, strict=False)])
-    assert both_kept(s, response, lim) == both_kept(s, scaled, lim)
+    assert keeps(response, lim) == keeps(scaled, lim)
 
 
 @prop("theory 10, methods P7", responses(), limits())
-def only_the_sign_matters(s: Subject, response: Response, lim: Limits) -> None:
+@of_each_twin
+def only_the_sign_matters(keeps: Keeps, response: Response, lim: Limits) -> None:
     """Only sign(A (rho - 1)) enters: turning both A and the ratio around leaves the mask as it was."""
     mirrored = response.replace(
         advantages=[-a for a in response.advantages], log_ratio=[-x for x in response.log_ratio]
     )
-    assert both_kept(s, response, lim) == both_kept(s, mirrored, lim)
+    assert keeps(response, lim) == keeps(mirrored, lim)
 
 
 @prop("methods P7", responses(), limits())
@@ -223,29 +228,33 @@ def sign_flip_swaps_roles(s: Subject, response: Response, lim: Limits) -> None:
 
 
 @prop("theory 11, methods P4", responses(all_away=True), limits(), multiples(1 / 64, 1, 16))
-def larger_delta_keeps_more(s: Subject, response: Response, lim: Limits, more: float) -> None:
+@of_each_twin
+def larger_delta_keeps_more(keeps: Keeps, response: Response, lim: Limits, more: float) -> None:
     """Monotone in delta."""
-    assert implies(both_kept(s, response, lim), both_kept(s, response, lim.replace(delta=lim.delta + more)))
+    assert implies(keeps(response, lim), keeps(response, lim.replace(delta=lim.delta + more)))
 
 
 @prop("theory 12, methods P4", responses(all_away=True), limits(), multiples(1 / 256, 1, 16))
-def larger_budget_keeps_more(s: Subject, response: Response, lim: Limits, more: float) -> None:
+@of_each_twin
+def larger_budget_keeps_more(keeps: Keeps, response: Response, lim: Limits, more: float) -> None:
     """Monotone in a fixed delta_b."""
-    assert implies(both_kept(s, response, lim), both_kept(s, response, lim.replace(delta_b=lim.delta_b + more)))
+    assert implies(keeps(response, lim), keeps(response, lim.replace(delta_b=lim.delta_b + more)))
 
 
 @prop("theory 13", responses(all_away=True), limits(), st.lists(multiples(1 / 64, 0, 4), min_size=17, max_size=17))
-def more_drift_keeps_less(s: Subject, response: Response, lim: Limits, extra: list[float]) -> None:
+@of_each_twin
+def more_drift_keeps_less(keeps: Keeps, response: Response, lim: Limits, extra: list[float]) -> None:
     """Antitone in D, with a fixed budget."""
     worse = response.replace(divergence=[d + x for d, x in zip(response.divergence, extra, strict=False)])
-    assert implies(both_kept(s, worse, lim), both_kept(s, response, lim))
+    assert implies(keeps(worse, lim), keeps(response, lim))
 
 
 @prop("theory 14", responses(all_away=True), limits(), multiples(1 / 8, 1, 8))
-def smaller_w_min_relaxes_the_cap(s: Subject, response: Response, lim: Limits, other: float) -> None:
+@of_each_twin
+def smaller_w_min_relaxes_the_cap(keeps: Keeps, response: Response, lim: Limits, other: float) -> None:
     """Without a prefix budget, a smaller w_min only keeps more (with one it need not: see the refuted)."""
     small, large = sorted((lim.w_min, other))
-    relaxed, strict = (both_kept(s, response, lim.replace(w_min=w), budget="off") for w in (small, large))
+    relaxed, strict = (keeps(response, lim.replace(w_min=w), budget="off") for w in (small, large))
     assert implies(strict, relaxed)
 
 
@@ -274,33 +283,37 @@ def below_budget_the_cap_decides(s: Subject, response: Response, lim: Limits) ->
 
 
 @prop("theory 17", responses(), limits(w_min=1.0))
-def without_weights_below_dppo(s: Subject, response: Response, lim: Limits) -> None:
+@of_each_twin
+def without_weights_below_dppo(keeps: Keeps, response: Response, lim: Limits) -> None:
     """With w = 1 CPPO keeps a subset of what DPPO keeps."""
-    assert implies(both_kept(s, response, lim), dppo_keeps(response, lim.delta))
+    assert implies(keeps(response, lim), dppo_keeps(response, lim.delta))
 
 
 @prop("theory 18", responses(), limits())
-def the_budget_only_masks(s: Subject, response: Response, lim: Limits) -> None:
+@of_each_twin
+def the_budget_only_masks(keeps: Keeps, response: Response, lim: Limits) -> None:
     """CPPO keeps a subset of what its position weights alone keep."""
-    assert implies(both_kept(s, response, lim), both_kept(s, response, lim, budget="off"))
+    assert implies(keeps(response, lim), keeps(response, lim, budget="off"))
 
 
 @prop("theory 21, methods P2", responses(all_away=True), limits())
-def the_first_token_is_dppo(s: Subject, response: Response, lim: Limits) -> None:
+@of_each_twin
+def the_first_token_is_dppo(keeps: Keeps, response: Response, lim: Limits) -> None:
     """I_1 holds iff D_1 <= delta, inclusive."""
-    assert both_kept(s, response, lim)[0] == (response.divergence[0] <= lim.delta)
+    assert keeps(response, lim)[0] == (response.divergence[0] <= lim.delta)
     tie = response.replace(divergence=[lim.delta, *response.divergence[1:]])
-    assert both_kept(s, tie, lim)[0]
+    assert keeps(tie, lim)[0]
 
 
 @prop("theory 21", limits(), st.sampled_from([0.25, 0.5, 1.0]), multiples(1 / 64, 0, 8))
-def both_tests_are_inclusive(s: Subject, lim: Limits, w_min: float, first: float) -> None:
+@of_each_twin
+def both_tests_are_inclusive(keeps: Keeps, lim: Limits, w_min: float, first: float) -> None:
     """A second token whose Z_2 equals c_2 exactly is kept; a grain more is masked."""
     lim = lim.replace(w_min=w_min)
     c = min(lim.delta, lim.delta + lim.delta_b - first)
     assume(c >= 0)
-    assert both_kept(s, drifting([first, c / w_min]), lim)[1]
-    assert not both_kept(s, drifting([first, c / w_min + 2.0**-20]), lim)[1]
+    assert keeps(drifting([first, c / w_min]), lim)[1]
+    assert not keeps(drifting([first, c / w_min + 2.0**-20]), lim)[1]
 
 
 @prop("theory 22", responses(), limits(), st.sampled_from([0.25, 0.5, 2.0]))
@@ -334,11 +347,12 @@ def scaling_weights_and_delta(s: Subject, response: Response, lim: Limits, facto
 
 
 @prop("theory 30", responses(), limits())
-def no_drift_keeps_all(s: Subject, response: Response, lim: Limits) -> None:
+@of_each_twin
+def no_drift_keeps_all(keeps: Keeps, response: Response, lim: Limits) -> None:
     """D = 0 everywhere keeps every token, under every budget."""
     still = response.replace(divergence=[0.0] * len(response))
     for budget in ("fixed", "dynamic", "off"):
-        assert all(both_kept(s, still, lim, budget=budget))
+        assert all(keeps(still, lim, budget=budget))
 
 
 # --- 19, 20, 29, 31, 34 to 39: the budget ------------------------------------------------------------------------------
@@ -349,7 +363,7 @@ def kept_means_both_limits_hold(s: Subject, response: Response, lim: Limits) -> 
     """A kept away-moving token has Z_t <= delta and S_t <= delta + delta_b W_{t-1}."""
     S = W = 0.0
     for t, (d, w) in enumerate(zip(response.divergence, mask(s, response, lim).weight[0].tolist(), strict=True)):
-        if both_kept(s, response, lim)[t] and response.away[t]:
+        if kept(s, response, lim)[t] and response.away[t]:
             assert w * d <= lim.delta
             assert S + w * d <= lim.delta + lim.delta_b * W
         S, W = S + w * d, W + w
@@ -368,22 +382,24 @@ def _kept_sums(s: Subject, response: Response, lim: Limits) -> list[float]:
     return list(accumulate(z * i for z, i in zip(verdict.score[0].tolist(), inside, strict=True)))
 
 
-@prop("theory 37", responses((9, 17), all_away=True), limits(), multiples(1 / 64, 1, 8))
-def few_large_tokens_are_kept(s: Subject, response: Response, lim: Limits, size: float) -> None:
-    """At most (delta + delta_b W_{T-1}) / z kept away-moving tokens have Z >= z."""
+@prop("theory 37", responses((9, 17), all_away=True), limits())
+def few_large_tokens_are_kept(s: Subject, response: Response, lim: Limits) -> None:
+    """At most (delta + delta_b W_{T-1}) / z kept away-moving tokens have Z >= z, whatever z."""
     out = mask(s, response, lim)
-    large = (out.score[0] >= size) & (out.reason[0] == s.rules.Reason.INSIDE)
-    assert large.sum() * size <= lim.delta + lim.delta_b * steps(s, response, lim)[-1].weight_before
+    kept_scores = sorted(out.score[out.reason == s.rules.Reason.INSIDE].tolist(), reverse=True)
+    budget = lim.delta + lim.delta_b * steps(s, response, lim)[-1].weight_before
+    assert all(count * z <= budget for count, z in enumerate(kept_scores, 1))
 
 
 @prop("theory 29", limits(w_min=1.0), multiples(1 / 256, 1, 32))
-def constant_drift_closed_form(s: Subject, lim: Limits, D: float) -> None:
+@of_each_twin
+def constant_drift_closed_form(keeps: Keeps, lim: Limits, D: float) -> None:
     """With w = 1 and D constant in (delta_b, delta], the first floor((delta - delta_b) / (D - delta_b)) tokens are kept."""
     T = 64
     expected = T if D <= lim.delta_b else math.floor((lim.delta - lim.delta_b) / (D - lim.delta_b))
     if D > lim.delta:
         expected = 0
-    assert both_kept(s, drifting([D] * T), lim) == [t < expected for t in range(T)]
+    assert keeps(drifting([D] * T), lim) == [t < expected for t in range(T)]
 
 
 @prop("theory 31", responses(all_away=True), limits())
@@ -426,22 +442,24 @@ def charging_only_kept_keeps_more(s: Subject, response: Response, lim: Limits) -
         keep = not away or step.score <= min(lim.delta, lim.delta + lim.delta_b * W - spent)
         generous.append(keep)
         spent, W = spent + step.score * (away and keep), W + step.weight
-    assert implies(both_kept(s, response, lim), generous)
+    assert implies(kept(s, response, lim), generous)
 
 
 @prop("theory 38", responses(all_away=True), limits(), multiples(1 / 64, 1, 32))
-def capping_outliers_keeps_more(s: Subject, response: Response, lim: Limits, cap: float) -> None:
+@of_each_twin
+def capping_outliers_keeps_more(keeps: Keeps, response: Response, lim: Limits, cap: float) -> None:
     """Winsorising D at any level keeps a superset."""
     capped = response.replace(divergence=[min(d, cap) for d in response.divergence])
-    assert implies(both_kept(s, response, lim), both_kept(s, capped, lim))
+    assert implies(keeps(response, lim), keeps(capped, lim))
 
 
 @prop("theory 39", responses(all_away=True), limits(), multiples(1 / 64, 1, 16))
-def capping_above_the_allowance_is_free(s: Subject, response: Response, lim: Limits, above: float) -> None:
+@of_each_twin
+def capping_above_the_allowance_is_free(keeps: Keeps, response: Response, lim: Limits, above: float) -> None:
     """Without a budget, winsorising D above delta / w_min leaves the mask unchanged."""
     cap = lim.delta / lim.w_min + above
     capped = response.replace(divergence=[min(d, cap) for d in response.divergence])
-    assert both_kept(s, response, lim, budget="off") == both_kept(s, capped, lim, budget="off")
+    assert keeps(response, lim, budget="off") == keeps(capped, lim, budget="off")
 
 
 # --- weights and precision --------------------------------------------------------------------------------------------
@@ -472,15 +490,16 @@ def shuffling_permutes_the_weights(s: Subject, n: int, seed: int, w_min: float) 
 
 @prop("methods P13", st.integers(0, 3), examples=2)
 def single_precision_suffices(s: Subject, seed: int) -> None:
-    """float32 input decides as float64 on 99.99 % of the tokens of 8192-token responses."""
+    """float32 input decides 99.99 % of the tokens of critical 8192-token responses as the loop does in float64."""
     generator = torch.Generator().manual_seed(seed)
-    shape = (4, 8192)
-    D = -0.02 * torch.rand(shape, generator=generator, dtype=torch.float64).log()  # mean at the budget: critical
-    ratio = torch.randn(shape, generator=generator, dtype=torch.float64) * 0.1
-    verdicts = []
-    for dtype in (torch.float32, torch.float64):
-        rollout = torch.full(shape, -4.0, dtype=dtype)
-        inputs = (rollout + ratio.to(dtype), rollout, torch.ones(4, dtype=dtype))
-        verdicts.append(s.rules.cppo_mask(*inputs, divergence=D.to(dtype), budget="fixed").token_mask)
-    assert (verdicts[0] != verdicts[1]).double().mean() < 1e-4
-    assert 0.1 < verdicts[0].double().mean() < 0.9
+    shape = (2, 8192)
+    D = -0.02 * torch.rand(shape, generator=generator).log()  # mean at the budget
+    ratio = torch.where(torch.rand(shape, generator=generator) < 0.5, -0.125, 0.125)
+    rollout = torch.full(shape, -4.0)
+    found = s.rules.cppo_mask(rollout + ratio, rollout, torch.ones(2), divergence=D, delta_b=0.02, budget="fixed")
+    truth = [
+        s.reference.cppo_token_mask(d, (x > 0).tolist(), delta=0.15, delta_b=0.02, w_min=0.8)
+        for d, x in zip(D.double().tolist(), ratio, strict=True)
+    ]
+    assert (found.token_mask != torch.tensor(truth)).double().mean() < 1e-4
+    assert 0.1 < found.token_mask.double().mean() < 0.9

@@ -307,6 +307,18 @@ def the_ratio_cap_bounds_the_weight(s: Subject, drawn: Rows, cap: float) -> None
         assert "ratio/above_cap" not in free.stats
 
 
+@prop("methods 3.5", traces(), multiples(1 / 64, 1, 16))
+def dppo_masks_only_far_and_away(s: Subject, drawn: Rows, delta: float) -> None:
+    """DPPO masks exactly the tokens with D > delta that move away from mu."""
+    rows, layout = drawn
+    for name, needs, kind in (("dppo", "log_probs", "binary_tv"), ("dppo-exact-kl", "full", "exact_kl")):
+        out = s.rules.get_method(name, delta=delta + 1e-5)(token_batch(s, rows, layout, needs))
+        for row, verdicts in zip(rows, layout.gather(out.token_mask), strict=True):
+            D = loop_divergence(s, kind, row)
+            away = [t.advantage * (t.pi[t.sampled] - t.mu[t.sampled]) > 0 for t in row]
+            assert verdicts == [not (a and d > delta + 1e-5) for a, d in zip(away, D, strict=True)]
+
+
 @prop("methods P2", traces())
 def dppo_is_cppo_unweighted_unbudgeted(s: Subject, drawn: Rows) -> None:
     """For each divergence, DPPO is CPPO with w = 1 and no budget; position weights alone only add tokens."""

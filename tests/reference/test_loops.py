@@ -1,0 +1,51 @@
+"""What only the loops have: plain numbers in, plain numbers out, no torch, every branch."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from fractions import Fraction
+
+import pytest
+
+from minicppo import reference
+
+
+def test_the_reference_does_without_torch() -> None:
+    code = "import sys, minicppo.reference; assert not {'torch', 'scipy'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_every_reason() -> None:
+    steps = reference.cppo_steps(
+        [0.125, 0.125, 0.5, 0.0625, 0.5],
+        [False, True, True, True, True],
+        delta=0.25,
+        delta_b=0.0625,
+        weights=[1, 1, 1, 1, 1],
+    )
+    assert [s.reason for s in steps] == ["toward", "inside", "both", "prefix", "both"]
+    generous = reference.cppo_steps([0.0, 0.3], [True, True], delta=0.25, delta_b=0.5, weights=[1, 1])
+    assert generous[1].reason == "token"
+
+
+def test_weights_keep_the_callers_numbers() -> None:
+    assert reference.linear_weights(3, Fraction(4, 5)) == [1, Fraction(9, 10), Fraction(4, 5)]
+    assert reference.linear_weights(1, Fraction(4, 5)) == [Fraction(1)]
+
+
+@pytest.mark.parametrize("kind", ["reciprocal", "sigmoid"])
+def test_soft_gate_without_a_budget(kind: str) -> None:
+    steps = reference.cppo_steps([0.3, 0.1, 0.3], [True, True, False], delta=0.15, delta_b=None, weights=[1] * 3)
+    first, second, third = reference.soft_gate(steps, delta=0.15, delta_b=None, kind=kind)
+    assert (second, third) == (1, 1)
+    assert 0 < first <= 0.5
+    assert reference.budget_gate(steps, delta=0.15, delta_b=None) == [0.5, 1, 1]
+
+
+def test_spo_and_named_weights() -> None:
+    (weighted,) = reference.WEIGHTS["drpo"]([0.5], [0.6], [1.0], delta=0.4)
+    (plain,) = reference.WEIGHTS["drpo"]([0.5], [0.6], [1.0], delta=0.4, mu_weighted=False)
+    assert weighted == pytest.approx(0.75 * 1.2)
+    assert plain == pytest.approx(0.5 * 1.2)
+    assert reference.WEIGHTS["reinforce"]([0.5], [0.6], [1.0]) == [1.0]

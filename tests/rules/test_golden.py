@@ -1,0 +1,524 @@
+"""The golden numbers of the method sheet, put to the loops and to the prefix sums alike."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from fractions import Fraction
+from typing import Any
+
+import pytest
+import torch
+
+from minicppo import reference, rules
+from tests.strategies import Response, Token, drifting, tight
+from tests.twins import loop_divergence, loop_weights, original, token_batch
+
+S = original()
+REASONS = {"toward": 1, "inside": 2, "token": 3, "prefix": 4, "both": 5}
+
+# --- one question, two twins ------------------------------------------------------------------------------------------
+
+
+def log_response(mu: list[float], pi: list[float], advantage: float) -> dict[str, torch.Tensor]:
+    as_log = lambda p: torch.tensor([p], dtype=torch.float64).log()  # noqa: E731
+    return {
+        "log_probs": as_log(pi),
+        "rollout_log_probs": as_log(mu),
+        "advantages": torch.tensor([advantage], dtype=torch.float64),
+    }
+
+
+def by_loop(
+    response: Response,
+    *,
+    delta: float = 0.15,
+    delta_b: float = 0.02,
+    w_min: float = 0.8,
+    budget: str = "fixed",
+    cap_factor: float = 2.0,
+) -> tuple[list[int], list[float], list[int]]:
+    allowed = {
+        "fixed": delta_b,
+        "off": None,
+        "dynamic": reference.dynamic_budget(response.divergence, delta_b, cap_factor),
+    }[budget]
+    weights = reference.linear_weights(len(response), w_min)
+    steps = reference.cppo_steps(
+        response.divergence, response.away, delta=delta, delta_b=allowed, weights=weights
+    )
+    return [int(x.keep) for x in steps], [x.threshold for x in steps], [REASONS[x.reason] for x in steps]
+
+
+def by_prefix_sum(response: Response, *, budget: str = "fixed", **options: float) -> Any:
+    x = torch.tensor([response.log_ratio], dtype=torch.float64)
+    out = rules.cppo_mask(
+        x - 4,
+        torch.full_like(x, -4),
+        torch.tensor([response.advantages], dtype=torch.float64),
+        divergence=torch.tensor([response.divergence], dtype=torch.float64),
+        budget=budget,
+        **{"delta": 0.15, "delta_b": 0.02, "w_min": 0.8, **options},
+    )
+    return out.token_mask[0].int().tolist(), out.threshold[0].tolist(), out.reason[0].tolist()
+
+
+@pytest.fixture(params=[by_loop, by_prefix_sum], ids=["loop", "prefix sum"])
+def cppo(request: pytest.FixtureRequest) -> Callable[..., Any]:
+    return request.param
+
+
+def near(values: list[float], places: float = 1e-9) -> Any:
+    return pytest.approx(values, abs=places, rel=0)
+
+
+# --- C1: all branches -------------------------------------------------------------------------------------------------
+
+MU, PI = [0.50, 0.40, 0.50, 0.90, 0.30], [0.60, 0.48, 0.40, 0.91, 0.50]
+D1 = [0.10, 0.08, 0.10, 0.01, 0.20]
+
+
+def c1(advantage: float) -> Response:
+    return Response(tuple(D1), tuple(math.log(p / m) for m, p in zip(MU, PI, strict=True)), (advantage,) * 5)
+
+
+@pytest.mark.parametrize(
+    ("advantage", "options", "mask", "threshold"),
+    [
+        (1.0, {}, [1, 0, 1, 0, 0], [0.15, 0.07, 0.013, -0.059, -0.0505]),
+        (-1.0, {}, [1, 1, 0, 1, 1], [0.15, 0.07, 0.013, -0.059, -0.0505]),
+        (0.0, {}, [1, 1, 1, 1, 1], [0.15, 0.07, 0.013, -0.059, -0.0505]),
+        (1.0, {"w_min": 1.0}, [1, 0, 1, 0, 0], None),
+        (1.0, {"budget": "off"}, [1, 1, 1, 1, 0], [0.15] * 5),
+        (1.0, {"budget": "dynamic"}, [1, 1, 1, 0, 0], [0.15, 0.09, 0.052, -0.002, 0.0235]),
+        (1.0, {"budget": "dynamic", "cap_factor": 5.0}, [1, 1, 1, 1, 0], [0.15] * 5),
+    ],
+)
+def test_c1(
+    cppo: Callable[..., Any], advantage: float, options: dict[str, Any], mask: list[int], threshold: list[float] | None
+) -> None:
+    found, c, _ = cppo(c1(advantage), **options)
+    assert found == mask
+    if threshold is not None:
+        assert c == near(threshold)
+
+
+def test_c1_reasons(cppo: Callable[..., Any]) -> None:
+    assert cppo(c1(1.0))[2] == [2, 4, 1, 4, 5]
+    assert cppo(c1(-1.0))[2] == [1, 1, 4, 1, 1]
+    assert cppo(c1(1.0), budget="off")[2] == [2, 2, 1, 2, 3]
+
+
+def test_c1_record() -> None:
+    steps = reference.cppo_steps(D1, [True] * 5, delta=0.15, delta_b=0.02, weights=reference.linear_weights(5, 0.8))
+    out = rules.cppo_mask(**log_response(MU, PI, 1.0), budget="fixed")
+    assert [x.weight for x in steps] == near([1, 0.95, 0.9, 0.85, 0.8])
+    assert [x.score for x in steps] == near([0.1, 0.076, 0.09, 0.0085, 0.16])
+    assert [x.score_before for x in steps] == near([0, 0.1, 0.176, 0.266, 0.2745])
+    assert [x.weight_before for x in steps] == near([0, 1, 1.95, 2.85, 3.7])
+    assert out.weight[0].tolist() == near([1, 0.95, 0.9, 0.85, 0.8])
+    assert out.score[0].tolist() == near([0.1, 0.076, 0.09, 0.0085, 0.16])
+    assert out.divergence[0].tolist() == near(D1)
+    assert out.reason[0].tolist() == [2, 4, 1, 4, 5]
+
+
+def test_c1_gradient() -> None:
+    inputs = log_response(MU, PI, 1.0)
+    batch = rules.TokenBatch(**inputs)
+    out = rules.get_method("cppo", budget="fixed")(batch)
+    assert out.weight[0].tolist() == near([1.2, 0, 0.8, 0, 0], 1e-6)
+    assert reference.WEIGHTS["cppo"](MU, PI, [1.0] * 5, div=D1, delta=0.15, delta_b=0.02, budget="fixed") == near(
+        [1.2, 0, 0.8, 0, 0]
+    )
+    log_probs = inputs["log_probs"].requires_grad_()
+    loss = rules.policy_loss(
+        log_probs, out.weight, inputs["advantages"], batch.mask, loss_agg_mode="token-mean"
+    )
+    loss.backward()
+    assert loss.item() == pytest.approx(-2.0 / 5)
+    assert log_probs.grad[0].tolist() == near([-0.24, 0, -0.16, 0, 0], 1e-7)
+    row = rules.diagnostics(batch, out)
+    assert row["mask/frac"] == pytest.approx(3 / 5)
+    assert [row[f"mask/{k}"] for k in ("token_only", "prefix_only", "both")] == near([0, 2 / 5, 1 / 5], 1e-7)
+
+
+def test_c1_other_methods() -> None:
+    batch = rules.TokenBatch(**log_response(MU, PI, 1.0))
+    for name in ("dppo", "cppo-no-budget", "grpo"):
+        assert rules.get_method(name)(batch).token_mask[0].int().tolist() == [1, 1, 1, 1, 0]
+    flat = rules.get_method("cppo-no-weight", budget="fixed", delta_b=0.02)(batch)
+    assert flat.token_mask[0].int().tolist() == [1, 0, 1, 0, 0]
+    for f, options in (("dppo", {"div": D1, "delta": 0.15}), ("ppo", {"clip_low": 0.2, "clip_high": 0.28})):
+        assert [int(g > 0) for g in reference.WEIGHTS[f](MU, PI, [1.0] * 5, **options)] == [1, 1, 1, 1, 0]
+
+
+def test_c1_dynamic_budget_in_full_precision() -> None:
+    assert reference.quantile(D1, 0.9) == pytest.approx(0.16)
+    for factor, expected in ((2.0, 0.04), (5.0, 0.1)):
+        assert reference.dynamic_budget(D1, 0.02, factor) == expected
+        out = rules.cppo_mask(**log_response(MU, PI, 1.0), cap_factor=factor)
+        assert out.delta_b.tolist() == [expected]  # to the bit: the clamp does not round through float32
+        assert rules.get_method("cppo", cap_factor=factor)(
+            rules.TokenBatch(**log_response(MU, PI, 1.0))
+        ).stats["budget/at_cap"] == 1
+
+
+def test_c1_soft() -> None:
+    gates = [1, 0.965909, 1, 0.754098, 0.515535]
+    steps = reference.cppo_steps(D1, c1(1.0).away, delta=0.15, delta_b=0.02, weights=reference.linear_weights(5, 0.8))
+    assert reference.soft_gate(steps, delta=0.15, delta_b=0.02) == near(gates, 1e-6)
+    x = [
+        max(s.score / 0.15, (s.score_before + s.score) / (0.15 + 0.02 * s.weight_before)) for s in steps
+    ]
+    assert x == near([0.666667, 1.035294, 1.407407, 1.326087, 1.939732], 1e-6)
+    batch = rules.TokenBatch(**log_response(MU, PI, 1.0))
+    out = rules.get_method("cppo-soft", budget="fixed")(batch)
+    assert (out.weight / batch.ratio)[0].tolist() == near(gates, 1e-6)
+
+
+# --- C2 to C7 ---------------------------------------------------------------------------------------------------------
+
+
+def test_c2_late_relaxation(cppo: Callable[..., Any]) -> None:
+    mask, c, _ = cppo(drifting([0.16, 0.16, 0.18]), delta_b=1.0)
+    assert mask == [0, 1, 1]
+    assert c == near([0.15] * 3)
+    assert cppo(drifting([0.16, 0.16, 0.18]), delta_b=1.0, w_min=1.0)[0] == [0, 0, 0]  # DPPO
+    assert [0.15 / w for w in reference.linear_weights(3, 0.8)] == near([0.15, 0.166667, 0.1875], 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("delta_b", "mask", "threshold"),
+    [
+        (0.05, [1, 1, 1, 1, 0], [0.15, 0.05, 0.06, 0.11, 0.09]),
+        (0.06, [1, 1, 1, 1, 1], [0.15, 0.06, 0.08, 0.14, 0.13]),
+    ],
+)
+def test_c3_recovery(cppo: Callable[..., Any], delta_b: float, mask: list[int], threshold: list[float]) -> None:
+    found, c, _ = cppo(drifting([0.15, 0.04, 0, 0.07, 0.12]), delta_b=delta_b, w_min=1.0)
+    assert found == mask
+    assert c == near(threshold)
+
+
+def test_c3_in_fractions() -> None:
+    D = [Fraction(x, 100) for x in (15, 4, 0, 7, 12)]
+    mask = reference.cppo_token_mask(
+        D, [True] * 5, delta=Fraction(15, 100), delta_b=Fraction(6, 100), w_min=Fraction(1)
+    )
+    assert mask == [True] * 5
+    assert reference.cppo_token_mask(
+        D[:1], [True], delta=Fraction(15, 100), delta_b=Fraction(6, 100), w_min=Fraction(1, 2)
+    ) == [True]
+
+
+def test_c4_quantile() -> None:
+    first, second = [0, 0.01, 0.02, 0.02, 0.035], [0.01, 0.02, 0.05, 0.08, 0.08]
+    assert reference.quantile(first, 0.9) == pytest.approx(0.029)
+    assert reference.quantile(second, 0.9) == pytest.approx(0.08)
+    for D, factor, expected in ((first, 2.0, 0.029), (second, 2.0, 0.04), (second, 5.0, 0.08)):
+        assert reference.dynamic_budget(D, 0.02, factor) == pytest.approx(expected)
+        out = rules.cppo_mask(
+            torch.zeros(1, 5), torch.zeros(1, 5), torch.ones(1), divergence=torch.tensor([D]), cap_factor=factor
+        )
+        assert out.delta_b.item() == pytest.approx(expected)
+    assert reference.dynamic_budget([], 0.02) == 0.02
+
+
+def test_c4c_not_causal(cppo: Callable[..., Any]) -> None:
+    for x, c2, kept in ((0.0, 0.05, 0), (0.04, 0.07, 1)):
+        mask, c, _ = cppo(drifting([0.12, 0.06, *[0.0] * 18, x]), w_min=1.0, budget="dynamic")
+        # P90 of 21 values is the third largest: x
+        assert c[1] == near(c2)
+        assert mask[1] == kept
+
+
+def test_c5_own_or_padded_length() -> None:
+    D = torch.tensor([[0.05, 0.05, 0.18, *[0.0] * 6]])
+    valid = torch.tensor([[True] * 3 + [False] * 6])
+    x = torch.zeros(1, 9)
+    for length, w3, verdict in (("own", 0.8, True), ("padded", 0.95, False), (9, 0.95, False)):
+        out = rules.cppo_mask(
+            x + 0.5, x, torch.ones(1), valid, divergence=D, delta_b=1.0, budget="fixed", length=length
+        )
+        assert out.weight[0, 2].item() == pytest.approx(w3)
+        assert out.token_mask[0, 2].item() is verdict
+    keep = [s.keep for s in reference.cppo_steps(
+        D[0, :3].tolist(), [True] * 3, delta=0.15, delta_b=1.0, weights=reference.linear_weights(9, 0.8)[:3]
+    )]
+    assert keep == [True, True, False]
+    assert reference.cppo_token_mask(D[0, :3].tolist(), [True] * 3, delta=0.15, delta_b=1.0, w_min=0.8)[2]
+
+
+def test_c6_tool_tokens(cppo: Callable[..., Any]) -> None:
+    x = torch.zeros(1, 4, dtype=torch.float64)
+    D = torch.tensor([[0.10, 0.08, 0.08, 0.06]], dtype=torch.float64)
+    for valid, c4, kept in (([1, 1, 1, 1], -0.05, False), ([1, 0, 0, 1], 0.07, True)):
+        v = torch.tensor([valid]).bool()
+        out = rules.cppo_mask(
+            x + 0.5, x, torch.ones(1).double(), v, divergence=D, delta_b=0.02, w_min=1.0, budget="fixed"
+        )
+        assert out.threshold[0, 3].item() == near(c4)
+        assert out.token_mask[0, 3].item() is kept
+        mask, c, _ = cppo(drifting(D[v].tolist()), w_min=1.0)
+        assert (mask[-1], c[-1]) == (int(kept), near(c4))
+
+
+def test_c7_single_token(cppo: Callable[..., Any]) -> None:
+    assert cppo(drifting([0.16]))[0] == [0]  # w = 1
+    assert reference.linear_weights(1, 0.8) == [1]
+    assert 0.8 * 0.16 < 0.15  # w = w_min, the authors' verl branch, would keep it
+
+
+# --- divergences ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("mu", "pi", "tv", "kl", "reverse", "ppo", "by_tv", "by_kl"),
+    [
+        (0.50, 0.60, 0.10, 0.020411, 0.020136, 1, 1, 1),
+        (0.01, 0.05, 0.04, 0.024736, 0.041291, 0, 1, 1),
+        (0.99, 0.80, 0.19, 0.181005, 0.428672, 1, 0, 0),
+        (0.30, 0.50, 0.20, 0.082283, 0.087177, 0, 0, 0),
+    ],
+)
+def test_d1_binary(
+    mu: float, pi: float, tv: float, kl: float, reverse: float, ppo: int, by_tv: int, by_kl: int
+) -> None:
+    away = 1.0 if pi > mu else -1.0
+    two = lambda p: (p, 1 - p)  # noqa: E731
+    row = (Token(two(mu), two(pi), 0, away),)
+    batch = token_batch(S, (row,), tight([1]), "log_probs")
+    for kind, expected in (("binary_tv", tv), ("binary_kl", kl)):
+        assert reference.divergence(kind, two(mu), two(pi), 0) == near(expected, 1e-6)
+        assert rules.token_divergence(batch, kind).item() == near(expected, 1e-6)
+    assert reference.kl_divergence(two(pi), two(mu)) == near(reverse, 1e-6)
+    methods = (("grpo", ppo), ("dppo", by_tv), ("dppo-kl", by_kl))
+    for name, kept in methods:
+        m = rules.get_method(name)
+        assert m(batch).token_mask.item() == bool(kept)
+        assert (loop_weights(S, m, row, width=1)[0] > 0) == bool(kept)
+
+
+D2 = Token((0.50, 0.25, 0.10, 0.08, 0.05, 0.02), (0.40, 0.20, 0.24, 0.05, 0.03, 0.08), 3, -1.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "variant", "tv", "kl", "kept"),
+    [
+        ("binary", "union", 0.03, 0.008079, True),
+        ("topk", "replace_last", 0.13, 0.035913, True),
+        ("topk", "union", 0.18, 0.082195, False),
+        ("exact", "union", 0.20, 0.115226, False),
+    ],
+)
+def test_d2_topk(name: str, variant: str, tv: float, kl: float, kept: bool) -> None:
+    needs = {"binary": "log_probs", "topk": "topk", "exact": "full"}[name]
+    for advantage, verdict in ((-1.0, kept), (1.0, True)):
+        row = (Token(D2.mu, D2.pi, D2.sampled, advantage),)
+        batch = token_batch(S, (row,), tight([1]), needs, k=2)
+        for measure, expected in (("tv", tv), ("kl", kl)):
+            assert loop_divergence(S, f"{name}_{measure}", row, 2, variant)[0] == near(expected, 1e-6)
+            D = rules.token_divergence(batch, f"{name}_{measure}", topk_variant=variant)
+            assert D.item() == near(expected, 1e-6)
+        m = rules.get_method("dppo", divergence=f"{name}_tv", topk_variant=variant)
+        assert m(batch).token_mask.item() is verdict
+        assert (loop_weights(S, m, row, width=1)[0] > 0) is verdict
+
+
+def test_d2_cells() -> None:
+    assert reference.topk_partition(D2.mu, 2, 3) == [(0,), (1,), (3,), (2, 4, 5)]
+    assert reference.topk_partition(D2.mu, 2, 3, "replace_last") == [(0,), (3,), (1, 2, 4, 5)]
+    assert reference.topk_partition(D2.mu, 2, 1) == [(0,), (1,), (2, 3, 4, 5)]
+    assert reference.coarsen(D2.pi, [(0,), (1,), (3,), (2, 4, 5)])[-1] == near(0.35)
+
+
+@pytest.mark.parametrize("advantage", [1.0, 0.0, -1.0])
+def test_d3_ratio_one_but_drift(advantage: float) -> None:
+    row = (Token((0.5, 0.3, 0.2), (0.5, 0.1, 0.4), 0, advantage),)
+    batch = token_batch(S, (row,), tight([1]), "full")
+    assert rules.token_divergence(batch, "exact_tv").item() == near(0.2)
+    assert reference.divergence("exact_tv", row[0].mu, row[0].pi, 0) == near(0.2)
+    for name in ("dppo-exact", "cppo-exact"):
+        m = rules.get_method(name)
+        assert m(batch).token_mask.item()
+        assert loop_weights(S, m, row, width=1) == [1.0]
+
+
+# --- TRM --------------------------------------------------------------------------------------------------------------
+
+T1 = {
+    "A": ([0.01, 0.06, 0.002], 0.06, 0.024, (False, False, False)),
+    "B": ([0.0005, 0.001, 0.0009], 0.001, 0.0008, (True, True, True)),
+    "C": ([0.04, *[0.0] * 49], 0.04, 0.0008, (True, True, True)),
+    "E": ([0.004] * 3, 0.004, 0.004, (True, False, False)),
+}
+TRM = (
+    {"delta_max": 0.05},
+    {"delta_avg": 0.001},
+    {"delta_max": 0.1, "delta_avg": 0.002},
+)
+
+
+@pytest.mark.parametrize("name", T1)
+def test_t1_trm(name: str) -> None:
+    D, largest, mean, verdicts = T1[name]
+    assert (max(D), sum(D) / len(D)) == near((largest, mean))
+    mu, pi = [0.5] * len(D), [0.55] * len(D)
+    inputs = log_response(mu, pi, 1.0)
+    batch = rules.TokenBatch(**inputs, divergence=torch.tensor([D], dtype=torch.float64))
+    for limits, verdict in zip(TRM, verdicts, strict=True):
+        out = rules.get_method("trm-max", **{"delta_max": math.inf, **limits})(batch)
+        assert out.token_mask.all().item() is verdict
+        assert out.token_mask.any().item() is verdict
+        g = reference.WEIGHTS["trm"](mu, pi, [1.0] * len(D), div=D, **limits)
+        assert g == near([1.1 * verdict] * len(D))
+
+
+def test_t2_estimates() -> None:
+    mu, rho = [0.5] * 3, [1.1, 0.9, 1.05]
+    batch = rules.TokenBatch(**log_response(mu, [m * r for m, r in zip(mu, rho, strict=True)], 1.0))
+    expected = [0.00468982, 0.00536052, 0.00120984]
+    assert rules.token_divergence(batch, "k3")[0].tolist() == near(expected, 1e-8)
+    assert reference.methods.k3(mu, [m * r for m, r in zip(mu, rho, strict=True)]) == near(expected, 1e-8)
+    assert rules.token_divergence(batch, "k3").mean().item() == near(0.00375339, 1e-8)
+    assert rules.token_divergence(batch, "abs_log_ratio").max().item() == near(0.10536052, 1e-8)
+    assert -batch.log_ratio.mean().item() == near(-0.01291328, 1e-8)  # k1: negative, so "k1 <= delta" passes silently
+
+
+def test_t3_denominator() -> None:
+    g = torch.tensor([[1.1] * 3, [0.0] * 3])
+    x, ones, valid = torch.zeros(2, 3), torch.ones(2), torch.ones(2, 3, dtype=torch.bool)
+    assert rules.policy_loss(x, g, ones, valid, loss_agg_mode="token-mean").item() == near(-0.55, 1e-6)
+    assert reference.policy_loss(g.tolist(), [[1.0] * 3] * 2, "token-mean") == near(-0.55, 1e-6)
+    only = torch.tensor([True, False])[:, None].expand(2, 3)  # a response taken out of the mask: the bug
+    assert rules.policy_loss(x, g, ones, only, loss_agg_mode="token-mean").item() == near(-1.1, 1e-6)
+
+
+# --- MinPRO, CISPO, GSPO, SAPO, DRPO ----------------------------------------------------------------------------------
+
+
+def ratio_batch(rho: list[float], valid: list[int] | None = None, advantage: float = 1.0) -> Any:
+    x = torch.tensor([rho], dtype=torch.float64).log()
+    mask = None if valid is None else torch.tensor([valid]).bool()
+    return rules.TokenBatch(x - 3, torch.full_like(x, -3), torch.tensor([advantage], dtype=torch.float64), mask)
+
+
+@pytest.mark.parametrize(
+    ("rho", "options", "weights"),
+    [
+        ([0.9, 1.2, 0.5, 1.1], {"w_max": 5.0}, [0.9, 1.08, 0.45, 0.55]),  # M1
+        ([0.9, 1.2, 0.5, 1.1], {"w_max": 1.28, "w_low": 0.8}, [0.9, 1.08, 0.8, 0.8]),  # M1b
+        ([1.5, 1.4, 4, 0.5], {"w_max": 5.0}, [1.5, 2.1, 5, 0.7]),  # M2
+    ],
+)
+def test_m_minpro(rho: list[float], options: dict[str, float], weights: list[float]) -> None:
+    batch = ratio_batch(rho)
+    out = rules.get_method("minpro", **options)(batch)
+    assert out.weight[0].tolist() == near(weights, 1e-6)
+    assert reference.WEIGHTS["minpro"]([0.1] * 4, [0.1 * r for r in rho], [1.0] * 4, **options) == near(weights)
+
+
+def test_m1_gradient() -> None:
+    batch = ratio_batch([0.9, 1.2, 0.5, 1.1])
+    x = batch.log_probs.clone().requires_grad_()
+    g = rules.get_method("minpro")(batch).weight
+    rules.policy_loss(x, g, batch.advantages, batch.mask, loss_agg_mode="token-mean").backward()
+    assert x.grad[0].tolist() == near([-0.225, -0.27, -0.1125, -0.1375], 1e-7)
+
+
+def test_m3_tool_token() -> None:
+    out = rules.get_method("minpro")(ratio_batch([0.9, 0.1, 1.0], [1, 0, 1]))
+    assert out.weight[0].tolist() == near([0.9, 0, 0.9], 1e-6)
+    assert reference.WEIGHTS["minpro"]([0.5] * 2, [0.45, 0.5], [1.0] * 2, w_max=5.0) == near([0.9, 0.9])
+    assert out.stats["minpro/rho_min"].item() == near(0.9, 1e-6)
+
+
+def test_cispo() -> None:
+    rho = [0.2, 1, 7]
+    assert rules.get_method("cispo")(ratio_batch(rho)).weight[0].tolist() == near([0.2, 1, 5], 1e-6)
+    assert reference.WEIGHTS["cispo"]([0.1] * 3, [0.1 * r for r in rho], [1.0] * 3, w_max=5.0) == near([0.2, 1, 5])
+
+
+@pytest.mark.parametrize(("advantage", "kept"), [(1.0, False), (-1.0, True)])
+def test_gspo(advantage: float, kept: bool) -> None:
+    rho = [1.1, 0.9, 1.05]
+    s = 1.0129970 * kept
+    out = rules.get_method("gspo")(ratio_batch(rho, advantage=advantage))
+    assert out.weight[0].tolist() == near([s] * 3, 1e-6)
+    assert set(out.reason[0].tolist()) <= ({1, 2} if kept else {6})
+    loop = reference.WEIGHTS["gspo"](
+        [0.1] * 3, [0.1 * r for r in rho], [advantage] * 3, clip_low=3e-4, clip_high=4e-4
+    )
+    assert loop == near([s] * 3, 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("rho", "advantage", "gate"),
+    [(1.5, 1.0, 0.940015), (1.5, -1.0, 0.934140), (3.0, 1.0, 0.419974), (3.0, -1.0, 0.388779), (3.0, 0.0, 0.388779)],
+)
+def test_sapo(rho: float, advantage: float, gate: float) -> None:
+    weight = rules.get_method("sapo")(ratio_batch([rho], advantage=advantage)).weight.item()
+    assert weight / rho == near(gate, 1e-6)
+    (loop,) = reference.WEIGHTS["sapo"]([0.1], [0.1 * rho], [advantage], tau_pos=1.0, tau_neg=1.05)
+    assert loop / rho == near(gate, 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("mu", "pi", "advantage", "objective", "gate"),
+    [
+        (0.5, 0.6, 1.0, 1.1992, 0.992),
+        (0.5, 0.6, -1.0, -1.2008, 1.008),
+        (0.9, 0.1, -1.0, None, 0.936),
+    ],
+)
+def test_drpo(mu: float, pi: float, advantage: float, objective: float | None, gate: float) -> None:
+    rho = pi / mu
+    batch = rules.TokenBatch(**log_response([mu], [pi], advantage))
+    assert rules.get_method("drpo")(batch).weight.item() / rho == near(gate, 1e-6)
+    (loop,) = reference.WEIGHTS["drpo"]([mu], [pi], [advantage], delta=12.5)
+    assert loop / rho == near(gate, 1e-6)
+    if objective is not None:
+        assert rho * advantage - abs(advantage) * mu * (rho - 1) ** 2 / (2 * 12.5) == near(objective)
+
+
+# --- aggregation and advantages ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("mode", "horizon", "expected"),
+    [
+        ("token-mean", None, 1.75),
+        ("seq-mean-token-mean", None, 2.5),
+        ("seq-mean-token-sum", None, 3.5),
+        ("seq-mean-token-sum-norm", 4, 0.875),
+    ],
+)
+def test_aggregation(mode: str, horizon: int | None, expected: float) -> None:
+    values = torch.tensor([[4.0, math.nan, math.inf], [1.0, 1.0, 1.0]])
+    valid = torch.tensor([[True, False, False], [True] * 3])
+    assert rules.aggregate(values, valid, mode, horizon=horizon).item() == expected
+    assert reference.aggregate([[4.0], [1.0, 1.0, 1.0]], mode, horizon) == expected
+
+
+@pytest.mark.parametrize(
+    ("normalize", "ddof", "expected"),
+    [
+        (True, 1, [1.5, -0.5, -0.5, -0.5]),
+        (True, 0, [1.73205, -0.57735, -0.57735, -0.57735]),
+        (False, 1, [0.75, -0.25, -0.25, -0.25]),
+    ],
+)
+def test_advantages(normalize: bool, ddof: int, expected: list[float]) -> None:
+    rewards = [1.0, 0.0, 0.0, 0.0]
+    out = rules.group_advantages(torch.tensor(rewards), 4, normalize_std=normalize, ddof=ddof)
+    assert out.advantages.tolist() == near(expected, 1e-5)
+    assert out.kept.all()
+    assert reference.group_advantages(rewards, normalize, ddof) == near(expected, 1e-5)
+
+
+def test_equal_rewards_are_dropped() -> None:
+    out = rules.group_advantages(torch.tensor([1.0, 1.0, 1.0, 0.0]), 2)
+    assert out.advantages.tolist() == [0, 0, 0.5, -0.5]
+    assert out.kept.tolist() == [False, False, True, True]
+    assert out.dropped_groups == 1
+    assert reference.group_advantages([1.0, 1.0]) is None
