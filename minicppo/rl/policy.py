@@ -17,7 +17,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from minicppo.rl.config import ModelConfig
+from minicppo.rl.sections import ModelConfig
 from minicppo.rl.tasks.base import Task
 
 transformers_logging.disable_progress_bar()  # of loading and saving: they would break a run's own progress display

@@ -41,13 +41,17 @@ class RunDir:
             FileExistsError: it already holds a run.
         """
         run = cls(Path(path))
-        if (run.path / "config.yaml").exists():
-            raise FileExistsError(
-                f"{run.path} already holds a run: resume it, remove it, or give this run another folder"
-            )
+        run.require_vacant()
         run.path.mkdir(parents=True, exist_ok=True)
         write_atomically(run.path / "config.yaml", config.to_yaml().encode())
         return run
+
+    def require_vacant(self) -> None:
+        """Raises FileExistsError where the folder already holds a run."""
+        if (self.path / "config.yaml").exists():
+            raise FileExistsError(
+                f"{self.path} already holds a run: resume it, remove it, or give this run another folder"
+            )
 
     @classmethod
     def open(cls, path: str | Path) -> "RunDir":

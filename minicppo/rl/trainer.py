@@ -20,7 +20,7 @@ from torch import Tensor
 from minicppo.rl.certificate import Judged, certificate_row
 from minicppo.rl.checkpoint import TrainState, Weights, list_checkpoints, load_checkpoint, save_checkpoint
 from minicppo.rl.config import RunConfig
-from minicppo.rl.evaluate import evaluate, grade
+from minicppo.rl.evaluate import evaluate, grade, held_out_problems
 from minicppo.rl.policy import Policy, load_policy
 from minicppo.rl.rundir import RunDir, peak_memory_mb
 from minicppo.rl.sampling import Keep, Rollout, sample
@@ -43,8 +43,12 @@ def train(config: RunConfig, run_dir: str | Path, on_event: OnEvent | None = Non
     Raises:
         FileExistsError: the folder already holds a run.
         FloatingPointError: a loss, gradient or log-prob is not finite.
+        ValueError: the task has fewer held-out problems than the evaluation asks for.
     """
-    return _run(RunDir.create(run_dir, config), on_event)
+    RunDir(Path(run_dir)).require_vacant()
+    held_out_problems(config.make_task(), config)
+    start = starting_policy(config, on_event)  # before the folder is made: what fails here leaves nothing behind
+    return _finish(Trainer(RunDir.create(run_dir, config), start, on_event))
 
 
 def resume(run_dir: str | Path, on_event: OnEvent | None = None) -> Path:
@@ -52,8 +56,25 @@ def resume(run_dir: str | Path, on_event: OnEvent | None = None) -> Path:
 
     Raises:
         FileNotFoundError: the folder holds no run.
+        ValueError: a log is shorter than it was at the checkpoint.
     """
-    return _run(RunDir.open(run_dir), on_event)
+    run = RunDir.open(run_dir)
+    if run.finished:
+        return run.path
+    begun = list_checkpoints(run.checkpoints)
+    start = trained_policy(run.path) if begun else starting_policy(run.config(), on_event)
+    return _finish(Trainer(run, start, on_event))
+
+
+def starting_policy(config: RunConfig, on_event: OnEvent | None = None) -> Policy:
+    """The policy that a run of this configuration starts from, warmed up if that is not cached."""
+
+    def report(step: int, accuracy: float) -> None:
+        if on_event is not None and config.warmup is not None:
+            most = config.warmup.max_steps + config.warmup.anneal
+            on_event({"kind": "warmup", "step": step, "max_steps": most, "accuracy": accuracy})
+
+    return initial_policy(config, config.make_task(), report)
 
 
 def trained_policy(run_dir: str | Path) -> Policy:
@@ -69,10 +90,9 @@ def trained_policy(run_dir: str | Path) -> Policy:
     return load_policy(saved[-1] / "policy", chat=run.config().model.chat)
 
 
-def _run(run: RunDir, on_event: OnEvent | None) -> Path:
-    if not run.finished:
-        Trainer(run, on_event).run_to_end()
-    return run.path
+def _finish(trainer: "Trainer") -> Path:
+    trainer.run_to_end()
+    return trainer.run.path
 
 
 @dataclass(frozen=True)
@@ -94,7 +114,7 @@ class Batch:
 class Trainer:
     """One run in progress."""
 
-    def __init__(self, run: RunDir, on_event: OnEvent | None = None):
+    def __init__(self, run: RunDir, start: Policy, on_event: OnEvent | None = None):
         self.run, self.config = run, run.config()
         self.on_event = on_event or (lambda event: None)
         torch.set_num_threads(self.config.threads)
@@ -102,7 +122,7 @@ class Trainer:
         settings = self.config.train
         self.method = get_method(self.config.method.name, **self.config.method.params)
         self.keep = cast(Keep, {"log_probs": "none"}.get(self.method.needs, self.method.needs))
-        self.state = self._initial_state()
+        self.state = self._initial_state(start)
         self.behaviour = self.state.policy  # what samples; a second model where rollouts are stale
         if settings.staleness:
             self.behaviour = dataclasses.replace(self.state.policy, model=copy.deepcopy(self.state.policy.model))
@@ -245,14 +265,8 @@ class Trainer:
         self.run.append("timings.jsonl", row)
         self.on_event(row)
 
-    def _initial_state(self) -> TrainState:
+    def _initial_state(self, start: Policy) -> TrainState:
         config, settings = self.config, self.config.train
-
-        def report(step: int, accuracy: float) -> None:
-            assert config.warmup is not None
-            self.on_event({"kind": "warmup", "step": step, "max_steps": config.warmup.max_steps, "accuracy": accuracy})
-
-        start = initial_policy(config, self.task, report)
         start.model.to(config.resolved_device())
         policy = dataclasses.replace(start, autocast=config.autocast_dtype())
         optimizer = torch.optim.AdamW(

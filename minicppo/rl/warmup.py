@@ -16,11 +16,12 @@ from pathlib import Path
 import torch
 import transformers
 
-from minicppo.rl.config import RunConfig, WarmupConfig
+from minicppo.rl.config import RunConfig
 from minicppo.rl.evaluate import grade
 from minicppo.rl.policy import Policy, build_policy, load_policy, save_policy
 from minicppo.rl.sampling import Rollout, sample
 from minicppo.rl.scoring import score
+from minicppo.rl.sections import WarmupConfig
 from minicppo.rl.seeding import rng_for
 from minicppo.rl.tasks import Task, sample_problems
 
@@ -41,6 +42,7 @@ def initial_policy(config: RunConfig, task: Task, on_progress: Progress | None =
     """
     if config.warmup is None:
         return build_policy(config.model, task, config.seed)
+    torch.set_num_threads(config.threads)
     key = warmup_key(config)
     folder = cache_dir() / f"warmup-{key}"
     if not folder.is_dir():
@@ -59,7 +61,7 @@ def warmup_identity(config: RunConfig) -> dict[str, object]:
         "task": config.task.model_dump(),
         "max_new_tokens": config.rollout.max_new_tokens,
         "warmup": config.warmup.model_dump(),
-        "threads": torch.get_num_threads(),
+        "threads": config.threads,
         "torch": torch.__version__,
         "transformers": transformers.__version__,
     }

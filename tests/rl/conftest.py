@@ -21,7 +21,7 @@ SMALL_RUN: dict[str, Any] = {
     "model": SMALL_MODEL,
     "rollout": {"prompts": 8, "group_size": 4},
     "train": {"iterations": 4, "minibatches": 2, "epochs": 2, "lr": 3e-3, "lr_warmup": 2, "checkpoint_every": 2},
-    "eval": {"every": 2, "problems": 6, "samples": 2},
+    "eval": {"every": 4, "problems": 6, "samples": 2},
     "warmup": {"target": 0.0, "check_every": 90, "anneal": 10, "batch": 16, "lr": 1e-2},
 }
 
@@ -35,7 +35,7 @@ def _shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
         yield
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def small_config() -> Callable[..., RunConfig]:
     """`small_config(train={"epochs": 1}, seed=3)`: the small run with some settings changed."""
 

@@ -71,7 +71,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
 
 @pytest.mark.parametrize(
     ("kind", "count", "staleness"),
-    [("update", 1, 0), ("update", 7, 0), ("update", 7, 3), ("rollout", 4, 0), ("eval", 2, 3), ("eval", 3, 0)],
+    [("update", 1, 0), ("update", 7, 3), ("rollout", 4, 0), ("eval", 2, 3)],
 )
 def test_resume_to_the_bit(
     small_config: MakeConfig, whole: Whole, run_folder: Path, kind: str, count: int, staleness: int
@@ -127,19 +127,16 @@ def test_nothing_to_resume(tmp_path: Path, small_config: MakeConfig) -> None:
 
 @pytest.mark.slow
 def test_kill_9_in_the_middle_of_an_update(small_config: MakeConfig, tmp_path: Path) -> None:
-    config = small_config(train={"iterations": 30, "checkpoint_every": 3, "staleness": 2}, eval={"every": 10})
+    config = small_config(train={"iterations": 10, "staleness": 2})
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     train(config, whole)
     RunDir.create(broken, config)
     program = f"from minicppo.rl.trainer import resume; resume({str(broken)!r})"
-    for kill_at in (2, 9, 17):  # three lives, each ending at some byte of some update
+    for checkpoint in ("000002", "000006"):  # two lives, each ending at some byte of some update
         child = subprocess.Popen([sys.executable, "-c", program], env={**os.environ, "OMP_NUM_THREADS": "1"})
-        deadline = time.monotonic() + 60
-        while not (broken / "checkpoints" / f"{kill_at // 3 * 3:06d}").is_dir() and kill_at >= 3:
+        deadline = time.monotonic() + 120
+        while not (broken / "checkpoints" / checkpoint).is_dir():
             assert child.poll() is None, "the run ended before it could be killed"
-            assert time.monotonic() < deadline
-            time.sleep(0.002)
-        while kill_at < 3 and not (broken / "metrics.jsonl").is_file():
             assert time.monotonic() < deadline
             time.sleep(0.002)
         time.sleep(0.03)

@@ -17,23 +17,34 @@ from minicppo.rl.rundir import RunDir
 from minicppo.rl.scoring import score
 from minicppo.rl.tasks import is_held_out
 from minicppo.rl.tasks.chain import ChainTask
-from minicppo.rl.trainer import Batch, Trainer, train, trained_policy
+from minicppo.rl.trainer import Batch, Trainer, starting_policy, train, trained_policy
 from minicppo.rl.update import Minibatch
 
 MakeConfig = Callable[..., RunConfig]
+
+
+def trainer_of(config: RunConfig, folder: Path) -> Trainer:
+    return Trainer(RunDir.create(folder, config), starting_policy(config))
 
 
 def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
     return {name: p.detach().clone() for name, p in trainer.state.policy.model.named_parameters()}
 
 
-def test_a_run_leaves_what_it_promises(small_config: MakeConfig, run_folder: Path) -> None:
-    events: list[Any] = []
-    assert train(small_config(), run_folder, events.append) == run_folder
+@pytest.fixture(scope="module")
+def finished(small_config: MakeConfig, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Any]]:
+    """The small run, and the events that it reported."""
+    folder, events = tmp_path_factory.mktemp("finished") / "run", []
+    assert train(small_config(), folder, events.append) == folder
+    return folder, events
+
+
+def test_a_run_leaves_what_it_promises(small_config: MakeConfig, finished: tuple[Path, list[Any]]) -> None:
+    run_folder, events = finished
     run = RunDir.open(run_folder)
     rows = run.rows()
     assert run.config() == small_config()
-    assert [row["iteration"] for row in run.rows(kind="eval")] == [0, 2, 4]
+    assert [row["iteration"] for row in run.rows(kind="eval")] == [0, 4]
     assert [row["iteration"] for row in run.rows(kind="rollout")] == [0, 1, 2, 3]
     assert [row["update"] for row in run.rows(kind="update")] == list(range(1, len(run.rows(kind="update")) + 1))
     assert {row["kind"] for row in rows} == {"eval", "rollout", "update", "certificate"}
@@ -52,8 +63,8 @@ def test_a_run_leaves_what_it_promises(small_config: MakeConfig, run_folder: Pat
     assert trained_policy(run_folder).encode("1+1=") == [3, 9, 3, 12]
 
 
-def test_the_trace_is_one_update_token_by_token(small_config: MakeConfig, run_folder: Path) -> None:
-    train(small_config(), run_folder)
+def test_the_trace_is_one_update_token_by_token(finished: tuple[Path, list[Any]]) -> None:
+    run_folder, _ = finished
     trace, texts = load_file(run_folder / "trace.safetensors"), json.loads((run_folder / "trace.json").read_text())
     shape = trace["response_ids"].shape
     for name in ("response_mask", "log_probs", "rollout_log_probs", "divergence", "threshold", "reason", "weight"):
@@ -75,7 +86,7 @@ def test_rollouts_come_from_the_weights_of_k_updates_ago(
     small_config: MakeConfig, run_folder: Path, monkeypatch: pytest.MonkeyPatch, staleness: int
 ) -> None:
     config = small_config(train={"staleness": staleness})
-    trainer = Trainer(RunDir.create(run_folder, config))
+    trainer = trainer_of(config, run_folder)
     history, checked = [weights(trainer)], []
     remember, roll_out = trainer.remember, trainer.roll_out
 
@@ -117,7 +128,7 @@ def test_micro_batches_change_nothing(small_config: MakeConfig, tmp_path: Path, 
     for micro_batch in (None, 3):
         settings = {"micro_batch": micro_batch, "loss_agg_mode": mode, "iterations": 2}
         config = small_config(method={"name": method}, train=settings)
-        trainer = Trainer(RunDir.create(tmp_path / f"{micro_batch}", config))
+        trainer = trainer_of(config, tmp_path / f"{micro_batch}")
         batch = trainer.roll_out()
         rows = [trainer.updater(minibatch) for minibatch in trainer.minibatches(batch)]
         results.append((weights(trainer), rows[-1]))
@@ -129,9 +140,8 @@ def test_micro_batches_change_nothing(small_config: MakeConfig, tmp_path: Path, 
     assert whole_row["mask/frac"] == pytest.approx(parts_row["mask/frac"], abs=1e-6)
 
 
-def test_first_update_of_a_rollout_is_on_policy(small_config: MakeConfig, run_folder: Path) -> None:
-    train(small_config(), run_folder)
-    rows = RunDir.open(run_folder).rows()
+def test_first_update_of_a_rollout_is_on_policy(finished: tuple[Path, list[Any]]) -> None:
+    rows = RunDir.open(finished[0]).rows()
     for before, row in zip(rows, rows[1:], strict=False):
         if before["kind"] == "rollout":
             assert row["drift"] < 1e-5
@@ -152,7 +162,7 @@ def test_groups_without_variance_are_dropped_and_counted(
 
 
 def test_minibatches_hold_each_kept_group_once_an_epoch(small_config: MakeConfig, run_folder: Path) -> None:
-    trainer = Trainer(RunDir.create(run_folder, small_config()))
+    trainer = trainer_of(small_config(), run_folder)
     batch = trainer.roll_out()
     kept = torch.tensor([0, 2, 3, 5, 7])
     pieces = list(trainer.minibatches(Batch(batch.problems, batch.rollout, batch.rewards, batch.advantages, kept)))
@@ -172,7 +182,7 @@ def test_the_learning_rate_warms_up(small_config: MakeConfig, run_folder: Path) 
 
 
 def test_gradients_are_clipped(small_config: MakeConfig, run_folder: Path) -> None:
-    trainer = Trainer(RunDir.create(run_folder, small_config(train={"grad_clip": 1e-3})))
+    trainer = trainer_of(small_config(train={"grad_clip": 1e-3}), run_folder)
     minibatch = next(trainer.minibatches(trainer.roll_out()))
     row = trainer.updater(minibatch)
     clipped = torch.stack([p.grad.norm() for p in trainer.state.policy.model.parameters() if p.grad is not None]).norm()
@@ -181,7 +191,7 @@ def test_gradients_are_clipped(small_config: MakeConfig, run_folder: Path) -> No
 
 
 def test_training_never_sees_a_held_out_problem(small_config: MakeConfig, run_folder: Path) -> None:
-    trainer = Trainer(RunDir.create(run_folder, small_config()))
+    trainer = trainer_of(small_config(), run_folder)
     for _ in range(5):
         assert not any(is_held_out(problem, 0.1) for problem in trainer.roll_out().problems)
         trainer.state.iteration += 1
@@ -194,7 +204,7 @@ def test_the_anchor_under_another_temperature(small_config: MakeConfig, run_fold
 
 @pytest.mark.parametrize("target", ["weights", "rollout"])
 def test_what_is_not_finite_stops_the_run(small_config: MakeConfig, run_folder: Path, target: str) -> None:
-    trainer = Trainer(RunDir.create(run_folder, small_config()))
+    trainer = trainer_of(small_config(), run_folder)
     minibatch: Minibatch = next(trainer.minibatches(trainer.roll_out()))
     if target == "rollout":
         minibatch.rollout.log_probs[0, 0] = float("nan")
@@ -214,3 +224,11 @@ def test_a_folder_holds_one_run(small_config: MakeConfig, run_folder: Path) -> N
         train(config, run_folder)
     with pytest.raises(FileNotFoundError, match=r"holds no run: it has no config\.yaml"):
         trained_policy(run_folder / "elsewhere")
+
+
+def test_what_cannot_start_leaves_no_folder(small_config: MakeConfig, run_folder: Path) -> None:
+    with pytest.raises(ValueError, match="of 500 different test problems"):
+        train(small_config(eval={"problems": 500}), run_folder)
+    with pytest.raises(RuntimeError, match=r"warmup\.target"):
+        train(small_config(warmup={"target": 1.0, "check_every": 1, "max_steps": 1}), run_folder)
+    assert not run_folder.exists()
