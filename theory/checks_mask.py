@@ -19,7 +19,7 @@ DELTA, DELTA_B, W_MIN = 0.15, 0.02, 0.8
 def violation_score(study: Study) -> Evidence:
     """C.1: x_t <= 1 iff I_t, exact in rationals; floats disagree on ties."""
     rng = np.random.default_rng(study.seed)
-    horizon, draws = 6, 4000
+    horizon, draws = 6, 2000
     exact = Budget(Fraction(15, 100), Fraction(2, 100), np.array([Fraction(1)] * horizon, dtype=object))
     rounded = Budget(DELTA, DELTA_B, np.ones(horizon))
     mismatches = ties = 0
@@ -152,7 +152,7 @@ def dynamic_budget(study: Study) -> Evidence:
     flips = not keeps_all(quiet, DELTA_B)[1] and bool(keeps_all(later, DELTA_B)[1])
     rng = np.random.default_rng(study.seed)
     sandwich, bias = True, 0.0
-    for _ in range(60):
+    for _ in range(40):
         pair = fam.mixture(fam.random_pair(rng, 4, 3), 0.4)
         paths = pair.path_divergence.T
         kept = np.array([keeps_all(d, 0.08) for d in paths])
@@ -161,7 +161,7 @@ def dynamic_budget(study: Study) -> Evidence:
         bias = max(bias, float(abs((pair.reach_mu[-1] * kept.T * pair.path_excess).sum(axis=1)).max()))
     return Evidence(
         flips and sandwich and bias > 1e-4,
-        60,
+        40,
         None,
         f"raising D_21 from 0 to .04 unmasks token 2; E_mu[g_t (rho_t - 1)] up to {bias:.4f}, not 0; "
         "masks lie between delta_b and 2 delta_b",

@@ -219,8 +219,9 @@ def certificate(study: Study) -> Evidence:
     draws = 120
     shares = coverage(draws, seed=study.seed)
     text = ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
+    honest = shares.pop("gain") > 0.94
     return Evidence(
-        all(abs(share - 0.95) < 0.06 for share in shares.values()),
+        honest and all(abs(share - 0.95) < 0.06 for share in shares.values()),
         draws,
         None,
         f"coverage of nominal 95%: {text}",

@@ -107,7 +107,8 @@ def fill_from_end(weights: NDArray[Any], caps: NDArray[Any], limits: NDArray[Any
     if np.any(np.diff(weights) > 0) or np.any(weights[:-1] <= 0):
         raise ValueError("weights must be non-increasing, and positive before the last token, to fill from the end")
     left, filled = limits[-1], 0.0
-    for weight, cap, limit in zip(weights[::-1], caps[::-1], limits[::-1], strict=True):
+    backwards = (values[::-1].tolist() for values in (weights, caps, limits))  # plain numbers: several times faster
+    for weight, cap, limit in zip(*backwards, strict=True):
         left = min(left, limit)
         spent = min(cap, left)
         filled += spent / weight if weight > 0 else 1.0

@@ -39,11 +39,14 @@ def tests_along(budget: Budget, divergence: Vector) -> Vector:
     return np.array([bool(keeps(budget, t, z[t], before[t])) for t in range(budget.horizon)])
 
 
-def shared_parameter_flow(slopes: Vector, budget: Budget, step: float = 1e-3, limit: float = 20.0) -> Flow:
+def shared_parameter_flow(slopes: Vector, budget: Budget, step: float = 2e-3, limit: float = 20.0) -> Flow:
     """pi(1 | s_t) = sigmoid(slopes[t] * theta) over two letters, mu at theta = 0, all advantages positive.
 
-    Every kept token pushes theta by its slope; the flow stops when all are masked, or at theta = `limit`.
+    Kept tokens push theta up, each step by at most `step` in any logit; the flow stops when all are
+    masked, or at theta = `limit`. Raises ValueError for slopes that are not positive.
     """
+    if not (slopes > 0).all():
+        raise ValueError(f"slopes={slopes} must be positive, so that both tokens push the same way")
     theta = 0.0
     rows: list[tuple[float, Vector, Vector]] = []
     while True:
@@ -52,7 +55,7 @@ def shared_parameter_flow(slopes: Vector, budget: Budget, step: float = 1e-3, li
         rows.append((theta, divergence, kept))
         if not kept.any() or theta >= limit:
             return Flow(*(np.array(column) for column in zip(*rows, strict=True)))
-        theta += step * float(slopes[kept].sum())
+        theta += step / float(slopes.max())
 
 
 def fill_last_to_first(budget: Budget) -> Vector:

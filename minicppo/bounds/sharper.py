@@ -96,6 +96,8 @@ def chi_square_budget(total: float, xi: float = 1.0) -> float:
     chi2_t = E_mu[x_t^2 | s_t]. Premise: pi << mu. Free of the horizon; xi may be the standard deviation of R given the
     prompt (root mean square over prompts). inf where e^C overflows.
     """
+    if total < 1e-4:  # e^C - 1 - C by its series, which does not cancel
+        return xi * total * float(np.sqrt(1 / 2 + total / 6 + total**2 / 24))
     with np.errstate(over="ignore"):
         return float(xi * np.sqrt(np.expm1(np.float64(total)) - total))
 

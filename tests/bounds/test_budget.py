@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from minicppo.bounds import programs as prog
 from minicppo.bounds.budget import Budget, linear_weights
 
-from .strategies import thresholds
+from .strategies import FEW, thresholds
 
 
 def test_linear_weights() -> None:
@@ -40,6 +40,7 @@ def test_limits_against_a_loop(horizon: int, values: tuple[float, float, float])
     assert premise[-1] == pytest.approx(delta_b * sum(w[:-1]) + delta, abs=1e-12)
 
 
+@FEW
 @given(st.integers(1, 10), thresholds(), st.sampled_from(["algorithm", "theorem", "premise", "terminal"]))
 def test_fill_from_the_end_is_the_programme(horizon: int, values: tuple[float, float, float], form: str) -> None:
     budget = Budget.linear(horizon, *values, form=form)  # type: ignore[arg-type]

@@ -189,5 +189,7 @@ def test_a_policy_fitted_to_the_batch_is_certified_wrongly_there_and_not_on_fres
 
 @pytest.mark.slow
 def test_intervals_cover_the_exact_values_at_their_nominal_rate() -> None:
-    for name, share in coverage(draws=500, seed=1).items():
+    shares = coverage(draws=500, seed=1)
+    assert shares.pop("gain") > 0.97
+    for name, share in shares.items():
         assert share == pytest.approx(0.95, abs=0.03), name

@@ -63,3 +63,8 @@ def test_rate_against_a_finite_difference() -> None:
     moved = np.exp(logits) / np.exp(logits).sum()
     difference = (abs(moved - mu).sum() - abs(pi - mu).sum()) / 2 / step
     assert flow.toward_step_tv_rate(mu, pi, 1, 1) == pytest.approx(difference, abs=1e-5)
+
+
+def test_slopes_of_both_signs_are_refused() -> None:
+    with pytest.raises(ValueError, match="must be positive"):
+        flow.shared_parameter_flow(np.array([1.0, -1.0]), CPPO)

@@ -40,7 +40,7 @@ def test_a_constant_reward_does_not_matter(case: tuple[Pair, Array], shift: int)
 @given(pairs_with_rewards(prompts=2))
 def test_deviation_bound(case: tuple[Pair, Array]) -> None:
     pair, rewards = case
-    assert abs(tab.residual(pair, rewards)) <= sh.deviation_bound(pair, rewards) + 1e-9
+    assert abs(tab.residual(pair, rewards)) <= sh.deviation_bound(pair, rewards) + 1e-12
 
 
 @FEW
@@ -53,7 +53,7 @@ def test_no_bound_of_ours_is_violated(pair: Pair) -> None:
     assert worst <= sh.path_budget(largest) + 1e-12
     assert worst <= sh.path_budget_finite(largest, pair.horizon) + 1e-12
     assert worst <= sh.expected_budget(total) + 1e-12
-    assert worst <= sh.chi_square_budget(sh.largest_chi_square(pair)) + 1e-9
+    assert worst <= sh.chi_square_budget(sh.largest_chi_square(pair)) + 1e-12
 
 
 @FEW
