@@ -1,0 +1,1 @@
+"""The small trainer: tasks, policies, sampling, scoring, updates, evaluation, run directories, checkpoints."""
