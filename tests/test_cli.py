@@ -130,7 +130,7 @@ def test_compare_prints_a_table_and_writes_figures(minicppo: Command, tmp_path: 
     assert outcome.status == 0
     assert "31.0 ± 2.0" in outcome.out
     assert (tmp_path / "side-by-side" / "curves.png").exists()
-    assert (tmp_path / "side-by-side" / "table.md").exists()
+    assert (tmp_path / "side-by-side" / "report.md").exists()
 
 
 @pytest.mark.slow
@@ -168,8 +168,10 @@ def test_demo_writes_what_it_promises_and_goes_on_where_it_stopped(minicppo: Com
         for key in ("before", "before_se", "after", "after_se", "masked", "seconds", "peak_memory_mb"):
             assert row[key] is not None, key
         assert row["before"] == summary["methods"]["none"]["before"], "all start from the same warm-up"
-    names = ("curves", "masked_share", "drift_by_position", "response_cppo-exact")
-    assert all((out / f"{name}.png").exists() for name in names)
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    for name in ("report.md", "curves.png", "reasons.png", "drift.png", "response.png"):
+        assert (out / name).exists()
+        assert f"`{name}`" in readme
     assert "What this does not show" in outcome.out
 
     metrics = (out / "grpo" / "metrics.jsonl").read_bytes()

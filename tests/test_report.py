@@ -117,12 +117,11 @@ def test_every_figure_can_be_drawn_and_saved(runs: list[Run], tmp_path: Path) ->
     written = write_report(runs, tmp_path)
     names = {path.name for path in written}
     assert names == {
-        "table.md",
+        "report.md",
         "curves.png",
-        "masked_share.png",
-        "drift_by_position.png",
-        "response_cppo-exact.png",
-        "response_dppo-exact.png",
+        "reasons.png",
+        "drift.png",
+        "response.png",
     }
     assert all(path.stat().st_size > 100 for path in written)
 
@@ -139,7 +138,7 @@ def test_a_run_without_a_trace_still_has_its_curves(tmp_path: Path) -> None:
     (folder / "trace.safetensors").unlink()
     run = load_run(folder)
     written = {path.name for path in write_report([run], tmp_path / "out")}
-    assert written == {"table.md", "curves.png", "masked_share.png"}
+    assert written == {"report.md", "curves.png", "reasons.png"}
     with pytest.raises(ValueError, match=r"no trace\.safetensors"):
         one_response(run)
     with pytest.raises(ValueError, match="none of these runs has a trace"):

@@ -21,7 +21,7 @@ from rich.console import Console
 
 from minicppo.report.progress import RunProgress
 from minicppo.report.runs import load_run
-from minicppo.report.tables import Result, markdown_table, results, rich_table
+from minicppo.report.tables import Result, results, rich_table
 from minicppo.report.write import write_report
 from minicppo.rl.config import RunConfig, load_config
 from minicppo.rl.rundir import RunDir
@@ -57,11 +57,10 @@ def run_demo(
         _train_all(configs, out, workers, display)
     runs = [load_run(out / name) for name in METHODS]
     rows = results(runs)
-    files = write_report(runs, out)
+    reading = what_to_look_at(rows)
+    files = write_report(runs, out, reading)
     summary = {"preset": "stale", "seed": configs["none"].seed, "methods": {row.method: row.as_dict() for row in rows}}
     (out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
-    reading = what_to_look_at(rows)
-    (out / "README.md").write_text(f"# The demo\n\n{markdown_table(rows)}\n{reading}\n", encoding="utf-8")
     console.print(rich_table(rows))
     console.print(reading, markup=False)
     console.print(f"\nIn {out}: {', '.join(path.name for path in files)}, summary.json", markup=False)
@@ -89,11 +88,11 @@ def what_to_look_at(rows: Sequence[Result]) -> str:
   {fate}
   The warm-up's likeliest answers were mostly right already: what is learned is
   to stop sampling the wrong steps that its demonstrations contained.
-- masked_share.png: which test masks. Only CPPO has a prefix budget, and
+- reasons.png: which test masks. Only CPPO has a prefix budget, and
   {budget:.1f} % of its tokens were over it.
-- drift_by_position.png: how far the policies move apart along a response,
+- drift.png: how far the policies move apart along a response,
   beside what the token test allows there.
-- response_cppo-exact.png: one response, token by token; the threshold falls
+- response.png: one response under CPPO, token by token; the threshold falls
   where the prefix drifts and recovers where it is quiet.
 What this does not show: which mask is best. One seed cannot, and over more
 seeds CPPO and DPPO have not been told apart in this setting."""

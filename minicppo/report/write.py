@@ -13,22 +13,25 @@ from minicppo.report.style import save
 from minicppo.report.tables import markdown_table, results
 
 
-def write_report(runs: Sequence[Run], folder: Path) -> list[Path]:
-    """Write the table and every figure these runs have data for; returns the paths."""
+def write_report(runs: Sequence[Run], folder: Path, notes: str = "") -> list[Path]:
+    """Write report.md (the table, and `notes` under it) and every figure these runs have data for; returns the paths.
+
+    response.png shows the first run whose rule compares a divergence with a threshold.
+    """
     runs = list(runs)
     folder.mkdir(parents=True, exist_ok=True)
-    table = folder / "table.md"
-    table.write_text(markdown_table(results(runs)), encoding="utf-8")
+    report = folder / "report.md"
     written = [
-        table,
+        report,
         save(curves(runs), folder / "curves.png"),
-        save(masked_share(runs), folder / "masked_share.png"),
+        save(masked_share(runs), folder / "reasons.png"),
     ]
-    traced = [(run, label) for run, label in zip(runs, labels(runs), strict=True) if run.trace is not None]
-    if traced:
-        written.append(save(drift_by_position(runs), folder / "drift_by_position.png"))
-    for run, label in traced:
-        if run.trace is not None and run.trace.threshold is not None:  # rules that compare a divergence with c_t
-            name = label.replace(" ", "_").replace("(", "").replace(")", "").replace("/", "-")
-            written.append(save(one_response(run), folder / f"response_{name}.png"))
+    if any(run.trace is not None for run in runs):
+        written.append(save(drift_by_position(runs), folder / "drift.png"))
+    tested = [run for run in runs if run.trace is not None and run.trace.threshold is not None]
+    if tested:
+        written.append(save(one_response(tested[0]), folder / "response.png"))
+    pictures = "\n\n".join(f"![{path.stem}]({path.name})" for path in written[1:])
+    parts = [f"# {', '.join(labels(runs))}", markdown_table(results(runs)), notes, pictures]
+    report.write_text("\n\n".join(part for part in parts if part) + "\n", encoding="utf-8")
     return written
