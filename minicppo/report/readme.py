@@ -28,7 +28,8 @@ def methods_table() -> str:
     for family, names in families.items():
         found = get_method(names[0]).family
         listed = ", ".join(f"`{name}`" for name in names)
-        lines.append(f"| {family} | `{found.formula}` | {found.level} | {found.source} | {listed} |")
+        formula = found.formula.replace("|", r"\|")  # else it ends the table's cell
+        lines.append(f"| {family} | `{formula}` | {found.level} | {found.source} | {listed} |")
     return "\n".join(lines)
 
 
