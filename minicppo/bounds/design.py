@@ -103,8 +103,10 @@ def certified_residual(
     return chi_square_budget(_path_total(horizon, delta, delta_b, w_min), xi)
 
 
-def largest_horizon(delta: float, delta_b: float, w_min: float = 1.0, method: Method = "path") -> int:
-    """The largest T whose certified residual is still below the range of the reward, 2 xi (ours).
+def largest_horizon(
+    delta: float, delta_b: float, w_min: float = 1.0, method: Method = "path", limit: int = 2**20
+) -> int:
+    """The largest T <= limit whose certified residual is still below the range of the reward, 2 xi (ours).
 
     Premise: the residual grows with T, true of all four bounds. Doubling, then bisection.
     """
@@ -115,7 +117,9 @@ def largest_horizon(delta: float, delta_b: float, w_min: float = 1.0, method: Me
     _check(2, method, w_min=w_min, delta=delta, delta_b=delta_b)
     low, high = 1, 2
     while useful(high):
-        low, high = high, 2 * high
+        if high >= limit:
+            return limit
+        low, high = high, min(2 * high, limit)
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if useful(middle) else (low, middle)

@@ -88,6 +88,11 @@ def test_largest_horizons(values: tuple[float, float, float], horizons: tuple[in
     assert found == horizons
 
 
+def test_largest_horizon_stops_at_its_limit() -> None:
+    assert dsg.largest_horizon(1e-9, 1e-9, limit=1000) == 1000
+    assert dsg.largest_horizon(0.15, 0.02, 0.8, limit=37) == dsg.largest_horizon(0.15, 0.02, 0.8, limit=38) == 37
+
+
 @pytest.mark.parametrize("method", ["uniform", "theorem1", "path", "chi2"])
 def test_residuals_grow_with_the_horizon(method: Method) -> None:
     """The premise of the bisection in `largest_horizon`."""
