@@ -66,6 +66,21 @@ def test_an_answer_may_be_bare_or_tagged() -> None:
     assert extract_answer("<answer>2") == "<answer>2"
 
 
+@pytest.mark.parametrize(
+    ("response", "number"),
+    [
+        ("The GCD of 6 and 26 is 2.", "2"),
+        ("3 - 5 = -2", "-2"),
+        ("7-5", "5"),
+        ("it is 1,234.50, I think", "1,234.50"),
+        ("none", "none"),
+        ("9 <answer>4</answer> 5", "4"),
+    ],
+)
+def test_without_tags_the_last_number_counts_where_one_is_asked_for(response: str, number: str) -> None:
+    assert extract_answer(response, numeric=True) == number
+
+
 class TestWithThePackage:
     @pytest.fixture(autouse=True)
     def _installed(self) -> None:
@@ -92,8 +107,8 @@ class TestWithThePackage:
 
     def test_partial_credit_is_off_unless_asked_for(self) -> None:
         problem = Problem("6 + 2 =", "8", {"answer": "8", "metadata": {}})
-        assert make_task("reasoning-gym").score(problem, "8 or 9") == 0
-        assert 0 < make_task("reasoning-gym", partial_credit=True).score(problem, "8 or 9") < 1
+        assert make_task("reasoning-gym").score(problem, "<answer>8 or 9</answer>") == 0
+        assert 0 < make_task("reasoning-gym", partial_credit=True).score(problem, "<answer>8 or 9</answer>") < 1
 
     def test_a_number_is_asked_for_so_a_sentence_is_not_well_formed(self) -> None:
         task = make_task("reasoning-gym")

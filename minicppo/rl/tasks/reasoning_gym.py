@@ -17,6 +17,7 @@ EVALUATING = frozenset(
     "binary_matrix countdown intermediate_integration n_queens polynomial_multiplication puzzle24 simple_integration "
     "spiral_matrix string_insertion".split()
 )
+NUMBER = r"[-+]?\d(?:[\d,]*\d)?(?:\.\d+)?"
 RESPONSE_TOKENS = {"countdown": 32}  # of a short answer; the others 16
 FUNCTIONS = frozenset("sin cos tan exp log sqrt asin acos atan sinh cosh tanh Abs".split())
 ARITHMETIC = (
@@ -28,9 +29,10 @@ ARITHMETIC = (
 class ReasoningGymTask(Task):
     """Problems of one data set; every other option goes to the data set's own configuration.
 
-    A response may give its answer bare or, as larger models are asked to, between `<answer>` and `</answer>`. The
-    package pays small partial scores (for an answer that merely contains the right one, say), whose mean would not be
-    an accuracy: unless `partial_credit` is set, anything below the full score is 0.
+    A response may give its answer between `<answer>` and `</answer>`, as larger models are asked to; without these the
+    answer is its last number where a number is asked for, and else all of it. The package pays small partial scores (for
+    an answer that merely contains the right one, say), whose mean would not be an accuracy: unless `partial_credit` is
+    set, anything below the full score is 0.
     """
 
     name = "reasoning-gym"
@@ -81,17 +83,17 @@ class ReasoningGymTask(Task):
 
     def score(self, problem: Problem, response: str) -> float:
         """The data set's own `score_answer`."""
-        answer = extract_answer(response)
+        answer = extract_answer(response, numeric=_is_number(problem.answer))
         if not answer or (self.dataset in EVALUATING and not is_plain_expression(answer)):
             return 0.0
         score = float(self._checker.score_answer(answer, dict(problem.data)))
         return score if self.partial_credit or score >= 1 else 0.0
 
     def well_formed(self, problem: Problem, response: str) -> bool:
-        """Whether there is an answer that could be right: a number if a number is asked for, else anything at all."""
-        answer, number = extract_answer(response), r"[-+]?\d[\d,]*(\.\d+)?"
-        if re.fullmatch(number, problem.answer):
-            return re.fullmatch(number, answer) is not None
+        """Whether the answer, bare or tagged, could be right: a number if one is asked for, else anything at all."""
+        answer = extract_answer(response)
+        if _is_number(problem.answer):
+            return _is_number(answer)
         return bool(answer) and (self.dataset not in EVALUATING or is_plain_expression(answer))
 
     def demonstration(self, problem: Problem, rng: random.Random, error_rate: float) -> str:
@@ -113,14 +115,19 @@ class ReasoningGymTask(Task):
         return f"{entry['question']} {self.instruction}".strip()
 
 
-def extract_answer(response: str) -> str:
-    """What the last pair of answer tags encloses, or without any the whole response; outer white space removed.
+def extract_answer(response: str, numeric: bool = False) -> str:
+    """What the last pair of answer tags encloses, else the last number (if `numeric`) or the whole response, stripped.
 
-    >>> extract_answer("so <answer> 12 </answer>.")
-    '12'
+    >>> extract_answer("so <answer> 12 </answer>."), extract_answer("3-5 is -2.", numeric=True), extract_answer("a b ")
+    ('12', '-2', 'a b')
     """
     tagged = re.findall(r"<answer>(.*?)</answer>", response, flags=re.DOTALL)
-    return str(tagged[-1] if tagged else response).strip()
+    found = tagged or (re.findall(rf"(?<!\d){NUMBER}", response) if numeric else [])
+    return str(found[-1] if found else response).strip()
+
+
+def _is_number(text: str) -> bool:
+    return re.fullmatch(NUMBER, text) is not None
 
 
 def is_plain_expression(text: str) -> bool:
