@@ -1,6 +1,7 @@
 """minicppo: CPPO (arXiv 2606.10968) to learn, check, use and reproduce.
 
-The public face is `cppo_mask`; `minicppo.rules` has every method, `minicppo.reference` the loops they are checked against.
+The public face is `cppo_mask`; `minicppo.rules` has every method, `minicppo.reference` the loops they are checked
+against.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -43,7 +43,6 @@ def describe(name: str) -> dict[str, Any]:
         "formula": method.family.formula,
         "level": method.family.level,
         "needs": method.needs,
-        "loss_agg_mode": method.family.loss_agg_mode,
         "source": method.family.source,
         "params": {key: {"value": value, "source": note.source} for key, (value, note) in method.hypers.items()},
     }
@@ -71,7 +70,7 @@ def _print_one(row: dict[str, Any]) -> None:
     console.print(f"[bold]{row['name']}[/]: {row['summary']}")
     needs = row["needs"].replace("_", "-")
     console.print(f"  g = {row['formula']}, decided by {row['level']}; needs {needs}", markup=False)
-    console.print(f"  source: {row['source']}; its own loss aggregation: {row['loss_agg_mode']}", markup=False)
+    console.print(f"  source: {row['source']}", markup=False)
     if not row["params"]:
         return
     table = Table(box=SIMPLE_HEAD, pad_edge=False)

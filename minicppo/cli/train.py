@@ -21,6 +21,9 @@ def train(
     method: Annotated[
         str | None, typer.Option("--method", "-m", help="Any name that `minicppo methods` lists.")
     ] = None,
+    recipe: Annotated[
+        str | None, typer.Option("--recipe", help="A method with its own paper's normalisation and aggregation.")
+    ] = None,
     run_dir: Annotated[
         Path | None, typer.Option("--run-dir", "-o", help="Where to write. [default: runs/PRESET-METHOD]")
     ] = None,
@@ -35,6 +38,8 @@ def train(
     - `minicppo train learn`
     - `minicppo train stale --method grpo seed=1`
     - `minicppo train stale method.params.delta=0.1 train.lr=3e-4 --run-dir runs/tight`
+    - `minicppo train stale --recipe dr-grpo` (recipes: cispo, cppo, dppo, dr-grpo, drpo, grpo, grpo-original, gspo,
+      minpro, ppo, sapo, trm)
     - `minicppo train my.yaml train.iterations=100`
 
     The run directory holds the resolved settings, every diagnostic, checkpoints and the tokens of the last update.
@@ -43,8 +48,9 @@ def train(
     from minicppo.rl.config import load_config
     from minicppo.rl.trainer import train as start
 
-    # the method first: naming one resets its parameters, which later overrides may set
-    config = load_config(preset, [*([f"method={method}"] if method else []), *(overrides or [])])
+    # the recipe, then the method: naming one resets its parameters, which later overrides may set
+    first = [f"{key}={value}" for key, value in (("recipe", recipe), ("method", method)) if value]
+    config = load_config(preset, [*first, *(overrides or [])])
     folder = run_dir or Path("runs") / f"{config.name}-{config.method.name}"
     console.print(
         f"[bold]{config.method.name}[/] on {config.task.name}, {config.train.iterations} iterations of "

@@ -90,18 +90,13 @@ def load_config(preset_or_path: str | Path, overrides: list[str] | None = None) 
     """A preset by name or a YAML file, with `a.b=value` overrides (values are YAML) applied in order.
 
     Naming a new task or method without its options drops the options of the old one: `method=grpo` is short for
-    `method.name=grpo` with default parameters.
+    `method.name=grpo` with default parameters. `recipe=grpo` lays presets/recipes/grpo.yaml over the settings: the
+    method with the normalisation and aggregation of its own paper.
 
     Raises:
-        ConfigError: no such preset or file, an unknown key, or a value that cannot work; each with its nearest way out.
+        ConfigError: no such preset, recipe or file, an unknown key, or a value that cannot work; each names a way out.
     """
-    source = _locate(preset_or_path)
-    try:
-        settings = yaml.load(source.read_text(), Loader=_Loader)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{source} is not valid YAML: {error}") from None
-    if not isinstance(settings, dict):
-        raise ConfigError(f"{source} must hold a mapping of settings, got {type(settings).__name__}")
+    settings = _read(_locate(preset_or_path))
     for override in overrides or []:
         _apply(settings, override)
     return validate(settings)
@@ -127,6 +122,11 @@ def preset_names() -> list[str]:
     return sorted(path.stem for path in PRESETS.glob("*.yaml"))
 
 
+def recipe_names() -> list[str]:
+    """Methods with the settings of their own papers, to lay over a preset."""
+    return sorted(path.stem for path in (PRESETS / "recipes").glob("*.yaml"))
+
+
 class _Loader(yaml.SafeLoader):
     """YAML 1.2 numbers: `3e-4` is a number and not, as in YAML 1.1, a string."""
 
@@ -148,11 +148,27 @@ def _locate(preset_or_path: str | Path) -> Path:
     raise ConfigError(f"there is no preset or file {name!r}{nearest(name, preset_names())}")
 
 
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        settings = yaml.load(path.read_text(), Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from None
+    if not isinstance(settings, dict):
+        raise ConfigError(f"{path} must hold a mapping of settings, got {type(settings).__name__}")
+    return settings
+
+
 def _apply(settings: dict[str, Any], override: str) -> None:
     """Set one `a.b=value` in nested dictionaries, in place."""
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise ConfigError(f"override {override!r} must have the form key=value, e.g. train.lr=3e-4")
+    if key == "recipe":
+        if text not in recipe_names():
+            raise ConfigError(f"there is no recipe {text!r}{nearest(text, recipe_names())}")
+        recipe = _read(PRESETS / "recipes" / f"{text}.yaml")
+        settings |= {"method": recipe["method"], "train": {**settings.get("train", {}), **recipe["train"]}}
+        return
     *parents, leaf = key.split(".")
     node = settings
     for parent in parents:

@@ -20,22 +20,19 @@ class Family:
     formula: str  # g_t
     source: str
     level: str = "token"  # or "sequence": one decision for the whole response
-    loss_agg_mode: str = "seq-mean-token-sum-norm"  # the aggregation of its own paper or recipe
 
 
 FAMILIES = {
     "reinforce": Family(by_ratio.reinforce, "1", "Williams 1992"),
     "none": Family(by_ratio.none, "rho", "importance sampling"),
-    "ppo": Family(by_ratio.ppo, "M_PPO rho", "arXiv 1707.06347, 2402.03300, 2503.14476", "token", "token-mean"),
-    "cispo": Family(by_ratio.cispo, "clip(rho, w_low, w_max)", "arXiv 2506.13585", "token", "token-mean"),
-    "minpro": Family(
-        by_ratio.minpro, "clip(min_{i<t} rho_i * rho, w_low, w_max)", "arXiv 2601.22718", "token", "token-mean"
-    ),
-    "gspo": Family(by_ratio.gspo, "M_GSPO(s) s", "arXiv 2507.18071", "sequence", "seq-mean-token-mean"),
-    "sapo": Family(by_ratio.sapo, "4 p (1 - p) rho", "arXiv 2511.20347", "token", "seq-mean-token-mean"),
+    "ppo": Family(by_ratio.ppo, "M_PPO rho", "arXiv 1707.06347, 2402.03300, 2503.14476"),
+    "cispo": Family(by_ratio.cispo, "clip(rho, w_low, w_max)", "arXiv 2506.13585"),
+    "minpro": Family(by_ratio.minpro, "clip(min_{i<t} rho_i * rho, w_low, w_max)", "arXiv 2601.22718"),
+    "gspo": Family(by_ratio.gspo, "M_GSPO(s) s", "arXiv 2507.18071", "sequence"),
+    "sapo": Family(by_ratio.sapo, "4 p (1 - p) rho", "arXiv 2511.20347"),
     "drpo": Family(by_ratio.drpo, "(1 - sign(A (rho - 1)) |pi - mu| / delta) rho", "arXiv 2606.09821"),
     "dppo": Family(by_divergence.dppo, "M_DPPO min(rho, C)", "arXiv 2602.04879"),
-    "trm": Family(by_divergence.trm, "M(y) rho", "arXiv 2512.23075", "sequence", "token-mean"),
+    "trm": Family(by_divergence.trm, "M(y) rho", "arXiv 2512.23075", "sequence"),
     "cppo": Family(by_divergence.cppo, "M_CPPO rho", "arXiv 2606.10968"),
 }
 
