@@ -30,9 +30,9 @@ class ReasoningGymTask(Task):
     """Problems of one data set; every other option goes to the data set's own configuration.
 
     A response may give its answer between `<answer>` and `</answer>`, as larger models are asked to; without these the
-    answer is its last number where a number is asked for, and else all of it. The package pays small partial scores (for
-    an answer that merely contains the right one, say), whose mean would not be an accuracy: unless `partial_credit` is
-    set, anything below the full score is 0.
+    answer is its last number where a number is asked for, and else all of it. The package pays small partial scores
+    (for an answer that merely contains the right one, say), whose mean would not be an accuracy: unless
+    `partial_credit` is set, anything below the full score is 0.
     """
 
     name = "reasoning-gym"
