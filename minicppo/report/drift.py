@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 from minicppo.report.runs import Run, Trace, labels
 from minicppo.report.style import BLACK, house_style, line_styles, new_figure
 
-BINS = 16  # at most; a trace has few responses, so a bin of one token would be mostly noise
+FLOOR = 1e-5  # smaller drift is drawn here
+BINS = 10  # at most; a trace has few responses, so finer bins would be mostly noise
 
 
 def by_position(trace: Trace) -> dict[str, np.ndarray]:
@@ -46,43 +47,43 @@ def drift_by_position(runs: list[Run]) -> Figure:
     if not traced:
         raise ValueError("none of these runs has a trace.safetensors: train with evaluation switched on")
     with house_style():
-        figure = new_figure(9.0, 3.5)
-        left, right = figure.subplots(1, 2, sharex=True)
+        figure = new_figure(9.0, 3.6)
+        left, right = figure.subplots(1, 2, sharex=True, sharey=True)
         styles = line_styles([run.method for run in runs])
         shown = [run for run, _ in traced]
         for (run, trace), name in zip(traced, labels(shown), strict=True):
             style = styles[runs.index(run)]
             bins = by_position(trace)
-            look: dict[str, Any] = {"linewidth": 1.5, "markevery": max(1, len(bins["mean"]) // 8), **style.kwargs()}
-            left.plot(bins["position"], bins["mean"], label=name, **look)
-            right.plot(bins["position"], bins["top"], **look)
+            look: dict[str, Any] = {"linewidth": 1.5, "markevery": 2, **style.kwargs()}
+            left.plot(bins["position"], bins["mean"].clip(min=FLOOR), label=name, **look)
+            right.plot(bins["position"], bins["top"].clip(min=FLOOR), **look)
+        _draw_allowances(left, traced)
         _draw_allowances(right, traced)
         left.set_title("Mean drift")
-        right.set_title("Largest tenth, beside the allowance")
-        left.set_ylabel(r"$|\pi - \mu|$ of the sampled token")
+        right.set_title("Mean of the largest tenth")
+        left.set_ylabel(r"$|\pi - \mu|$ of the sampled token (log scale)")
+        left.set_yscale("log")
+        left.set_ylim(FLOOR, 1.0)
         for ax in (left, right):
             ax.set_xlabel("token position in the response")
-            ax.set_ylim(bottom=0)
         handles, names = left.get_legend_handles_labels()
-        figure.legend(handles, names, loc="outside upper center", ncols=len(shown))
-        if right.get_legend_handles_labels()[0]:
-            right.legend(loc="upper left", bbox_to_anchor=(0, 1.0), ncols=2)
+        figure.legend(handles, names, loc="outside upper center", ncols=len(handles))
         return figure
 
 
 def _draw_allowances(ax: Axes, traced: list[tuple[Run, Trace]]) -> None:
-    """delta / w_t of each distinct rule that tests every token's divergence, with room above for the legend."""
+    """delta / w_t of each distinct rule that tests every token's divergence."""
     drawn: set[tuple[float, bool]] = set()
     for run, trace in traced:
         delta = run.params.get("delta")
         if delta is None:
             continue
         bins = by_position(trace)
-        allowance = float(delta) / bins["weight"]
         weighted = bool(np.ptp(bins["weight"]) > 1e-6)
         if (float(delta), weighted) in drawn:
             continue
         drawn.add((float(delta), weighted))
         text = rf"$\delta / w_t$ of {run.method}" if weighted else rf"$\delta$ of {run.method}"
-        ax.plot(bins["position"], allowance, color=BLACK, linewidth=2.2 if weighted else 0.9, label=text)
-    ax.set_ylim(top=1.2 * ax.get_ylim()[1])
+        ax.plot(
+            bins["position"], float(delta) / bins["weight"], color=BLACK, linewidth=2.2 if weighted else 0.9, label=text
+        )

@@ -68,7 +68,7 @@ def overview() -> Figure:
         _note(middle, "... so small moves are masked\nuntil the account has recovered", (9, 0.052), (10.5, 0.1))
         _note(middle, "late tokens may move more:\nmasked above, kept here", (36, 0.172), (25.5, 0.21))
         middle.text(18.5, DELTA / w[18] + 0.008, r"token test alone: $\delta / w_t$", color="#606060", fontsize=8)
-        _note(middle, r"what a token may still move: $c_t / w_t$", (27.5, threshold[26] / w[26]), (26, 0.028))
+        _note(middle, r"still allowed: $c_t / w_t$", (27.5, threshold[26] / w[26]), (26, 0.028))
 
         _account(bottom, cppo)
         bottom.set_xlabel("token position $t$")

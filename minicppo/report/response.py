@@ -70,14 +70,17 @@ def one_response(run: Run, row: int | None = None, width: int = 56) -> Figure:
         ax.set_ylabel(r"weighted divergence $Z_t = w_t D_t$")
         tokens = [_visible(token) for token in trace.tokens[row][window]]
         ax.set_xticks(range(start + 1, stop + 1), tokens, family="monospace")
-        for label in ax.get_xticklabels():
+        for label, verdict in zip(ax.get_xticklabels(), trace.reason[row, window], strict=True):
             label.set_rotation(90 if len(label.get_text()) > 1 else 0)
+            if verdict in MASKED:  # a masked token may have a bar too small to see
+                face = LOOKS[Reason(verdict)][1]
+                label.set_bbox({"facecolor": face, "edgecolor": "none", "boxstyle": "square,pad=0.15", "alpha": 0.6})
         advantage = float(trace.advantages[row, start])
         ax.set_xlabel(
             f"response tokens {start + 1} to {stop} of {int(trace.response_mask[row].sum())}, "
             f"advantage {advantage:+.2f}, prompt {_short(trace.prompts[row])}"
         )
-        ax.set_title(f"One response under {run.method}")
+        ax.set_title(f"One response under {run.method}: masked tokens are marked below the axis too")
         entries = legend_entries(trace.reason[row, window], trace.threshold is not None)
         figure.legend(*entries, loc="outside upper center", ncols=3)
         return figure
