@@ -53,9 +53,7 @@ def mask(s: Subject, response: Response, limits: Limits, **options: Any) -> Any:
 
 def mask_of(s: Subject, batch: Batch, limits: Limits, *, budget: str = "fixed", **options: Any) -> Any:
     delta, delta_b, w_min = limits
-    return s.rules.cppo_mask(
-        **mask_inputs(batch), delta=delta, delta_b=delta_b, w_min=w_min, budget=budget, **options
-    )
+    return s.rules.cppo_mask(**mask_inputs(batch), delta=delta, delta_b=delta_b, w_min=w_min, budget=budget, **options)
 
 
 def kept(s: Subject, response: Response, limits: Limits, **options: Any) -> list[bool]:
@@ -120,7 +118,11 @@ def token_batch(
         def cube(value: Any, fill: float) -> Tensor:
             """(B, T, K), the invalid rows filled."""
             out = torch.full((*layout.mask.shape, len(ids[0][0])), fill, dtype=torch.float64)
-            flat = [[value(t, i) for i in where] for row, r in zip(rows, ids, strict=True) for t, where in zip(row, r, strict=True)]
+            flat = [
+                [value(t, i) for i in where]
+                for row, r in zip(rows, ids, strict=True)
+                for t, where in zip(row, r, strict=True)
+            ]
             out[layout.mask] = torch.tensor(flat, dtype=torch.float64)
             return out
 
@@ -153,14 +155,14 @@ def sampled(row: Trace) -> tuple[list[float], list[float]]:
 
 
 def loop_weights(s: Subject, method: Any, row: Trace, *, width: int, k: int = 2) -> list[float]:
-    """The reference's g of one response under a method of the registry. width: of the batch, for padded-length weights."""
+    """The reference's g of one response under a method. width: of the batch, for padded-length weights."""
     family = s.rules.METHODS[method.name].family
     params = dict(method.params)
     variant = params.pop("topk_variant", "union")
     if "divergence" in params:
         params["div"] = loop_divergence(s, params.pop("divergence"), row, k, variant)
     if params.pop("direction", "ratio") == "predicted":
-        params["away"] = [t.advantage * _drift(s, t, method.needs, k) > 0 for t in row]
+        params["away"] = [t.advantage * drift(s, t, method.needs, k) > 0 for t in row]
     if family == "cppo":
         params["weights"] = _weights(s, params, len(row), width)
         for done in ("schedule", "length", "seed"):
@@ -168,7 +170,8 @@ def loop_weights(s: Subject, method: Any, row: Trace, *, width: int, k: int = 2)
     return s.reference.WEIGHTS[family](*sampled(row), [t.advantage for t in row], **params)
 
 
-def _drift(s: Subject, token: Any, needs: str, k: int) -> float:
+def drift(s: Subject, token: Any, needs: str, k: int = 2) -> float:
+    """Predicted drift of one token on the cells a method reads."""
     if needs == "topk":
         partition = s.reference.topk_partition(token.mu, k, token.sampled)
     else:

@@ -37,11 +37,16 @@ class Mutant:
         return ROOT / "minicppo" / self.file
 
     def source(self) -> str:
-        """The mutated text. Raises when `old` does not stand in the file exactly once: the mutant must follow the code."""
+        """The mutated text. Raises when `old` does not stand in the file exactly once."""
         text = self.path.read_text(encoding="utf-8")
         if text.count(self.old) != 1:
             raise LookupError(f"mutant {self.name}: {self.old!r} stands {text.count(self.old)} times in {self.file}")
         return text.replace(self.old, self.new)
+
+
+def mutants_of(file: str, *lines: tuple[str, str, str, str]) -> list[Mutant]:
+    """Mutants of one file, each as (name, old, new, killers with blanks between)."""
+    return [Mutant(name, file, old, new, tuple(killers.split())) for name, old, new, killers in lines]
 
 
 def planted(mutant: Mutant) -> Subject:
@@ -74,7 +79,7 @@ def _found_by(finder: Any) -> Iterator[None]:
 
 
 class _Finder:
-    """Finds one package's modules, before any import hook: a mutant is not type-checked, so that only results kill it."""
+    """Finds one package's modules before any import hook does: only results kill a mutant, not its types."""
 
     def __init__(self, package: str, mutant: Mutant) -> None:
         self.package, self.mutant = package, mutant

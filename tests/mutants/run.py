@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from tests.mutants.planted import MUTANTS
 from tests.mutants.plant import Mutant, planted
+from tests.mutants.planted import MUTANTS
 from tests.properties import PROPERTIES
 from tests.twins import Subject
 
-EXAMPLES = 500
+EXAMPLES = 400
 
 
 class Verdict(NamedTuple):

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from tests.mutants.planted import MUTANTS
 from tests.mutants.plant import planted
+from tests.mutants.planted import MUTANTS
 from tests.mutants.run import notices, verdicts, without_a_mutant
 from tests.properties import PROPERTIES
 from tests.twins import original

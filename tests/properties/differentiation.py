@@ -1,4 +1,4 @@
-"""What is true of the gradient: it is -agg(g A grad log pi), and each paper's own loss has it (methods.md section 0)."""
+"""What is true of the gradient: it is -agg(g A grad log pi), as in each paper's own loss (methods.md section 0)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tests.properties.methods import MODES, Rows, close, method, names
+from tests.properties.measures import MODES
+from tests.properties.methods import Rows, close, method, of_each_method
 from tests.properties.registry import prop
 from tests.strategies import Limits, Response, limits, multiples, responses, tight, traces
 from tests.twins import Subject, mask, token_batch
@@ -39,9 +40,10 @@ def native(batch: Any, objective: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
 # --- the unified loss -------------------------------------------------------------------------------------------------
 
 
-@prop("methods P6", names, traces(), st.sampled_from(MODES), examples=60)
+@prop("methods P6", traces(), st.sampled_from(MODES), examples=2)
+@of_each_method
 def gradient_is_frozen_finite_difference(s: Subject, name: str, drawn: Rows, mode: str) -> None:
-    """The gradient is the finite difference of the loop's loss with g frozen: nothing flows through D, rho_min or gates."""
+    """The gradient is the finite difference of the loop's loss with g frozen: none through D, rho_min or gates."""
     rows, layout = drawn
     m = method(s, name)
     batch = token_batch(s, rows, layout, m.needs)
@@ -56,7 +58,9 @@ def gradient_is_frozen_finite_difference(s: Subject, name: str, drawn: Rows, mod
             moved = []
             for h in (-1e-3, 1e-3):  # exp(h) is the factor on g A when log pi moves by h
                 factor = torch.tensor(h, dtype=torch.float64).exp().item()
-                bumped = [[x * (factor if (i, t) == (r, c) else 1) for c, x in enumerate(xs)] for r, xs in enumerate(frozen)]
+                bumped = [
+                    [x * (factor if (i, t) == (r, c) else 1) for c, x in enumerate(xs)] for r, xs in enumerate(frozen)
+                ]
                 moved.append(s.reference.policy_loss(bumped, As, mode, 8))
             close(found[i][t], (moved[1] - moved[0]) / 2e-3)
     assert not log_probs.grad[~layout.mask].any()
@@ -75,7 +79,8 @@ def masked_tokens_have_no_gradient(s: Subject, response: Response, lim: Limits) 
     assert not g[M[0] == 0].any()
 
 
-@prop("methods 0", names, traces(), st.sampled_from(MODES))
+@prop("methods 0", traces(), st.sampled_from(MODES), examples=2)
+@of_each_method
 def value_is_minus_weighted_advantage(s: Subject, name: str, drawn: Rows, mode: str) -> None:
     """The loss's value is -agg(g A), and it is differentiable in log pi alone."""
     m = method(s, name)
@@ -109,10 +114,10 @@ def cppo_native(s: Subject, drawn: Rows, name: str) -> None:
     out = method(s, name)(batch)
     A, keep = batch.advantages[batch.mask], out.token_mask[batch.mask]
     close(unified(s, out, batch), native(batch, lambda r, _: A * r * keep))
-    capped = s.rules.get_method(name, **{k: v for k, v in method(s, name).params.items() if k == "delta"}, ratio_cap=2.5)
-    close(
-        unified(s, capped(batch), batch), native(batch, lambda r, x: A * r.clamp(max=2.5).detach() * x * keep)
+    capped = s.rules.get_method(
+        name, **{k: v for k, v in method(s, name).params.items() if k == "delta"}, ratio_cap=2.5
     )
+    close(unified(s, capped(batch), batch), native(batch, lambda r, x: A * r.clamp(max=2.5).detach() * x * keep))
 
 
 @prop("methods 0 CISPO and MinPRO", traces(max_responses=1), multiples(1 / 4, 1, 8))
@@ -124,9 +129,7 @@ def clipped_weight_native(s: Subject, drawn: Rows, w_max: float) -> None:
     before = torch.cat([ratio.new_ones(1), ratio.cummin(0).values[:-1]])
     for name, factor in (("cispo", torch.ones_like(ratio)), ("minpro", before)):
         out = s.rules.get_method(name, w_max=w_max)(batch)
-        close(
-            unified(s, out, batch), native(batch, lambda r, x, f=factor: (f * r).clamp(max=w_max).detach() * A * x)
-        )
+        close(unified(s, out, batch), native(batch, lambda r, x, f=factor: (f * r).clamp(max=w_max).detach() * A * x))
 
 
 @prop("methods 0 GSPO", traces(max_responses=1), multiples(1 / 8, 1, 7), multiples(1 / 8, 1, 16))
@@ -181,7 +184,8 @@ def trm_native(s: Subject, drawn: Rows, name: str) -> None:
 # --- a whole optimiser step -------------------------------------------------------------------------------------------
 
 
-@prop("methods P3 and P10", names, traces(max_responses=3), st.sampled_from(MODES), examples=60)
+@prop("methods P3 and P10", traces(max_responses=3), st.sampled_from(MODES), examples=2)
+@of_each_method
 def micro_batches_add_up(s: Subject, name: str, drawn: Rows, mode: str) -> None:
     """One response at a time with the step's totals gives the whole batch's gradient: exactly in log pi, to 1e-12 in a
     shared parameter in float64, 1e-6 in float32."""
@@ -203,7 +207,9 @@ def micro_batches_add_up(s: Subject, name: str, drawn: Rows, mode: str) -> None:
             """A shared parameter moves every log pi."""
             return s.rules.policy_loss(x[index] + shift, g[index], b.advantages[index], b.mask[index], **o)
 
-        def both(order: list[Tensor], step: Any = step, batch: Any = batch, dtype: Any = dtype) -> tuple[Tensor, Tensor]:
+        def both(
+            order: list[Tensor], step: Any = step, batch: Any = batch, dtype: Any = dtype
+        ) -> tuple[Tensor, Tensor]:
             shift, x = torch.zeros((), dtype=dtype, requires_grad=True), batch.log_probs.clone().requires_grad_()
             for index in order:
                 step(index, shift, x).backward()
@@ -217,7 +223,8 @@ def micro_batches_add_up(s: Subject, name: str, drawn: Rows, mode: str) -> None:
             assert torch.equal(m(batch.rows(torch.tensor([i]))).weight[0], weight[i])
 
 
-@prop("methods P3", names, traces(), st.sampled_from(MODES))
+@prop("methods P3", traces(), st.sampled_from(MODES), examples=2)
+@of_each_method
 def packed_loss_equals_padded(s: Subject, name: str, drawn: Rows, mode: str) -> None:
     """The loss of packed input has the padded loss's value and gradient."""
     rows, layout = drawn
@@ -225,23 +232,18 @@ def packed_loss_equals_padded(s: Subject, name: str, drawn: Rows, mode: str) -> 
     batch = token_batch(s, rows, layout, m.needs)
     weight = m(batch).weight
     options = {"loss_agg_mode": mode, "horizon": 8}
-    padded = gradient(lambda x: s.rules.policy_loss(x, weight, batch.advantages, layout.mask, **options), batch.log_probs)
-    for advantages in (layout.pack(batch.advantages), None):
-        packed = gradient(
-            lambda x, A=advantages: s.rules.policy_loss(
-                x,
-                layout.pack(weight),
-                torch.ones(len(rows), dtype=torch.float64) if A is None else A,
-                layout.packed_mask,
-                lengths=layout.lengths,
-                **options,
-            ),
-            layout.pack(batch.log_probs),
-        )
-        if advantages is None:
-            ones = torch.ones(len(rows), dtype=torch.float64)
-            padded = gradient(lambda x: s.rules.policy_loss(x, weight, ones, layout.mask, **options), batch.log_probs)
-        assert torch.equal(packed, layout.pack(padded))
+    by_response = torch.arange(1.0, len(rows) + 1, dtype=torch.float64)
+    for padded_form, packed_form in ((batch.advantages, layout.pack(batch.advantages)), (by_response, by_response)):
+
+        def padded(x: Tensor, A: Tensor = padded_form) -> Tensor:
+            return s.rules.policy_loss(x, weight, A, layout.mask, **options)
+
+        def packed(x: Tensor, A: Tensor = packed_form) -> Tensor:
+            g, valid = layout.pack(weight), layout.packed_mask
+            return s.rules.policy_loss(x, g, A, valid, lengths=layout.lengths, **options)
+
+        whole = gradient(padded, batch.log_probs)
+        assert torch.equal(gradient(packed, layout.pack(batch.log_probs)), layout.pack(whole))
 
 
 @prop("methods P3", traces(max_responses=2), st.sampled_from(MODES))

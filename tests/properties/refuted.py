@@ -82,7 +82,7 @@ def masking_may_end(s: Subject) -> None:
 
 @prop("refuted")
 def dynamic_budget_is_not_causal(s: Subject) -> None:
-    """False: c_t depends on the past alone. The dynamic budget reads the whole response, and more drift may keep more."""
+    """False: c_t depends on the past alone. The dynamic budget reads the whole response: more drift may keep more."""
     quiet, loud = ([0.15, 0.035, *[d] * 18] for d in (0.0, 0.05))
     assert not verdict(s, quiet, FLAT, "dynamic")[1]
     assert verdict(s, loud, FLAT, "dynamic")[1]

@@ -52,7 +52,7 @@ class Property:
 PROPERTIES: dict[str, Property] = {}
 
 
-def prop(source: str, *strategies: st.SearchStrategy[Any], examples: int = 20) -> Callable[..., Any]:
+def prop(source: str, *strategies: st.SearchStrategy[Any], examples: int = 8) -> Callable[..., Any]:
     """Register the decorated check under its own name."""
 
     def register(check: Callable[..., None]) -> Callable[..., None]:

@@ -159,7 +159,10 @@ def test_the_predicted_direction_overrides_the_ratio() -> None:
     token = Token((0.5, 0.3, 0.2), (0.501, 0.019, 0.48), 0, 1.0)
     for needs in ("topk", "full"):
         batch = token_batch(original(), ((token,),), tight([1]), needs)
-        m = {d: rules.get_method("dppo-exact-kl" if needs == "full" else "dppo-topk-kl", direction=d) for d in ("ratio", "predicted")}
+        m = {
+            d: rules.get_method("dppo-exact-kl" if needs == "full" else "dppo-topk-kl", direction=d)
+            for d in ("ratio", "predicted")
+        }
         assert m["ratio"](batch).token_mask.item() is False
         assert m["predicted"](batch).token_mask.item() is True
     assert rules.get_method("cppo", direction="predicted").needs == "topk"

@@ -14,9 +14,11 @@ def test_property(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [n for n, p in PROPERTIES.items() if p.strategies and p.examples >= 20])
+@pytest.mark.parametrize(
+    "name", [n for n, p in PROPERTIES.items() if p.strategies and n != "single_precision_suffices"]
+)
 def test_property_on_new_examples(name: str) -> None:
-    PROPERTIES[name].run(original(), examples=100, fixed=False)
+    PROPERTIES[name].run(original(), examples=4 * PROPERTIES[name].examples, fixed=False)
 
 
 def test_at_least_forty() -> None:
