@@ -52,21 +52,19 @@ def run(study: Study, on_row: Callable[[str], None] = lambda name: None) -> list
 
 
 def table(rows: list[dict[str, Any]]) -> Table:
-    """The rows for a terminal."""
-    out = Table(title="Every statement, checked by enumeration")
-    for name in ("id", "source", "premise", "verdict"):
-        out.add_column(name, overflow="fold")
-    for name in ("instances", "worst ratio", "s"):
-        out.add_column(name, justify="right")
-    out.add_column("counterexample, caveat or figure", overflow="fold", ratio=1)
+    """The rows for a terminal of 80 columns or more: under each statement its premise and what was found."""
+    out = Table(title="Every statement, checked by enumeration", box=None, pad_edge=False)
+    out.add_column("statement", ratio=1)
+    for name in ("verdict", "instances", "worst ratio", "s"):
+        out.add_column(name, justify="left" if name == "verdict" else "right", no_wrap=True)
     for row in rows:
         colour = COLOURS[row["verdict"]] if row["agrees"] else "white on red"
         verdict = row["verdict"] if row["agrees"] else f"NOT reproduced: {row['verdict']}"
         ratio = "-" if row["ratio"] is None else f"{row['ratio']:.3f}"
-        out.add_row(
-            row["id"], row["source"], row["premise"], f"[{colour}]{verdict}[/]", str(row["instances"]), ratio,
-            f"{row['seconds']:.1f}", escape(row["note"]),
-        )  # fmt: skip
+        text = f"[bold]{row['id']}[/] ({escape(row['source'])}). {escape(row['statement'])}"
+        below = f"[dim]needs: {escape(row['premise'])}. found: {escape(row['note'] or 'no violation')}[/]"
+        cells = (f"[{colour}]{verdict}[/]", str(row["instances"]), ratio, f"{row['seconds']:.1f}")
+        out.add_row(f"{text}\n{below}", *cells, end_section=True)
     return out
 
 
