@@ -16,8 +16,8 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
+from rich.padding import Padding
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from theory.registry import STATEMENTS, index_table
 from theory.study import Study
@@ -51,21 +51,21 @@ def run(study: Study, on_row: Callable[[str], None] = lambda name: None) -> list
     return rows
 
 
-def table(rows: list[dict[str, Any]]) -> Table:
-    """The rows for a terminal of 80 columns or more: under each statement its premise and what was found."""
-    out = Table(title="Every statement, checked by enumeration", box=None, pad_edge=False)
-    out.add_column("statement", ratio=1)
-    for name in ("verdict", "instances", "worst ratio", "s"):
-        out.add_column(name, justify="left" if name == "verdict" else "right", no_wrap=True)
+def show(console: Console, rows: list[dict[str, Any]]) -> None:
+    """The rows for a terminal of 80 columns or more: a line of figures, and what it is about indented below."""
+    console.print(f"[bold]{'id':<16}{'source':<22}{'verdict':<20}{'instances':>9}{'worst':>7}{'s':>6}[/]")
     for row in rows:
         colour = COLOURS[row["verdict"]] if row["agrees"] else "white on red"
-        verdict = row["verdict"] if row["agrees"] else f"NOT reproduced: {row['verdict']}"
+        verdict = row["verdict"] if row["agrees"] else "NOT REPRODUCED"
         ratio = "-" if row["ratio"] is None else f"{row['ratio']:.3f}"
-        text = f"[bold]{row['id']}[/] ({escape(row['source'])}). {escape(row['statement'])}"
-        below = f"[dim]needs: {escape(row['premise'])}. found: {escape(row['note'] or 'no violation')}[/]"
-        cells = (f"[{colour}]{verdict}[/]", str(row["instances"]), ratio, f"{row['seconds']:.1f}")
-        out.add_row(f"{text}\n{below}", *cells, end_section=True)
-    return out
+        source = row["source"] if len(row["source"]) < 22 else row["source"][:18] + "..."
+        console.print(
+            f"[bold]{row['id']:<16}[/]{escape(source):<22}[{colour}]{verdict:<20}[/]"
+            f"{row['instances']:>9}{ratio:>7}{row['seconds']:>6.1f}"
+        )
+        for text in (row["statement"], f"needs: {row['premise']}", f"found: {row['note'] or 'no violation'}"):
+            console.print(Padding(f"[dim]{escape(text)}[/]", (0, 0, 0, 4)))
+    console.print("worst: largest |Delta| / bound over the instances, with the worst reward")
 
 
 def with_index(text: str) -> str:
@@ -93,7 +93,7 @@ def main(arguments: list[str] | None = None) -> int:
         progress.update(task, description="enumerating")
         pairs = len(study.bounds["prop4"])
         rows = run(study, lambda name: progress.update(task, description=name, advance=1))
-    console.print(table(rows))
+    show(console, rows)
     failed = [row["id"] for row in rows if not row["agrees"]]
     console.print(
         f"{pairs} enumerated pairs of policies, {len(rows)} statements, {time.perf_counter() - start:.0f} s; "
