@@ -21,7 +21,7 @@ from torch import Tensor
 
 from minicppo.rl.config import load_config
 from minicppo.rl.rundir import RunDir
-from minicppo.rl.trainer import Trainer
+from minicppo.rl.trainer import Trainer, starting_policy
 from minicppo.rules import Cells, Method, TokenBatch, TokenWeights, get_method, group_advantages, policy_loss
 
 RESULT = Path(__file__).parent / "results" / "readings.json"
@@ -131,7 +131,7 @@ class Recorder:
 def measure(iterations: int, seed: int) -> dict[str, Any]:
     config = load_config("stale", [f"train.iterations={iterations}", f"seed={seed}", f"eval.every={iterations}"])
     with tempfile.TemporaryDirectory() as folder:
-        trainer = Trainer(RunDir.create(Path(folder) / "run", config), None)
+        trainer = Trainer(RunDir.create(Path(folder) / "run", config), starting_policy(config))
         recorder = Recorder(trainer.method, config.rollout.group_size)
         trainer.updater.method = recorder  # type: ignore[assignment]
         trainer.run_to_end()

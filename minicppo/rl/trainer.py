@@ -96,17 +96,23 @@ def _finish(trainer: "Trainer") -> Path:
 
 
 @dataclass(frozen=True)
-class Batch:
-    """What one iteration learns from: N = prompts x group_size responses, rows prompt by prompt.
-
-    Attributes:
-        rewards: (N,). advantages: (N,), zero in dropped groups.
-        kept: (G,) indices of the groups whose rewards vary.
-    """
+class Drawn:
+    """Sampled and graded: N = prompts x group_size responses, rows prompt by prompt; rewards (N,)."""
 
     problems: list[Problem]
     rollout: Rollout
     rewards: Tensor
+    format_rate: float
+
+
+@dataclass(frozen=True)
+class Batch(Drawn):
+    """What one iteration learns from.
+
+    Attributes:
+        advantages: (N,), zero in dropped groups. kept: (G,) indices of the groups whose rewards vary.
+    """
+
     advantages: Tensor
     kept: Tensor
 
@@ -144,6 +150,8 @@ class Trainer:
             self.evaluate()
         while state.iteration < settings.iterations:
             clock = [time.perf_counter()]
+            due = (state.iteration + 1) % self.config.eval.every == 0 or state.iteration + 1 == settings.iterations
+            fresh = self.draw("certificate") if due else None  # from the policy that samples the batch, not trained on
             batch = self.roll_out()
             clock.append(time.perf_counter())
             last: Minibatch | None = None
@@ -153,19 +161,22 @@ class Trainer:
                 self.remember()
             clock.append(time.perf_counter())
             state.iteration += 1
-            if state.iteration % self.config.eval.every == 0 or state.iteration == settings.iterations:
+            if fresh is not None:
                 self.evaluate()
-                self.look_closer(batch, last)
+                if last is not None:  # else every group was dropped, and the policy is the one that sampled
+                    self.certify(fresh)
+                    self.updater.write_trace(self.run, last, batch.problems)
             clock.append(time.perf_counter())
             self.log_timings(clock, int(batch.rollout.response_mask.sum()))
             if state.iteration % settings.checkpoint_every == 0 or state.iteration == settings.iterations:
                 save_checkpoint(self.run.checkpoints, state, self.run.log_sizes(), settings.keep_checkpoints)
         self.run.write_summary(self.config)
 
-    def roll_out(self) -> "Batch":
-        """Sample and judge the responses of one iteration."""
+    def draw(self, purpose: str) -> "Drawn":
+        """Sample and grade responses to training problems of one iteration; each purpose has problems of its own."""
         config, settings, iteration = self.config, self.config.rollout, self.state.iteration
-        problems = sample_problems(self.task, settings.prompts, rng_for(config.seed, "problems", iteration), "train")
+        rng = rng_for(config.seed, f"{purpose}-problems", iteration)
+        problems = sample_problems(self.task, settings.prompts, rng, "train")
         if self.state.history:
             _set_weights(self.behaviour, self.state.history[0])
         rollout = sample(
@@ -173,7 +184,7 @@ class Trainer:
             [self.behaviour.encode(problem.prompt) for problem in problems],
             config.max_new_tokens(self.task),
             settings.temperature,
-            generator_for(config.seed, "rollout", iteration),
+            generator_for(config.seed, purpose, iteration),
             keep=self.keep,
             k=settings.cells,
             samples=settings.group_size,
@@ -181,20 +192,26 @@ class Trainer:
         )
         graded = grade(self.behaviour, self.task, problems, rollout)
         rewards = torch.tensor(graded.rewards, device=rollout.log_probs.device)
-        judged = group_advantages(rewards, settings.group_size, normalize_std=config.train.normalize_std)
+        return Drawn(problems, rollout, rewards, sum(graded.well_formed) / len(rollout))
+
+    def roll_out(self) -> "Batch":
+        """The responses that one iteration learns from, with their advantages."""
+        drawn, group_size = self.draw("rollout"), self.config.rollout.group_size
+        rollout = drawn.rollout
+        judged = group_advantages(drawn.rewards, group_size, normalize_std=self.config.train.normalize_std)
         self.log(
             {
                 "kind": "rollout",
-                "iteration": iteration,
-                "reward": float(rewards.mean()),
-                "format_rate": sum(graded.well_formed) / len(rollout),
+                "iteration": self.state.iteration,
+                "reward": float(drawn.rewards.mean()),
+                "format_rate": drawn.format_rate,
                 "length": float(rollout.response_mask.sum()) / len(rollout),
                 "dropped_groups": judged.dropped_groups,
                 "mismatch": self.mismatch(rollout),
             }
         )
-        kept = judged.kept[:: settings.group_size].nonzero()[:, 0]
-        return Batch(problems, rollout, rewards, judged.advantages, kept)
+        kept = judged.kept[::group_size].nonzero()[:, 0]
+        return Batch(**vars(drawn), advantages=judged.advantages, kept=kept)
 
     @torch.no_grad()
     def mismatch(self, rollout: Rollout) -> float:
@@ -235,15 +252,12 @@ class Trainer:
         row = evaluate(self.state.policy, self.task, self.config).as_row()
         self.log({"kind": "eval", "iteration": self.state.iteration, "update": self.state.update, **row})
 
-    def look_closer(self, batch: "Batch", last: Minibatch | None) -> None:
-        """The certificate of this iteration's updates and the trace of the last; nothing if every group was dropped."""
-        if last is None:
-            return
-        judged = Judged(batch.rollout, batch.rewards, self.config.rollout.group_size)
-        temperature = self.config.rollout.temperature
-        row = certificate_row(self.state.policy, judged, temperature, self.keep, self.rows_per_forward)
+    def certify(self, fresh: "Drawn") -> None:
+        """Log the certificate of this iteration's updates, on responses that they have not seen."""
+        settings = self.config.rollout
+        judged = Judged(fresh.rollout, fresh.rewards, settings.group_size)
+        row = certificate_row(self.state.policy, judged, settings.temperature, self.keep, self.rows_per_forward)
         self.log({"kind": "certificate", "iteration": self.state.iteration, "update": self.state.update, **row})
-        self.updater.write_trace(self.run, last, batch.problems)
 
     def log(self, row: dict[str, Any]) -> None:
         """One row of metrics.jsonl."""

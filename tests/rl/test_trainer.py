@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -165,7 +166,7 @@ def test_minibatches_hold_each_kept_group_once_an_epoch(small_config: MakeConfig
     trainer = trainer_of(small_config(), run_folder)
     batch = trainer.roll_out()
     kept = torch.tensor([0, 2, 3, 5, 7])
-    pieces = list(trainer.minibatches(Batch(batch.problems, batch.rollout, batch.rewards, batch.advantages, kept)))
+    pieces = list(trainer.minibatches(replace(batch, kept=kept)))
     assert [len(piece.groups) for piece in pieces] == [3, 2, 3, 2]  # size 4 where nothing is dropped
     for epoch in (pieces[:2], pieces[2:]):
         assert sorted(group for piece in epoch for group in piece.groups) == kept.tolist()
@@ -232,3 +233,11 @@ def test_what_cannot_start_leaves_no_folder(small_config: MakeConfig, run_folder
     with pytest.raises(RuntimeError, match=r"warmup\.target"):
         train(small_config(warmup={"target": 1.0, "check_every": 1, "max_steps": 1}), run_folder)
     assert not run_folder.exists()
+
+
+def test_the_certificate_judges_responses_that_were_not_trained_on(small_config: MakeConfig, run_folder: Path) -> None:
+    trainer = trainer_of(small_config(), run_folder)
+    fresh, batch = trainer.draw("certificate"), trainer.roll_out()
+    assert not {problem.prompt for problem in fresh.problems} >= {problem.prompt for problem in batch.problems}
+    again = trainer.draw("certificate")
+    assert torch.equal(again.rollout.log_probs, fresh.rollout.log_probs)  # the same policy, the same stream
