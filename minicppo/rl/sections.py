@@ -100,7 +100,6 @@ class TrainConfig(Section):
     staleness: int = Field(0, ge=0)  # rollouts come from the weights of this many optimiser steps ago
     lr: float = Field(3e-4, gt=0)
     lr_warmup: int = Field(5, ge=0)  # optimiser steps of linear learning-rate warm-up
-    lr_decay: bool = False  # let the learning rate fall to 0 over the iterations, linearly
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = Field(0.0, ge=0)
     grad_clip: float = Field(1.0, gt=0)

@@ -68,8 +68,6 @@ class Updater:
         grad_norm = torch.nn.utils.clip_grad_norm_(state.policy.model.parameters(), settings.grad_clip)
         self._require_finite("gradient norm", grad_norm)
         lr = settings.lr * min(1.0, (state.update + 1) / max(settings.lr_warmup, 1))
-        if settings.lr_decay:
-            lr *= 1 - state.iteration / settings.iterations
         for group in state.optimizer.param_groups:
             group["lr"] = lr
         state.optimizer.step()
