@@ -10,7 +10,7 @@ import jaxtyping
 import matplotlib
 from hypothesis import settings
 
-import tests.typecheck  # noqa: F401: the hook finds it by its name
+import tests.typecheck  # noqa: F401  (the hook finds it by its name)
 
 # Every annotation in these packages becomes an assertion while the tests run. The hook must come before their
 # first import, which is why no test set-up above this line may touch minicppo.
