@@ -83,6 +83,7 @@ def what_to_look_at(rows: Sequence[Result]) -> str:
   this one turned out otherwise, as single runs may."""
     budget = 100 * ((cppo.masked_prefix_only or 0.0) + (cppo.masked_both or 0.0))
     return f"""What to look at
+
 - curves.png: from the same warm-up, held-out accuracy went from {move(bare)}
   without a mask and from {move(cppo)} with CPPO.
   {fate}
@@ -94,6 +95,7 @@ def what_to_look_at(rows: Sequence[Result]) -> str:
   beside what the token test allows there.
 - response.png: one response under CPPO, token by token; the threshold falls
   where the prefix drifts and recovers where it is quiet.
+
 What this does not show: which mask is best. One seed cannot, and over more
 seeds CPPO and DPPO have not been told apart in this setting."""
 
