@@ -165,8 +165,8 @@ class TestThePackagedModel:
         assert policy.decode([int(logits.argmax())]).strip() in ("The", "Paris")
 
     def test_the_preset_runs_under_cppo(self, scratch: Path) -> None:
-        small = ["train.iterations=1", "train.minibatches=2", "rollout.prompts=6", "rollout.group_size=8"]
-        config = load_config("smollm2-135m", [*small, "eval.problems=4", "eval.samples=1", "threads=1", "seed=1"])
+        small = ["train.iterations=1", "train.minibatches=2", "rollout.prompts=4", "rollout.group_size=6"]
+        config = load_config("smollm2-135m", [*small, "eval.problems=2", "eval.samples=1", "threads=1", "seed=1"])
         run = RunDir(train(config, scratch / "run"))
         before, after = run.rows(kind="eval")
         assert 0 <= before["accuracy"] <= 1
