@@ -124,7 +124,8 @@ def soft_gate(
 def budget_gate(steps: Sequence[TokenStep], *, delta: Number, delta_b: Number | None) -> list[Number]:
     """Causal water-filling (ours): g_t = min(1, c_t / Z_t), with the budget charged for what passed, g_t Z_t.
 
-    The gated sum never exceeds delta + delta_b W_{t-1}, which the soft gate of Appendix C.1 does not achieve.
+    What the gate lets pass never sums to more than delta + delta_b W_{t-1}, which the soft gate of Appendix C.1 does
+    not achieve. Tokens toward mu are charged like the others, but keep weight 1: that is the mask's clause.
     """
     gates: list[Number] = []
     spent: Number = 0

@@ -141,7 +141,7 @@ def join_batches(parts: list[TokenBatch]) -> TokenBatch:
 
 
 def join_results(parts: list[TokenWeights]) -> TokenWeights:
-    """The rows of all micro-batches; a method's own scalars are averaged."""
+    """The rows of all micro-batches."""
     if len(parts) == 1:
         return parts[0]
     joined: dict[str, Any] = {}
@@ -150,7 +150,7 @@ def join_results(parts: list[TokenWeights]) -> TokenWeights:
         if isinstance(values[0], Tensor):
             joined[field.name] = torch.cat(values)
         elif isinstance(values[0], dict):
-            joined[field.name] = {key: torch.stack([v[key] for v in values]).mean(0) for key in values[0]}
+            joined[field.name] = {key: torch.cat([v[key] for v in values]) for key in values[0]}
         else:
             joined[field.name] = values[0]
     return TokenWeights(**joined)

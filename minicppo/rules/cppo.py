@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Annotated, Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int8
 from torch import Tensor
 
 from minicppo.rules.batch import TokenBatch, unpad
@@ -120,7 +120,10 @@ def mask_batch(
         slack[:, :1] = delta
         torch.mul(w[:, :-1], allowed[:, None], out=slack[:, 1:]).sub_(Z[:, :-1])
         slack.cumsum_(1)
-    # int8 arithmetic in place: INSIDE + 1 is TOKEN, + 2 is PREFIX, + 3 is BOTH.
-    fails = (slack < Z).to(torch.int8).mul_(2).add_(delta < Z).add_(int(Reason.INSIDE))
-    reason = fails.masked_fill_(~away, int(Reason.TOWARD)).mul_(valid)
+    reason = verdicts(Z, slack, delta).masked_fill_(~away, int(Reason.TOWARD)).mul_(valid)
     return CPPOMask(reason, weight=w, divergence=divergence, slack=slack, delta=delta, delta_b=allowed)
+
+
+def verdicts(score: Float[Tensor, "B T"], slack: Float[Tensor, "B T"], delta: float) -> Int8[Tensor, "B T"]:
+    """Codes of `Reason` for tokens that move away: INSIDE, + 1 is TOKEN, + 2 is PREFIX, + 3 is BOTH."""
+    return (slack < score).to(torch.int8).mul_(2).add_(delta < score).add_(int(Reason.INSIDE))

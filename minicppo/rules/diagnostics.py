@@ -16,8 +16,9 @@ def diagnostics(batch: TokenBatch, out: TokenWeights) -> dict[str, float]:
     """Mask shares, budget, divergence, ratios and weights of one step.
 
     mask/frac: masked; mask/frac_pos, _neg: of the tokens with A > 0, A < 0; mask/token_only, prefix_only, both:
-    disjoint. budget/*: effective delta_b, share of responses at its floor and cap, with any c_t < delta, and of tokens
-    with c_t < 0. div/*: D_t; div/decile_k by position in the response.
+    disjoint. gate/frac: scaled down by a soft gate rather than masked. budget/*: effective delta_b, share of responses
+    at its floor and cap, with any c_t < delta, and of tokens with c_t < 0. div/*: D_t; div/decile_k by position in the
+    response.
     prefix/ratio_*: S_T / W_T over responses. ratio/*: rho. kl/k3: mean of rho - 1 - log rho. weight/*: g, before and
     after clips. accept/*: share of responses not rejected whole, by length. One transfer from the device.
     """
@@ -33,7 +34,8 @@ def diagnostics(batch: TokenBatch, out: TokenWeights) -> dict[str, float]:
     share("mask/frac_pos", masked, valid & (batch.advantages > 0))
     share("mask/frac_neg", masked, valid & (batch.advantages < 0))
     for name, code in (("token_only", Reason.TOKEN), ("prefix_only", Reason.PREFIX), ("both", Reason.BOTH)):
-        share(f"mask/{name}", out.reason == code)
+        share(f"mask/{name}", masked & (out.reason == code))
+    share("gate/frac", out.token_mask & (out.reason >= Reason.TOKEN))
     ratio = batch.ratio[valid]
     if len(ratio):
         rows |= {"ratio/mean": ratio.mean(), "ratio/min": ratio.min(), "ratio/max": ratio.max()}
@@ -47,7 +49,11 @@ def diagnostics(batch: TokenBatch, out: TokenWeights) -> dict[str, float]:
         rows |= _budget_rows(batch, out)
     if out.sequence_level:
         rows |= _acceptance_rows(batch, (out.reason == Reason.SEQUENCE).any(1))
-    rows |= out.stats
+    for name, value in out.stats.items():
+        if value.ndim == 2:
+            share(name, value)
+        elif len(value):
+            rows[name] = value.double().mean()
     values = torch.stack([v.detach().double().reshape(()) for v in rows.values()]).tolist()
     return dict(zip(rows, values, strict=True))
 
@@ -71,7 +77,7 @@ def _budget_rows(batch: TokenBatch, out: TokenWeights) -> dict[str, Tensor]:
     assert out.divergence is not None
     valid, w = batch.mask, out.position_weight
     ratio = (w * out.divergence).sum(1) / w.sum(1).clamp(min=1e-12)
-    limit = out.threshold[:, :1]  # c_1 = delta
+    limit = out.threshold.amax(1, keepdim=True)  # delta: c_t never exceeds it, and starts there
     rows = {
         "prefix/ratio_mean": ratio.mean(),
         "prefix/ratio_p90": quantiles(ratio, (0.9,))[0],

@@ -60,7 +60,8 @@ class TokenWeights:
     weight: (B, T) float32, g_t; zero on masked and invalid tokens. token_mask: (B, T), false where the method gives the
     token no gradient. reason: (B, T) int8 codes of `Reason`. raw_weight: (B, T), the importance weight before the mask,
     clips and caps. threshold, divergence, position_weight: (B, T), and delta_b: (B,), where the method has them.
-    sequence_level: whether a response is kept or rejected whole. stats: the method's own scalars for the log.
+    sequence_level: whether a response is kept or rejected whole. stats: what else
+    the method wants logged as a mean, (B,) over responses or (B, T) over valid tokens.
     """
 
     weight: Float[Tensor, "B T"]

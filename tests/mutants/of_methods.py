@@ -80,8 +80,8 @@ RATIO = mutants_of(
     ("g in the input's precision", "weight=weight.float() * keep", "weight=weight * keep", "single_precision_weights"),
     (
         "reasons swapped",
-        "torch.where(batch.away, int(Reason.INSIDE), int(Reason.TOWARD))",
-        "torch.where(batch.away, int(Reason.TOWARD), int(Reason.INSIDE))",
+        "away, int(Reason.INSIDE), int(Reason.TOWARD))",
+        "away, int(Reason.TOWARD), int(Reason.INSIDE))",
         "a_masked_token_has_a_reason",
     ),
     (
@@ -171,14 +171,14 @@ BY_DIVERGENCE = mutants_of(
     ),
     (
         "DPPO ignores its cap",
-        "batch, keep, batch.ratio.clamp(max=ratio_cap), divergence=D",
-        "batch, keep, batch.ratio, divergence=D",
+        "batch, keep, batch.ratio.clamp(max=ratio_cap), away=away",
+        "batch, keep, batch.ratio, away=away",
         "the_ratio_cap_bounds_the_weight",
     ),
     (
-        "the share above the cap counts padding",
-        "((batch.ratio > ratio_cap) & batch.mask).sum() / batch.mask.sum()",
-        "((batch.ratio > ratio_cap) | ~batch.mask).sum() / batch.mask.sum()",
+        "the share above the cap is that of all away from 1",
+        "batch.ratio > ratio_cap}",
+        "batch.ratio >= 1}",
         "the_ratio_cap_bounds_the_weight",
     ),
     ("TRM-Max sees the first token", "D.amax(1) <= delta_max", "D[:, 0] <= delta_max", "trm_native"),
@@ -200,22 +200,38 @@ BY_DIVERGENCE = mutants_of(
     ("the soft gate takes the laxer test", "x = torch.maximum(", "x = torch.minimum(", "soft_gate_is_one_where_kept"),
     (
         "gates act on toward tokens",
-        "return torch.where(toward, 1.0, passed)",
-        "return passed",
+        "return torch.where(mask.token_mask, 1.0, cut)",
+        "return cut",
         "water_filling_keeps_the_budget",
     ),
     (
         "the budget gate charges what it refused",
-        "demand = mask.score.clamp(max=mask.delta)",
-        "demand = mask.score",
+        "total = mask.score.clamp(max=mask.delta).cumsum(1)",
+        "total = mask.score.cumsum(1)",
         "water_filling_keeps_the_budget",
     ),
     (
         "the budget gate forgets what it passed",
-        "before[:, 1:] = spent[:, :-1]",
-        "before[:, 1:] = demand[:, :-1]",
+        "slack[:, 1:] -= spent[:, :-1]",
+        "slack[:, 1:] -= mask.score[:, :-1]",
         "water_filling_keeps_the_budget",
     ),
 )
 
-OF_METHODS = [*DIVERGENCE, *RATIO, *BY_DIVERGENCE]
+LOG = mutants_of(
+    "rules/diagnostics.py",
+    (
+        "gated tokens are logged as masked",
+        "masked & (out.reason == code)",
+        "out.reason == code",
+        "gates_are_logged_apart_from_masks",
+    ),
+    (
+        "the first column is taken for the first token",
+        "out.threshold.amax(1, keepdim=True)",
+        "out.threshold[:, :1]",
+        "diagnostics_do_not_see_padding",
+    ),
+)
+
+OF_METHODS = [*DIVERGENCE, *RATIO, *BY_DIVERGENCE, *LOG]

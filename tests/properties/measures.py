@@ -43,8 +43,15 @@ def soft_gate_is_one_where_kept(s: Subject, response: Response, lim: Limits, kin
 
 def gate(s: Subject, response: Response, lim: Limits, kind: str) -> list[float]:
     """The rules' gate values, on the mask's own record."""
-    out = mask(s, response, lim)
-    return s.rules.methods.divergence.gate_values(out, kind)[0].tolist()
+    return _gates(s, mask(s, response, lim), kind)
+
+
+def _gates(s: Subject, out: Any, kind: str) -> list[float]:
+    by_divergence = s.rules.methods.divergence
+    if kind == "budget":
+        out = by_divergence.charge_what_passes(out)
+        assert bool((out.threshold >= 0).all())
+    return by_divergence.gate_values(out, kind)[0].tolist()
 
 
 @prop("ours, methods 1.3", responses(), limits())
@@ -66,7 +73,7 @@ def water_filling_keeps_the_budget(s: Subject, response: Response, lim: Limits) 
 def water_filling_fills_the_room(s: Subject, response: Response, lim: Limits) -> None:
     """Ours: a token the gate cuts is cut to the room left, no less; without a budget the room is delta."""
     out = mask(s, response, lim, budget="off")
-    gates = s.rules.methods.divergence.gate_values(out, "budget")[0].tolist()
+    gates = _gates(s, out, "budget")
     loop = steps(s, response, lim, budget="off")
     close(gates, s.reference.budget_gate(loop, delta=lim.delta, delta_b=None), 1e-12)
     for g, step in zip(gates, loop, strict=True):

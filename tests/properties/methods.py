@@ -318,6 +318,38 @@ def the_ratio_cap_bounds_the_weight(s: Subject, drawn: Rows, cap: float) -> None
         assert "ratio/above_cap" not in free.stats
 
 
+@prop("methods 9", traces())
+def gates_are_logged_apart_from_masks(s: Subject, drawn: Rows) -> None:
+    """A gate masks nothing: its shares of masked tokens are 0, gate/frac is what it scales, and c_t is its own."""
+    batch = token_batch(s, *drawn, "log_probs")
+    for name in ("cppo-soft", "cppo-soft-sigmoid", "cppo-budget-gate"):
+        out = s.rules.get_method(name, delta=0.05, delta_b=0.01)(batch)
+        row = s.rules.diagnostics(batch, out)
+        assert row["mask/frac"] == row["mask/token_only"] == row["mask/prefix_only"] == row["mask/both"] == 0
+        scaled = (out.weight < batch.ratio.float() * (1 - 1e-6))[batch.mask]
+        close(row["gate/frac"], scaled.double().mean(), 1e-6)
+        assert name != "cppo-budget-gate" or row["budget/negative"] == 0
+
+
+@prop("methods P3 and 9", traces())
+def diagnostics_do_not_see_padding(s: Subject, drawn: Rows) -> None:
+    """Every logged figure is the same with padding on the left, on the right, or as the rows of two batches joined."""
+    rows, layout = drawn
+    batch = token_batch(s, rows, layout, "log_probs")
+    B = len(batch.mask)
+    wide = {}
+    for name in ("log_probs", "rollout_log_probs", "advantages", "response_mask"):
+        value = getattr(batch, name)
+        wide[name] = torch.cat([value.new_zeros(B, 2), value, value.new_zeros(B, 1)], 1)
+    for name in ("cppo", "dppo", "grpo", "gspo", "minpro"):
+        method = s.rules.get_method(name)
+        padded = s.rules.TokenBatch(**wide)
+        here, there = (s.rules.diagnostics(b, method(b)) for b in (batch, padded))
+        assert here.keys() == there.keys()
+        for key, value in here.items():
+            close(there[key], value, 1e-6)
+
+
 @prop("methods 3.5", traces(), multiples(1 / 64, 1, 16))
 def dppo_masks_only_far_and_away(s: Subject, drawn: Rows, delta: float) -> None:
     """DPPO masks exactly the tokens with D > delta that move away from mu."""

@@ -1,6 +1,7 @@
 """Methods that bound a divergence: DPPO by token, TRM by response, CPPO by token, position and prefix."""
 
 import math
+from dataclasses import replace
 from typing import Annotated
 
 import torch
@@ -8,7 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from minicppo.rules.batch import TokenBatch
-from minicppo.rules.cppo import Budget, CapFactor, Delta, DeltaB, Quantile, Schedule, WMin, mask_batch
+from minicppo.rules.cppo import Budget, CapFactor, Delta, DeltaB, Quantile, Schedule, WMin, mask_batch, verdicts
 from minicppo.rules.divergence import DIVERGENCES, ESTIMATES, predicted_away, token_divergence
 from minicppo.rules.hyper import Hyper, checked
 from minicppo.rules.methods.ratio import masked_weights
@@ -35,7 +36,7 @@ def _away(batch: TokenBatch, direction: str) -> Bool[Tensor, "B T"]:
 def _cap_stats(batch: TokenBatch, ratio_cap: float) -> dict[str, Tensor]:
     if math.isinf(ratio_cap):
         return {}
-    return {"ratio/above_cap": ((batch.ratio > ratio_cap) & batch.mask).sum() / batch.mask.sum().clamp(min=1)}
+    return {"ratio/above_cap": batch.ratio > ratio_cap}
 
 
 @checked
@@ -53,7 +54,7 @@ def dppo(
     away = _away(batch, direction)
     keep = ~(away & (torch.tensor(delta, dtype=D.dtype) < D))
     return masked_weights(
-        batch, keep, batch.ratio.clamp(max=ratio_cap), divergence=D, stats=_cap_stats(batch, ratio_cap)
+        batch, keep, batch.ratio.clamp(max=ratio_cap), away=away, divergence=D, stats=_cap_stats(batch, ratio_cap)
     )
 
 
@@ -114,11 +115,13 @@ def cppo(
         length=length,
         seed=seed,
     )
+    if gate == "budget":
+        mask = charge_what_passes(mask)
     passed = gate_values(mask, gate)
     stats = _cap_stats(batch, ratio_cap)
     if budget == "dynamic" and mask.delta_b is not None:
-        stats["budget/at_floor"] = (mask.delta_b <= mask.delta_b.new_tensor(delta_b)).double().mean()
-        stats["budget/at_cap"] = (mask.delta_b >= mask.delta_b.new_tensor(cap_factor * delta_b)).double().mean()
+        stats["budget/at_floor"] = mask.delta_b <= mask.delta_b.new_tensor(delta_b)
+        stats["budget/at_cap"] = mask.delta_b >= mask.delta_b.new_tensor(cap_factor * delta_b)
     return TokenWeights(
         weight=(passed * batch.ratio.clamp(max=ratio_cap)).float() * batch.mask,
         token_mask=(passed > 0) & batch.mask,
@@ -137,29 +140,22 @@ def gate_values(mask: CPPOMask, gate: str) -> Float[Tensor, "B T"]:
 
     "hard": Algorithm 1. "reciprocal": min(1, 1/x), x = max(Z_t / delta, S_t / (delta + delta_b W_{t-1})), App. C.1.
     "sigmoid" (ours, after SAPO): 4 p (1 - p) / x with p = sigmoid(x - 1) beyond x = 1.
-    "budget" (ours): min(1, c_t / Z_t) with only the passed share charged. The running sum of g Z then obeys
-    s_t = min(s_{t-1} + min(Z_t, delta), delta + delta_b W_{t-1}), a scan that is one prefix sum and one prefix minimum.
+    "budget" (ours): min(1, c_t / Z_t), the mask's c_t being that of `charge_what_passes`.
     """
     if gate == "hard":
         return mask.token_mask.to(mask.score)
-    toward = mask.reason == Reason.TOWARD
     Z = mask.score
     if gate == "budget":
-        passed = _water_fill(mask)
+        cut = mask.threshold / Z.clamp(min=torch.finfo(Z.dtype).tiny)
     else:
         # S_t / (delta + delta_b W_{t-1}) with both sides from the slack: S_t = limit - slack + Z_t.
         limit = _prefix_limit(mask)
         spent = limit - mask.slack + Z
-        x = torch.maximum(Z / mask.delta, torch.where(torch.isinf(limit), 0.0, spent / limit))
-        if gate == "reciprocal":
-            shape = torch.ones_like(x)
-        else:
-            p = torch.sigmoid(x - 1)
-            shape = 4 * p * (1 - p)
-        passed = torch.where(x > 1, shape / x.clamp(min=1), 1.0)
-        # The hard decision is exact; the quotient may round across x = 1.
-        passed = torch.where(mask.token_mask, 1.0, passed)
-    return torch.where(toward, 1.0, passed)
+        x = torch.maximum(Z / mask.delta, torch.where(torch.isinf(limit), 0.0, spent / limit)).clamp(min=1.0)
+        p = torch.sigmoid(x - 1)
+        cut = 1 / x if gate == "reciprocal" else 4 * p * (1 - p) / x
+    # The hard decision is exact, toward tokens included; the quotient may round across the limit.
+    return torch.where(mask.token_mask, 1.0, cut)
 
 
 def _prefix_limit(mask: CPPOMask) -> Float[Tensor, "B T"]:
@@ -171,13 +167,18 @@ def _prefix_limit(mask: CPPOMask) -> Float[Tensor, "B T"]:
     return mask.delta + mask.delta_b[:, None] * before
 
 
-def _water_fill(mask: CPPOMask) -> Float[Tensor, "B T"]:
+def charge_what_passes(mask: CPPOMask) -> CPPOMask:
+    """The mask whose prefix is charged g_t Z_t, g_t = min(1, c_t / Z_t), rather than Z_t (ours): no c_t is below 0.
+
+    What the gate lets pass of every token then stays within delta + delta_b W_{t-1}. The charged sum obeys
+    s_t = min(s_{t-1} + min(Z_t, delta), delta + delta_b W_{t-1}), a scan that is one prefix sum and one prefix minimum.
+    Tokens toward mu are charged like the others; that their weight is 1 all the same is the mask's clause.
+    """
     limit = _prefix_limit(mask)
-    demand = mask.score.clamp(max=mask.delta)
-    total = demand.cumsum(1)
-    # min-plus scan: s_t = A_t + min(0, min_{j<=t} (limit_j - A_j)), A_t = sum of demands
+    total = mask.score.clamp(max=mask.delta).cumsum(1)
     spent = total + (limit - total).cummin(1).values.clamp(max=0.0)
-    before = torch.zeros_like(spent)
-    before[:, 1:] = spent[:, :-1]
-    room = torch.minimum(torch.full_like(limit, mask.delta), limit - before).clamp(min=0.0)
-    return torch.where(mask.score <= room, 1.0, room / mask.score.clamp(min=torch.finfo(room.dtype).tiny))
+    slack = limit.clone()
+    slack[:, 1:] -= spent[:, :-1]
+    slack.clamp_(min=0.0)
+    free = (mask.reason == Reason.PAD) | (mask.reason == Reason.TOWARD)
+    return replace(mask, slack=slack, reason=torch.where(free, mask.reason, verdicts(mask.score, slack, mask.delta)))

@@ -21,16 +21,17 @@ def masked_weights(
     keep: Tensor,
     weight: Tensor,
     *,
+    away: Tensor | None = None,
     raw: Tensor | None = None,
     code: Reason = Reason.TOKEN,
     **extra: Any,
 ) -> TokenWeights:
     """Zero the weight where `keep` is false and say why; the kept are TOWARD or INSIDE by their direction.
 
-    raw: the importance weight before clips and masks, where it is not the ratio.
+    away: the direction test, where it is not the ratio's. raw: the importance weight before clips and masks, likewise.
     """
     keep = keep & batch.mask
-    reason = torch.where(batch.away, int(Reason.INSIDE), int(Reason.TOWARD))
+    reason = torch.where(batch.away if away is None else away, int(Reason.INSIDE), int(Reason.TOWARD))
     reason = torch.where(keep, reason, int(code)) * batch.mask
     return TokenWeights(
         weight=weight.float() * keep,
@@ -78,7 +79,7 @@ def minpro(batch: TokenBatch, *, w_max: WMax = 5.0, w_low: WLow = 0.0) -> TokenW
     before = torch.zeros_like(running)  # no prefix: factor 1
     before[:, 1:] = running[:, :-1].nan_to_num(posinf=0.0)
     raw = (before + batch.log_ratio).exp()
-    smallest = running[:, -1:].nan_to_num(posinf=0.0).exp().mean()
+    smallest = running[:, -1:].nan_to_num(posinf=0.0).exp().sum(1)  # no column, no response: an empty sum
     return masked_weights(batch, batch.mask, raw.clamp(w_low, w_max), raw=raw, stats={"minpro/rho_min": smallest})
 
 
