@@ -2,7 +2,7 @@
 
     python -m benchmarks.readings [--iterations 12] [--json benchmarks/results/readings.json]
 
-Trains the `stale` preset with CPPO. At every update each pair (our choice, other reading) weighs the very same tokens,
+Trains the `stale` preset with CPPO. At every update the two readings of each pair weigh the very same tokens,
 and four numbers are averaged: the masked share of either, the share of tokens whose verdict differs, and how far the
 gradient with respect to the tokens' log-probs turns, in degrees (0: the same direction; scale does not count, AdamW
 divides it out). REPRODUCTION.md's table is made from the result.
@@ -36,6 +36,12 @@ class Reading:
     params: dict[str, Any] = field(default_factory=dict)
     loss_agg_mode: str = "seq-mean-token-sum-norm"
     normalize_std: bool = False
+
+    def __str__(self) -> str:
+        words = [self.method, *(f"{key}={value}" for key, value in self.params.items())]
+        if self.loss_agg_mode != Reading.loss_agg_mode:
+            words.append(self.loss_agg_mode)
+        return " ".join([*words, *(["normalize_std"] if self.normalize_std else [])])
 
 
 OURS = Reading()
@@ -121,10 +127,15 @@ class Recorder:
             self.sums[name] = [a + b for a, b in zip(self.sums[name], row, strict=True)]
         return self.method(batch)
 
-    def rows(self) -> dict[str, dict[str, float]]:
-        keys = ("masked_ours", "masked_other", "verdicts_differ", "gradient_turns_degrees")
+    def rows(self) -> dict[str, dict[str, Any]]:
+        keys = ("masked_first", "masked_second", "verdicts_differ", "gradient_turns_degrees")
         return {
-            name: dict(zip(keys, (x / self.updates for x in sums), strict=True)) for name, sums in self.sums.items()
+            name: {
+                "first": str(PAIRS[name][0]),
+                "second": str(PAIRS[name][1]),
+                **dict(zip(keys, (x / self.updates for x in sums), strict=True)),
+            }
+            for name, sums in self.sums.items()
         }
 
 
@@ -154,7 +165,7 @@ def main() -> None:
     args.json.parent.mkdir(parents=True, exist_ok=True)
     args.json.write_text(json.dumps(result, indent=1) + "\n")
     for name, row in result["rows"].items():
-        print(f"{name:18}", *(f"{value:9.4f}" for value in row.values()))
+        print(f"{name:18}", *(f"{value:9.4f}" for value in row.values() if isinstance(value, float)))
 
 
 if __name__ == "__main__":

@@ -77,7 +77,7 @@ def path_budget(study: Study) -> Evidence:
 
 
 def expected_budget(study: Study) -> Evidence:
-    """F5: never violated; below Theorem 1 from T = 12 on."""
+    """F5: never violated; below Theorem 1 from T = 12 on where every D_t is delta_b."""
     holds, count, worst = study.bounded("expected")
     first = next(t for t in range(2, 99) if sh.expected_budget(t * DELTA_B) < res.theorem1(t, DELTA, DELTA_B, W_MIN))
     return Evidence(

@@ -30,8 +30,8 @@ def train(
 ) -> None:
     """Train a policy.
 
-    Presets: `learn` (little drift, every rule agrees), `stale` (four epochs a batch: the masks bind, and without one
-    training collapses), `smollm2-135m` (a pretrained model; first `make setup-llm`).
+    Presets: `learn` (little drift, the token masks are nearly idle), `stale` (four epochs a batch: the masks bind, and
+    without one training collapses), `smollm2-135m` (a pretrained model; first `make setup-llm`).
 
     Examples:
 

@@ -52,10 +52,15 @@ def mask_benchmark() -> str:
 def readings() -> str:
     """The committed comparison of readings of the paper, from `python -m benchmarks.readings`."""
     result = json.loads((ROOT / "benchmarks" / "results" / "readings.json").read_text(encoding="utf-8"))
-    lines = ["| key | masked, ours | masked, other | verdicts that differ | gradient turns |", "|---|---|---|---|---|"]
+    lines = [
+        "| key | first reading | second reading | masked, first | second | verdicts that differ | gradient turns |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for key, row in result["rows"].items():
-        shares = " | ".join(f"{row[name]:.2%}" for name in ("masked_ours", "masked_other", "verdicts_differ"))
-        lines.append(f"| `{key}` | {shares} | {row['gradient_turns_degrees']:.1f}° |")
+        shares = " | ".join(f"{row[name]:.2%}" for name in ("masked_first", "masked_second", "verdicts_differ"))
+        lines.append(
+            f"| `{key}` | {row['first']} | {row['second']} | {shares} | {row['gradient_turns_degrees']:.1f}° |"
+        )
     source = f"{result['updates']} updates, seed {result['seed']}; `python -m benchmarks.readings` measures again."
     return "\n".join([*lines, "", source])
 

@@ -8,12 +8,14 @@ trace.safetensors   per-token tensors of the last evaluated update, trace.json i
 summary.json        first and last evaluation, masked share, time and memory; written at the end
 """
 
+import fcntl
 import json
 import math
 import os
 import resource
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,6 +66,22 @@ class RunDir:
         if not (run.path / "config.yaml").is_file():
             raise FileNotFoundError(f"{run.path} holds no run: it has no config.yaml")
         return run
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the run for this process alone; the lock goes with the process, however it ends.
+
+        Raises:
+            BlockingIOError: another process holds it.
+        """
+        with open(self.path / ".lock", "w") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise BlockingIOError(
+                    f"{self.path} is being written by another process: wait for it, or stop it and resume"
+                ) from None
+            yield
 
     def config(self) -> RunConfig:
         """The run's settings."""

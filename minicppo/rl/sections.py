@@ -38,6 +38,8 @@ class ModelConfig(Section):
     def _check(self) -> "ModelConfig":
         if self.hidden_size % (2 * self.heads):
             raise ValueError(f"hidden_size = {self.hidden_size} must be a multiple of 2 * heads = {2 * self.heads}")
+        if self.chat and self.path is None:
+            raise ValueError("chat = true needs a model with a chat template: set model.path")
         if self.path is not None and not self.path.startswith("package:") and not Path(self.path).expanduser().exists():
             raise ValueError(f"path = {self.path!r} does not exist: give a saved model's folder or a .gguf file")
         return self

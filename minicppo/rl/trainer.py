@@ -48,7 +48,10 @@ def train(config: RunConfig, run_dir: str | Path, on_event: OnEvent | None = Non
     RunDir(Path(run_dir)).require_vacant()
     held_out_problems(config.make_task(), config)
     start = starting_policy(config, on_event)  # before the folder is made: what fails here leaves nothing behind
-    return _finish(Trainer(RunDir.create(run_dir, config), start, on_event))
+    run = RunDir.create(run_dir, config)
+    with run.locked():
+        Trainer(run, start, on_event).run_to_end()
+    return run.path
 
 
 def resume(run_dir: str | Path, on_event: OnEvent | None = None) -> Path:
@@ -56,14 +59,17 @@ def resume(run_dir: str | Path, on_event: OnEvent | None = None) -> Path:
 
     Raises:
         FileNotFoundError: the folder holds no run.
+        BlockingIOError: another process is writing it.
         ValueError: a log is shorter than it was at the checkpoint.
     """
     run = RunDir.open(run_dir)
     if run.finished:
         return run.path
-    begun = list_checkpoints(run.checkpoints)
-    start = trained_policy(run.path) if begun else starting_policy(run.config(), on_event)
-    return _finish(Trainer(run, start, on_event))
+    with run.locked():
+        begun = list_checkpoints(run.checkpoints)
+        start = trained_policy(run.path) if begun else starting_policy(run.config(), on_event)
+        Trainer(run, start, on_event).run_to_end()
+    return run.path
 
 
 def starting_policy(config: RunConfig, on_event: OnEvent | None = None) -> Policy:
@@ -88,11 +94,6 @@ def trained_policy(run_dir: str | Path) -> Policy:
     if not saved:
         raise FileNotFoundError(f"{run.path} has no checkpoint yet: resume the run until it has one")
     return load_policy(saved[-1] / "policy", chat=run.config().model.chat)
-
-
-def _finish(trainer: "Trainer") -> Path:
-    trainer.run_to_end()
-    return trainer.run.path
 
 
 @dataclass(frozen=True)
@@ -127,6 +128,11 @@ class Trainer:
         self.task = self.config.make_task()
         settings = self.config.train
         self.method = get_method(self.config.method.name, **self.config.method.params)
+        if (
+            self.method.params.get("length") == "padded"
+        ):  # to the longest response allowed, whatever this minibatch holds
+            params = {**self.config.method.params, "length": self.config.max_new_tokens(self.task)}
+            self.method = get_method(self.config.method.name, **params)
         self.keep = cast(Keep, {"log_probs": "none"}.get(self.method.needs, self.method.needs))
         self.state = self._initial_state(start)
         self.behaviour = self.state.policy  # what samples; a second model where rollouts are stale
@@ -149,9 +155,11 @@ class Trainer:
         if state.iteration == 0:
             self.evaluate()
         while state.iteration < settings.iterations:
-            clock = [time.perf_counter()]
             due = (state.iteration + 1) % self.config.eval.every == 0 or state.iteration + 1 == settings.iterations
+            before = time.perf_counter()
             fresh = self.draw("certificate") if due else None  # from the policy that samples the batch, not trained on
+            clock = [time.perf_counter()]
+            spent = clock[0] - before
             batch = self.roll_out()
             clock.append(time.perf_counter())
             last: Minibatch | None = None
@@ -163,11 +171,11 @@ class Trainer:
             state.iteration += 1
             if fresh is not None:
                 self.evaluate()
-                if last is not None:  # else every group was dropped, and the policy is the one that sampled
+                if last is not None:  # else every group was dropped, and there was no update
                     self.certify(fresh)
                     self.updater.write_trace(self.run, last, batch.problems)
             clock.append(time.perf_counter())
-            self.log_timings(clock, int(batch.rollout.response_mask.sum()))
+            self.log_timings(clock, int(batch.rollout.response_mask.sum()), extra_eval_s=spent)
             if state.iteration % settings.checkpoint_every == 0 or state.iteration == settings.iterations:
                 save_checkpoint(self.run.checkpoints, state, self.run.log_sizes(), settings.keep_checkpoints)
         self.run.write_summary(self.config)
@@ -253,7 +261,10 @@ class Trainer:
         self.log({"kind": "eval", "iteration": self.state.iteration, "update": self.state.update, **row})
 
     def certify(self, fresh: "Drawn") -> None:
-        """Log the certificate of this iteration's updates, on responses that they have not seen."""
+        """Log the certificate of the policy against the one that sampled, on responses not trained on.
+
+        With stale rollouts it spans the updates since those weights, not this iteration's alone.
+        """
         settings = self.config.rollout
         judged = Judged(fresh.rollout, fresh.rewards, settings.group_size)
         row = certificate_row(self.state.policy, judged, settings.temperature, self.keep, self.rows_per_forward)
@@ -264,7 +275,7 @@ class Trainer:
         self.run.append("metrics.jsonl", row)
         self.on_event(row)
 
-    def log_timings(self, clock: list[float], tokens: int) -> None:
+    def log_timings(self, clock: list[float], tokens: int, extra_eval_s: float) -> None:
         """One row of timings.jsonl, from the times at the start and after rollout, updates and evaluation."""
         rollout_s, update_s, eval_s = (after - before for before, after in zip(clock, clock[1:], strict=False))
         row = {
@@ -272,7 +283,7 @@ class Trainer:
             "iteration": self.state.iteration,
             "rollout_s": rollout_s,
             "update_s": update_s,
-            "eval_s": eval_s,
+            "eval_s": eval_s + extra_eval_s,
             "tokens_per_s": tokens / (rollout_s + update_s),
             "peak_memory_mb": peak_memory_mb(),
         }

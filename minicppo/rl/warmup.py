@@ -91,7 +91,7 @@ def _train(policy: Policy, task: Task, config: WarmupConfig, limit: int, on_prog
         loss.backward()
         torch.nn.utils.clip_grad_norm_(policy.model.parameters(), 1.0)
         optimizer.step()
-        if reached is None and step % config.check_every == 0:
+        if reached is None and (step % config.check_every == 0 or step == config.max_steps):
             greedy = sample(policy, prompts, limit, 1.0, None)
             accuracy = sum(grade(policy, task, probe, greedy).rewards) / len(probe)
             if accuracy >= config.target:

@@ -17,7 +17,10 @@ def test_a_recipe_sets_the_method_and_its_normalisation_alone(name: str) -> None
     assert changed <= {"loss_agg_mode", "normalize_std"}
     assert config.method.name.split("-")[0] in name or name in ("dr-grpo", "grpo-original")
     assert (config.task, config.rollout, config.eval) == (base.task, base.rollout, base.eval)
-    assert (PRESETS / "recipes" / f"{name}.yaml").read_text().startswith("# ")
+    text = (PRESETS / "recipes" / f"{name}.yaml").read_text()
+    assert text.startswith("# ")
+    assert "normalize_std:" in text  # both said outright, so that a recipe means the same over any preset
+    assert "loss_agg_mode:" in text
 
 
 def test_later_overrides_win() -> None:

@@ -144,3 +144,10 @@ def test_kill_9_in_the_middle_of_an_update(small_config: MakeConfig, tmp_path: P
         assert child.wait() == -signal.SIGKILL
     resume(broken)
     assert_same_runs(whole, broken)
+
+
+def test_a_run_is_written_by_one_process_at_a_time(small_config: MakeConfig, run_folder: Path) -> None:
+    run = RunDir.create(run_folder, small_config())
+    with run.locked(), pytest.raises(BlockingIOError, match="is being written by another process"):
+        resume(run_folder)
+    assert run.rows() == []

@@ -241,3 +241,8 @@ def test_the_certificate_judges_responses_that_were_not_trained_on(small_config:
     assert not {problem.prompt for problem in fresh.problems} >= {problem.prompt for problem in batch.problems}
     again = trainer.draw("certificate")
     assert torch.equal(again.rollout.log_probs, fresh.rollout.log_probs)  # the same policy, the same stream
+
+
+def test_padded_length_is_the_longest_response_allowed(small_config: MakeConfig, run_folder: Path) -> None:
+    trainer = trainer_of(small_config(method={"name": "cppo-verl"}), run_folder)
+    assert trainer.method.params["length"] == trainer.config.max_new_tokens(trainer.task) == 9

@@ -99,3 +99,12 @@ def test_streams_of_different_purposes_differ() -> None:
     seeds = {derive_seed(s, p, i) for s in range(3) for p in ("rollout", "shuffle") for i in range(3)}
     assert len(seeds) == 18
     assert torch.equal(torch.rand(3, generator=generator_for(1, "a")), torch.rand(3, generator=generator_for(1, "a")))
+
+
+def test_the_last_step_is_checked_too(small_config: MakeConfig) -> None:
+    settings = {"target": 0.0, "max_steps": 40, "check_every": 50, "anneal": 20}
+    steps: list[int] = []
+    initial_policy(
+        small_config(warmup=settings), make_task("chain", steps=1), lambda step, accuracy: steps.append(step)
+    )
+    assert steps[-1] == 60

@@ -69,7 +69,7 @@ def is_held_out(problem: Problem, fraction: float) -> bool:
 
 
 def sample_problems(task: Task, n: int, rng: random.Random, split: Split, unique: bool = False) -> list[Problem]:
-    """`n` problems of one split, by rejection from `task.problem`; with `unique`, no two share a prompt.
+    """`n` problems of one split, by rejection from `task.problem`; with `unique`, no two share their content.
 
     Raises:
         ValueError: an unknown split, or a task too small to hold `n` (different) problems of this split.
@@ -82,9 +82,10 @@ def sample_problems(task: Task, n: int, rng: random.Random, split: Split, unique
     while len(problems) < n:
         candidate = task.problem(rng)
         wanted = is_held_out(candidate, task.held_out_fraction) == (split == "test")
-        if wanted and not (unique and candidate.prompt in seen):
+        identity = candidate.content or candidate.prompt
+        if wanted and not (unique and identity in seen):
             problems.append(candidate)
-            seen.add(candidate.prompt)
+            seen.add(identity)
             misses = 0
             continue
         misses += 1
