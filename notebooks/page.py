@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import warnings
 from pathlib import Path
 
 from IPython.display import Image
@@ -13,15 +14,15 @@ from minicppo.report.style import save
 
 FAST = os.environ.get("MINICPPO_FAST") == "1"  # smaller numbers: each notebook in well under 40 s
 HERE = Path(__file__).parent
+_SCRATCH = tempfile.TemporaryDirectory(prefix="minicppo-")  # gone with the kernel
+SCRATCH = Path(_SCRATCH.name)
+# Fast mode keeps no figure: its numbers are not those of the text.
+FIGURES = SCRATCH if FAST else HERE / "figures"
+warnings.filterwarnings("ignore", message="IProgress not found")  # progress bars without ipywidgets are text
 os.environ.setdefault("MINICPPO_CACHE", str(HERE.parent / "runs" / ".cache"))  # one place for all warm-ups
 
 
 def show(figure: Figure, name: str | None = None) -> Image:
-    """The figure as a picture; with a name also figures/NAME.png, for the page as a code host shows it.
-
-    Fast mode keeps no file: its numbers are not those of the text.
-    """
-    if name and not FAST:
-        return Image(filename=str(save(figure, HERE / "figures" / f"{name}.png")))
-    with tempfile.TemporaryDirectory() as folder:
-        return Image(data=save(figure, Path(folder) / "figure.png").read_bytes())
+    """The figure as a picture; with a name it is also FIGURES/NAME.png, for the page as a code host shows it."""
+    path = FIGURES / f"{name}.png" if name else SCRATCH / "unnamed.png"
+    return Image(filename=str(save(figure, path)))
