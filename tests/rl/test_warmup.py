@@ -104,7 +104,7 @@ def test_streams_of_different_purposes_differ() -> None:
 def test_the_last_step_is_checked_too(small_config: MakeConfig) -> None:
     settings = {"target": 0.0, "max_steps": 40, "check_every": 50, "anneal": 20}
     steps: list[int] = []
-    initial_policy(
+    warmup.initial_policy(
         small_config(warmup=settings), make_task("chain", steps=1), lambda step, accuracy: steps.append(step)
     )
     assert steps[-1] == 60
