@@ -4,7 +4,7 @@ config.yaml         every setting
 metrics.jsonl       one row per evaluation, rollout and update; deterministic, byte for byte
 timings.jsonl       one row per iteration: seconds, tokens per second, peak memory; everything that is not deterministic
 checkpoints/000040/ the state after 40 iterations, see `minicppo.rl.checkpoint`
-trace.safetensors   per-token tensors of the last evaluated update, trace.json its texts
+trace.safetensors   per-token tensors of the last evaluated batch after its updates, trace.json its texts
 summary.json        first and last evaluation, masked share, time and memory; written at the end
 """
 
@@ -133,9 +133,9 @@ class RunDir:
             os.truncate(path, sizes[log])
 
     def write_trace(self, tensors: Mapping[str, Tensor], texts: Mapping[str, Any]) -> None:
-        """Per-token tensors (first 256 rows) and texts of one update."""
+        """Per-token tensors and texts of some responses."""
         scratch = self.path / ".trace.tmp"
-        save_file({k: v.detach()[:256].cpu().contiguous() for k, v in tensors.items()}, scratch)
+        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, scratch)
         os.replace(scratch, self.path / "trace.safetensors")
         write_atomically(self.path / "trace.json", json.dumps(dict(texts), indent=1).encode())
 

@@ -31,6 +31,7 @@ from minicppo.rl.update import Minibatch, Updater
 from minicppo.rl.warmup import initial_policy
 from minicppo.rules import get_method, group_advantages
 
+TRACE_ROWS = 256  # responses kept token by token, for a closer look
 OnEvent = Callable[[Mapping[str, Any]], None]
 
 
@@ -173,7 +174,9 @@ class Trainer:
                 self.evaluate()
                 if last is not None:  # else every group was dropped, and there was no update
                     self.certify(fresh)
-                    self.updater.write_trace(self.run, last, batch.problems)
+                    shown = batch.kept[: max(1, TRACE_ROWS // self.config.rollout.group_size)]
+                    traced = self.minibatch(batch, shown)
+                    self.updater.write_trace(self.run, traced, batch.problems, self.rows_per_forward)
             clock.append(time.perf_counter())
             self.log_timings(clock, int(batch.rollout.response_mask.sum()), extra_eval_s=spent)
             if state.iteration % settings.checkpoint_every == 0 or state.iteration == settings.iterations:
@@ -238,14 +241,19 @@ class Trainer:
 
         Where groups were dropped there are fewer minibatches rather than smaller ones.
         """
-        settings, group_size, kept = self.config.train, self.config.rollout.group_size, batch.kept
+        settings, kept = self.config.train, batch.kept
         size = self.config.rollout.prompts // settings.minibatches
         for epoch in range(settings.epochs if len(kept) else 0):
             generator = generator_for(self.config.seed, f"shuffle-{epoch}", self.state.iteration)
             order = kept[torch.randperm(len(kept), generator=generator).to(kept.device)]
             for groups in order.tensor_split(math.ceil(len(kept) / size)):
-                rows = (groups[:, None] * group_size + torch.arange(group_size, device=groups.device)).flatten()
-                yield Minibatch(batch.rollout.select(rows), batch.advantages[rows], groups.tolist())
+                yield self.minibatch(batch, groups)
+
+    def minibatch(self, batch: "Batch", groups: Tensor) -> Minibatch:
+        """Some whole groups of a batch."""
+        n = self.config.rollout.group_size
+        rows = (groups[:, None] * n + torch.arange(n, device=groups.device)).flatten()
+        return Minibatch(batch.rollout.select(rows), batch.advantages[rows], groups.tolist())
 
     def remember(self) -> None:
         """Keep the weights of the last `staleness` updates for the rollouts to come."""

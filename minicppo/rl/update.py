@@ -31,7 +31,6 @@ class Updater:
     def __init__(self, config: RunConfig, method: Method, keep: Keep, task: Task, state: TrainState):
         self.config, self.method, self.keep, self.state = config, method, keep, state
         self.horizon = config.train.horizon or config.max_new_tokens(task)
-        self.last: tuple[TokenBatch, TokenWeights] | None = None
 
     def __call__(self, minibatch: Minibatch) -> dict[str, Any]:
         """One step. Micro-batches share the denominators of the whole minibatch, so their size changes no gradient.
@@ -72,20 +71,31 @@ class Updater:
             group["lr"] = lr
         state.optimizer.step()
         state.update += 1
-        self.last = join_batches(batches), join_results(results)
+        batch, result = join_batches(batches), join_results(results)
         return {
             "loss": float(torch.stack(losses).sum()),
             "grad_norm": float(grad_norm),
             "lr": lr,
             "entropy": float(torch.cat(entropies).mean()),
-            "drift": float(self.last[0].log_ratio[self.last[0].mask].abs().mean()),
-            **diagnostics(*self.last),
+            "drift": float(batch.log_ratio[batch.mask].abs().mean()),
+            **diagnostics(batch, result),
         }
 
-    def write_trace(self, run: RunDir, minibatch: Minibatch, problems: list[Problem]) -> None:
-        """Save the per-token tensors of the last step, whichever the method has, and the texts of its responses."""
-        assert self.last is not None
-        batch, result = self.last
+    @torch.no_grad()
+    def weigh(self, minibatch: Minibatch, rows_per_forward: int) -> tuple[TokenBatch, TokenWeights]:
+        """What an update with these responses would see now; nothing is updated."""
+        rollout, batches, results = minibatch.rollout, [], []
+        for rows in torch.arange(len(rollout), device=rollout.log_probs.device).split(rows_per_forward):
+            part = rollout.rows(rows)
+            scores = score(self.state.policy, part, self.config.rollout.temperature, self.keep)
+            batch = token_batch(part, minibatch.advantages[rows], scores.log_probs, scores.cell_log_probs)
+            results.append(self.method(batch))
+            batches.append(dataclasses.replace(batch, cells=None))
+        return join_batches(batches), join_results(results)
+
+    def write_trace(self, run: RunDir, minibatch: Minibatch, problems: list[Problem], rows_per_forward: int) -> None:
+        """Save the per-token tensors of a batch as `weigh` finds it, and the texts of its responses."""
+        batch, result = self.weigh(minibatch, rows_per_forward)
         policy, rollout, group_size = self.state.policy, minibatch.rollout, self.config.rollout.group_size
         tensors = {
             "response_ids": rollout.response_ids,
