@@ -9,7 +9,7 @@ LLM     := $(VENV)/.installed-llm
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-llm demo test test-fast lint format theory bench readings docs figures clean
+.PHONY: help setup setup-llm demo test test-fast lint format theory notebooks bench readings docs figures clean
 
 help: ## show this text
 	@echo 'minicppo: CPPO to learn, check, use and reproduce'
@@ -61,6 +61,9 @@ format: $(STAMP) ## mend what the linter can mend by itself
 
 theory: $(STAMP) ## check the paper's statements by enumeration and print the verdicts
 	$(BIN)/python -m theory.verify
+
+notebooks: $(STAMP) ## execute the notebooks from top to bottom; MINICPPO_FAST=1 for smaller numbers
+	OMP_NUM_THREADS=1 $(BIN)/python -m notebooks.run
 
 bench: $(STAMP) ## time the mask against a per-sequence loop, and write the README's numbers
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.mask
