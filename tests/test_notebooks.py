@@ -1,0 +1,110 @@
+"""The notebooks: no outputs in git, short cells, one page's shape, a sentence that is asserted; and they run."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
+PAGES = sorted(FOLDER.glob("*.ipynb"))
+CODE_CELLS, CODE_LINES = 40, 15
+FAST_SECONDS = 40
+
+pytestmark = pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
+
+
+def cells(path: Path, kind: str | None = None) -> list[dict[str, Any]]:
+    """The cells of one kind, or all, with `source` as one text."""
+    found = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    for cell in found:
+        cell["source"] = "".join(cell["source"])
+    return [cell for cell in found if kind in (None, cell["cell_type"])]
+
+
+def text(path: Path) -> str:
+    return "\n\n".join(cell["source"] for cell in cells(path, "markdown"))
+
+
+def test_no_outputs_are_committed(path: Path) -> None:
+    for cell in cells(path, "code"):
+        assert cell["outputs"] == []
+        assert cell["execution_count"] is None
+
+
+def test_cells_are_few_and_short(path: Path) -> None:
+    code = cells(path, "code")
+    assert len(code) < CODE_CELLS
+    long = {cell["id"]: lines for cell in code if (lines := len(cell["source"].splitlines())) > CODE_LINES}
+    assert not long, f"cells of more than {CODE_LINES} lines"
+
+
+def test_cell_ids_say_what_they_are(path: Path) -> None:
+    ids = [cell["id"] for cell in cells(path)]
+    assert len(set(ids)) == len(ids)
+    assert all(re.fullmatch(r"[a-z][a-z0-9-]*", name) for name in ids)
+
+
+def test_a_page_opens_with_what_a_reader_asks(path: Path) -> None:
+    first, *_ = cells(path)
+    assert first["cell_type"] == "markdown"
+    number = int(path.stem.split("_")[0])
+    assert first["source"].startswith(f"# {number}. ")
+    places = [first["source"].index(f"**{what}.**") for what in ("What you will learn", "What you need", "Minutes")]
+    assert places == sorted(places)
+
+
+def test_text_comes_first(path: Path) -> None:
+    """Every heading is followed by words before code, except that of the claim, which the first cell states."""
+    for cell, after in zip(cells(path), cells(path)[1:], strict=False):
+        lines = [line for line in cell["source"].splitlines() if line.strip()]
+        if after["cell_type"] == "code" and cell["cell_type"] == "markdown" and lines[-1].startswith("#"):
+            assert lines[-1] == "## The claim, checked"
+
+
+def test_one_sentence_is_stated_and_asserted(path: Path) -> None:
+    assert re.search(r"\*\*The claim\.\*\* \*[^*]+\*", cells(path)[0]["source"])
+    heading, claim = next(
+        (a, b) for a, b in zip(cells(path), cells(path)[1:], strict=False) if "## The claim, checked" in a["source"]
+    )
+    assert heading["cell_type"] == "markdown"
+    assert claim["cell_type"] == "code"
+    assert claim == cells(path, "code")[-1]
+    assert re.search(r"^\s*assert ", claim["source"], re.M)
+
+
+def test_exercises_have_hidden_solutions(path: Path) -> None:
+    last = cells(path)[-1]
+    assert last["source"].startswith("## Exercises")
+    assert "<details>\n<summary>Solutions</summary>\n" in last["source"]
+    questions, solutions = last["source"].split("<details>")
+    asked, solved = (re.findall(r"^(\d+)\. ", part, re.M) for part in (questions, solutions))
+    assert asked == solved
+    assert len(asked) >= 3
+
+
+def test_figures_and_links_exist(path: Path) -> None:
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", text(path))
+    assert all((FOLDER / link).exists() for link in links)
+    shown = set(re.findall(r"!\[[^\]]+\]\(figures/([\w-]+)\.png\)", text(path)))
+    code = "\n".join(cell["source"] for cell in cells(path, "code"))
+    drawn = set(re.findall(rf'"({path.stem[:2]}-[\w-]+)(?:\.png)?"', code))
+    assert shown == drawn, "every figure that a cell writes is shown in the text"
+    assert shown == {figure.stem for figure in (FOLDER / "figures").glob(f"{path.stem[:2]}-*.png")}
+
+
+@pytest.mark.slow
+def test_it_runs_in_fast_mode(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for package in ("nbclient", "ipykernel"):
+        pytest.importorskip(package, reason=f"{package} is not installed: pip install -e .[dev]")
+    from notebooks.run import execute
+
+    monkeypatch.setenv("MINICPPO_FAST", "1")
+    monkeypatch.setenv("OMP_NUM_THREADS", os.environ.get("OMP_NUM_THREADS", "1"))
+    before = path.read_bytes()
+    assert execute(path) < FAST_SECONDS * 3, "fast mode is meant to take less than 40 s on an idle core"
+    assert path.read_bytes() == before
