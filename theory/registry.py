@@ -22,8 +22,7 @@ class Statement:
     """id: stable name. source: the paper's number, "ours", or where else it was said. premise, verdict: in
     one phrase.
 
-    page: file#anchor of the derivation. function, test: where it is computed and tested. notebook: file or
-    "-".
+    page: file#anchor of the derivation. function, test: where it is computed and tested.
     """
 
     id: str
@@ -35,8 +34,20 @@ class Statement:
     function: str
     test: str
     check: Callable[[Study], Evidence]
-    notebook: str = "-"
 
+    @property
+    def notebook(self) -> str:
+        """The walkthrough that shows it, "-" for none."""
+        return next((file for file, ids in NOTEBOOKS.items() if self.id in ids.split()), "-")
+
+
+NOTEBOOKS = {
+    "01_the_identity_and_the_bound.ipynb": (
+        "lemma2 prop4 b9-bound cor67 trm-bounds F1 F2 F3 F4 F5 F6 F7 eq8 eq8-path"
+    ),
+    "02_deriving_thresholds.ipynb": "design",
+    "03_the_mask_step_by_step.ipynb": "allowance dynamic",
+}
 
 H: Verdict = "holds"
 C: Verdict = "holds with caveat"
