@@ -45,11 +45,11 @@ def test_the_command_prints_a_table_json_and_a_picture(tmp_path: Path, capsys: p
 def test_explains_every_method(method: str) -> None:
     rule = get_method(method)
     if rule.params.get("direction") == "predicted":
-        with pytest.raises(ValueError, match="looks beyond the sampled token"):
+        with pytest.raises(ValueError, match="predicts its direction from whole distributions"):
             explain(MU, PI, [1.0], method)
         return
     rows = explain(MU, PI, [1.0], method, divergence=None if rule.needs == "log_probs" else [0.1, 0.08, 0.1, 0.01, 0.2])
-    assert [set(row) for row in rows] == [{*COLUMNS, "reason"}] * 5
+    assert [set(row) for row in rows] == [{*COLUMNS, "reason", "delta_b"}] * 5
     assert picture(rows, method).axes
 
 

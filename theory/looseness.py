@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+
 import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -57,4 +59,5 @@ def table(study: Study) -> Table:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     Console().print(table(Study()))

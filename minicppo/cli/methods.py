@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Annotated, Any
 
 import typer
@@ -25,7 +26,7 @@ def methods(
     names = list(METHODS) if name is None else [get_method(name).name]
     rows = [describe(each) for each in names]
     if as_json:
-        print(json.dumps(rows, indent=1))
+        print(json.dumps(rows, indent=1, allow_nan=False))
     elif name is None:
         _print_all(rows)
     else:
@@ -44,7 +45,10 @@ def describe(name: str) -> dict[str, Any]:
         "level": method.family.level,
         "needs": method.needs,
         "source": method.family.source,
-        "params": {key: {"value": value, "source": note.source} for key, (value, note) in method.hypers.items()},
+        "params": {
+            key: {"value": "inf" if value == math.inf else value, "source": note.source}
+            for key, (value, note) in method.hypers.items()
+        },
     }
 
 

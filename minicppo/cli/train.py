@@ -89,6 +89,8 @@ def _follow(folder: Path, iterations: int, done: int, work: Callable[[Handler], 
             display.add(folder.name, iterations, done)
             work(lambda event: display.handle(folder.name, event))
     except KeyboardInterrupt:
-        stopped(f"Continue with: minicppo resume {folder}")
+        if not (folder / "config.yaml").exists():
+            stopped("It was still warming up and nothing is lost but that: type the same command again")
+        stopped(f"Continue from the last checkpoint with: minicppo resume {folder}")
     console.print(rich_table(results([load_run(folder)])))
     console.print(f"Figures: minicppo compare {folder} [OTHER RUNS]", markup=False)

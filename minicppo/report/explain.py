@@ -49,7 +49,7 @@ def explain(
     divergence: Sequence[float] | None = None,
     **params: Any,
 ) -> list[dict[str, Any]]:
-    """One row a token, keys as in COLUMNS plus "reason"; None where the method has no such quantity.
+    """One row a token, keys as in COLUMNS plus "reason" and "delta_b"; None where the method has no such quantity.
 
     mu, pi: the sampled tokens' probabilities under the rollout and the current policy, each in (0, 1], of one response.
     advantages: one for each token, or one for all. divergence: D_t, in the place of the method's own; needed by methods
@@ -67,11 +67,10 @@ def explain(
         for value in values:
             if not 0 < value <= 1:
                 raise ValueError(f"{name} has the value {value}: the probability of a sampled token is in (0, 1]")
-    if rule.needs != "log_probs" and (divergence is None or rule.params.get("direction") == "predicted"):
-        raise ValueError(
-            f"method {method!r} looks beyond the sampled token; give its D_t with --divergence, "
-            f"or take its Binary form, {rule.family.function.__name__!r}"
-        )
+    if rule.params.get("direction") == "predicted":
+        raise ValueError(f"method {method!r} predicts its direction from whole distributions: explain cannot show it")
+    if rule.needs != "log_probs" and divergence is None:
+        raise ValueError(f"method {method!r} looks beyond the sampled token: give its D_t with --divergence")
     row = [torch.tensor([list(x)], dtype=torch.float64) for x in (pi, mu, advantages)]
     given = None if divergence is None else torch.tensor([list(divergence)], dtype=torch.float64)
     batch = TokenBatch(row[0].log(), row[1].log(), row[2], divergence=given)
@@ -91,6 +90,7 @@ def explain(
         {
             **{name: columns[name][t] if name in columns else None for name in COLUMNS[1:-1]},
             "t": t + 1,
+            "delta_b": None if out.delta_b is None else float(out.delta_b[0]),
             "verdict": _verdict(codes[t], columns["g"][t]),
             "reason": codes[t].name.lower(),
         }
@@ -121,7 +121,8 @@ def table(rows: Sequence[dict[str, Any]], title: str) -> Table:
 def legend(rows: Sequence[dict[str, Any]]) -> str:
     """What the columns and the verdicts mean."""
     columns = "; ".join(f"{name}: {text}" for name, text in MEANINGS.items() if rows[0][name] is not None)
-    return f"{columns}\nVerdicts. {REASONS}"
+    used = "" if rows[0]["delta_b"] is None else f"\ndelta_b used: {_cell(rows[0]['delta_b'])}"
+    return f"{columns}{used}\nVerdicts. {REASONS}"
 
 
 def _cell(value: Any) -> str:

@@ -6,6 +6,7 @@ comes from `minicppo.rules`.
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 from typing import Any
 
@@ -108,4 +109,5 @@ def _note(ax: Axes, text: str, at: tuple[float, float], text_at: tuple[float, fl
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     print(save(overview(), PATH))

@@ -52,7 +52,7 @@ class RunDir:
         """Raises FileExistsError where the folder already holds a run."""
         if (self.path / "config.yaml").exists():
             raise FileExistsError(
-                f"{self.path} already holds a run: resume it, remove it, or give this run another folder"
+                f"{self.path} already holds a run: resume it, remove it, or give this run another folder (--run-dir)"
             )
 
     @classmethod
