@@ -116,8 +116,8 @@ def soft_gate(
         elif kind == "reciprocal":
             gates.append(1 / x)
         else:
-            p = 1 / (1 + np.exp(-(x - 1)))
-            gates.append(4 * p * (1 - p) / x)
+            tail = np.exp(-(x - 1))  # p = 1 / (1 + tail)
+            gates.append(4 * tail / (1 + tail) ** 2 / x)
     return gates
 
 

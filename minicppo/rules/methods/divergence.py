@@ -152,8 +152,8 @@ def gate_values(mask: CPPOMask, gate: str) -> Float[Tensor, "B T"]:
         limit = _prefix_limit(mask)
         spent = limit - mask.slack + Z
         x = torch.maximum(Z / mask.delta, torch.where(torch.isinf(limit), 0.0, spent / limit)).clamp(min=1.0)
-        p = torch.sigmoid(x - 1)
-        cut = 1 / x if gate == "reciprocal" else 4 * p * (1 - p) / x
+        p, q = torch.sigmoid(x - 1), torch.sigmoid(1 - x)  # q, not 1 - p, which is 0 from x = 38 on
+        cut = 1 / x if gate == "reciprocal" else 4 * p * q / x
     # The hard decision is exact, toward tokens included; the quotient may round across the limit.
     return torch.where(mask.token_mask, 1.0, cut)
 
