@@ -29,6 +29,16 @@ def original() -> Subject:
     return Subject(importlib.import_module("minicppo.rules"), importlib.import_module("minicppo.reference"))
 
 
+def log_response(mu: list[float], pi: list[float], advantage: float) -> dict[str, torch.Tensor]:
+    """Arguments of one response, (1, T), from the probabilities of its sampled tokens."""
+    as_log = lambda p: torch.tensor([p], dtype=torch.float64).log()  # noqa: E731
+    return {
+        "log_probs": as_log(pi),
+        "rollout_log_probs": as_log(mu),
+        "advantages": torch.tensor([advantage], dtype=torch.float64),
+    }
+
+
 # --- the CPPO mask, divergence given ----------------------------------------------------------------------------------
 
 

@@ -12,21 +12,12 @@ import torch
 
 from minicppo import reference, rules
 from tests.strategies import Response, drifting
-from tests.twins import original
+from tests.twins import log_response, original
 
 S = original()
 REASONS = {"toward": 1, "inside": 2, "token": 3, "prefix": 4, "both": 5}
 
 # --- one question, two twins ------------------------------------------------------------------------------------------
-
-
-def log_response(mu: list[float], pi: list[float], advantage: float) -> dict[str, torch.Tensor]:
-    as_log = lambda p: torch.tensor([p], dtype=torch.float64).log()  # noqa: E731
-    return {
-        "log_probs": as_log(pi),
-        "rollout_log_probs": as_log(mu),
-        "advantages": torch.tensor([advantage], dtype=torch.float64),
-    }
 
 
 def by_loop(

@@ -10,19 +10,9 @@ import torch
 
 from minicppo import reference, rules
 from tests.strategies import Token, tight
-from tests.twins import loop_divergence, loop_weights, original, token_batch
+from tests.twins import log_response, loop_divergence, loop_weights, original, token_batch
 
 S = original()
-REASONS = {"toward": 1, "inside": 2, "token": 3, "prefix": 4, "both": 5}
-
-
-def log_response(mu: list[float], pi: list[float], advantage: float) -> dict[str, torch.Tensor]:
-    as_log = lambda p: torch.tensor([p], dtype=torch.float64).log()  # noqa: E731
-    return {
-        "log_probs": as_log(pi),
-        "rollout_log_probs": as_log(mu),
-        "advantages": torch.tensor([advantage], dtype=torch.float64),
-    }
 
 
 def near(values: list[float], places: float = 1e-9) -> Any:
