@@ -1,7 +1,7 @@
 # Every target makes its own virtual environment when that is missing or older than what it is made from.
 PYTHON  ?= python3
 VENV    ?= .venv
-EXTRAS  ?= dev,tasks
+EXTRAS  ?= dev,tasks,math,study,trl
 WORKERS ?= auto
 BIN     := $(VENV)/bin
 STAMP   := $(VENV)/.installed

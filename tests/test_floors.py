@@ -18,8 +18,9 @@ FLOORS: dict[str, set[str]] = {
     "bounds": set(),
     "rules": set(),
     "rl": {"rules", "bounds"},
+    "engines": {"rl", "rules"},
     "report": {"rl", "rules", "bounds"},
-    "cli": {"report", "rl", "rules", "bounds", "reference"},
+    "cli": {"engines", "report", "rl", "rules", "bounds", "reference"},
     "": {"rules"},  # minicppo/__init__.py, the public face
 }
 STANDARD = set(sys.stdlib_module_names)

@@ -14,7 +14,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-TESTED_EXTRAS = ("dev", "tasks", "gguf")  # what `make setup-llm` installs
+TESTED_EXTRAS = ("dev", "tasks", "math", "study", "trl", "gguf")  # what `make setup-llm` installs
 
 
 def pins() -> dict[str, str]:
