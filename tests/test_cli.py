@@ -184,3 +184,8 @@ def test_demo_writes_what_it_promises_and_goes_on_where_it_stopped(minicppo: Com
     other = minicppo("demo", *TINY, "seed=1")
     assert other.status == 2
     assert "--fresh" in other.err
+
+
+def test_a_residual_as_large_as_the_reward_range_is_said_to_certify_nothing(minicppo: Command) -> None:
+    assert "certifies nothing" in minicppo("thresholds", "--horizon", "64", "--residual", "1").out
+    assert "certifies nothing" not in minicppo("thresholds", "--horizon", "64", "--residual", ".5").out

@@ -12,9 +12,9 @@ from minicppo.report.curves import curves, masked_share
 from minicppo.report.drift import by_position, drift_by_position
 from minicppo.report.overview import LENGTH, PATH, made_up_divergences, masks, overview
 from minicppo.report.response import MASKED, choose_response, choose_window, one_response
-from minicppo.report.runs import Run, Trace, labels, load_run
+from minicppo.report.runs import Run, Trace, differing_settings, labels, load_run
 from minicppo.report.style import line_styles, save
-from minicppo.report.tables import COLUMNS, cells, markdown_table, result, results, rich_table
+from minicppo.report.tables import COLUMNS, cells, markdown_settings, markdown_table, result, results, rich_table
 from minicppo.report.write import write_report
 from minicppo.rules import Reason
 from tests.fake_runs import DELTA, W_MIN, write_run
@@ -65,6 +65,18 @@ def test_labels_tell_runs_of_one_method_apart(runs: list[Run], tmp_path: Path) -
     assert labels([*runs, again])[2:] == ["grpo (grpo)", "none", "grpo (second)"]
     styles = line_styles([run.method for run in [*runs, again]])
     assert len({(style.color, str(style.dashes)) for style in styles}) == 5
+
+
+def test_what_runs_were_told_differently_is_said(runs: list[Run], tmp_path: Path) -> None:
+    found = differing_settings([runs[0], runs[2]])
+    assert found["method.name"] == ["cppo-exact", "grpo"]
+    assert found["method.params.w_min"][1] is None, "the other method has no such thing"
+    assert "name" not in found
+    assert differing_settings([runs[0], runs[0]]) == {}
+    assert markdown_settings([runs[0], runs[0]]) == ""
+    assert "| method.name | cppo-exact | grpo |" in markdown_settings([runs[0], runs[2]])
+    write_report([runs[0], runs[2]], tmp_path)
+    assert "Settings that differ" in (tmp_path / "report.md").read_text()
 
 
 def test_series_spread_the_updates_over_their_iteration(runs: list[Run]) -> None:

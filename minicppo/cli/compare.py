@@ -16,15 +16,19 @@ def compare(
 ) -> None:
     """Put runs side by side: a table here, figures and the full table as files.
 
-    Works while the runs are still going. Differences within two standard errors, or from one seed, settle nothing.
+    Also says in which settings the runs differ. Works while the runs are still going. Differences within two standard
+    errors, or from one seed, settle nothing.
 
     Example: `minicppo compare runs/stale-cppo-exact runs/stale-grpo --out runs/cppo-and-grpo`
     """
     from minicppo.report.runs import load_run
-    from minicppo.report.tables import results, rich_table
+    from minicppo.report.tables import results, rich_settings, rich_table
     from minicppo.report.write import write_report
 
     loaded = [load_run(path) for path in runs]
     console.print(rich_table(results(loaded)))
+    told = rich_settings(loaded)
+    if told is not None:
+        console.print(told)
     for path in write_report(loaded, out):
         console.print(str(path))

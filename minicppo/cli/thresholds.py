@@ -35,6 +35,12 @@ def thresholds(
         task = progress.add_task("", total=len(horizons))
         rows = design_table(residual, reward_range, burst, w_min, horizons, lambda: progress.advance(task))
     console.print(tables.designs_table(rows, horizon, residual))
+    if residual >= reward_range:
+        console.print(
+            f"[bold]A residual of {residual:g} certifies nothing:[/] J itself can differ by at most {reward_range:g}, "
+            "the reward range. Ask for a smaller --residual.\n",
+            soft_wrap=True,
+        )
     for method, premise in PREMISES.items():
         console.print(f"  {method}: {premise}", soft_wrap=True)
     console.print(

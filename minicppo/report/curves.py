@@ -53,6 +53,7 @@ def curves(runs: list[Run]) -> Figure:
             ax.set_ylabel(label)
         for ax in axes[1]:
             ax.set_xlabel("iteration (one rollout batch each)")
+            ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes[0, 0].set_ylim(-3, 103)
         axes[0, 1].set_ylim(-0.03, 1.03)
         for ax in axes[1]:

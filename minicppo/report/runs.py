@@ -113,3 +113,21 @@ def labels(runs: list[Run]) -> list[str]:
     """The method's name, with the directory's where several runs share a method."""
     methods = [run.method for run in runs]
     return [m if methods.count(m) == 1 else f"{m} ({run.path.name})" for m, run in zip(methods, runs, strict=True)]
+
+
+def differing_settings(runs: list[Run]) -> dict[str, list[Any]]:
+    """The dotted settings in which the runs are not alike, each with every run's value; None where one has none."""
+    flat = [_flat({**run.config, "method": {"name": run.method, "params": run.params}}) for run in runs]
+    keys = dict.fromkeys(key for settings in flat for key in settings if key != "name")
+    found = {key: [settings.get(key) for settings in flat] for key in keys}
+    return {key: values for key, values in found.items() if any(value != values[0] for value in values)}
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat

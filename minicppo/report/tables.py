@@ -10,7 +10,7 @@ import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from minicppo.report.runs import Run, labels
+from minicppo.report.runs import Run, differing_settings, labels
 
 
 @dataclass(frozen=True)
@@ -135,11 +135,45 @@ def rich_table(rows: Sequence[Result], title: str | None = None) -> Table:
     return table
 
 
+def rich_settings(runs: Sequence[Run]) -> Table | None:
+    """For the terminal: in what the runs differ, or None."""
+    lines = settings_table(runs)
+    if not lines:
+        return None
+    table = Table(title="Settings that differ", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    for head in lines[0]:
+        table.add_column(head, overflow="fold")
+    for line in lines[1:]:
+        table.add_row(*line)
+    return table
+
+
+def markdown_settings(runs: Sequence[Run]) -> str:
+    """The same for a file; empty when the runs differ in nothing."""
+    lines = settings_table(runs)
+    if not lines:
+        return ""
+    lines.insert(1, ["---"] * len(lines[0]))
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
 def markdown_table(rows: Sequence[Result]) -> str:
     """All columns, for a file."""
     lines = ["| " + " | ".join(COLUMNS.values()) + " |", "|---|" + "---:|" * (len(COLUMNS) - 1)]
     lines += ["| " + " | ".join(cells(row)[key] for key in COLUMNS) + " |" for row in rows]
     return "\n".join(lines) + "\n"
+
+
+def settings_table(runs: Sequence[Run]) -> list[list[str]]:
+    """Head and rows of what the runs were told differently; empty when they differ in nothing.
+
+    A setting that some runs lack, such as another method's hyper-parameter, is a dash there.
+    """
+    found = differing_settings(list(runs))
+    if not found:
+        return []
+    rows = [[key, *("-" if value is None else f"{value}" for value in values)] for key, values in found.items()]
+    return [["setting", *labels(list(runs))], *rows]
 
 
 def _number(value: float | None, digits: int, scale: float = 1.0) -> str:

@@ -10,13 +10,13 @@ from minicppo.report.drift import drift_by_position
 from minicppo.report.response import one_response
 from minicppo.report.runs import Run, labels
 from minicppo.report.style import save
-from minicppo.report.tables import markdown_table, results
+from minicppo.report.tables import markdown_settings, markdown_table, results
 
 
 def write_report(runs: Sequence[Run], folder: Path, notes: str = "") -> list[Path]:
-    """Write report.md (the table, and `notes` under it) and every figure these runs have data for; returns the paths.
+    """Write report.md and every figure these runs have data for; returns the paths.
 
-    response.png shows the first run whose rule compares a divergence with a threshold.
+    The report holds the table, the settings that differ, and `notes`. response.png shows the first run whose rule compares a divergence with a threshold.
     """
     runs = list(runs)
     folder.mkdir(parents=True, exist_ok=True)
@@ -32,6 +32,8 @@ def write_report(runs: Sequence[Run], folder: Path, notes: str = "") -> list[Pat
     if tested:
         written.append(save(one_response(tested[0]), folder / "response.png"))
     pictures = "\n\n".join(f"![{path.stem}]({path.name})" for path in written[1:])
-    parts = [f"# {', '.join(labels(runs))}", markdown_table(results(runs)), notes, pictures]
+    told = markdown_settings(runs)
+    told = told and f"Settings that differ:\n\n{told}"
+    parts = [f"# {', '.join(labels(runs))}", markdown_table(results(runs)), told, notes, pictures]
     report.write_text("\n\n".join(part for part in parts if part) + "\n", encoding="utf-8")
     return written
