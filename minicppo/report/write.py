@@ -16,7 +16,8 @@ from minicppo.report.tables import markdown_settings, markdown_table, results
 def write_report(runs: Sequence[Run], folder: Path, notes: str = "") -> list[Path]:
     """Write report.md and every figure these runs have data for; returns the paths.
 
-    The report holds the table, the settings that differ, and `notes`. response.png shows the first run whose rule compares a divergence with a threshold.
+    The report holds the table, the settings that differ, and `notes`. response.png shows the first run whose rule
+    compares a divergence with a threshold.
     """
     runs = list(runs)
     folder.mkdir(parents=True, exist_ok=True)
