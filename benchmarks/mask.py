@@ -6,22 +6,13 @@ Both compute the mask, the reasons and c_t under Binary TV and the dynamic budge
 The loop is how released code does it: one response after the other, `torch.quantile` for the budget.
 """
 
-import argparse
-import json
-import platform
-import re
-import statistics
-import time
-from collections.abc import Callable
-from pathlib import Path
-
 import torch
 from torch import Tensor
 
+from benchmarks.common import options, seconds, write
 from minicppo import cppo_mask
 
 DELTA, DELTA_B, W_MIN, CAP = 0.15, 0.02, 0.8, 2.0
-RESULT = Path(__file__).parent / "results" / "mask.json"
 SHAPES = ((512, 2048), (64, 8192))
 
 
@@ -76,19 +67,6 @@ def batched(
     return out.token_mask, out.reason, out.threshold
 
 
-def seconds(functions: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Median seconds of each, the candidates taking turns so that a busy machine slows all alike."""
-    times: dict[str, list[float]] = {name: [] for name in functions}
-    for function in functions.values():
-        function()
-    for _ in range(repeats):
-        for name, function in functions.items():
-            start = time.perf_counter()
-            function()
-            times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in times.items()}
-
-
 def measure(rows: int, width: int, repeats: int) -> dict[str, float | int]:
     inputs = draw(rows, width)
     loop, fast = by_sequence(*inputs), batched(*inputs)
@@ -107,19 +85,9 @@ def measure(rows: int, width: int, repeats: int) -> dict[str, float | int]:
     }
 
 
-def processor() -> str:
-    """The processor's name as Linux tells it, or what Python knows."""
-    cpuinfo = Path("/proc/cpuinfo")
-    names = re.findall(r"^model name\s*: (.*)$", cpuinfo.read_text(), re.M) if cpuinfo.exists() else []
-    return names[0] if names else platform.processor() or platform.machine()
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--json", type=Path, default=RESULT, help="where the rows go")
-    args = parser.parse_args()
-    torch.set_num_threads(1)
+    args = options(__doc__).parse_args()
+    torch.set_num_threads(args.threads)
     rows = [measure(*shape, args.repeats) for shape in SHAPES]
     print("| responses x tokens | loop, ms | batched, ms | times faster | masked | decisions that differ |")
     print("|---|---|---|---|---|---|")
@@ -128,15 +96,7 @@ def main() -> None:
             f"| {r['rows']} x {r['width']} | {r['loop_ms']:.1f} | {r['batched_ms']:.1f} | {r['ratio']:.1f} "
             f"| {r['masked_share']:.1%} | {r['decisions_that_differ']} |"
         )
-    machine = {
-        "processor": processor(),
-        "threads": 1,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-    }
-    result = {"benchmark": "mask", "repeats": args.repeats, "machine": machine, "rows": rows}
-    args.json.parent.mkdir(parents=True, exist_ok=True)
-    args.json.write_text(json.dumps(result, indent=1) + "\n")
+    write(args.json, "mask", args.repeats, rows)
 
 
 if __name__ == "__main__":
