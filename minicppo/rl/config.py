@@ -9,6 +9,7 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from minicppo.rl.sections import (
+    ClusterConfig,
     EvalConfig,
     MethodConfig,
     ModelConfig,
@@ -19,8 +20,10 @@ from minicppo.rl.sections import (
     WarmupConfig,
 )
 from minicppo.rl.tasks import Task, make_task
+from minicppo.rules import METHODS
 from minicppo.rules.hyper import nearest
 
+Engine = Literal["local", "trl", "verl"]
 PRESETS = Path(__file__).parent.parent / "presets"
 
 
@@ -32,7 +35,7 @@ class RunConfig(Section):
     """One run."""
 
     name: str = "run"
-    engine: Literal["local"] = "local"
+    engine: Engine = "local"  # local: our own small trainer; the others outgrow one device
     seed: int = Field(0, ge=0)
     device: str = "auto"  # auto: cuda if there is one, else cpu
     threads: int = Field(1, ge=1)  # CPU threads; also part of what determines the last bits of a run
@@ -43,6 +46,23 @@ class RunConfig(Section):
     train: TrainConfig = TrainConfig()
     eval: EvalConfig = EvalConfig()
     warmup: WarmupConfig | None = None
+    cluster: ClusterConfig = ClusterConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _derive(cls, settings: Any) -> Any:
+        """`train.minibatches` from `train.minibatch_prompts`, unless both are given."""
+        train, rollout = (settings.get(name) for name in ("train", "rollout"))
+        if not isinstance(train, dict) or not isinstance(size := train.get("minibatch_prompts"), int) or size < 1:
+            return settings
+        prompts = (rollout or {}).get("prompts", RolloutConfig().prompts)
+        if prompts % size or train.get("minibatches", prompts // size) != prompts // size:
+            raise ValueError(
+                f"train.minibatch_prompts = {size} does not fit rollout.prompts = {prompts}"
+                + (f" and train.minibatches = {train['minibatches']}" if "minibatches" in train else "")
+                + ": minibatches = prompts / minibatch_prompts; set one of the two to null or leave it out"
+            )
+        return {**settings, "train": {**train, "minibatches": prompts // size}}
 
     @model_validator(mode="after")
     def _check(self) -> "RunConfig":
@@ -54,6 +74,11 @@ class RunConfig(Section):
         if self.device not in ("auto", "cpu") and not (self.device.startswith("cuda") and torch.cuda.is_available()):
             raise ValueError(
                 f"device = {self.device!r} is not available here: use 'auto', 'cpu' or, with a GPU, 'cuda'"
+            )
+        if self.engine == "local" and self.model.hub is not None:
+            raise ValueError(
+                f"model.path = {self.model.path!r} is a name on the Hugging Face hub, and engine = 'local' reads from "
+                f"disk: `hf download {self.model.hub} --local-dir DIR` and model.path=DIR, or engine=trl or verl"
             )
         task = self.make_task()
         if self.model.path is None and not task.alphabet:
@@ -90,7 +115,8 @@ def load_config(preset_or_path: str | Path, overrides: list[str] | None = None) 
     """A preset by name or a YAML file, with `a.b=value` overrides (values are YAML) applied in order.
 
     Naming a new task or method without its options drops the options of the old one: `method=grpo` is short for
-    `method.name=grpo` with default parameters. `recipe=grpo` lays presets/recipes/grpo.yaml over the settings: the
+    `method.name=grpo` with default parameters. Within a family the parameters stay that the new method does not itself
+    set: `method=cppo-no-budget` keeps a preset's delta. `recipe=grpo` lays presets/recipes/grpo.yaml over the settings: the
     method with the normalisation and aggregation of its own paper.
 
     Raises:
@@ -176,9 +202,20 @@ def _apply(settings: dict[str, Any], override: str) -> None:
             node[parent] = {"name": node[parent]} if isinstance(node.get(parent), str) else {}
         node = node[parent]
     try:
-        node[leaf] = yaml.load(text, Loader=_Loader)
+        value = yaml.load(text, Loader=_Loader)
     except yaml.YAMLError:
         raise ConfigError(f"override {override!r}: {text!r} is not a YAML value") from None
+    node[leaf] = _renamed(settings.get("method"), value) if key == "method" else value
+
+
+def _renamed(old: Any, name: Any) -> Any:
+    """The method of that name with what it inherits from the old one: parameters of the family it does not set."""
+    if not isinstance(old, dict) or not isinstance(name, str) or {name, old.get("name")} - set(METHODS):
+        return name
+    new = METHODS[name]
+    if METHODS[old["name"]].family != new.family:
+        return name
+    return {"name": name, "params": {k: v for k, v in old.get("params", {}).items() if k not in new.overrides}}
 
 
 def _explain(detail: Any) -> str:

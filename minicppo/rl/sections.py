@@ -1,5 +1,6 @@
 """The sections of a run's configuration, each of which refuses on its own what cannot work."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -24,10 +25,13 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
 
+HUB = "hub:"  # model.path = hub:OWNER/NAME: a name on the Hugging Face hub
+
+
 class ModelConfig(Section):
     """The policy: a saved model (`path`) or, without a path, a small Qwen3-like one of these sizes."""
 
-    path: str | None = None  # a Hugging Face folder, a .gguf file, or package:NAME
+    path: str | None = None  # a Hugging Face folder, a .gguf file, package:NAME, or (engines only) hub:OWNER/NAME
     chat: bool | None = None  # wrap prompts in the chat template; null: if the tokenizer has one
     hidden_size: int = Field(64, ge=1)
     intermediate_size: int = Field(128, ge=1)
@@ -40,9 +44,21 @@ class ModelConfig(Section):
             raise ValueError(f"hidden_size = {self.hidden_size} must be a multiple of 2 * heads = {2 * self.heads}")
         if self.chat and self.path is None:
             raise ValueError("chat = true needs a model with a chat template: set model.path")
-        if self.path is not None and not self.path.startswith("package:") and not Path(self.path).expanduser().exists():
-            raise ValueError(f"path = {self.path!r} does not exist: give a saved model's folder or a .gguf file")
-        return self
+        if self.hub is not None and not re.fullmatch(r"[\w.-]+/[\w.-]+", self.hub):
+            raise ValueError(f"path = {self.path!r} is not of the form {HUB}OWNER/NAME, e.g. {HUB}Qwen/Qwen3-8B-Base")
+        if self.path is None or self.path.startswith(("package:", HUB)) or Path(self.path).expanduser().exists():
+            return self
+        raise ValueError(f"path = {self.path!r} does not exist: give a saved model's folder or a .gguf file")
+
+    @property
+    def hub(self) -> str | None:
+        """OWNER/NAME on the Hugging Face hub, where `path` names one."""
+        return self.path.removeprefix(HUB) if self.path is not None and self.path.startswith(HUB) else None
+
+    @property
+    def source(self) -> str | None:
+        """What `from_pretrained` and the engines take: the hub's name or the path."""
+        return self.hub or self.path
 
 
 class TaskConfig(Section):
@@ -98,6 +114,7 @@ class TrainConfig(Section):
 
     iterations: int = Field(40, ge=1)  # rollout batches
     minibatches: int = Field(8, ge=1)  # optimiser steps per epoch when no group is dropped
+    minibatch_prompts: int | None = Field(None, ge=1)  # the same in prompts a step: minibatches = prompts / this
     epochs: int = Field(1, ge=1)  # passes over each rollout batch
     staleness: int = Field(0, ge=0)  # rollouts come from the weights of this many optimiser steps ago
     lr: float = Field(3e-4, gt=0)
@@ -126,8 +143,10 @@ class EvalConfig(Section):
 
     every: int = Field(10, ge=1)  # iterations; always at the start and at the end
     problems: int = Field(64, ge=2)
+    data: list[str] = []  # test sets by name or path, all their problems; empty: the task's held-out problems
     samples: int = Field(4, ge=1)
     temperature: Temperature = 1.0
+    top_p: float = Field(1.0, gt=0, le=1)
     batch: int | None = Field(None, ge=1)  # prompts per forward pass; null: all
     seed: int = 0  # of the problems, which are the same for all methods and run seeds
 
@@ -143,3 +162,37 @@ class WarmupConfig(Section):
     batch: int = Field(64, ge=1)
     lr: float = Field(4e-3, gt=0)
     seed: int = 0  # of weights and demonstrations: runs with different seeds share one warm-up
+
+
+class ClusterConfig(Section):
+    """Where an engine runs and how it splits the work; the local trainer takes no notice of it."""
+
+    nodes: int = Field(1, ge=1)
+    gpus_per_node: int = Field(1, ge=1)
+    gpu: str = "h100-80gb"  # what `minicppo plan` estimates with; see `minicppo.engines.memory.GPUS`
+    max_prompt_tokens: int = Field(1024, ge=1)  # longer prompts are left out
+    tokens_per_gpu: int | None = Field(None, ge=1)  # of one packed micro-batch; null: one prompt and response
+    tensor_parallel: int = Field(1, ge=1)  # GPUs a layer is split over, in training (Megatron)
+    pipeline_parallel: int = Field(1, ge=1)  # GPUs the layers are dealt out to, in training (Megatron)
+    expert_parallel: int = Field(1, ge=1)  # GPUs the experts are dealt out to; more than 1 selects Megatron
+    rollout_tensor_parallel: int = Field(1, ge=1)  # GPUs a rollout replica is split over
+    rollout_memory: float = Field(0.5, gt=0, lt=1)  # share of a GPU's memory for rollout weights and KV cache
+    offload: bool = False  # keep parameters and optimiser in host memory while rolling out
+    overrides: list[str] = []  # further settings of the engine's own, KEY=VALUE, applied last
+
+    @property
+    def gpus(self) -> int:
+        """GPUs in all."""
+        return self.nodes * self.gpus_per_node
+
+    @model_validator(mode="after")
+    def _check(self) -> "ClusterConfig":
+        parallel = self.tensor_parallel * self.pipeline_parallel
+        for name, size in (
+            ("tensor_parallel * pipeline_parallel", parallel),
+            ("expert_parallel", self.expert_parallel),
+            ("rollout_tensor_parallel", self.rollout_tensor_parallel),
+        ):
+            if self.gpus % size:
+                raise ValueError(f"{name} = {size} must divide nodes * gpus_per_node = {self.gpus}")
+        return self
