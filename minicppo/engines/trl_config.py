@@ -1,0 +1,115 @@
+"""`CPPOConfig`: a `GRPOConfig` that names a method, and refuses what would silently bias it."""
+
+import json
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from trl import GRPOConfig
+
+from minicppo.rules import Method, get_method
+
+# TRL's aggregations and ours. Its cispo, sapo and vespo are these again with a token weight of their own.
+LOSS_TYPES = {
+    "dapo": "token-mean",  # over the rollout's tokens per update, counted on all processes
+    "bnpo": "token-mean",  # over each micro-batch's own tokens
+    "grpo": "seq-mean-token-mean",
+    "luspo": "seq-mean-token-sum",
+    "dr_grpo": "seq-mean-token-sum-norm",  # the horizon is max_completion_length
+}
+HARMLESS_GENERATION_KWARGS = {"stop", "stop_token_ids", "seed"}
+TRUNCATED = (
+    "sampling then draws from another distribution than the one that is scored, and every ratio and divergence is "
+    "biased. Way out: leave it at its default"
+)
+
+
+@dataclass
+class CPPOConfig(GRPOConfig):
+    """`GRPOConfig` with a method of the registry. The ratio's anchor is always the rollout's own log-probs.
+
+    Other defaults than GRPOConfig's: the loss is summed over tokens and divided by the horizon, rewards are centred but
+    not divided by their standard deviation (both as in the released CPPO recipes), dropout and TRL's own importance
+    correction are off. TRL's clip needs no switching off: the ratio it sees is always one.
+    """
+
+    _VALID_DICT_FIELDS: ClassVar[list[str]] = [*GRPOConfig._VALID_DICT_FIELDS, "method_params"]
+
+    method: str = field(default="cppo", metadata={"help": "A method that `minicppo methods` lists."})
+    method_params: dict[str, Any] | str | None = field(
+        default=None, metadata={"help": "Hyper-parameters of the method; those left out have its defaults."}
+    )
+    cells: int = field(default=20, metadata={"help": "K of Top-K divergences: mu's likeliest tokens that are kept."})
+    rollout_batch: int | None = field(
+        default=None, metadata={"help": "Prompts per forward pass when sampling without vLLM; null: all."}
+    )
+    loss_type: str = field(default="dr_grpo", metadata={"help": f"TRL's aggregation: one of {', '.join(LOSS_TYPES)}."})
+    scale_rewards: str = field(default="none", metadata={"help": "none, group or batch, as in GRPOConfig."})
+    disable_dropout: bool = field(default=True, metadata={"help": "Dropout would make every ratio random."})
+    vllm_importance_sampling_correction: bool = field(
+        default=False, metadata={"help": "Off: the method's own ratio is already taken to what vLLM sampled."}
+    )
+
+    def __post_init__(self) -> None:
+        if isinstance(self.method_params, str):  # as the command line passes it
+            self.method_params = json.loads(self.method_params)
+        super().__post_init__()
+        self.resolved_method()
+        require_unbiased(self)
+
+    def resolved_method(self) -> Method:
+        """The method with its hyper-parameters. Raises ValueError, naming the nearest, if there is none such."""
+        assert not isinstance(self.method_params, str)
+        return pad_to_horizon(get_method(self.method, **(self.method_params or {})), self.max_completion_length)
+
+
+def pad_to_horizon(method: Method, horizon: int | None) -> Method:
+    """`length="padded"` as the longest response allowed, so that it does not depend on what a micro-batch holds."""
+    if method.params.get("length") != "padded":
+        return method
+    return get_method(method.name, **{**method.params, "length": horizon})
+
+
+def require_unbiased(args: GRPOConfig) -> None:
+    """Refuse settings under which the loss would not be the method's.
+
+    Raises:
+        ValueError: naming the setting, why it is refused, and the way out.
+    """
+    truncating = {
+        "top_p": args.top_p not in (None, 1.0),
+        "top_k": args.top_k not in (None, 0, -1),
+        "min_p": args.min_p not in (None, 0.0),
+        "repetition_penalty": args.repetition_penalty not in (None, 1.0),
+        "generation_kwargs": not set(args.generation_kwargs or {}) <= HARMLESS_GENERATION_KWARGS,
+    }
+    for name, active in truncating.items():
+        if active:
+            raise ValueError(f"{name}={getattr(args, name)!r}: {TRUNCATED}")
+    if args.temperature <= 0:
+        raise ValueError(f"temperature={args.temperature}: log-probs are those of the softmax at it; use more than 0")
+    if args.beta != 0:
+        raise ValueError(
+            f"beta={args.beta}: a KL penalty's gradient would pass the mask unmasked, and the paper uses none. "
+            "Way out: beta=0.0"
+        )
+    if args.loss_type not in LOSS_TYPES:
+        raise ValueError(
+            f"loss_type={args.loss_type!r} weighs tokens by a rule of TRL's own, on top of the method's. Way out: "
+            f"name the rule as the method (cispo and sapo are methods) and aggregate by one of {', '.join(LOSS_TYPES)}"
+        )
+    if args.importance_sampling_level != "token":
+        raise ValueError(
+            f"importance_sampling_level={args.importance_sampling_level!r} averages the gradient over a response. "
+            "Way out: 'token'; sequence-level rules are methods (gspo, trm-max)"
+        )
+    second_masks = {"off_policy_mask_threshold": None, "top_entropy_quantile": 1.0}
+    for name, off in second_masks.items():
+        if getattr(args, name) != off:
+            raise ValueError(f"{name}={getattr(args, name)}: a second mask beside the method's. Way out: {name}={off}")
+    if args.use_vllm and args.vllm_importance_sampling_correction:
+        raise ValueError(
+            "vllm_importance_sampling_correction=True multiplies by pi_old / mu, which the method's ratio pi / mu "
+            "holds already. Way out: False"
+        )
+    if not args.disable_dropout:
+        raise ValueError("disable_dropout=False: dropout makes every ratio random. Way out: True")

@@ -1,0 +1,254 @@
+"""`CPPOTrainer`: TRL's `GRPOTrainer` whose token weights are a method's.
+
+TRL's loss is -agg(min(r A, clip(r) A)) with r = pi / pi_old. Given advantages g A per token and no pi_old, r is one
+with the gradient of log pi, and the loss -agg(g A exp(logp - sg(logp))): `minicppo.rules.policy_loss`, for any method.
+"""
+
+import math
+import time
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from accelerate.utils import gather_object
+from torch import Tensor, nn
+from trl import GRPOTrainer
+from trl.models.utils import unwrap_model_for_generation
+
+from minicppo.engines.trl_buffer import load_buffer, save_buffer
+from minicppo.engines.trl_cells import cell_log_probs, last_hidden_states, require_plain_head
+from minicppo.engines.trl_config import LOSS_TYPES, CPPOConfig, pad_to_horizon, require_unbiased
+from minicppo.engines.trl_rollout import VLLM_MOST_LOG_PROBS, RolloutCells, draw, split_ranked
+from minicppo.rl.policy import Policy
+from minicppo.rl.sampling import Keep
+from minicppo.rl.seeding import generator_for
+from minicppo.rules import Cells, Method, TokenBatch, TokenWeights, diagnostics
+
+DRIFT = ("drift", "div/", "kl/", "ratio/", "prefix/")  # what mixes mismatch and drift unless kept apart
+
+
+class CPPOTrainer(GRPOTrainer):
+    """`GRPOTrainer` for any method of the registry. Takes its arguments, with a `CPPOConfig` for `args`.
+
+    mu, the anchor of every ratio and divergence, is what sampled: with vLLM its processed log-probs, with a
+    `rollout_func` the "logprobs" it returns, else our own sampler's.
+    Metrics gain `minicppo.rules.diagnostics`; those that measure drift go under `mismatch/` while the policy is still
+    the one that sampled: there they show what sampler and scorer disagree on, which should be next to nothing.
+
+    method: a rule of your own in the place of the one that `args` names; any `minicppo.rules.Method`.
+    Raises ValueError, with the way out, for settings that would bias the method or cannot supply what it needs.
+    """
+
+    _tag_names = ("trl", "cppo")
+
+    def __init__(self, model: Any, *positional: Any, args: CPPOConfig, method: Method | None = None, **kwargs: Any):
+        if not isinstance(args, CPPOConfig):
+            raise TypeError(f"args must be a minicppo.engines.trl.CPPOConfig, got {type(args).__name__}")
+        require_unbiased(args)  # again: fields can be set after construction
+        self.method = pad_to_horizon(method or args.resolved_method(), args.max_completion_length)
+        self.keep = cast(Keep, {"log_probs": "none"}.get(self.method.needs, self.method.needs))
+        self._rows: list[dict[str, float]] = []
+        self._cells: RolloutCells | None = None
+        self._draws: tuple[int, int] = (-1, 0)  # global step, draws in it
+        super().__init__(model, *positional, args=args, **kwargs)
+        self._require_cells()
+        if self.use_vllm:
+            self._anchor_at_vllm()
+        sampler = "vLLM" if self.use_vllm else "rollout_func" if self.rollout_func else "minicppo's sampler"
+        shown = ", ".join(f"{k}={v}" for k, v in self.method.params.items())
+        self.accelerator.print(
+            f"{self.method.name}({shown}); anchor mu: the log-probs of {sampler} at temperature {self.temperature:g}; "
+            f"loss: {LOSS_TYPES[self.loss_type]}"
+        )
+
+    def _require_cells(self) -> None:
+        """Raise ValueError where the sampling side cannot supply the method's cells."""
+        if self.keep == "none":
+            return
+        refused = {
+            "a rollout_func returns no cells": self.rollout_func is not None,
+            "tool calls sample in several turns": bool(self.tools),
+            "vLLM returns the likeliest tokens only": self.use_vllm and self.keep == "full",
+            f"vLLM returns {VLLM_MOST_LOG_PROBS} log-probs at most, cells={self.args.cells}": (
+                self.use_vllm and self.args.cells > VLLM_MOST_LOG_PROBS
+            ),
+        }
+        for reason, active in refused.items():
+            if active:
+                raise ValueError(
+                    f"{self.method.name} needs {self.keep!r} cells, and {reason}. Way out: a method with a binary "
+                    "divergence, such as cppo, or minicppo's own sampler (use_vllm=False)"
+                )
+        require_plain_head(self.accelerator.unwrap_model(self.model))
+
+    def _anchor_at_vllm(self) -> None:
+        """Make sure that vLLM's log-probs are those of the tempered softmax, and keep Top-K cells on the way."""
+        if self.vllm_mode == "server" and self.accelerator.is_main_process:
+            mode = self.vllm_generation.vllm_client.get_server_info()["model_config"]["logprobs_mode"]
+            if mode != "processed_logprobs":
+                raise ValueError(
+                    f"the vLLM server returns {mode}, not those of the softmax at the temperature. Way out: start it "
+                    "with --logprobs-mode processed_logprobs"
+                )
+        if self.keep != "topk":
+            return
+        k, generate = self.args.cells, self.vllm_generation.generate
+        self.vllm_generation.logprobs = k
+
+        def generate_with_cells(*args: Any, **kwargs: Any) -> tuple[Any, ...]:
+            prompt_ids, completion_ids, log_probs, token_ids = generate(*args, **kwargs)
+            sampled, self._cells = split_ranked(completion_ids, log_probs, token_ids, k)
+            return prompt_ids, completion_ids, sampled, None
+
+        self.vllm_generation.generate = generate_with_cells
+
+    # Rolling out
+
+    def _generate_single_turn(
+        self, prompt_ids: list[list[int]], images: Any, multimodal_fields: Any, *args: Any, **kwargs: Any
+    ) -> tuple[list[list[int]], list[list[float]]]:
+        if self.use_vllm:
+            return super()._generate_single_turn(prompt_ids, images, multimodal_fields, *args, **kwargs)
+        if images is not None or multimodal_fields:
+            raise ValueError("minicppo's sampler takes text alone. Way out: use_vllm=True, or a rollout_func")
+        if self.is_fsdp_enabled:
+            raise ValueError(
+                "minicppo's sampler needs whole weights on each process, which FSDP splits. Way out: use_vllm=True, a "
+                "rollout_func, or plain data parallelism"
+            )
+        with unwrap_model_for_generation(
+            self.model_wrapped,
+            self.accelerator,
+            gather_deepspeed3_params=self.args.ds3_gather_for_generation,
+            gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,
+        ) as model:
+            precision = torch.bfloat16 if self.args.bf16 else torch.float16 if self.args.fp16 else None
+            ids, log_probs, self._cells = draw(
+                Policy(model, self._tokenizer, autocast=precision),
+                prompt_ids,
+                self.max_completion_length,
+                self.temperature,
+                self._generator(),
+                keep=self.keep,
+                k=self.args.cells,
+                batch=self.args.rollout_batch,
+            )
+        return ids, log_probs
+
+    def _generator(self) -> torch.Generator:
+        """Random numbers fixed by seed, step, process and turn, so that a resumed run draws the same."""
+        step = self.state.global_step
+        self._draws = (step, self._draws[1] + 1 if self._draws[0] == step else 0)
+        mode = "train" if self.model.training else "eval"
+        return generator_for(self.args.seed, f"{mode}/{self.accelerator.process_index}/{self._draws[1]}", step)
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        start = time.perf_counter()
+        output = super()._generate_and_score_completions(inputs)
+        if output.get("sampling_per_token_logps") is None:
+            raise ValueError(
+                "the rollout carries no log-probs of the policy that sampled it, the anchor of every ratio. Way out: "
+                "return 'logprobs' from rollout_func, or leave it out to use minicppo's sampler"
+            )
+        if self._cells is not None:
+            output |= self._cells_on(output["completion_ids"])
+        mode = "train" if self.model.training else "eval"
+        self._metrics[mode]["rollout_time"].append(time.perf_counter() - start)
+        return output
+
+    def _cells_on(self, completion_ids: Tensor) -> dict[str, Tensor]:
+        assert self._cells is not None
+        cells, self._cells = self._cells.inputs(completion_ids.shape[1]), None
+        return {name: value.to(completion_ids.device) for name, value in cells.items()}
+
+    # The loss
+
+    def _compute_loss(self, model: nn.Module, inputs: dict[str, Any]) -> Tensor:
+        # The base class reads `advantages` after its forward pass; `_get_per_token_logps_and_entropies` has by then
+        # multiplied them by g. Without old log-probs it takes the current ones, detached.
+        self._inputs = {k: v for k, v in inputs.items() if k != "old_per_token_logps"}
+        return super()._compute_loss(model, self._inputs)
+
+    def _get_per_token_logps_and_entropies(
+        self, model: nn.Module, *args: Any, compute_entropy: bool = False, **kwargs: Any
+    ) -> tuple[Any, Any, Any]:
+        if not compute_entropy:  # TRL's pi_old, after a rollout: the anchor is mu, and this pass would go unused
+            return None, None, None
+        with last_hidden_states(self.accelerator.unwrap_model(model)) as states:
+            result = super()._get_per_token_logps_and_entropies(model, *args, compute_entropy=True, **kwargs)
+        self._inputs["advantages"] = self._weighted_advantages(result[0].detach(), states[0])
+        return result
+
+    @torch.no_grad()
+    def _weighted_advantages(self, log_probs: Tensor, states: Tensor) -> Tensor:
+        """(B, T): g A. log_probs (B, T), states (B, P + T, H) before the head. Raises ValueError on NaN."""
+        inputs, cells, T = self._inputs, None, log_probs.shape[1]
+        mask = inputs["completion_mask"] * inputs.get("tool_mask", 1)
+        if self.keep != "none":
+            mu, ids = inputs["rollout_cell_log_probs"], inputs.get("rollout_cell_ids")
+            exact = self.args.cast_lm_head_to_fp32
+            with nullcontext() if exact else self.accelerator.autocast():  # in the precision of TRL's own head
+                states = states[:, -T - 1 : -1].float() if exact else states[:, -T - 1 : -1]
+                pi = cell_log_probs(self.accelerator.unwrap_model(self.model), states, ids, self.temperature)
+            cells = Cells(pi, mu, inputs["completion_ids"], ids)
+        batch = TokenBatch(
+            log_probs.float(),
+            inputs["sampling_per_token_logps"].float(),
+            inputs["advantages"].float(),
+            mask.bool(),
+            cells,
+        )
+        out = self.method(batch)
+        self._rows.append(self._diagnose(batch, out))
+        return out.weight * batch.advantages
+
+    def _diagnose(self, batch: TokenBatch, out: TokenWeights) -> dict[str, float]:
+        drift = (batch.log_ratio.abs() * batch.mask).sum() / batch.mask.sum().clamp(min=1)
+        row = {"drift": float(drift), **diagnostics(batch, out)}
+        generate_every = self.args.steps_per_generation * self.num_iterations
+        untouched = self._step % generate_every < self.current_gradient_accumulation_steps
+        if not (self.model.training and untouched):
+            return row
+        return {f"mismatch/{key}" if key.startswith(DRIFT) else key: value for key, value in row.items()}
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """TRL's log with the method's diagnostics, over all processes and micro-batches since the last."""
+        mode = "train" if self.model.training else "eval"
+        for key in [key for key in self._metrics[mode] if key.startswith("clip_ratio/")]:
+            del self._metrics[mode][key]  # TRL's clip sees a ratio of one
+        rows, self._rows = gather_object(self._rows), []
+        for key in sorted({key for row in rows for key in row}):
+            self._metrics[mode][key] = [summarise(key, [row[key] for row in rows if key in row])]
+        super().log(logs, start_time)
+
+    # Saving and resuming
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Beside what TRL saves, the responses that later updates will reuse."""
+        folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
+        unfinished = self._step % (self.args.steps_per_generation * self.num_iterations) != 0
+        save_buffer(self._buffer_file(folder), self._step, (self._buffered_inputs or []) if unfinished else [])
+        super()._save_checkpoint(model, trial)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None:
+            path = self._buffer_file(Path(checkpoint))
+            self._step, parts = load_buffer(path, str(self.accelerator.device))
+            self._buffered_inputs = parts or None
+
+    def _buffer_file(self, folder: Path) -> Path:
+        return folder / f"rollout_{self.accelerator.process_index}.safetensors"
+
+
+def summarise(key: str, values: list[float]) -> float:
+    """One number of several micro-batches: the extreme of an extreme, else the mean; NaN is left out."""
+    present = [value for value in values if not math.isnan(value)]
+    if not present:
+        return math.nan
+    if key.endswith("max"):
+        return max(present)
+    if key.endswith("min"):
+        return min(present)
+    return sum(present) / len(present)
