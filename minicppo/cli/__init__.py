@@ -18,6 +18,7 @@ from minicppo.cli.demo import demo
 from minicppo.cli.evaluate import evaluate
 from minicppo.cli.explain import explain
 from minicppo.cli.methods import methods
+from minicppo.cli.study import study
 from minicppo.cli.thresholds import thresholds
 from minicppo.cli.train import resume, train
 
@@ -38,6 +39,7 @@ app.command()(train)
 app.command()(resume)
 app.command("eval")(evaluate)
 app.command()(compare)
+app.command()(study)
 app.command()(methods)
 app.command()(explain)
 app.command()(thresholds)

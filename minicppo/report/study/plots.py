@@ -1,0 +1,118 @@
+"""The numbers in each figure, as plain data: what is drawn is this and nothing else, and it is kept beside the picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from minicppo.report.study.plan import StudyConfig
+from minicppo.report.study.stats import bootstrap_band, iqm, performance_profile
+from minicppo.report.study.summary import POOLED, SCORES, Group, groups
+from minicppo.report.study.table import Curve
+
+Plot = dict[str, Any]
+MOST_LINES = 8  # in one panel of curves
+THRESHOLDS = np.linspace(0, 1, 51)
+DIGITS = 4
+
+
+def plots(study: StudyConfig, curves: Sequence[Curve], summary: dict[str, Any]) -> dict[str, Plot]:
+    """Every figure that the results carry, by file name without its ending."""
+    found: dict[str, Plot] = {}
+    for name, part in summary["parts"].items():
+        settings, own = study.parts[name], groups(study, curves, name)
+        found[f"{name}-scores"] = scores_plot(part)
+        if not settings.tunes and len({group.arm for group in own}) <= MOST_LINES:
+            found[f"{name}-curves"] = lines_plot(
+                part["title"], own, {"reward": "training reward (mean of a rollout batch)"}
+            )
+        if part["pairs"]:
+            found[f"{name}-improvement"] = improvement_plot(part)
+        if settings.detail:
+            found[f"{name}-profile"] = profile_plot(part["title"], own)
+            masking = [group for group in own if group.method != "none"]
+            shares = {
+                "masked": "masked tokens (share of response tokens)",
+                "masked_prefix_only": "by the prefix budget alone (share)",
+                "delta_b": r"effective budget $\delta_b$ (TV a token)",
+            }
+            found[f"{name}-masks"] = lines_plot(part["title"], masking, shares)
+            bounds = {
+                "surrogate": "surrogate gain $L'$ (reward)",
+                "gain": "certified gain (reward), lower bound",
+                "drift": r"drift: mean $|\log \pi - \log \mu|$ (nats)",
+            }
+            found[f"{name}-certificate"] = lines_plot(part["title"], own, bounds)
+    return {name: _rounded(plot) for name, plot in found.items()}
+
+
+def scores_plot(part: dict[str, Any]) -> Plot:
+    """IQM of each score and the share of collapsed runs, with intervals, one line for each arm in each setting."""
+    rows = [row for row in part["rows"] if row["setting"] != POOLED]
+    return {
+        "kind": "scores",
+        "title": part["title"],
+        "rows": [
+            {key: row[key] for key in ("setting", "arm", "method", "runs", *SCORES, "collapsed")} for row in rows
+        ],
+    }
+
+
+def lines_plot(title: str, found: Sequence[Group], names: dict[str, str]) -> Plot:
+    """IQM over seeds by iteration with pointwise intervals: a panel for each number (or, of one number, each setting)."""
+    settings = list(dict.fromkeys(group.setting for group in found))
+    panels = []
+    for setting in settings:
+        for name, label in names.items():
+            lines = [_line(group, name) for group in found if group.setting == setting]
+            lines = [line for line in lines if len(line["x"])]
+            if lines:
+                panels.append({"setting": setting, "label": label, "lines": lines})
+    return {"kind": "lines", "title": title, "panels": panels}
+
+
+def _line(group: Group, name: str) -> Plot:
+    """The iterations at which every run of the group has the number."""
+    table = np.stack([curve.values[name] for curve in group.curves])
+    whole = ~np.isnan(table).any(0)
+    line = {"arm": group.arm, "method": group.method, "x": [], "value": [], "low": [], "high": []}
+    if whole.any():
+        middle, low, high = bootstrap_band([table[:, whole]], lambda draws: iqm(draws, axis=1), resamples=1000)
+        line |= {"x": group.curves[0].values["iteration"][whole], "value": middle, "low": low, "high": high}
+    return line
+
+
+def profile_plot(title: str, found: Sequence[Group]) -> Plot:
+    """Share of runs whose final accuracy is above each threshold."""
+    lines = []
+    for arm in dict.fromkeys(group.arm for group in found):
+        own = [group for group in found if group.arm == arm]
+        middle, low, high = bootstrap_band(
+            [group.of("final") for group in own], lambda draws: performance_profile(draws, THRESHOLDS), resamples=1000
+        )
+        lines.append(
+            {"arm": arm, "method": own[0].method, "x": THRESHOLDS, "value": middle, "low": low, "high": high}
+        )
+    return {"kind": "profile", "title": title, "lines": lines}
+
+
+def improvement_plot(part: dict[str, Any]) -> Plot:
+    """Probability that the reference ends above each other arm, with intervals."""
+    return {
+        "kind": "improvement",
+        "title": part["title"],
+        "rows": [{key: pair[key] for key in ("setting", "first", "second", "final", "area")} for pair in part["pairs"]],
+    }
+
+
+def _rounded(value: Any) -> Any:
+    """Plain lists and numbers of four digits: the same data is the same file."""
+    if isinstance(value, dict):
+        return {key: _rounded(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple | np.ndarray):
+        return [_rounded(entry) for entry in value]
+    if isinstance(value, float | np.floating):
+        return round(float(value), DIGITS) + 0.0  # no -0.0
+    return value

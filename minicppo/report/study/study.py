@@ -1,0 +1,147 @@
+"""A study from its YAML file to the table, the figures and the page."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from rich.console import Console
+from rich.table import Table
+
+from minicppo.report.study.figures import draw_all
+from minicppo.report.study.page import page
+from minicppo.report.study.plan import Cell, StudyConfig, grid, run_config, selected
+from minicppo.report.study.plots import plots
+from minicppo.report.study.progress import StudyProgress
+from minicppo.report.study.runner import distinct, is_done, work_through
+from minicppo.report.study.summary import choose, summarise
+from minicppo.report.study.table import Row, collect, curves, read_table, write_table
+from minicppo.rl.config import ConfigError
+from minicppo.rl.rundir import write_atomically
+
+TABLE, SUMMARY, PAGE, FIGURES, MACHINE = "study.parquet", "summary.json", "README.md", "figures", "machine.json"
+
+
+def run_study(study: StudyConfig, out: Path, workers: int, only: Sequence[str], console: Console) -> dict[str, str]:
+    """Do what is missing of the chosen parts, tuning before what needs it; the table is written after each part.
+
+    Returns the runs that could not start, with the reason.
+
+    Raises:
+        ConfigError: a part whose thresholds have not been tuned.
+    """
+    names, failed = selected(study, only), {}
+    for name in names:
+        rows = update_table(study, out)
+        winners = choose(study, curves(rows))
+        missing = {arm.tuned for arm in study.parts[name].arms.values() if arm.tuned} - winners.keys()
+        if missing:
+            told = ", ".join(sorted(missing))
+            raise ConfigError(f"part {name!r} needs the thresholds of part {told!r}: finish that first (--only {told})")
+        runs = distinct(grid(study, name, winners))
+        with StudyProgress(console, name, runs, out) as display:
+            failed |= work_through(runs, out, workers, display.report).failed
+    update_table(study, out)
+    write_atomically(results(study) / MACHINE, _json(machine(study)))
+    return failed
+
+
+def results(study: StudyConfig) -> Path:
+    """Where the results go."""
+    return Path(study.results)
+
+
+def all_cells(study: StudyConfig, rows: Sequence[Row]) -> list[Cell]:
+    """Every cell of the study that is determined so far: tuned arms once their thresholds are chosen."""
+    winners = choose(study, curves(rows))
+    return [cell for name in study.parts for cell in grid(study, name, winners)]
+
+
+def update_table(study: StudyConfig, out: Path) -> list[Row]:
+    """Bring the table up to date with the runs under `out`, and return its rows."""
+    path = results(study) / TABLE
+    rows = read_table(path)
+    tuning = [cell for name, part in study.parts.items() if part.tunes for cell in grid(study, name, {})]
+    decided = collect(tuning, out, rows)  # what else belongs to the grid depends on them
+    found = collect(all_cells(study, decided), out, rows)
+    if found:
+        write_table(found, path)
+    return read_table(path) if found else []
+
+
+def write_report(study: StudyConfig, command: str) -> list[Path]:
+    """Write summary, figures and page from the table alone; returns the files.
+
+    Raises:
+        FileNotFoundError: there is no table yet.
+    """
+    folder = results(study)
+    rows = read_table(folder / TABLE)
+    if not rows:
+        raise FileNotFoundError(f"{folder / TABLE} is not there or empty: run the study first")
+    found = curves(rows)
+    summary = summarise(study, found)
+    drawn = plots(study, found, summary)
+    pictures = draw_all(drawn, folder / FIGURES)
+    summary["machine"] = json.loads((folder / MACHINE).read_text(encoding="utf-8"))
+    write_atomically(folder / SUMMARY, _json(summary))
+    write_atomically(folder / PAGE, page(summary, command, drawn).encode())
+    return [folder / PAGE, folder / SUMMARY, *pictures]
+
+
+def plan_table(study: StudyConfig, out: Path, only: Sequence[str]) -> Table:
+    """What each part would do: runs, those done, and the time left by the pace of this study's own runs."""
+    rows = read_table(results(study) / TABLE) if (results(study) / TABLE).is_file() else []
+    winners = choose(study, curves(rows)) if rows else {}
+    once = {curve.run: curve for curve in curves(rows)}
+    pace = {(c.key[0], c.key[1]): float(c.values["seconds"][1:].sum()) for c in once.values()}
+    table = Table(title=f"{study.name}: {study.preset}, results in {study.results}", title_justify="left")
+    for head in ("part", "settings", "arms", "seeds", "runs", "done", "left, minutes of one thread"):
+        table.add_column(head, justify="left" if head == "part" else "right")
+    for name in selected(study, only):
+        part = study.parts[name]
+        cells = grid(study, name, winners)
+        runs = {cell.run: cell.setting for cell in cells}
+        done = {run for run in runs if is_done(out / run) or run in once}
+        arms = sum(max(1, len(arm.candidates)) for arm in part.arms.values())
+        waiting = arms * part.seeds.count * len(part.settings) - len(cells)
+        left = [pace.get((name, setting)) for run, setting in runs.items() if run not in done]
+        known = [seconds for seconds in left if seconds is not None]
+        time = f"{sum(known) / 60:.0f}" if len(known) == len(left) and not waiting else "?"
+        count = f"{len(runs)}" + (f" + {waiting}" if waiting else "")
+        table.add_row(name, str(len(part.settings)), str(arms), str(part.seeds.count), count, str(len(done)), time)
+    return table
+
+
+def machine(study: StudyConfig) -> dict[str, Any]:
+    """What the runs were made with."""
+    device = device_of(study)
+    return {
+        "processor": _processor(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
+        "threads_per_run": run_config(study, []).threads,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def device_of(study: StudyConfig) -> torch.device:
+    """Where the runs are made."""
+    return run_config(study, []).resolved_device()
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor() or platform.machine()
+
+
+def _json(value: Any) -> bytes:
+    return (json.dumps(value, indent=1) + "\n").encode()

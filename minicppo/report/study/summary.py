@@ -1,0 +1,195 @@
+"""What the runs say: scores with intervals for each arm, comparisons, and the thresholds that tuning chose."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from minicppo.report.study.plan import Params, StudyConfig, candidate_label, grid
+from minicppo.report.study.stats import (
+    area_under_curve,
+    bootstrap,
+    has_collapsed,
+    iqm,
+    paired_difference,
+    probability_of_improvement,
+    share,
+    worst_late,
+)
+from minicppo.report.study.table import Curve
+
+POOLED = "all settings"
+SCORES = ("final", "area", "worst")
+
+
+@dataclass(frozen=True)
+class Score:
+    """One run in four numbers: held-out accuracy at the end; mean and lowest late height of the training reward."""
+
+    seed: int
+    final: float
+    area: float
+    worst: float
+    collapsed: bool
+    diverged: bool
+
+
+def score(curve: Curve, collapse: float) -> Score:
+    """A run's score; `collapse` is the share of the starting accuracy below which it has collapsed."""
+    _, accuracy = curve.series("accuracy")
+    x, reward = curve.series("reward")
+    return Score(
+        seed=curve.key[3],
+        final=float(accuracy[-1]),
+        area=area_under_curve(x, reward),
+        worst=worst_late(x, reward),
+        collapsed=has_collapsed(float(accuracy[0]), float(accuracy[-1]), collapse),
+        diverged=curve.status == "diverged",
+    )
+
+
+@dataclass(frozen=True)
+class Group:
+    """The runs of one arm in one setting, by seed."""
+
+    setting: str
+    arm: str
+    method: str
+    params: Params
+    curves: list[Curve]
+    scores: list[Score]
+
+    def of(self, name: str) -> np.ndarray:
+        return np.array([getattr(score, name) for score in self.scores], dtype=float)
+
+
+def groups(study: StudyConfig, curves: Sequence[Curve], part: str) -> list[Group]:
+    """The runs of a part, by setting and arm, in the order of the file."""
+    found: dict[tuple[str, str], list[Curve]] = {}
+    for curve in curves:
+        if curve.key[0] == part:
+            found.setdefault(curve.key[1:3], []).append(curve)
+    result = []
+    for (setting, arm), own in found.items():
+        own = sorted(own, key=lambda curve: curve.key[3])
+        scores = [score(curve, study.collapse) for curve in own]
+        result.append(Group(setting, arm, own[0].method, own[0].params, own, scores))
+    settings = list(study.parts[part].settings)
+    return sorted(result, key=lambda group: settings.index(group.setting))
+
+
+def choose(study: StudyConfig, curves: Sequence[Curve]) -> dict[str, dict[str, Params]]:
+    """The winning parameters of every tuning part whose runs are all there, by part and method.
+
+    The highest IQM of `study.choose` over the seeds wins; of equals the one that the file lists first.
+    """
+    winners: dict[str, dict[str, Params]] = {}
+    for name, part in study.parts.items():
+        if not part.tunes:
+            continue
+        by_arm = {group.arm: group for group in groups(study, curves, name)}
+        if sum(len(group.scores) for group in by_arm.values()) < len(grid(study, name, {})):
+            continue
+        winners[name] = {
+            arm.method: max(
+                arm.candidates, key=lambda params: float(iqm(by_arm[candidate_label(label, params)].of(study.choose)))
+            )
+            for label, arm in part.arms.items()
+        }
+    return winners
+
+
+def summarise(study: StudyConfig, curves: Sequence[Curve]) -> dict[str, Any]:
+    """Everything that tables and figures say, as plain data: scores by arm, comparisons, winners, seconds."""
+    parts = {}
+    for name, part in study.parts.items():
+        found = groups(study, curves, name)
+        if not found:
+            continue
+        parts[name] = {
+            "title": part.title,
+            "question": part.question,
+            "seeds": part.seeds.count,
+            "rows": [_row(found, group.setting, group.arm) for group in found] + _pooled_rows(found),
+            "pairs": _pairs(found, part.reference) if part.reference else [],
+        }
+    once = {curve.run: curve for curve in curves}.values()
+    return {
+        "study": study.name,
+        "choose": study.choose,
+        "collapse": study.collapse,
+        "runs": len(once),
+        "seconds": round(sum(float(np.nansum(curve.values["seconds"])) for curve in once), 1),
+        "winners": choose(study, curves),
+        "parts": parts,
+    }
+
+
+def _matching(found: Sequence[Group], setting: str, arm: str) -> list[Group]:
+    return [group for group in found if group.arm == arm and setting in (group.setting, POOLED)]
+
+
+def _row(found: Sequence[Group], setting: str, arm: str) -> dict[str, Any]:
+    """One arm in one setting, or in all of them, which are then the strata."""
+    own = _matching(found, setting, arm)
+
+    def mean(name: str) -> float | None:
+        values = np.concatenate([curve.series(name)[1] for group in own for curve in group.curves])
+        return float(values.mean()) if len(values) else None
+
+    runs = sum(len(group.scores) for group in own)
+    return {
+        "setting": setting,
+        "arm": arm,
+        "method": own[0].method,
+        "runs": runs,
+        **{name: asdict(bootstrap([group.of(name) for group in own])) for name in SCORES},
+        "collapsed": asdict(share(sum(int(group.of("collapsed").sum()) for group in own), runs)),
+        "diverged": sum(int(group.of("diverged").sum()) for group in own),
+        "masked": mean("masked"),
+        "masked_prefix_only": mean("masked_prefix_only"),
+        "drift": mean("drift"),
+        "seconds_per_run": float(np.mean([np.nansum(c.values["seconds"]) for group in own for c in group.curves])),
+    }
+
+
+def _pooled_rows(found: Sequence[Group]) -> list[dict[str, Any]]:
+    settings = {group.setting for group in found}
+    arms = dict.fromkeys(group.arm for group in found)
+    everywhere = [arm for arm in arms if {group.setting for group in found if group.arm == arm} == settings]
+    return [_row(found, POOLED, arm) for arm in everywhere] if len(settings) > 1 else []
+
+
+def _pairs(found: Sequence[Group], reference: str) -> list[dict[str, Any]]:
+    """The reference against each other arm, setting by setting and pooled, in final accuracy and in area."""
+    arms = dict.fromkeys(group.arm for group in found if group.arm != reference)
+    settings = list(dict.fromkeys(group.setting for group in found))
+    pairs = []
+    for setting in [*settings, *([POOLED] if len(settings) > 1 else [])]:
+        for arm in arms:
+            one, other = _matching(found, setting, reference), _matching(found, setting, arm)
+            row: dict[str, Any] = {"setting": setting, "first": reference, "second": arm}
+            for name in ("final", "area"):
+                x, y = _aligned(one, other, name)
+                if x:
+                    row[name] = asdict(probability_of_improvement(x, y))
+                    row[f"{name}_difference"] = asdict(paired_difference(x, y))
+            if "final" in row:
+                pairs.append(row)
+    return pairs
+
+
+def _aligned(first: list[Group], second: list[Group], name: str) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """A score of both in each setting that both have, over the seeds that both have."""
+    strata: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
+    for one in first:
+        for other in second:
+            values = [{score.seed: getattr(score, name) for score in group.scores} for group in (one, other)]
+            seeds = sorted(values[0].keys() & values[1].keys())
+            if one.setting == other.setting and seeds:
+                for side, own in zip(strata, values, strict=True):
+                    side.append(np.array([own[seed] for seed in seeds]))
+    return strata
