@@ -42,6 +42,11 @@ class Task(ABC):
     def problem(self, rng: random.Random) -> Problem:
         """A fresh problem; all its randomness comes from `rng`."""
 
+    def draw(self, rng: random.Random, split: Split) -> Problem | None:
+        """A problem of that split, or None if the one drawn belongs to the other: decided by its content."""
+        candidate = self.problem(rng)
+        return candidate if is_held_out(candidate, self.held_out_fraction) == (split == "test") else None
+
     @abstractmethod
     def score(self, problem: Problem, response: str) -> float:
         """The reward in [0, 1] of a decoded response (without its end-of-sequence token)."""
@@ -69,7 +74,7 @@ def is_held_out(problem: Problem, fraction: float) -> bool:
 
 
 def sample_problems(task: Task, n: int, rng: random.Random, split: Split, unique: bool = False) -> list[Problem]:
-    """`n` problems of one split, by rejection from `task.problem`; with `unique`, no two share their content.
+    """`n` problems of one split, by `task.draw`; with `unique`, no two share their content.
 
     Raises:
         ValueError: an unknown split, or a task too small to hold `n` (different) problems of this split.
@@ -80,14 +85,14 @@ def sample_problems(task: Task, n: int, rng: random.Random, split: Split, unique
     seen: set[str] = set()
     misses, patience = 0, 10_000
     while len(problems) < n:
-        candidate = task.problem(rng)
-        wanted = is_held_out(candidate, task.held_out_fraction) == (split == "test")
-        identity = candidate.content or candidate.prompt
-        if wanted and not (unique and identity in seen):
-            problems.append(candidate)
-            seen.add(identity)
-            misses = 0
-            continue
+        candidate = task.draw(rng, split)
+        if candidate is not None:
+            identity = candidate.content or candidate.prompt
+            if not (unique and identity in seen):
+                problems.append(candidate)
+                seen.add(identity)
+                misses = 0
+                continue
         misses += 1
         if misses == patience:
             raise ValueError(

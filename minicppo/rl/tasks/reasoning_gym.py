@@ -18,6 +18,7 @@ EVALUATING = frozenset(
     "spiral_matrix string_insertion".split()
 )
 NUMBER = r"[-+]?\d(?:[\d,]*\d)?(?:\.\d+)?"
+ORDERLESS = ("gcd", "lcm")  # of the same numbers in any order: one problem, on one side of the split
 RESPONSE_TOKENS = {"countdown": 32}  # of a short answer; the others 16
 FUNCTIONS = frozenset("sin cos tan exp log sqrt asin acos atan sinh cosh tanh Abs".split())
 ARITHMETIC = (
@@ -79,7 +80,10 @@ class ReasoningGymTask(Task):
     def problem(self, rng: random.Random) -> Problem:
         """One item of a data set seeded by `rng`."""
         entry = self._generator(seed=rng.getrandbits(31))[0]
-        return Problem(self._question(entry), str(entry["answer"]), entry)
+        content = None
+        if self.dataset in ORDERLESS:
+            content = f"{self.dataset} {sorted(entry['metadata']['numbers'])}"
+        return Problem(self._question(entry), str(entry["answer"]), entry, content)
 
     def score(self, problem: Problem, response: str) -> float:
         """The data set's own `score_answer`."""

@@ -1,0 +1,280 @@
+"""Mathematics problems from local files (JSON lines or Parquet) or from the Hugging Face hub.
+
+A known name, say `aime24`, is looked for in the folder that the environment variable MINICPPO_DATA names, or on the
+hub where that is not set. A path is read as it is. No row is skipped: one that cannot be read stops the loading, by
+number.
+"""
+
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from minicppo.rl.extraction import last_boxed
+from minicppo.rules.hyper import nearest
+
+INSTALL = 'pip install "minicppo[math]"'
+FOLDER_VARIABLE = "MINICPPO_DATA"
+SUFFIXES = (".jsonl", ".parquet")
+SHOWN = 5  # broken rows named in an error
+
+
+class DataError(ValueError):
+    """Data that cannot be used; the message names the file, the row and the way out."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a known data set is: `files` in the folder (the first that exists), or `hub` with its configuration.
+
+    `only`: the value of `data_source` to keep, in a file that holds several sets.
+    """
+
+    files: tuple[str, ...]
+    hub: str
+    split: str
+    configuration: str | None = None
+    only: str | None = None
+
+
+SOURCES = {
+    "dapo-math-17k": Source(("dapo_math_17k.parquet",), "open-r1/DAPO-Math-17k-Processed", "train", "all"),
+    "aime24": Source(("aime24.parquet",), "math-ai/aime24", "test"),
+    "aime25": Source(("aime25.parquet",), "math-ai/aime25", "test"),
+    "aime26": Source(("aime26.parquet",), "math-ai/aime26", "test"),
+    "math-500": Source(("math500_aime_eval.jsonl",), "HuggingFaceH4/MATH-500", "test", only="MATH-500"),
+    "gsm8k": Source(("gsm8k_train.jsonl",), "openai/gsm8k", "train", "main"),
+    "gsm8k-test": Source(("gsm8k_test.jsonl",), "openai/gsm8k", "test", "main"),
+}
+
+
+@dataclass(frozen=True)
+class MathProblem:
+    """One problem. `row` counts from 1 in its file; `solution` is the worked one, where there is one."""
+
+    question: str
+    answer: str
+    row: int
+    solution: str | None = None
+
+
+@dataclass(frozen=True)
+class MathData:
+    """A data set without its repetitions.
+
+    Attributes:
+        name: as asked for. origin: the file or hub name it came from.
+        problems: each question once, in order.
+        rows: read, repetitions included.
+        conflicts: rows that repeat a question with another answer; the first answer counts.
+    """
+
+    name: str
+    origin: str
+    problems: tuple[MathProblem, ...]
+    rows: int
+    conflicts: int
+
+    @property
+    def repetitions(self) -> int:
+        """Rows whose question had come before."""
+        return self.rows - len(self.problems)
+
+    def summary(self) -> str:
+        """One line: how many rows, and what became of them."""
+        conflicts = f", {self.conflicts} of them with another answer" if self.conflicts else ""
+        return f"{self.name}: {self.rows} rows, {len(self.problems)} problems, {self.repetitions} repeated{conflicts}"
+
+
+def check_name(name_or_path: str) -> None:
+    """Refuse, without reading anything, what can be neither a known name nor a file nor a hub name.
+
+    Raises:
+        DataError: with the nearest known name.
+    """
+    if name_or_path in SOURCES or name_or_path.endswith(SUFFIXES) or re.fullmatch(r"[\w.-]+/[\w.-]+", name_or_path):
+        return
+    raise DataError(
+        f"data = {name_or_path!r} is neither a known name{nearest(name_or_path, SOURCES)} "
+        "nor a .jsonl or .parquet file nor a hub name OWNER/NAME"
+    )
+
+
+def load_data(name_or_path: str) -> MathData:
+    """The problems of a known data set, a local file, or (as OWNER/NAME, split "train") any set on the hub.
+
+    Raises:
+        DataError: an unknown name, a file that is missing or cut off, a missing column, a broken row.
+        ModuleNotFoundError: Parquet files and the hub need optional packages.
+    """
+    check_name(name_or_path)
+    folder = os.environ.get(FOLDER_VARIABLE)
+    source = SOURCES.get(name_or_path)
+    if source and folder:
+        path = _find(name_or_path, source.files, Path(folder).expanduser())
+        return replace(_load_file(path, path.stat().st_mtime_ns, source.only), name=name_or_path)
+    if name_or_path.endswith(SUFFIXES):
+        path = Path(name_or_path).expanduser()
+        if not path.is_file():
+            raise DataError(f"there is no file {name_or_path!r}")
+        return replace(_load_file(path, path.stat().st_mtime_ns, None), name=path.stem)
+    return replace(_load_hub(source or Source((), name_or_path, "train")), name=name_or_path)
+
+
+def _find(name: str, files: Iterable[str], folder: Path) -> Path:
+    for file in files:
+        if (folder / file).is_file():
+            return folder / file
+    raise DataError(
+        f"{name}: the folder {FOLDER_VARIABLE} = {str(folder)!r} has no {' or '.join(files)}: put it there, give its "
+        f"path, or unset {FOLDER_VARIABLE} to fetch it from the hub"
+    )
+
+
+@lru_cache(maxsize=8)
+def _load_file(path: Path, mtime: int, only: str | None) -> MathData:
+    read = _read_jsonl if path.suffix == ".jsonl" else _read_parquet
+    return collect(str(path), read(path), only)
+
+
+@lru_cache(maxsize=8)
+def _load_hub(source: Source) -> MathData:
+    try:
+        from datasets import load_dataset
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"{source.hub} comes from the hub, which needs the package 'datasets': {INSTALL}; or set "
+            f"{FOLDER_VARIABLE} to a folder that holds the files"
+        ) from error
+    try:
+        rows = load_dataset(source.hub, source.configuration, split=source.split)
+    except Exception as error:  # of many libraries: no network, no such set, a set that asks for a login
+        raise DataError(
+            f"{source.hub} could not be fetched from the hub ({type(error).__name__}: {error}): give a local file, or "
+            f"set {FOLDER_VARIABLE} to a folder that holds it"
+        ) from error
+    return collect(source.hub, enumerate(rows, 1), None)
+
+
+def collect(origin: str, rows: Iterable[tuple[int, Mapping[str, Any] | str]], only: str | None = None) -> MathData:
+    """Check numbered rows (a string says why one is broken) and drop repeated questions.
+
+    Raises:
+        DataError: naming the first broken rows and how many there are.
+    """
+    kept: dict[str, MathProblem] = {}
+    broken: list[str] = []
+    count = conflicts = 0
+    for number, row in rows:
+        if only is not None and isinstance(row, Mapping) and row.get("data_source", only) != only:
+            continue  # of another set in the same file; a row that does not say is this one's
+        count += 1
+        try:
+            problem = parse_row(number, row)
+        except DataError as error:
+            broken.append(f"row {number}: {error}")
+            continue
+        first = kept.setdefault(problem.question, problem)
+        conflicts += first.answer != problem.answer
+    if broken:
+        more = f"; and {len(broken) - SHOWN} more" if len(broken) > SHOWN else ""
+        raise DataError(
+            f"{origin}: {len(broken)} of {count} rows cannot be used: {'; '.join(broken[:SHOWN])}{more}. Mend or "
+            "remove them: none is skipped silently"
+        )
+    if not kept:
+        raise DataError(f"{origin} holds no problems" + (f" with data_source = {only!r}" if only else ""))
+    return MathData(origin, origin, tuple(kept.values()), count, conflicts)
+
+
+def parse_row(number: int, row: Mapping[str, Any] | str) -> MathProblem:
+    """One problem from a row in any of the usual layouts.
+
+    The question is `question`, `problem` or `prompt` (a text, or chat messages of which the last of the user's counts);
+    the answer `reward_model.ground_truth`, `ref_answer`, `answer` (after `####`, if there is one) or `solution` (what
+    it boxes).
+
+    Raises:
+        DataError: without the number of the row, which `collect` adds.
+    """
+    if isinstance(row, str):
+        raise DataError(row)
+    found = (row[key] for key in ("question", "problem", "prompt") if row.get(key) is not None)
+    question: Any = next(found, None)
+    if isinstance(question, list):
+        turns = [turn for turn in question if isinstance(turn, Mapping) and turn.get("role") == "user"]
+        question = turns[-1].get("content") if turns else None
+    if not isinstance(question, str) or not question.strip():
+        raise DataError(f"no question (column question, problem or prompt) among {_columns(row)}")
+    answer, solution = _answer(row)
+    if not answer:
+        raise DataError(
+            f"no answer (column reward_model.ground_truth, ref_answer, answer or solution) among {_columns(row)}"
+        )
+    return MathProblem(_without_instructions(question), answer, number, solution)
+
+
+def _answer(row: Mapping[str, Any]) -> tuple[str, str | None]:
+    """The final answer ("" if there is none) and the worked solution."""
+    reward_model = row.get("reward_model")
+    stated = reward_model.get("ground_truth") if isinstance(reward_model, Mapping) else None
+    for value in (stated, row.get("ref_answer"), row.get("answer")):
+        if isinstance(value, str) and "####" in value:
+            worked, _, final = value.rpartition("####")
+            return final.strip(), worked.strip()
+        if isinstance(value, str | int) and not isinstance(value, bool) and str(value).strip():
+            return str(value).strip(), None
+    solution = row.get("solution")
+    if isinstance(solution, str):
+        return (last_boxed(solution) or solution).strip(), solution
+    return "", None
+
+
+def _without_instructions(question: str) -> str:
+    """The bare question: some copies of DAPO-Math carry their answer instructions in the first and last paragraph."""
+    first, _, rest = question.partition("\n\n")
+    if rest and "Answer: $Answer" in first:
+        body, _, last = rest.rpartition("\n\n")
+        return body if '"Answer:"' in last else rest
+    return question
+
+
+def _columns(row: Mapping[str, Any]) -> str:
+    return f"the columns {', '.join(map(str, row))}" if row else "no columns"
+
+
+def _read_jsonl(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
+    """Numbered lines; blank ones count but are passed over."""
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line.decode("utf-8"))
+            except (ValueError, RecursionError) as error:
+                yield number, f"not a line of JSON ({error})"
+                continue
+            yield number, row if isinstance(row, dict) else f"a JSON object is wanted, not {type(row).__name__}"
+
+
+def _read_parquet(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
+    try:
+        import pyarrow
+        import pyarrow.parquet as parquet
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(f"reading {path.name} needs the package 'pyarrow': {INSTALL}") from error
+    number = 0
+    try:
+        with parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches():
+                for row in batch.to_pylist():
+                    number += 1
+                    yield number, row
+    except (pyarrow.ArrowException, OSError) as error:
+        raise DataError(
+            f"{path} cannot be read as Parquet after row {number} ({error}): it may be cut off, copy it again"
+        ) from error

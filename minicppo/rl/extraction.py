@@ -1,0 +1,29 @@
+"""The answer that a response states: what the paper's protocol looks at, and nothing else of the response."""
+
+import re
+
+WINDOW = 300  # characters at the end of a response in which its answer must stand
+STATED = re.compile(r"(?i)Answer\s*:\s*([^\n]+)")
+
+
+def extract_answer(response: str) -> str | None:
+    """What the last `Answer:` of the last 300 characters states, else what the last `\\boxed{}` there holds, if any.
+
+    >>> extract_answer("So 6 x 7 = 42.\\nAnswer: 42"), extract_answer(r"hence \\boxed{7}."), extract_answer("42")
+    ('42', '7', None)
+    """
+    window = response[-WINDOW:]
+    stated = STATED.findall(window)
+    found = stated[-1].strip() if stated else last_boxed(window)
+    return found or None
+
+
+def last_boxed(text: str) -> str | None:
+    """What the last whole `\\boxed{}` (or `\\fbox{}`) holds, braces balanced; None without one."""
+    for start in reversed([match.end() for match in re.finditer(r"\\f?boxed\s*\{|\\fbox\s*\{", text)]):
+        depth = 1
+        for i in range(start, len(text)):
+            depth += (text[i] == "{") - (text[i] == "}")
+            if depth == 0:
+                return text[start:i]
+    return None

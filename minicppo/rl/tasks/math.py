@@ -1,0 +1,112 @@
+"""Mathematics word problems with one right answer, from files or from the hub; only pretrained policies can try them.
+
+The protocol is the paper's: the response ends in a line `Answer: $Answer`. The wording of the templates is ours.
+"""
+
+import random
+from functools import cached_property
+
+from minicppo.rl.data import MathProblem, check_name, load_data
+from minicppo.rl.extraction import extract_answer
+from minicppo.rl.judge import require_math_verify
+from minicppo.rl.reward import score_response
+from minicppo.rl.tasks.base import Problem, Split, Task, is_held_out
+
+TEMPLATES = {
+    "steps": "Work out the following problem step by step. End with a line of the form Answer: $Answer, where $Answer "
+    "is your result.\n\n{problem}\n\nGive the result on a line of its own after \"Answer:\", as the last one.",
+    "short": "{problem}\n\nReply with one line and nothing else: Answer: followed by the result.",
+}
+
+
+class MathTask(Task):
+    """The problems of `data`: a known name (dapo-math-17k, gsm8k, aime24, ...), a file, or a hub name OWNER/NAME.
+
+    A tenth of them is held out, by content; with `test`, one or several other data sets, all of these is held out
+    instead, and what they share with `data` is not trained on. The data are read when the first problem is asked for.
+    """
+
+    name = "math"
+
+    def __init__(
+        self,
+        data: str = "gsm8k",
+        test: str | list[str] | None = None,
+        template: str = "steps",
+        max_new_tokens: int = 1024,
+        max_question_chars: int | None = None,
+        max_answer_chars: int | None = None,
+        max_solution_lines: int | None = None,
+    ):
+        """`template` is "steps", "short" or a text with {problem}; the `max_...` options drop longer problems.
+
+        `max_solution_lines` counts those of the worked solution (GSM8K has one step a line).
+
+        Raises:
+            ValueError: a template without {problem}, or data that can be neither a name nor a file.
+        """
+        self.tests = [test] if isinstance(test, str) else test or []
+        for source in (data, *self.tests):
+            check_name(source)
+        self.template = TEMPLATES.get(template, template)
+        if "{problem}" not in self.template:
+            raise ValueError(
+                f"math: template = {template!r} must be one of {', '.join(TEMPLATES)} or contain {{problem}}"
+            )
+        self.data, self.max_new_tokens = data, max_new_tokens
+        self.limits = (max_question_chars, max_answer_chars, max_solution_lines)
+
+    def problem(self, rng: random.Random) -> Problem:
+        """A problem of either split, each equally likely."""
+        return rng.choice([*self.problems["train"], *self.problems["test"]])
+
+    def draw(self, rng: random.Random, split: Split) -> Problem | None:
+        """A problem of that split, each equally likely.
+
+        Raises:
+            ValueError: the split is empty. DataError: the data cannot be read.
+        """
+        if not self.problems[split]:
+            raise ValueError(
+                f"math: no {split} problem of {', '.join([self.data, *self.tests])} is left: relax the max_... options"
+            )
+        return rng.choice(self.problems[split])
+
+    def score(self, problem: Problem, response: str) -> float:
+        """1 if the answer stated at the end is right (see `minicppo.rl.reward`), else 0."""
+        return score_response(response, problem.answer)
+
+    def well_formed(self, problem: Problem, response: str) -> bool:
+        """Whether an answer is stated at all, on an `Answer:` line or in a box, right or wrong."""
+        return extract_answer(response) is not None
+
+    @cached_property
+    def problems(self) -> dict[Split, list[Problem]]:
+        """Both splits, in the order of their files.
+
+        Raises:
+            DataError: the data cannot be read. ModuleNotFoundError: math-verify is not installed.
+        """
+        require_math_verify()
+        everything = self._load(self.data)
+        if self.tests:
+            test = [each for name in self.tests for each in self._load(name)]
+        else:
+            test = [each for each in everything if is_held_out(each, self.held_out_fraction)]
+        held_out = {each.content for each in test}
+        train = [each for each in everything if each.content not in held_out]
+        return {"train": train, "test": test}
+
+    def _load(self, name: str) -> list[Problem]:
+        return [as_problem(each, self.template) for each in load_data(name).problems if self._short_enough(each)]
+
+    def _short_enough(self, problem: MathProblem) -> bool:
+        solution = problem.solution or ""
+        sizes = (len(problem.question), len(problem.answer), len(solution.splitlines()))
+        return all(limit is None or size <= limit for size, limit in zip(sizes, self.limits, strict=True))
+
+
+def as_problem(problem: MathProblem, template: str) -> Problem:
+    """What the policy sees. Copies that differ in white space alone share their content, and so their split."""
+    prompt = template.replace("{problem}", problem.question)
+    return Problem(prompt, problem.answer, {"row": problem.row}, content=" ".join(problem.question.split()))

@@ -1,0 +1,241 @@
+"""Reading mathematics data: every layout, every way in which a file can be wrong, and the real files where they are."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from minicppo.rl.data import FOLDER_VARIABLE, SOURCES, DataError, MathData, load_data
+
+REAL = os.environ.get(FOLDER_VARIABLE)
+GSM = [
+    {"question": f"What is {i} + 1?", "answer": f"{i} + 1 = <<{i}+1={i + 1}>>{i + 1}\n#### {i + 1}"} for i in range(4)
+]
+
+
+def write_jsonl(path: Path, rows: list[Any]) -> Path:
+    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows), "utf-8")
+    return path
+
+
+def write_parquet(path: Path, rows: list[dict[str, Any]], row_group: int | None = None) -> Path:
+    pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed (extra: math)")
+    import pyarrow.parquet as parquet
+
+    parquet.write_table(pyarrow.Table.from_pylist(rows), path, row_group_size=row_group)
+    return path
+
+
+def verl_row(question: str, answer: str) -> dict[str, Any]:
+    return {
+        "data_source": "x",
+        "prompt": [{"content": "Be brief.", "role": "system"}, {"content": question, "role": "user"}],
+        "reward_model": {"ground_truth": answer, "style": "rule"},
+    }
+
+
+def pairs(data: MathData) -> list[tuple[str, str]]:
+    return [(problem.question, problem.answer) for problem in data.problems]
+
+
+def test_gsm8k_answers_stand_after_the_marks(tmp_path: Path) -> None:
+    data = load_data(str(write_jsonl(tmp_path / "gsm.jsonl", GSM)))
+    assert pairs(data) == [(f"What is {i} + 1?", str(i + 1)) for i in range(4)]
+    assert data.problems[2].solution == "2 + 1 = <<2+1=3>>3"
+    assert [problem.row for problem in data.problems] == [1, 2, 3, 4]
+    assert data.summary() == "gsm: 4 rows, 4 problems, 0 repeated"
+
+
+@pytest.mark.parametrize(
+    ("row", "answer"),
+    [
+        ({"question": "Q", "ref_answer": r"\frac{1}{2}"}, r"\frac{1}{2}"),
+        ({"problem": "Q", "answer": 204}, "204"),
+        ({"problem": "Q", "answer": "204", "solution": r"so \boxed{7}"}, "204"),
+        ({"problem": "Q", "solution": r"so \boxed{\frac{1}{2}} is it"}, r"\frac{1}{2}"),
+        ({"prompt": "Q", "solution": "34"}, "34"),
+        (verl_row("Q", "34"), "34"),
+    ],
+)
+def test_the_usual_layouts(tmp_path: Path, row: dict[str, Any], answer: str) -> None:
+    assert pairs(load_data(str(write_jsonl(tmp_path / "rows.jsonl", [row])))) == [("Q", answer)]
+
+
+def test_answer_instructions_inside_a_question_are_dropped(tmp_path: Path) -> None:
+    wrapped = 'Solve it. Last line: Answer: $Answer\n\nWhat is 1\n\nplus 1?\n\nPut it after "Answer:".'
+    rows = [{"prompt": wrapped, "answer": "2"}, {"prompt": "One?\n\nTwo?", "answer": "3"}]
+    assert pairs(load_data(str(write_jsonl(tmp_path / "r.jsonl", rows)))) == [
+        ("What is 1\n\nplus 1?", "2"),
+        ("One?\n\nTwo?", "3"),
+    ]
+
+
+def test_repetitions_and_contradictions_are_counted(tmp_path: Path) -> None:
+    rows = [verl_row("A?", "1"), verl_row("B?", "2"), verl_row("A?", "1"), verl_row("A?", "3")]
+    data = load_data(str(write_parquet(tmp_path / "rows.parquet", rows)))
+    assert pairs(data) == [("A?", "1"), ("B?", "2")]
+    assert (data.rows, data.repetitions, data.conflicts) == (4, 2, 1)
+    assert data.summary() == "rows: 4 rows, 2 problems, 2 repeated, 1 of them with another answer"
+
+
+@pytest.mark.parametrize(
+    ("broken", "says"),
+    [
+        ('{"question": "Q", "answ', "not a line of JSON"),
+        ("[1, 2]", "a JSON object is wanted, not list"),
+        ({"text": "Q", "answer": "1"}, "no question .* among the columns text, answer"),
+        ({"question": "  ", "answer": "1"}, "no question"),
+        ({"question": "Q", "result": "1"}, "no answer .* among the columns question, result"),
+        ({"question": "Q", "answer": "so\n#### "}, "no answer"),
+        ({"question": "Q", "answer": None}, "no answer"),
+        ({"prompt": [{"role": "assistant", "content": "Q"}], "answer": "1"}, "no question"),
+    ],
+)
+def test_a_broken_row_is_named_and_nothing_is_skipped(tmp_path: Path, broken: Any, says: str) -> None:
+    path = write_jsonl(tmp_path / "rows.jsonl", [*GSM[:2], broken, *GSM[2:]])
+    with pytest.raises(DataError, match=rf"rows\.jsonl: 1 of 5 rows cannot be used: row 3: {says}"):
+        load_data(str(path))
+
+
+def test_many_broken_rows_are_counted_and_the_first_named(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "rows.jsonl", [{"q": 1}] * 9)
+    with pytest.raises(DataError, match=r"9 of 9 rows .*row 1: .*row 5: .*; and 4 more") as caught:
+        load_data(str(path))
+    assert "row 6" not in str(caught.value)
+
+
+def test_bytes_that_are_no_text_are_a_broken_row(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(json.dumps(GSM[0]).encode() + b'\n{"question": "\xff", "answer": "1"}\n')
+    with pytest.raises(DataError, match="row 2: not a line of JSON"):
+        load_data(str(path))
+
+
+def test_a_missing_column_in_parquet(tmp_path: Path) -> None:
+    path = write_parquet(tmp_path / "rows.parquet", [{"problem": "Q"}] * 3)
+    with pytest.raises(DataError, match=r"3 of 3 rows .*no answer .* among the columns problem"):
+        load_data(str(path))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.99])
+def test_a_cut_off_parquet_file(tmp_path: Path, share: float) -> None:
+    path = write_parquet(tmp_path / "rows.parquet", [verl_row(f"{i}?", str(i)) for i in range(200)])
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(DataError, match=r"rows\.parquet cannot be read as Parquet .* cut off"):
+        load_data(str(path))
+
+
+def test_parquet_damaged_in_the_middle(tmp_path: Path) -> None:
+    rows = [verl_row(f"{i}? {os.urandom(40).hex()}", str(i)) for i in range(2000)]
+    path = write_parquet(tmp_path / "rows.parquet", rows, row_group=500)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2 : len(content) // 2 + 4000] = b"\xff" * 4000
+    path.write_bytes(bytes(content))
+    with pytest.raises(DataError, match="row"):
+        load_data(str(path))
+
+
+def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "rows.jsonl", GSM[:2])
+    assert load_data(str(path)).rows == 2
+    write_jsonl(path, GSM)
+    os.utime(path, ns=(1, 1))
+    assert load_data(str(path)).rows == 4
+
+
+def test_an_empty_file(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="holds no problems"):
+        load_data(str(write_jsonl(tmp_path / "rows.jsonl", [])))
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("aime42", "did you mean 'aime2"),
+        ("missing.jsonl", "there is no file"),
+        ("gsm8k.txt", "nor a .jsonl or .parquet"),
+    ],
+)
+def test_names_and_paths_that_are_none(name: str, says: str) -> None:
+    with pytest.raises(DataError, match=says):
+        load_data(name)
+
+
+class TestAFolder:
+    def test_known_names_are_read_from_it(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
+        mixed = [{"data_source": s, "question": f"{s}?", "ref_answer": "1"} for s in ("MATH-500", "AIME-2025-30")]
+        write_jsonl(tmp_path / "math500_aime_eval.jsonl", mixed)
+        assert pairs(load_data("math-500")) == [("MATH-500?", "1")]
+
+    def test_a_file_that_it_lacks_is_named(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
+        with pytest.raises(DataError, match=r"has no aime24\.parquet: .*unset MINICPPO_DATA"):
+            load_data("aime24")
+
+
+class TestTheHub:
+    @pytest.fixture(autouse=True)
+    def _no_folder(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delenv(FOLDER_VARIABLE, raising=False)
+
+    def fake(self, monkeypatch: pytest.MonkeyPatch, load: Any) -> None:
+        monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load))
+
+    def test_known_names_and_any_other(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        asked = []
+
+        def load(name: str, configuration: str | None, split: str) -> list[dict[str, str]]:
+            asked.append((name, configuration, split))
+            return [{"problem": name, "answer": "1"}]
+
+        self.fake(monkeypatch, load)
+        assert pairs(load_data("someone/some-set")) == [("someone/some-set", "1")]
+        assert load_data("gsm8k-test").problems[0].row == 1
+        assert asked == [("someone/some-set", None, "train"), ("openai/gsm8k", "main", "test")]
+
+    def test_no_network_is_a_clear_error(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def load(*arguments: Any, **options: Any) -> None:
+            raise ConnectionError("no route")
+
+        self.fake(monkeypatch, load)
+        with pytest.raises(DataError, match=r"could not be fetched .*no route.*set MINICPPO_DATA"):
+            load_data("math-ai/other")
+
+    def test_without_the_package(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(sys.modules, "datasets", None)
+        with pytest.raises(ModuleNotFoundError, match=r'pip install "minicppo\[math\]"'):
+            load_data("someone/another-set")
+
+    @pytest.mark.network
+    @pytest.mark.parametrize("name", sorted(SOURCES))
+    def test_every_known_set_is_there(self, name: str) -> None:
+        assert len(load_data(name).problems) >= 30
+
+
+@pytest.mark.skipif(REAL is None, reason=f"{FOLDER_VARIABLE} names no folder with the real data files")
+@pytest.mark.parametrize(
+    ("name", "rows", "problems", "conflicts"),
+    [
+        ("dapo-math-17k", 17_917, 17_290, 11),
+        ("aime24", 30, 30, 0),
+        ("aime25", 30, 30, 0),
+        ("aime26", 30, 30, 0),
+        ("math-500", 500, 500, 0),
+        ("gsm8k", 7_473, 7_473, 0),
+        ("gsm8k-test", 1_319, 1_319, 0),
+    ],
+)
+def test_the_real_files_parse_with_no_row_lost(name: str, rows: int, problems: int, conflicts: int) -> None:
+    pytest.importorskip("pyarrow", reason="pyarrow is not installed (extra: math)")
+    data = load_data(name)
+    assert (data.rows, len(data.problems), data.conflicts) == (rows, problems, conflicts)
+    if name != "math-500":
+        assert all(problem.answer.replace(",", "").lstrip("-").replace(".", "").isdigit() for problem in data.problems)

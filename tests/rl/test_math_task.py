@@ -1,0 +1,107 @@
+"""The mathematics task: splits by content, prompts, filters, and a training step on it."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from minicppo.rl.config import RunConfig
+from minicppo.rl.tasks import make_task, sample_problems
+from minicppo.rl.tasks.math import TEMPLATES
+
+pytest.importorskip("math_verify", reason="math-verify is not installed (extra: math)")
+
+
+def write(path: Path, rows: list[tuple[str, str]]) -> str:
+    path.write_text("".join(json.dumps({"question": q, "answer": a}) + "\n" for q, a in rows))
+    return str(path)
+
+
+@pytest.fixture
+def sums(tmp_path: Path) -> str:
+    """200 sums with a worked line each."""
+    return write(tmp_path / "sums.jsonl", [(f"What is {i} + {i}?", f"twice {i}\n#### {2 * i}") for i in range(200)])
+
+
+def prompts(task: Any, split: Any, n: int = 400) -> set[str]:
+    return {problem.prompt for problem in sample_problems(task, n, random.Random(0), split)}
+
+
+def test_a_tenth_is_held_out_by_content(sums: str) -> None:
+    task = make_task("math", data=sums)
+    train, test = task.problems["train"], task.problems["test"]
+    assert len(train) + len(test) == 200
+    assert 8 <= len(test) <= 35
+    assert prompts(task, "test") == {problem.prompt for problem in test}
+    assert not prompts(task, "train") & prompts(task, "test")
+
+
+def test_a_second_data_set_is_held_out_whole_and_never_trained_on(tmp_path: Path, sums: str) -> None:
+    test = write(tmp_path / "test.jsonl", [("What is  3 + 3?", "6"), ("What is 1000 + 1?", "1001")])
+    third = write(tmp_path / "third.jsonl", [("What is 4 + 4?", "8")])
+    assert len(make_task("math", data=sums, test=[test, third]).problems["train"]) == 198
+    task = make_task("math", data=sums, test=test)
+    assert len(task.problems["train"]) == 199
+    assert {problem.answer for problem in task.problems["test"]} == {"6", "1001"}
+    assert len(sample_problems(task, 2, random.Random(0), "test", unique=True)) == 2
+    with pytest.raises(ValueError, match="only 2 of 3 different test problems"):
+        sample_problems(task, 3, random.Random(0), "test", unique=True)
+
+
+def test_prompts_follow_the_template(sums: str) -> None:
+    for name, words in TEMPLATES.items():
+        problem = make_task("math", data=sums, template=name).problems["train"][0]
+        assert problem.prompt == words.replace("{problem}", " ".join(problem.content.split()))
+        assert "Answer:" in problem.prompt
+    assert "Answer: $Answer" in TEMPLATES["steps"]
+    own = make_task("math", data=sums, template="Q: {problem}").problems["train"][0]
+    assert own.prompt.startswith("Q: What is")
+
+
+def test_limits_drop_longer_problems(sums: str, tmp_path: Path) -> None:
+    task = make_task("math", data=sums, max_answer_chars=2)
+    assert {len(problem.answer) for split in task.problems.values() for problem in split} == {1, 2}
+    worked = write(tmp_path / "w.jsonl", [(f"{i}?", "line\n" * (1 + i % 3) + f"#### {i}") for i in range(90)])
+    task = make_task("math", data=worked, max_solution_lines=1)
+    assert sum(len(split) for split in task.problems.values()) == 30
+    with pytest.raises(ValueError, match=r"no test problem .* is left: relax the max_\.\.\. options"):
+        make_task("math", data=sums, max_question_chars=3).draw(random.Random(0), "test")
+
+
+def test_scores_and_form(sums: str) -> None:
+    task = make_task("math", data=sums)
+    problem = next(each for each in task.problems["train"] if each.answer == "42")
+    assert task.score(problem, "so\nAnswer: 42") == 1
+    assert task.score(problem, "so\nAnswer: 43") == 0
+    assert task.well_formed(problem, "so\nAnswer: 43")
+    assert task.score(problem, "42") == 0
+    assert not task.well_formed(problem, "42")
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"data": "gsm8"}, "did you mean 'gsm8k'"),
+        ({"template": "step"}, r"must be one of steps, short or contain \{problem\}"),
+        ({"tests": "gsm8k-test"}, "no option 'tests'.*did you mean 'test'"),
+    ],
+)
+def test_bad_options_are_refused_before_anything_is_read(options: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        make_task("math", **options)
+
+
+def test_a_policy_from_scratch_cannot_try_it(small_config: Callable[..., RunConfig], sums: str) -> None:
+    with pytest.raises(ValueError, match=r"task 'math' has no alphabet .* set model\.path"):
+        small_config(task={"name": "math", "options": {"data": sums}}, warmup=None)
+
+
+def test_without_math_verify_it_says_what_to_install(sums: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ModuleNotFoundError, match=r'pip install "minicppo\[math\]"'):
+        make_task("math", data=sums).problem(random.Random(0))
