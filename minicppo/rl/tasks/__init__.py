@@ -10,6 +10,10 @@ from minicppo.rules.hyper import nearest
 TASKS: dict[str, tuple[str, str]] = {
     "chain": ("minicppo.rl.tasks.chain", "ChainTask"),
     "addition": ("minicppo.rl.tasks.addition", "AdditionTask"),
+    "max-of-three": ("minicppo.rl.tasks.small", "MaxOfThreeTask"),
+    "letter-count": ("minicppo.rl.tasks.small", "LetterCountTask"),
+    "parity": ("minicppo.rl.tasks.small", "ParityTask"),
+    "math": ("minicppo.rl.tasks.math", "MathTask"),
     "reasoning-gym": ("minicppo.rl.tasks.reasoning_gym", "ReasoningGymTask"),
 }
 
