@@ -106,6 +106,12 @@ class RunConfig(Section):
             return torch.bfloat16 if self.resolved_device().type == "cuda" else None
         return torch.bfloat16 if self.train.autocast == "bfloat16" else None
 
+    def rollout_dtype(self) -> torch.dtype | None:
+        """The same of sampling, which may be less precise than scoring, as in serving engines; None for none."""
+        if self.rollout.autocast == "same":
+            return self.autocast_dtype()
+        return torch.bfloat16 if self.rollout.autocast == "bfloat16" else None
+
     def to_yaml(self) -> str:
         """Every setting, defaults included."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)

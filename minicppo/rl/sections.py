@@ -94,6 +94,7 @@ class RolloutConfig(Section):
     top_k: int = 0
     cells: int = Field(20, ge=1)  # K of the top-K divergences
     batch: int | None = Field(None, ge=1)  # prompts per forward pass; null: all
+    autocast: Literal["same", "off", "bfloat16"] = "same"  # precision of sampling; same: that of scoring
 
     @model_validator(mode="after")
     def _check(self) -> "RolloutConfig":

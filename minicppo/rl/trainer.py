@@ -136,9 +136,9 @@ class Trainer:
             self.method = get_method(self.config.method.name, **params)
         self.keep = cast(Keep, {"log_probs": "none"}.get(self.method.needs, self.method.needs))
         self.state = self._initial_state(start)
-        self.behaviour = self.state.policy  # what samples; a second model where rollouts are stale
-        if settings.staleness:
-            self.behaviour = dataclasses.replace(self.state.policy, model=copy.deepcopy(self.state.policy.model))
+        model = self.state.policy.model  # what samples: the same weights, or a second model where rollouts are stale
+        model = copy.deepcopy(model) if settings.staleness else model
+        self.behaviour = dataclasses.replace(self.state.policy, model=model, autocast=self.config.rollout_dtype())
         sizes = {"metrics.jsonl": 0, "timings.jsonl": 0}
         saved = list_checkpoints(run.checkpoints)
         if saved:
@@ -233,7 +233,8 @@ class Trainer:
         """
         rows = torch.arange(self.rows_per_forward, device=rollout.log_probs.device)
         part = rollout.select(rows)
-        again = score(self.behaviour, part, self.config.rollout.temperature).log_probs
+        scorer = dataclasses.replace(self.behaviour, autocast=self.state.policy.autocast)
+        again = score(scorer, part, self.config.rollout.temperature).log_probs
         return float((again - part.log_probs)[part.response_mask].abs().mean())
 
     def minibatches(self, batch: "Batch") -> Iterator[Minibatch]:

@@ -1,0 +1,98 @@
+"""Small verifiable questions for a pretrained policy, each of which a 135M-parameter chat model gets right now and then.
+
+All three have far more problems than any run sees. None has an alphabet: a policy from scratch would have to learn
+English first.
+"""
+
+import random
+import re
+
+from minicppo.rl.tasks.base import Problem, Task
+
+VOWELS, CONSONANTS = "aeiou", "bdfgklmnprst"
+
+
+class OneNumberTask(Task):
+    """An answer that is one whole number."""
+
+    held_out_fraction = 0.25
+
+    def __init__(self, max_new_tokens: int = 16):
+        self.max_new_tokens = max_new_tokens
+
+    def score(self, problem: Problem, response: str) -> float:
+        """1 if the last whole number of the response is the answer, else 0."""
+        return float(re.findall(r"\d+", response)[-1:] == [problem.answer])
+
+    def well_formed(self, problem: Problem, response: str) -> bool:
+        """Whether the response is one number and nothing else."""
+        return re.fullmatch(r"\s*\d+\s*", response) is not None
+
+
+class LetterCountTask(OneNumberTask):
+    """How often a letter occurs in a made-up word of `syllables` consonant-vowel pairs: each count equally likely."""
+
+    name = "letter-count"
+
+    def __init__(self, syllables: int = 3, max_new_tokens: int = 16):
+        if not 2 <= syllables <= 9:
+            raise ValueError(f"letter-count: syllables = {syllables} is outside 2..9 (counts are one digit)")
+        super().__init__(max_new_tokens)
+        self.syllables = syllables
+
+    def problem(self, rng: random.Random) -> Problem:
+        """A word such as "banatu" and one of its vowels or consonants."""
+        count = rng.randint(1, self.syllables)
+        chosen, other = rng.sample([VOWELS, CONSONANTS], 2)
+        letter = rng.choice(chosen)
+        places = set(rng.sample(range(self.syllables), count))
+        asked = [letter if i in places else rng.choice(chosen.replace(letter, "")) for i in range(self.syllables)]
+        rest = [rng.choice(other) for _ in range(self.syllables)]
+        pairs = zip(rest, asked, strict=True) if chosen == VOWELS else zip(asked, rest, strict=True)
+        word = "".join(first + second for first, second in pairs)
+        prompt = f'How many times does the letter "{letter}" occur in "{word}"? Answer with the number only.'
+        return Problem(prompt, str(count), {"letter": letter, "word": word})
+
+
+class MaxOfThreeTask(OneNumberTask):
+    """The largest of three different numbers of `figures` digits; the order they are asked in does not count as new."""
+
+    name = "max-of-three"
+
+    def __init__(self, figures: int = 2, max_new_tokens: int = 16):
+        if not 1 <= figures <= 9:
+            raise ValueError(f"max-of-three: figures = {figures} is outside 1..9")
+        super().__init__(max_new_tokens)
+        self.figures = figures
+
+    def problem(self, rng: random.Random) -> Problem:
+        """Three different numbers, in any order."""
+        low = 10 ** (self.figures - 1)
+        a, b, c = rng.sample(range(low, 10 * low), 3)
+        prompt = f"Which is the largest of {a}, {b} and {c}? Answer with the number only."
+        return Problem(prompt, str(max(a, b, c)), {"numbers": (a, b, c)}, content=f"{sorted((a, b, c))}")
+
+
+class ParityTask(Task):
+    """Whether a number below `high` is even or odd: chance is 1/2, so look at the answers' form as well."""
+
+    name = "parity"
+    held_out_fraction = 0.25
+
+    def __init__(self, high: int = 1000, max_new_tokens: int = 8):
+        if high < 10:
+            raise ValueError(f"parity: high = {high} is below 10: there would be too few numbers to hold some out")
+        self.high, self.max_new_tokens = high, max_new_tokens
+
+    def problem(self, rng: random.Random) -> Problem:
+        """A uniform number."""
+        n = rng.randrange(self.high)
+        return Problem(f"Is {n} even or odd? Answer with one word.", ("even", "odd")[n % 2], {"n": n})
+
+    def score(self, problem: Problem, response: str) -> float:
+        """1 if the response names the right one of the two words and not the other, in any case, else 0."""
+        return float(set(re.findall(r"\b(?:even|odd)\b", response.lower())) == {problem.answer})
+
+    def well_formed(self, problem: Problem, response: str) -> bool:
+        """Whether the response is one of the two words, a full stop allowed."""
+        return re.fullmatch(r"\s*(even|odd)\.?\s*", response.lower()) is not None
