@@ -13,6 +13,7 @@ TASKS: dict[str, tuple[str, str]] = {
     "max-of-three": ("minicppo.rl.tasks.small", "MaxOfThreeTask"),
     "letter-count": ("minicppo.rl.tasks.small", "LetterCountTask"),
     "parity": ("minicppo.rl.tasks.small", "ParityTask"),
+    "math": ("minicppo.rl.tasks.math", "MathTask"),
     "reasoning-gym": ("minicppo.rl.tasks.reasoning_gym", "ReasoningGymTask"),
 }
 
