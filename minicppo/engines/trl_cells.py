@@ -1,4 +1,4 @@
-"""The current policy's log-probs of mu's cells. TRL's fused head makes no logits: they are made, a few rows at a time."""
+"""Log pi of mu's cells. TRL's fused head makes no logits, so they are made here, a few rows at a time."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

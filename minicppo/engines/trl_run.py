@@ -39,7 +39,7 @@ def train(config: RunConfig, run_dir: str | Path, on_event: OnEvent | None = Non
         FileExistsError: the folder already holds a run.
         ValueError: a setting that TRL cannot carry out, with the way out.
     """
-    _trl_config(config, Path(run_dir))  # before any work
+    trl_config(config, Path(run_dir))  # before any work
     run = RunDir(Path(run_dir))
     if is_main():
         run.require_vacant()
@@ -66,7 +66,7 @@ def resume(run_dir: str | Path, on_event: OnEvent | None = None) -> Path:
     return _run_to_end(run, config, start, on_event, checkpoint)
 
 
-def _trl_config(config: RunConfig, run_dir: Path) -> CPPOConfig:
+def trl_config(config: RunConfig, run_dir: Path) -> CPPOConfig:
     """The configuration as TRL's: one rollout of prompts x group_size responses, minibatches x epochs updates with it.
 
     Raises:
@@ -149,7 +149,7 @@ def _run_to_end(
 
     trainer = CPPOTrainer(
         policy.model,
-        args=_trl_config(config, run.path),
+        args=trl_config(config, run.path),
         reward_funcs=reward,
         processing_class=policy.tokenizer,
         train_dataset=Dataset.from_list(

@@ -1,0 +1,126 @@
+"""A run killed between two updates of one rollout and resumed is the run that was not."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+pytest.importorskip("trl", reason="the TRL engine needs trl (pip install 'minicppo[trl]')")
+
+from minicppo.engines.trl import resume, train
+from minicppo.engines.trl_log import whole_checkpoint
+from minicppo.report.runs import load_run
+from minicppo.report.tables import results
+from minicppo.rl.config import RunConfig, validate
+from minicppo.rl.rundir import RunDir
+from minicppo.rl.trainer import trained_policy
+
+ROOT = Path(__file__).resolve().parents[2]
+SETTINGS: dict[str, Any] = {
+    "task": {"name": "chain", "options": {"steps": 1}},
+    "method": {"name": "cppo-topk", "params": {"delta": 0.02, "delta_b": 0.002}},
+    "model": {"hidden_size": 16, "intermediate_size": 32, "layers": 2, "heads": 2},
+    "rollout": {"prompts": 8, "group_size": 4, "cells": 4},
+    "train": {"iterations": 2, "minibatches": 2, "epochs": 2, "lr": 1e-2, "lr_warmup": 2, "checkpoint_every": 1},
+    "eval": {"every": 1, "problems": 4, "samples": 2},
+    "warmup": {"target": 0.0, "check_every": 90, "anneal": 10, "batch": 16, "lr": 1e-2},
+}
+# Killed at the fourth update, before it is saved: the newest checkpoint stands in the middle of a rollout.
+KILLED = """
+import os, signal, sys
+from minicppo.engines import trl_run
+from tests.engines.test_trl_resume import every_update, small_run
+every_update(setattr)
+trl_run.train(small_run(), sys.argv[1], lambda row: row.get("update") == 4 and os.kill(os.getpid(), signal.SIGKILL))
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _shared_warmup(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MINICPPO_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+def small_run(**changes: Any) -> RunConfig:
+    return validate({**SETTINGS, **changes})
+
+
+def every_update(put: Any) -> None:
+    """Checkpoints after every update, where a user's are between iterations."""
+    from minicppo.engines import trl_run
+
+    whole = trl_run.trl_config
+
+    def finer(*args: Any) -> Any:
+        found = whole(*args)
+        found.save_steps = 1
+        return found
+
+    put(trl_run, "trl_config", finer)
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_is_not_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    every_update(monkeypatch.setattr)
+    train(small_run(), tmp_path / "whole")
+    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, str(tmp_path / "cut")],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr[-3000:]
+    half = tmp_path / "cut" / "trl" / "checkpoint-4"
+    half.mkdir()  # as if it had been killed while saving
+    newest = whole_checkpoint(RunDir.open(tmp_path / "cut"))
+    assert newest is not None
+    assert newest.name == "checkpoint-3"
+    assert not half.exists()
+    resume(tmp_path / "cut")
+    for name in ("metrics.jsonl", "checkpoints/000002/policy/model.safetensors"):
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+
+
+def test_a_run_reads_like_any_other(tmp_path: Path) -> None:
+    events: list[str] = []
+    folder = train(small_run(), tmp_path / "run", lambda row: events.append(row["kind"]))
+    run = load_run(folder)
+    events = [kind for kind in events if kind != "warmup"]
+    assert events == ["eval", *2 * ["rollout", *4 * ["update"], "eval", "iteration"]]
+    assert [row["update"] for row in run.rows("update")] == list(range(1, 9))
+    assert all(row["mismatch"] < 1e-5 for row in run.rows("rollout"))
+    first, second, *_ = run.rows("update")
+    assert first["mismatch/div/mean"] < 1e-6
+    assert "div/mean" not in first
+    assert second["div/mean"] > 1e-4
+    assert max(row["mask/frac"] for row in run.rows("update")) > 0.01
+    assert min(row["grad_norm"] for row in run.rows("update")) > 0
+    assert results([run])
+    saved = load_file(folder / "checkpoints/000002/policy/model.safetensors")
+    assert trained_policy(folder).model.state_dict().keys() >= saved.keys()
+    with pytest.raises(FileExistsError, match="already holds a run"):
+        train(small_run(), folder)
+    assert resume(folder) == folder  # finished: nothing to do
+
+
+def test_what_trl_cannot_do_is_refused_before_any_work(tmp_path: Path) -> None:
+    for changes, message in (
+        ({"staleness": 1}, "staleness=1"),
+        ({"horizon": 7}, "horizon=7"),
+        ({"micro_batch": 3}, "do not split into micro-batches of 3"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            train(small_run(train={**SETTINGS["train"], **changes}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

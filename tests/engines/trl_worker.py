@@ -1,0 +1,104 @@
+"""One rank of the two-rank tests, started by torchrun: `trl_worker.py FOLDER ddp|fsdp2`.
+
+Takes one training step for each case with the real Trainer and writes loss, masked share and whole gradients.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.state import AcceleratorState, PartialState
+from accelerate.utils import DistributedType
+from safetensors.torch import save_file
+from torch.distributed.tensor import DTensor
+from transformers import TrainerCallback
+
+from minicppo.engines.trl_rollout import RolloutCells
+from minicppo.rules import get_method
+from tests.engines.trl_setup import CASES, stale_rollout, tiny_policy, trainer_of
+
+
+def shard_on_the_cpu() -> None:
+    """Accelerate takes FSDP for a GPU matter and falls back to DDP on a CPU without a word."""
+    initialise = AcceleratorState.__init__
+
+    def patched(self: Any, *args: Any, fsdp_plugin: Any = None, **kwargs: Any) -> None:
+        initialise(self, *args, fsdp_plugin=fsdp_plugin, **kwargs)
+        if fsdp_plugin is not None and self.distributed_type == DistributedType.MULTI_CPU:
+            self.fsdp_plugin = fsdp_plugin
+            self.distributed_type = PartialState._shared_state["distributed_type"] = DistributedType.FSDP
+
+    AcceleratorState.__init__ = patched
+
+
+class Capture(TrainerCallback):
+    """Whole gradients, before the optimiser uses them, and what was logged."""
+
+    def __init__(self) -> None:
+        self.gradients: dict[str, torch.Tensor] = {}
+        self.logs: dict[str, float] = {}
+        self.sharded = False
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        for name, parameter in kwargs["model"].named_parameters():
+            grad = parameter.grad
+            self.sharded |= isinstance(grad, DTensor)
+            whole = grad.full_tensor() if isinstance(grad, DTensor) else grad
+            self.gradients[name.removeprefix("module.")] = whole.clone()
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
+        self.logs = {**(logs or {}), **self.logs}
+
+
+def one_step(folder: Path, engine: str, name: str, loss_type: str) -> None:
+    policy, method = tiny_policy(), get_method(name)
+    keep: Any = {"log_probs": "none"}.get(method.needs, method.needs)
+    whole = stale_rollout(policy, rows=8, keep=keep)
+
+    def rollout_func(prompts: list[Any], trainer: Any) -> dict[str, Any]:
+        part = whole.rows(torch.arange(4) + 4 * trainer.accelerator.process_index)
+        if part.cell_log_probs is not None:
+            trainer._cells = RolloutCells(part.cell_log_probs, part.cell_ids)
+
+        def lists(values: torch.Tensor, mask: torch.Tensor) -> list[list[Any]]:
+            return [row[valid].tolist() for row, valid in zip(values, mask, strict=True)]
+
+        return {
+            "prompt_ids": lists(part.prompt_ids, part.prompt_mask),
+            "completion_ids": lists(part.response_ids, part.response_mask),
+            "logprobs": lists(part.log_probs, part.response_mask),
+        }
+
+    sharding = {"fsdp": True, "fsdp_config": {"version": 2, "transformer_layer_cls_to_wrap": ["Qwen3DecoderLayer"]}}
+    trainer = trainer_of(
+        policy,
+        folder / "out",
+        rollout_func=rollout_func,
+        loss_type=loss_type,
+        max_steps=1,
+        max_grad_norm=0.0,
+        logging_steps=1,
+        **(sharding if engine == "fsdp2" else {}),
+    )
+    trainer.method, trainer.keep = method, keep  # past the check: this rollout_func does return cells
+    capture = Capture()
+    trainer.add_callback(capture)
+    trainer.train()
+    assert trainer.accelerator.num_processes == 2
+    assert capture.sharded == (engine == "fsdp2")
+    if trainer.accelerator.is_main_process:
+        save_file(capture.gradients, folder / f"{name}-{loss_type}.safetensors")
+        (folder / f"{name}-{loss_type}.json").write_text(json.dumps(capture.logs))
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    if sys.argv[2] == "fsdp2":
+        shard_on_the_cpu()
+    for case in CASES:
+        one_step(Path(sys.argv[1]), sys.argv[2], *case)
+    torch.distributed.destroy_process_group()
