@@ -6,6 +6,14 @@ from typing import NoReturn
 
 import typer
 from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)
@@ -24,3 +32,23 @@ def stopped(hint: str) -> NoReturn:
     """After Ctrl-C: say how to go on, and leave with the status of an interrupted program."""
     errors.print(f"\nStopped. {hint}", markup=False)
     raise typer.Exit(130)
+
+
+def progress_bar() -> Progress:
+    """Lines with a rate and the time left, on standard error, so that what is printed can go to a file.
+
+    Each line has a field `note`, shown at its end.
+    """
+    from minicppo.report.progress import RateColumn
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        RateColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(elapsed_when_finished=False),
+        TextColumn("{task.fields[note]}", style="green"),
+        console=errors,
+        speed_estimate_period=300.0,
+    )

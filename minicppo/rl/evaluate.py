@@ -1,14 +1,18 @@
 """Held-out evaluation: Avg@k with its standard error, greedy accuracy, format rate."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
-from minicppo.rl.config import RunConfig
+from minicppo.rl.config import ConfigError, RunConfig
+from minicppo.rl.data import load_data
 from minicppo.rl.policy import Policy
 from minicppo.rl.sampling import Rollout, sample
 from minicppo.rl.seeding import generator_for, rng_for
 from minicppo.rl.tasks import Problem, Task, sample_problems
+from minicppo.rl.tasks.math import MathTask, as_problem
+
+PIECES = 16  # steps of the progress of an evaluation that is not in batches already
 
 
 @dataclass(frozen=True)
@@ -36,11 +40,16 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Graded:
-    """A rollout's decoded texts with their rewards, row by row."""
+    """A rollout's decoded texts with their rewards and their lengths in tokens, row by row."""
 
     texts: list[str]
     rewards: list[float]
     well_formed: list[bool]
+    lengths: list[int]
+
+    def __add__(self, other: "Graded") -> "Graded":
+        """Both, one after the other."""
+        return Graded(**{name: value + vars(other)[name] for name, value in vars(self).items()})
 
 
 def grade(policy: Policy, task: Task, problems: Sequence[Problem], rollout: Rollout) -> Graded:
@@ -54,42 +63,80 @@ def grade(policy: Policy, task: Task, problems: Sequence[Problem], rollout: Roll
         texts,
         [task.score(problem, text) for problem, text in zip(asked, texts, strict=True)],
         [task.well_formed(problem, text) for problem, text in zip(asked, texts, strict=True)],
+        lengths,
     )
 
 
-def evaluate(policy: Policy, task: Task, config: RunConfig) -> Evaluation:
+def evaluate(
+    policy: Policy, task: Task, config: RunConfig, on_progress: Callable[[int, int], None] | None = None
+) -> Evaluation:
     """Evaluate on the held-out problems of `config.eval`: always the same ones, with the same random numbers.
+
+    `on_progress` is called with the problems done and all of them; for its sake the evaluation goes piece by piece.
 
     Raises:
         ValueError: the task has fewer different held-out problems than asked for.
     """
     settings = config.eval
     problems = held_out_problems(task, config)
-    prompts = [policy.encode(problem.prompt) for problem in problems]
     limit = config.max_new_tokens(task)
     generator = generator_for(settings.seed, "eval-samples")
-    sampled = sample(
-        policy, prompts, limit, settings.temperature, generator, samples=settings.samples, batch=settings.batch
-    )
-    graded = grade(policy, task, problems, sampled)
-    greedy = sample(policy, prompts, limit, settings.temperature, None, batch=settings.batch)
+    size = len(problems) if on_progress is None else settings.batch or math.ceil(len(problems) / PIECES)
+    graded = greedy = Graded([], [], [], [])
+    for start in range(0, len(problems), size):
+        part = problems[start : start + size]
+        prompts = [policy.encode(problem.prompt) for problem in part]
+        sampled = sample(
+            policy,
+            prompts,
+            limit,
+            settings.temperature,
+            generator,
+            samples=settings.samples,
+            batch=settings.batch,
+            top_p=settings.top_p,
+        )
+        likeliest = sample(policy, prompts, limit, settings.temperature, None, batch=settings.batch)
+        graded += grade(policy, task, part, sampled)
+        greedy += grade(policy, task, part, likeliest)
+        if on_progress is not None:
+            on_progress(start + len(part), len(problems))
     accuracy, error = clustered_mean(graded.rewards, settings.samples)
     return Evaluation(
         accuracy=accuracy,
         accuracy_se=error,
-        greedy_accuracy=sum(grade(policy, task, problems, greedy).rewards) / len(problems),
+        greedy_accuracy=sum(greedy.rewards) / len(problems),
         format_rate=sum(graded.well_formed) / len(graded.well_formed),
-        length=float(sampled.response_mask.sum()) / len(sampled),
+        length=sum(graded.lengths) / len(graded.lengths),
     )
 
 
 def held_out_problems(task: Task, config: RunConfig) -> list[Problem]:
-    """The different problems that runs of this configuration are evaluated on and never trained on."""
+    """The different problems that runs of this configuration are evaluated on: all of `eval.data`, where it is given.
+
+    Raises:
+        ConfigError: `eval.data` with another task than math, or with problems that the run trains on.
+    """
+    if config.eval.data:
+        return _all_of(config.eval.data, task)
     return sample_problems(task, config.eval.problems, rng_for(config.eval.seed, "eval-problems"), "test", unique=True)
 
 
+def _all_of(names: Sequence[str], task: Task) -> list[Problem]:
+    if not isinstance(task, MathTask):
+        raise ConfigError(f"eval.data = {list(names)} are mathematics problems: task {task.name!r} cannot score them")
+    problems = [as_problem(each, task.template) for name in names for each in load_data(name).problems]
+    shared = {each.content for each in problems} & {each.content for each in task.problems["train"]}
+    if shared:
+        raise ConfigError(
+            f"eval.data = {list(names)}: {len(shared)} of the {len(problems)} problems would be trained on. Name these "
+            "sets in task.options.test too, which takes them out of the training problems"
+        )
+    return problems
+
+
 def clustered_mean(values: Sequence[float], cluster: int) -> tuple[float, float]:
-    """Mean of n*k values in clusters of k consecutive ones, and its standard error from the n cluster means.
+    """Mean of n*k values in clusters of k consecutive ones, and its standard error from the n cluster means (n > 1).
 
     >>> clustered_mean([1, 1, 0, 0], 2)
     (0.5, 0.5)

@@ -48,11 +48,7 @@ class MathTask(Task):
         self.tests = [test] if isinstance(test, str) else test or []
         for source in (data, *self.tests):
             check_name(source)
-        self.template = TEMPLATES.get(template, template)
-        if "{problem}" not in self.template:
-            raise ValueError(
-                f"math: template = {template!r} must be one of {', '.join(TEMPLATES)} or contain {{problem}}"
-            )
+        self.template = template_text(template)
         self.data, self.max_new_tokens = data, max_new_tokens
         self.limits = (max_question_chars, max_answer_chars, max_solution_lines)
 
@@ -104,6 +100,18 @@ class MathTask(Task):
         solution = problem.solution or ""
         sizes = (len(problem.question), len(problem.answer), len(solution.splitlines()))
         return all(limit is None or size <= limit for size, limit in zip(sizes, self.limits, strict=True))
+
+
+def template_text(template: str) -> str:
+    """A template by name, or one of your own.
+
+    Raises:
+        ValueError: it has no {problem}, the place of the problem.
+    """
+    text = TEMPLATES.get(template, template)
+    if "{problem}" not in text:
+        raise ValueError(f"math: template = {template!r} must be one of {', '.join(TEMPLATES)} or contain {{problem}}")
+    return text
 
 
 def as_problem(problem: MathProblem, template: str) -> Problem:

@@ -1,0 +1,203 @@
+"""Avg@k on data sets: what is written, what is counted, and that a stopped evaluation goes on where it was."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from minicppo.rl import benchmark
+from minicppo.rl.benchmark import BenchmarkSettings, evaluate_data, mean_score
+from minicppo.rl.config import ModelConfig
+from minicppo.rl.policy import Policy, character_tokenizer
+from minicppo.rl.reward import Outcome
+from minicppo.rl.sampling import Rollout
+
+pytest.importorskip("math_verify", reason="math-verify is not installed (extra: math)")
+pytest.importorskip("pyarrow", reason="pyarrow is not installed (extra: math)")
+
+ALPHABET = "0123456789Answer: +=?\n"
+PROBLEMS = 7
+
+
+class Parrot:
+    """Answers the sum of a prompt `a + b` rightly with the samples' even random numbers, without any model."""
+
+    def __init__(self) -> None:
+        self.prompts: list[str] = []
+        self.policy = Policy(torch.nn.Linear(1, 1), character_tokenizer(ALPHABET))  # type: ignore[arg-type]
+
+    def sample(
+        self,
+        policy: Policy,
+        prompts: list[list[int]],
+        max_new_tokens: int,
+        temperature: float,
+        generator: torch.Generator,
+        samples: int,
+        top_p: float,
+    ) -> Rollout:
+        assert (temperature, top_p) == (0.7, 0.95)
+        texts = []
+        for ids in prompts:
+            prompt = policy.decode(ids)
+            self.prompts.append(prompt)
+            total = sum(int(part) for part in prompt.replace("?", "").split("+"))
+            noise = torch.rand(samples, generator=generator)
+            texts += [f"Answer: {total + int(wrong > 0.5)}" if wrong > 0.1 else "?" for wrong in noise.tolist()]
+        rows = [policy.encode(text) + [policy.eos_id] for text in texts]
+        rows = [row[:max_new_tokens] for row in rows]
+        width = max(map(len, rows))
+        ids = torch.tensor([row + [policy.pad_id] * (width - len(row)) for row in rows])
+        mask = torch.tensor([[True] * len(row) + [False] * (width - len(row)) for row in rows])
+        return Rollout(ids, mask, ids, mask, torch.zeros(ids.shape))
+
+
+@pytest.fixture
+def parrot(monkeypatch: pytest.MonkeyPatch) -> Parrot:
+    parrot = Parrot()
+    monkeypatch.setattr(benchmark, "sample", parrot.sample)
+    return parrot
+
+
+@pytest.fixture
+def sums(tmp_path: Path) -> str:
+    path = tmp_path / "sums.jsonl"
+    path.write_text("".join(json.dumps({"question": f"{i} + 8", "answer": f"{i + 8}"}) + "\n" for i in range(PROBLEMS)))
+    return str(path)
+
+
+SETTINGS = BenchmarkSettings("parrot", samples=16, max_new_tokens=20, template="{problem}?")
+
+
+def read(folder: Path) -> list[dict[str, Any]]:
+    import pyarrow.parquet as parquet
+
+    rows: list[dict[str, Any]] = parquet.read_table(folder / "sums.parquet").to_pylist()
+    return rows
+
+
+def test_results_problem_by_problem(parrot: Parrot, sums: str, tmp_path: Path) -> None:
+    seen: list[tuple[str, int, int]] = []
+    scores = evaluate_data(
+        parrot.policy, [sums], SETTINGS, tmp_path / "out", lambda name, done, n, _: seen.append((name, done, n))
+    )
+    rows, score = read(tmp_path / "out"), scores["sums"]
+    assert seen == [("sums", done, PROBLEMS) for done in range(PROBLEMS + 1)]
+    assert [row["index"] for row in rows] == list(range(PROBLEMS))
+    assert [row["question"] for row in rows] == [f"{i} + 8" for i in range(PROBLEMS)]
+    assert all(len(row["responses"]) == len(row["lengths"]) == 16 for row in rows)
+    for row in rows:
+        right = [response == f"Answer: {row['answer']}" for response in row["responses"]]
+        assert row["accuracy"] == sum(right) / 16
+        assert [outcome == Outcome.RIGHT for outcome in row["outcomes"]] == right
+    means = [row["accuracy"] for row in rows]
+    mean = sum(means) / PROBLEMS
+    assert score.accuracy == pytest.approx(mean)
+    assert score.accuracy_se == pytest.approx(
+        math.sqrt(sum((m - mean) ** 2 for m in means) / (PROBLEMS - 1) / PROBLEMS)
+    )
+    assert 0 < score.malformed == score.outcomes["missing"] / (16 * PROBLEMS)
+    assert score.unfinished == 0
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["data"]["sums"] == asdict(score)
+    assert results["settings"]["samples"] == 16
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("torn", [b"", b'{"index": 5, "quest'])
+def test_a_stopped_evaluation_goes_on_where_it_was(
+    parrot: Parrot, sums: str, tmp_path: Path, batch: int, torn: bytes
+) -> None:
+    settings = replace(SETTINGS, batch=batch)
+    whole = evaluate_data(parrot.policy, [sums], settings, tmp_path / "whole")
+    parrot.prompts.clear()
+
+    def stop(name: str, done: int, total: int, accuracy: float | None) -> None:
+        if done >= 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_data(parrot.policy, [sums], settings, tmp_path / "part", stop)
+    assert len(parrot.prompts) == 3
+    assert not (tmp_path / "part" / "sums.parquet").exists()
+    record = tmp_path / "part" / "sums.jsonl"
+    record.write_bytes(record.read_bytes() + torn)  # killed in the middle of writing
+
+    assert evaluate_data(parrot.policy, [sums], settings, tmp_path / "part") == whole
+    assert parrot.prompts == [f"{i} + 8?" for i in range(PROBLEMS)], "no problem was sampled twice"
+    assert read(tmp_path / "part") == read(tmp_path / "whole")
+
+    parrot.prompts.clear()
+    assert evaluate_data(parrot.policy, [sums], settings, tmp_path / "part") == whole
+    assert not parrot.prompts
+
+
+def test_another_evaluation_needs_another_folder(parrot: Parrot, sums: str, tmp_path: Path) -> None:
+    evaluate_data(parrot.policy, [sums], SETTINGS, tmp_path / "out")
+    with pytest.raises(ValueError, match=r"with samples = 16 and not 8: .*\(--out\)"):
+        evaluate_data(parrot.policy, [sums], replace(SETTINGS, samples=8), tmp_path / "out")
+    Path(sums).write_text(json.dumps({"question": "1 + 1", "answer": "2"}) + "\n")
+    with pytest.raises(ValueError, match="written for other problems"):
+        evaluate_data(parrot.policy, [sums], SETTINGS, tmp_path / "out")
+
+
+def test_responses_that_reach_the_limit_are_counted(parrot: Parrot, sums: str, tmp_path: Path) -> None:
+    score = evaluate_data(parrot.policy, [sums], replace(SETTINGS, max_new_tokens=9), tmp_path / "out")["sums"]
+    assert 0.8 < score.unfinished < 1  # all but the short "?"
+
+
+def test_a_single_problem_has_no_standard_error(parrot: Parrot, tmp_path: Path) -> None:
+    path = tmp_path / "sums.jsonl"
+    path.write_text(json.dumps({"question": "1 + 8", "answer": "9"}) + "\n")
+    score = evaluate_data(parrot.policy, [str(path)], SETTINGS, tmp_path / "out")["sums"]
+    assert score.accuracy_se is None
+    assert mean_score([score, score])[1] is None
+
+
+def test_the_mean_over_sets_weighs_them_equally(parrot: Parrot, sums: str, tmp_path: Path) -> None:
+    other = tmp_path / "other.jsonl"
+    other.write_text("".join(json.dumps({"question": f"{i} + 9", "answer": f"{i}"}) + "\n" for i in range(2)))
+    scores = evaluate_data(parrot.policy, [sums, str(other)], SETTINGS, tmp_path / "out")
+    mean, error = mean_score(list(scores.values()))
+    assert mean == pytest.approx(scores["sums"].accuracy / 2)
+    assert error == pytest.approx((scores["sums"].accuracy_se or 0) / 2)
+    assert json.loads((tmp_path / "out" / "results.json").read_text())["mean"]["accuracy"] == mean
+    with pytest.raises(ValueError, match="share a name"):
+        evaluate_data(parrot.policy, [sums, sums], SETTINGS, tmp_path / "again")
+
+
+def test_a_real_policy_is_sampled_the_same_way_whatever_was_done_before(sums: str, tmp_path: Path) -> None:
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    tokenizer = character_tokenizer(ALPHABET)
+    sizes = ModelConfig(hidden_size=16, intermediate_size=16, layers=1, heads=2)
+    torch.manual_seed(0)
+    model = Qwen3ForCausalLM(
+        Qwen3Config(
+            vocab_size=len(tokenizer),
+            hidden_size=sizes.hidden_size,
+            intermediate_size=sizes.intermediate_size,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            num_key_value_heads=2,
+            head_dim=8,
+            tie_word_embeddings=True,
+            bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+    policy = Policy(model.eval(), tokenizer)
+    settings = replace(SETTINGS, samples=3, max_new_tokens=8)
+    evaluate_data(policy, [sums], settings, tmp_path / "whole")
+    record = (tmp_path / "whole" / "sums.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "part").mkdir()
+    (tmp_path / "part" / "sums.jsonl").write_text(record[5] + record[2])
+    evaluate_data(policy, [sums], settings, tmp_path / "part")
+    assert read(tmp_path / "part") == read(tmp_path / "whole")
