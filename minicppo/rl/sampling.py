@@ -1,15 +1,18 @@
-"""Sampling responses with a key-value cache, and the log-probs they were sampled with."""
+"""Sampling responses with a key-value cache, and the log-probs that they were sampled with."""
 
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
+from minicppo.rl.decoding import Decoder, decoder_for
+from minicppo.rl.drawing import draw
 from minicppo.rl.policy import Policy
 
 Keep = Literal["none", "topk", "full"]
+ENDED, CUDA_ENDED = 1 / 16, 1 / 2  # share of the rows that may have ended before the others close ranks
+CUDA_PAUSE = 8  # steps between two looks at how many rows are left
 
 
 @dataclass(frozen=True)
@@ -68,20 +71,24 @@ def sample(
     k: int = 20,
     samples: int = 1,
     batch: int | None = None,
+    top_p: float = 1.0,
 ) -> Rollout:
     """Sample `samples` responses to each prompt from the untruncated softmax at `temperature`.
 
-    Rows are ordered prompt by prompt. A row stops at its end-of-sequence token and is computed no further. Each row's
-    random numbers are fixed in advance (CPU generator), so they depend neither on the device nor on `batch`.
+    Rows are ordered prompt by prompt. A row stops at its end-of-sequence token and is soon computed no further. Each
+    row's random numbers are fixed in advance (CPU generator), so they depend neither on the device nor on `batch`.
 
     Args:
-        prompts: token ids, of any lengths.
+        prompts: token ids, of any lengths; each is read once, beside others of about its length.
         generator: CPU generator; None takes the likeliest token everywhere (greedy).
         keep: also keep log mu of the K likeliest tokens ("topk") or of all ("full").
         batch: most prompts per forward pass (all by default).
+        top_p: for evaluation only: sample from the fewest likeliest tokens that hold this much probability. Log-probs
+            stay those of the whole softmax, so such a rollout is no sample of mu and must not be trained on.
 
     Raises:
-        ValueError: no prompts, an empty prompt, a temperature or length that is not positive.
+        ValueError: no prompts, an empty prompt, a temperature or length that is not positive; top_p outside (0, 1], or
+            below 1 together with cells.
     """
     if not prompts or not all(prompts):
         raise ValueError("sample needs at least one prompt, and no prompt may be empty")
@@ -90,19 +97,33 @@ def sample(
             f"sample needs temperature > 0, max_new_tokens >= 1 and samples >= 1, got {temperature}, {max_new_tokens} "
             f"and {samples}; for the likeliest tokens pass generator=None"
         )
-    device, n = policy.device, len(prompts) * samples
+    if not 0 < top_p <= 1 or (top_p < 1 and keep != "none"):
+        raise ValueError(
+            f"top_p must lie in (0, 1] and be 1 where cells are kept, got {top_p} with keep={keep!r}: truncated "
+            "samples are for evaluation; to train, sample with top_p=1"
+        )
+    n = len(prompts) * samples
     uniforms = None if generator is None else torch.rand(n, max_new_tokens, generator=generator, dtype=torch.float64)
-    parts = []
-    for start in range(0, len(prompts), batch or len(prompts)):
-        chunk = prompts[start : start + (batch or len(prompts))]
-        rows = slice(start * samples, (start + len(chunk)) * samples)
-        noise = None if uniforms is None else uniforms[rows].to(device)
-        parts.append(_sample_chunk(policy, chunk, max_new_tokens, temperature, noise, keep, k, samples))
-    return _concatenate(parts, policy.pad_id)
+    decoder = decoder_for(policy.model)
+    by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    parts, rows_of_parts = [], []
+    for chunk in torch.tensor(by_length).split(batch or len(prompts)):
+        chunk = chunk.sort().values
+        rows = (chunk[:, None] * samples + torch.arange(samples)).flatten()
+        noise = None if uniforms is None else uniforms[rows].to(policy.device)
+        chosen = [prompts[i] for i in chunk.tolist()]
+        parts.append(
+            _sample_chunk(policy, decoder, chosen, max_new_tokens, temperature, noise, keep, k, samples, top_p)
+        )
+        rows_of_parts.append(rows)
+    if len(parts) == 1:
+        return parts[0]
+    return _concatenate(parts, policy.pad_id).rows(torch.cat(rows_of_parts).argsort().to(policy.device))
 
 
 def _sample_chunk(
     policy: Policy,
+    decoder: Decoder,
     prompts: list[list[int]],
     max_new_tokens: int,
     temperature: float,
@@ -110,74 +131,90 @@ def _sample_chunk(
     keep: Keep,
     k: int,
     samples: int,
+    top_p: float,
 ) -> Rollout:
     prompt_ids, prompt_mask = _pad_left(prompts, policy.pad_id, policy.device)
-    n, device = len(prompts) * samples, policy.device
-    response_ids = torch.full((n, max_new_tokens), policy.pad_id, device=device)
-    response_mask = torch.zeros(n, max_new_tokens, dtype=torch.bool, device=device)
-    log_probs = torch.zeros(n, max_new_tokens, device=device)
-    cell_ids: Tensor | None = None
-    cells: Tensor | None = None
-
-    alive = torch.arange(n, device=device)  # the rows still running; everything below has this many rows
-    cache = DynamicCache(config=policy.model.config)
-    mask = prompt_mask
-    inputs, positions = prompt_ids, (mask.cumsum(1) - 1).clamp(min=0)
-    padded = not bool(mask.all())
-    for t in range(max_new_tokens):
-        with policy.precision():
-            logits = policy.model(
-                input_ids=inputs,
-                attention_mask=mask if padded else None,  # without padding plain causal attention is right, and faster
-                position_ids=positions,
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
-            ).logits[:, -1]
-        positions = positions[:, -1:] + 1
-        if t == 0 and samples > 1:  # each prompt was read once; from here on its samples go their own ways
-            cache.batch_repeat_interleave(samples)
-            logits, mask, positions = (x.repeat_interleave(samples, 0) for x in (logits, mask, positions))
-        log_p = (logits.float() / temperature).log_softmax(-1)
-        tokens = log_p.argmax(-1) if uniforms is None else _inverse_cdf(log_p, uniforms[alive, t])
-
-        response_ids[alive, t] = tokens
-        response_mask[alive, t] = True
-        log_probs[alive, t] = log_p.gather(1, tokens[:, None])[:, 0]
-        if keep != "none":
-            width = log_p.shape[1] if keep == "full" else min(k, log_p.shape[1])
-            if cells is None:
-                cells = torch.zeros(n, max_new_tokens, width, device=device)
-                cell_ids = torch.zeros(n, max_new_tokens, width, dtype=torch.long, device=device)
-            if keep == "full":
-                cells[alive, t] = log_p
-            else:
-                assert cell_ids is not None
-                cells[alive, t], cell_ids[alive, t] = log_p.topk(width)
-
-        going = (tokens != policy.eos_id).nonzero()[:, 0]
-        if len(going) == 0:
-            break
-        inputs = tokens[:, None]
-        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
-        if len(going) < len(tokens):
-            cache.batch_select_indices(going)
-            alive, inputs, mask, positions = alive[going], inputs[going], mask[going], positions[going]
-    return Rollout(
-        prompt_ids.repeat_interleave(samples, 0),
-        prompt_mask.repeat_interleave(samples, 0),
-        response_ids[:, : t + 1],
-        response_mask[:, : t + 1],
-        log_probs[:, : t + 1],
-        cell_ids[:, : t + 1] if cell_ids is not None and keep == "topk" else None,
-        cells[:, : t + 1] if cells is not None else None,
-    )
+    n, cuda = len(prompts) * samples, policy.device.type == "cuda"
+    record = _Record(n, max_new_tokens, policy, keep, k)
+    rows = torch.arange(n, device=policy.device)  # the rows still computed; everything in the loop has this many
+    alive = torch.ones_like(rows, dtype=torch.bool)  # which of these have not ended
+    with policy.precision():  # one context for all steps: autocast casts the weights once
+        logits = decoder.read(prompt_ids, prompt_mask, samples, max_new_tokens)
+        for t in range(max_new_tokens):
+            logits = logits.float() / temperature
+            tokens = logits.argmax(-1) if uniforms is None else draw(logits, uniforms[rows, t], top_p)
+            record.write(rows, t, logits, tokens)
+            alive &= tokens != policy.eos_id
+            if t + 1 == max_new_tokens:
+                break
+            if not cuda or t % CUDA_PAUSE == 0:  # to count the rows alive makes a GPU wait
+                left = int(alive.sum())
+                if left == 0:
+                    break
+                if len(alive) - left >= len(alive) * (CUDA_ENDED if cuda else ENDED):
+                    order = _close_ranks(alive, left)
+                    decoder.keep(order)
+                    rows, alive, tokens = rows[order], alive[order], tokens[order]
+            logits = decoder.step(tokens)
+    return record.rollout(prompt_ids.repeat_interleave(samples, 0), prompt_mask.repeat_interleave(samples, 0))
 
 
-def _inverse_cdf(log_p: Tensor, uniforms: Tensor) -> Tensor:
-    """(B,) tokens: the first whose cumulative probability exceeds the uniform number, in float64 as there are many."""
-    cdf = log_p.double().exp().cumsum(-1)
-    return torch.searchsorted(cdf, uniforms[:, None] * cdf[:, -1:], right=True)[:, 0].clamp(max=log_p.shape[1] - 1)
+def _close_ranks(alive: Tensor, left: int) -> Tensor:
+    """(left,) rows to go on with: those alive, where the last of them take the places of those that ended."""
+    order = torch.arange(left, device=alive.device)
+    order[~alive[:left]] = left + alive[left:].nonzero()[:, 0]
+    return order
+
+
+class _Record:
+    """What is kept of every step: never (B, T, V) unless asked for."""
+
+    def __init__(self, n: int, width: int, policy: Policy, keep: Keep, k: int):
+        self.n, self.width, self.keep, self.k, self.policy = n, width, keep, k, policy
+        self.ids = torch.full((n, width), policy.pad_id, device=policy.device)
+        self.log_probs = torch.zeros(n, width, device=policy.device)
+        self.cells: Tensor | None = None
+        self.cell_ids: Tensor | None = None
+
+    def write(self, rows: Tensor, t: int, logits: Tensor, tokens: Tensor) -> None:
+        """Step t of some rows: logits (B, V) at the temperature, tokens (B,)."""
+        norm = logits.logsumexp(-1, keepdim=True)
+        self.steps = t + 1
+        self.ids[rows, t] = tokens
+        self.log_probs[rows, t] = (logits.gather(1, tokens[:, None]) - norm)[:, 0]
+        if self.keep == "none":
+            return
+        if self.keep == "full":
+            values = logits - norm
+        else:
+            top = logits.topk(min(self.k, logits.shape[1]))
+            values = top.values - norm
+            if self.cell_ids is None:
+                self.cell_ids = self.ids.new_zeros(self.n, self.width, values.shape[1])
+            self.cell_ids[rows, t] = top.indices
+        if self.cells is None:
+            self.cells = values.new_zeros(self.n, self.width, values.shape[1])
+        self.cells[rows, t] = values
+
+    def rollout(self, prompt_ids: Tensor, prompt_mask: Tensor) -> Rollout:
+        """All of it, up to each row's first end-of-sequence token: what was computed after that is wiped."""
+        ends = self.ids == self.policy.eos_id
+        over = ends.cumsum(1) - ends.long() > 0
+        over[:, self.steps :] = True
+        self.ids[over] = self.policy.pad_id
+        for values in (self.log_probs, self.cells, self.cell_ids):
+            if values is not None:
+                values[over] = 0
+        width = int((~over).sum(1).max())
+        return Rollout(
+            prompt_ids,
+            prompt_mask,
+            self.ids[:, :width],
+            ~over[:, :width],
+            self.log_probs[:, :width],
+            None if self.cell_ids is None else self.cell_ids[:, :width],
+            None if self.cells is None else self.cells[:, :width],
+        )
 
 
 def _pad_left(prompts: list[list[int]], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:

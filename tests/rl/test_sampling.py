@@ -8,8 +8,9 @@ import math
 import pytest
 import torch
 
+from minicppo.rl.drawing import draw
 from minicppo.rl.policy import Policy
-from minicppo.rl.sampling import Keep, Rollout, _inverse_cdf, sample
+from minicppo.rl.sampling import Keep, Rollout, sample
 from minicppo.rl.scoring import score
 
 
@@ -133,7 +134,7 @@ def test_the_mask_comes_from_lengths_where_padding_is_the_end_token(
 def test_tokens_follow_their_probabilities() -> None:
     log_p = torch.tensor([0.5, 0.0, 0.3, 0.2]).log()
     grid = (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000
-    counts = _inverse_cdf(log_p.expand(1000, 4), grid).bincount(minlength=4)
+    counts = draw(log_p.expand(1000, 4), grid).bincount(minlength=4)
     assert counts.tolist() == [500, 0, 300, 200]
 
 
