@@ -1,12 +1,17 @@
-"""The current policy's log-probs of a rollout's tokens, in one forward pass."""
+"""The current policy's log-probs of a rollout's tokens: each prompt read once, no (N, T, V) logits kept."""
 
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
+from minicppo.rl.lm_head import default_tile, linear_head, token_scores
 from minicppo.rl.policy import Policy
 from minicppo.rl.sampling import Keep, Rollout
+
+SHARE = 1.5  # prompts are read once where that divides the tokens by this much: two short passes cost more than one
 
 
 @dataclass(frozen=True)
@@ -28,26 +33,113 @@ def score(policy: Policy, rollout: Rollout, temperature: float, keep: Keep = "no
     """Log-probs at the temperature of the rollout, in float32 also under autocast.
 
     Values in the padding are finite and meaningless. `keep` must be the one that the rollout was sampled with.
+    The logits are made whole only where keep="full" asks for them, where they are small, and for models whose logits
+    are more than a linear layer of the hidden states.
 
     Raises:
         ValueError: the rollout carries no such cells.
     """
     if keep == "topk" and rollout.cell_ids is None:
         raise ValueError("keep='topk' needs a rollout sampled with keep='topk': it carries no token ids to compare on")
-    ids = torch.cat([rollout.prompt_ids, rollout.response_ids], 1)[:, :-1]
-    mask = positions = None
-    if not bool(rollout.prompt_mask.all()):  # padding on the right alone is harmless under causal attention
-        mask = torch.cat([rollout.prompt_mask, rollout.response_mask], 1)[:, :-1]
-        positions = (mask.cumsum(1) - 1).clamp(min=0)
+    head = linear_head(policy.model)
     with policy.precision():
-        logits = policy.model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions,
-            use_cache=False,
-            logits_to_keep=rollout.response_ids.shape[1],
-        ).logits
-    log_p = (logits.float() / temperature).log_softmax(-1)  # (N, T, V)
+        if head is None:
+            ids, mask, positions = _inputs(rollout)
+            logits = policy.model(
+                input_ids=ids,
+                attention_mask=mask,
+                position_ids=positions,
+                use_cache=False,
+                logits_to_keep=rollout.response_ids.shape[1],
+            ).logits
+        else:
+            hidden = hidden_states(policy, rollout)
+            rows, columns = default_tile(hidden.device)
+            if keep != "full" and rollout.response_ids.numel() * head.out_features > rows * columns:
+                return _from_hidden(hidden, head, rollout, temperature, keep)
+            logits = head(hidden)
+    return _from_logits(logits, rollout, temperature, keep)
+
+
+def hidden_states(policy: Policy, rollout: Rollout) -> Tensor:
+    """(N, T, d) last hidden states from which each response token is predicted.
+
+    Consecutive rows with one prompt share a single pass over it, gradient included, where that divides the tokens to
+    compute by SHARE or more. A model that remembers anything but keys and values reads every row whole.
+    """
+    n, width = rollout.response_ids.shape
+    prompt = rollout.prompt_ids.masked_fill(~rollout.prompt_mask, -1)
+    first = torch.ones(n, dtype=torch.bool, device=prompt.device)  # the first row of each run of equal prompts
+    first[1:] = (prompt[1:] != prompt[:-1]).any(1)
+    runs = first.nonzero()[:, 0]
+    each = n * (prompt.shape[1] + width - 1)
+    if len(runs) * prompt.shape[1] + n * (width - 1) <= each / SHARE:
+        hidden = _read_prompts_once(policy, rollout, runs)
+        if hidden is not None:
+            return hidden
+    ids, mask, positions = _inputs(rollout)
+    output = policy.model.base_model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False)
+    return output.last_hidden_state[:, -width:]
+
+
+def _read_prompts_once(policy: Policy, rollout: Rollout, runs: Tensor) -> Tensor | None:
+    """The prompts that start at rows `runs`, then all responses over their keys and values; None if there are none."""
+    base, n = policy.model.base_model, len(rollout)
+    mask = rollout.prompt_mask
+    padded = not bool(mask.all())
+    cache = DynamicCache(config=policy.model.config)
+    if not all(isinstance(layer, DynamicLayer) for layer in cache.layers):
+        return None
+    hidden = base(
+        input_ids=rollout.prompt_ids[runs],
+        attention_mask=mask[runs] if padded else None,
+        position_ids=(mask[runs].cumsum(1) - 1).clamp(min=0) if padded else None,
+        past_key_values=cache,
+        use_cache=True,
+    ).last_hidden_state[:, -1:]
+    if cache.get_seq_length() != mask.shape[1]:
+        return None
+    counts = torch.diff(runs, append=runs.new_tensor([n]))
+    cache.batch_repeat_interleave(counts)
+    hidden = hidden.repeat_interleave(counts, 0)
+    if rollout.response_ids.shape[1] == 1:
+        return hidden
+    ids = rollout.response_ids[:, :-1]
+    after = base(
+        input_ids=ids,
+        attention_mask=torch.cat([mask, rollout.response_mask[:, :-1]], 1) if padded else None,
+        position_ids=mask.sum(1, keepdim=True) + torch.arange(ids.shape[1], device=ids.device),
+        past_key_values=cache,
+        use_cache=True,
+    ).last_hidden_state
+    return torch.cat([hidden, after], 1)
+
+
+def _inputs(rollout: Rollout) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Ids, mask and positions of whole rows, without the last token, which predicts nothing."""
+    ids = torch.cat([rollout.prompt_ids, rollout.response_ids], 1)[:, :-1]
+    if bool(rollout.prompt_mask.all()):  # padding on the right alone is harmless under causal attention
+        return ids, None, None
+    mask = torch.cat([rollout.prompt_mask, rollout.response_mask], 1)[:, :-1]
+    return ids, mask, (mask.cumsum(1) - 1).clamp(min=0)
+
+
+def _from_hidden(hidden: Tensor, head: nn.Linear, rollout: Rollout, temperature: float, keep: Keep) -> Scores:
+    """Tile by tile from (N, T, d) hidden states, of which the padding's are never touched; its values are 0."""
+    valid = rollout.response_mask
+    cell_ids = rollout.cell_ids[valid] if keep == "topk" and rollout.cell_ids is not None else None
+    ids = rollout.response_ids[valid]
+    log_probs, entropy, cells = token_scores(hidden[valid], head.weight, head.bias, ids, cell_ids, temperature)
+
+    def spread(values: Tensor) -> Tensor:
+        return values.new_zeros(*valid.shape, *values.shape[1:]).index_put((valid,), values)
+
+    return Scores(spread(log_probs), spread(entropy), None if cells is None else spread(cells))
+
+
+def _from_logits(logits: Tensor, rollout: Rollout, temperature: float, keep: Keep) -> Scores:
+    """The plain way, from whole (N, T, V) logits."""
+    log_p = (logits.float() / temperature).log_softmax(-1)
     log_probs = log_p.gather(2, rollout.response_ids[..., None])[..., 0]
     detached = log_p.detach()
     entropy = -(detached.exp() * detached).sum(-1)

@@ -1,0 +1,206 @@
+"""Log-probs, entropy and cells straight from hidden states: the head's logits are made tile by tile, and never kept.
+
+A tile is some tokens times some of the vocabulary. The forward pass folds each into a running log-sum-exp; the backward
+pass computes it again, so that memory is bounded by one tile whatever the vocabulary and the number of tokens. With
+z = (W h + b) / temperature and p = softmax(z), per token of upstream gradient g,
+
+    log p(y) = z_y - lse(z)        entropy = lse(z) - sum_v p_v z_v        d log p(y) / dz = onehot(y) - p
+
+The tiles and the backward pass are ours; folding a log-sum-exp blockwise is Milakov and Gimelshein, arXiv 1805.02867.
+"""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from transformers import PreTrainedModel
+
+Tile = tuple[int, int]  # tokens, vocabulary entries
+CPU_TILE: Tile = (512, 4096)  # 8 MB in float32: about the cache, and enough rows for the matrix product
+GPU_TILE: Tile = (4096, 16384)  # 256 MB: large enough that starting a kernel costs nothing
+
+
+class TokenScores(NamedTuple):
+    """Of M tokens: log_probs (M,) with gradient, entropy (M,) and cell_log_probs (M, K) or None without."""
+
+    log_probs: Tensor
+    entropy: Tensor
+    cell_log_probs: Tensor | None
+
+
+def default_tile(device: torch.device) -> Tile:
+    """The tile that was measured to be fast (CPU) or is sized for few, large kernels (elsewhere)."""
+    return CPU_TILE if device.type == "cpu" else GPU_TILE
+
+
+def token_scores(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    cell_ids: Tensor | None = None,
+    temperature: float = 1.0,
+    tile: Tile | None = None,
+) -> TokenScores:
+    """What a linear head says about each token, without its (M, V) logits.
+
+    Matrix products run in the autocast type where autocast is on; the log-sum-exp, and with it every result, is in
+    float32 at least. Gradients flow to `hidden`, `weight` and `bias`, and only from `log_probs`.
+
+    Args:
+        hidden: (M, d) hidden states, of valid tokens only: nothing here knows of padding.
+        weight: (V, d); the embedding itself where the two are tied.
+        bias: (V,) or None.
+        targets: (M,) int64, the tokens whose log-probs are asked for.
+        cell_ids: (M, K) int64, further tokens at each position; None without any.
+        tile: tokens and vocabulary entries computed at a time; results depend on it by rounding only.
+    """
+    wanted = targets[:, None] if cell_ids is None else torch.cat([targets[:, None], cell_ids], 1)
+    size = default_tile(hidden.device) if tile is None else tile
+    log_probs, entropy, cells = _TokenScores.apply(hidden, weight, bias, wanted, temperature, size)
+    return TokenScores(log_probs, entropy, None if cell_ids is None else cells)
+
+
+class _Head:
+    """The head in the type it computes in, and its tiles."""
+
+    def __init__(self, hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: float, dtype: torch.dtype):
+        self.hidden, self.weight, self.bias, self.temperature = hidden.to(dtype), weight, bias, temperature
+        self.dtype, self.full = dtype, torch.promote_types(dtype, torch.float32)
+
+    def tiles(self, tile: Tile) -> Iterator[tuple[slice, slice, Tensor, Tensor]]:
+        """(rows, columns, those columns' weights, (tokens, entries) logits at the temperature in full precision)."""
+        rows, columns = tile
+        for v in range(0, len(self.weight), columns):
+            part = slice(v, min(v + columns, len(self.weight)))
+            weight = self.weight[part].to(self.dtype)
+            bias = None if self.bias is None else self.bias[part].to(self.dtype)
+            for m in range(0, len(self.hidden), rows):
+                chunk = slice(m, min(m + rows, len(self.hidden)))
+                z = nn.functional.linear(self.hidden[chunk], weight, bias).to(self.full)
+                yield chunk, part, weight, z if self.temperature == 1.0 else z.div_(self.temperature)
+
+
+class _TokenScores(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, wanted: Tensor, temperature: float, tile: Tile
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        device = hidden.device.type
+        dtype = torch.promote_types(hidden.dtype, weight.dtype)
+        if torch.is_autocast_enabled(device):
+            dtype = torch.get_autocast_dtype(device)
+        with torch.autocast(device, enabled=False):
+            head = _Head(hidden, weight, bias, temperature, dtype)
+            top = hidden.new_full((len(hidden),), -torch.inf, dtype=head.full)  # max z so far
+            total = torch.zeros_like(top)  # sum of exp(z - top)
+            moment = torch.zeros_like(top)  # sum of exp(z - top) (z - top)
+            picked = top.new_zeros(wanted.shape)
+            for rows, columns, _, z in head.tiles(tile):
+                before, top[rows] = top[rows].clone(), torch.maximum(top[rows], z.amax(1))
+                place, inside = _place(wanted[rows], columns)
+                picked[rows] = torch.where(inside, z.gather(1, place), picked[rows])
+                e = z.sub_(top[rows, None]).exp()
+                if columns.start:  # what was summed before is relative to an older maximum
+                    fall = before - top[rows]
+                    moment[rows] += total[rows] * fall
+                    total[rows] *= fall.exp()
+                    moment[rows] *= fall.exp()
+                total[rows] += e.sum(1)
+                moment[rows] += torch.linalg.vecdot(e, z)
+            log_total = total.log()
+            picked -= (top + log_total)[:, None]
+        log_probs, cells, entropy = picked[:, 0].clone(), picked[:, 1:], log_total - moment / total
+        ctx.save_for_backward(hidden, weight, bias, wanted[:, 0].clone(), log_probs, top + log_total)
+        ctx.temperature, ctx.tile, ctx.dtype = temperature, tile, dtype
+        ctx.mark_non_differentiable(entropy, cells)
+        return log_probs, entropy, cells
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+        """-g p goes through the tiles without the target's own entry, whose 1 - p is taken apart: it may be tiny."""
+        hidden, weight, bias, targets, log_probs, lse = ctx.saved_tensors
+        to_hidden, to_weight, to_bias = ctx.needs_input_grad[:3]
+        with torch.autocast(hidden.device.type, enabled=False):
+            head = _Head(hidden, weight, bias, ctx.temperature, ctx.dtype)
+            slope = (grad / ctx.temperature)[:, None]  # (M, 1) d loss / d logit, before onehot - p
+            own = slope * -torch.expm1(log_probs)[:, None]
+            scaled = (slope * head.hidden).to(head.dtype)
+            grad_hidden = torch.zeros_like(hidden, dtype=head.full) if to_hidden else None
+            grad_weight = torch.zeros_like(weight, dtype=head.full) if to_weight else None
+            grad_bias = torch.zeros_like(bias, dtype=head.full) if to_bias else None
+            for rows, columns, part, z in head.tiles(ctx.tile):
+                p = z.sub_(lse[rows, None]).exp_()
+                place, inside = _place(targets[rows, None], columns)
+                p.scatter_(1, place, p.gather(1, place).masked_fill_(inside, 0))
+                if grad_bias is not None:
+                    grad_bias[columns] -= slope[rows, 0] @ p
+                p = p.to(head.dtype)
+                if grad_hidden is not None:
+                    _add_product(grad_hidden[rows], p, part)
+                if grad_weight is not None:
+                    _add_product(grad_weight[columns], p.T, scaled[rows], -1)
+            if grad_hidden is not None:
+                grad_hidden = (own * weight[targets] - slope * grad_hidden).to(hidden.dtype)
+            if grad_weight is not None:
+                grad_weight = grad_weight.index_add_(0, targets, own * head.hidden).to(weight.dtype)
+            if grad_bias is not None:
+                grad_bias = grad_bias.index_add_(0, targets, own[:, 0]).to(bias.dtype)
+        return grad_hidden, grad_weight, grad_bias, None, None, None
+
+
+def _place(ids: Tensor, columns: slice) -> tuple[Tensor, Tensor]:
+    """Where each id is within the columns (any place if outside), and whether it is inside. Asks the GPU nothing."""
+    place = ids - columns.start
+    last = columns.stop - columns.start - 1
+    return place.clamp(0, last), (place >= 0) & (place <= last)
+
+
+def _add_product(into: Tensor, a: Tensor, b: Tensor, sign: int = 1) -> None:
+    """into += sign a @ b, summed in the type of `into`."""
+    if a.dtype == into.dtype:
+        into.addmm_(a, b, alpha=sign)
+    else:
+        into.add_(a @ b, alpha=sign)
+
+
+_LINEAR: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
+
+
+def linear_head(model: PreTrainedModel) -> nn.Linear | None:
+    """The model's head, if its logits are exactly that linear layer of its base model's last hidden states.
+
+    Some models cap or scale their logits (Gemma 2, Cohere, Granite), and the list grows. So the model is asked, once:
+    with the head's output replaced by a ramp, does it return that ramp?
+    """
+    head = model.get_output_embeddings()
+    if model not in _LINEAR:
+        _LINEAR[model] = type(head) is nn.Linear and model.base_model is not model and _passes_through(model, head)
+    return head if _LINEAR[model] else None
+
+
+@torch.no_grad()
+def _passes_through(model: PreTrainedModel, head: nn.Linear) -> bool:
+    seen: dict[str, Tensor] = {}
+    ids = torch.zeros(1, 2, dtype=torch.long, device=model.device)
+    ramp = torch.linspace(-90, 90, 2 * head.out_features, device=model.device).to(head.weight.dtype)
+    ramp = ramp.view(1, 2, head.out_features)
+
+    def after_base(module: nn.Module, inputs: Any, output: Any) -> None:
+        seen["base"] = output[0]
+
+    def after_head(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
+        seen["head"] = inputs[0]
+        return ramp
+
+    hooks = [model.base_model.register_forward_hook(after_base), head.register_forward_hook(after_head)]
+    try:
+        logits = model(input_ids=ids, use_cache=False).logits
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return torch.equal(logits.to(ramp.dtype), ramp) and torch.equal(seen["base"], seen["head"])
