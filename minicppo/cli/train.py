@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from minicppo.cli.console import console, stopped
+from minicppo.cli.console import console, errors, stopped
+
+if TYPE_CHECKING:
+    from minicppo.rl.config import RunConfig
 
 Handler = Callable[[Mapping[str, Any]], None]
 
@@ -24,6 +28,9 @@ def train(
     recipe: Annotated[
         str | None, typer.Option("--recipe", help="A method with its own paper's normalisation and aggregation.")
     ] = None,
+    engine: Annotated[
+        str | None, typer.Option("--engine", help="Where it runs: local, trl or verl. [default: the preset's]")
+    ] = None,
     run_dir: Annotated[
         Path | None, typer.Option("--run-dir", "-o", help="Where to write. [default: runs/PRESET-METHOD]")
     ] = None,
@@ -31,7 +38,8 @@ def train(
     """Train a policy.
 
     Presets: `learn` (little drift, the token masks are nearly idle), `stale` (four epochs a batch: the masks bind, and
-    without one training collapses), `smollm2-135m` (a pretrained model; first `make setup-llm`).
+    without one training collapses), `smollm2-135m` (a pretrained model; first `make setup-llm`), and `qwen3-...`, the
+    paper's runs on engines trl and verl (first `minicppo plan`, which says what they take).
 
     Examples:
 
@@ -41,22 +49,77 @@ def train(
     - `minicppo train stale --recipe dr-grpo` (recipes: cispo, cppo, dppo, dr-grpo, drpo, grpo, grpo-original, gspo,
       minpro, ppo, sapo, trm)
     - `minicppo train my.yaml train.iterations=100`
+    - `minicppo train qwen3-8b-base --engine verl --method cppo`
 
     The run directory holds the resolved settings, every diagnostic, checkpoints and the tokens of the last update.
     A stopped run goes on with `minicppo resume`.
     """
     from minicppo.rl.config import load_config
-    from minicppo.rl.trainer import train as start
 
     # the recipe, then the method: naming one resets its parameters, which later overrides may set
-    first = [f"{key}={value}" for key, value in (("recipe", recipe), ("method", method)) if value]
-    config = load_config(preset, [*first, *(overrides or [])])
+    named = (("engine", engine), ("recipe", recipe), ("method", method))
+    config = load_config(preset, [*(f"{key}={value}" for key, value in named if value), *(overrides or [])])
     folder = run_dir or Path("runs") / f"{config.name}-{config.method.name}"
+    if config.engine != "local":
+        _require(config, folder)
+    if config.engine == "verl":
+        _train_with_verl(config, folder)
+    start, _ = _trainer(config.engine)
+    if os.environ.get("RANK", "0") != "0":  # under torchrun the first process speaks
+        start(config, folder)
+        return
     console.print(
         f"[bold]{config.method.name}[/] on {config.task.name}, {config.train.iterations} iterations of "
         f"{config.rollout.prompts} x {config.rollout.group_size} responses, {config.resolved_device()} -> {folder}"
     )
     _follow(folder, config.train.iterations, 0, lambda handler: start(config, folder, handler))
+
+
+def _trainer(engine: str) -> tuple[Callable[..., object], Callable[..., object]]:
+    """`train` and `resume` of an engine that runs in this process."""
+    if engine == "trl":
+        from minicppo.engines import trl
+
+        return trl.train, trl.resume
+    from minicppo.rl import trainer
+
+    return trainer.train, trainer.resume
+
+
+def _require(config: RunConfig, folder: Path) -> None:
+    """Leave with status 2, naming each remedy, where an engine could not start here."""
+    from minicppo.cli.plan import checks_table
+    from minicppo.engines.plan import as_shell, make_plan
+    from minicppo.engines.preconditions import preconditions
+
+    plan = make_plan(config, folder, ["..."])
+    if config.engine == "trl" and config.cluster.gpus > 1 and "WORLD_SIZE" not in os.environ:
+        raise ValueError(
+            f"engine trl wants a process for each of the {config.cluster.gpus} GPUs: start it as "
+            f"{as_shell(plan.command)}, or set cluster.gpus_per_node=1"
+        )
+    checks = preconditions(config, plan, folder)
+    failing = [check for check in checks if check.required and not check.passed]
+    if failing:
+        errors.print(checks_table(failing))
+        errors.print(f"Engine {config.engine} cannot start here: {len(failing)} preconditions fail", soft_wrap=True)
+        raise typer.Exit(2)
+
+
+def _train_with_verl(config: RunConfig, folder: Path) -> NoReturn:
+    """Start verl, pass on what it prints, and leave with its exit status."""
+    from minicppo.engines.plan import as_shell
+    from minicppo.engines.verl import command, train
+
+    say = lambda line: console.print(line, markup=False, soft_wrap=True)  # noqa: E731
+    say(as_shell(command(config, folder)))
+    try:
+        status = train(config, folder, say)
+    except KeyboardInterrupt:
+        stopped("The same command again goes on from the newest checkpoint.")
+    if status:
+        errors.print(f"verl ended with status {status}; its output is in {folder}/verl.log", markup=False)
+    raise typer.Exit(status)
 
 
 def resume(run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")]) -> None:
@@ -68,13 +131,17 @@ def resume(run: Annotated[Path, typer.Argument(metavar="RUN", help="A run direct
     """
     from minicppo.rl.checkpoint import list_checkpoints
     from minicppo.rl.rundir import RunDir
-    from minicppo.rl.trainer import resume as go_on
 
     folder = RunDir.open(run)
-    total = folder.config().train.iterations
+    config = folder.config()
+    if config.engine == "verl":
+        _require(config, run)
+        _train_with_verl(config, run)
+    total = config.train.iterations
     saved = list_checkpoints(folder.checkpoints)
     done = int(saved[-1].name) if saved else 0
     console.print(f"{run} is finished." if folder.finished else f"{run}: on from iteration {done} of {total}")
+    _, go_on = _trainer(config.engine)
     _follow(run, total, done, lambda handler: go_on(run, handler))
 
 

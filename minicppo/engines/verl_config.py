@@ -56,7 +56,7 @@ def _refusals(config: RunConfig) -> list[str]:
         way_out = "--engine trl" if method.needs == "topk" else "--engine local, with a small vocabulary"
         wrong.append(
             f"method {method.name} needs {what} of the rollout policy, of which verl keeps only the sampled token's "
-            f"log-prob: use {way_out}, or --method {binary_variant(method.name)}"
+            f"log-prob: use {way_out}, or --method {closest_variant(method.name, 'log_probs')}"
         )
     if source is None or source.startswith("package:") or source.endswith(".gguf"):
         wrong.append(f"model.path = {config.model.path!r} is neither a Hugging Face folder nor hub:OWNER/NAME: set it")
@@ -66,8 +66,8 @@ def _refusals(config: RunConfig) -> list[str]:
         wrong.append("warmup is only for policies built from scratch: set warmup=null")
     if train.staleness:
         wrong.append(f"train.staleness = {train.staleness} is only for engine local: set train.staleness=0")
-    if train.micro_batch is not None:
-        wrong.append("train.micro_batch has no counterpart, for batches are packed: set cluster.tokens_per_gpu")
+    if config.task.name != "math":
+        wrong.append(f"task {config.task.name!r} has no data files and reward for it: use task math, or engine trl")
     if train.autocast == "off":
         wrong.append("train.autocast = off, but it trains in bfloat16: set train.autocast=auto")
     responses, ranks = minibatch_prompts(config) * config.rollout.group_size, data_parallel(config)
@@ -82,13 +82,15 @@ def _refusals(config: RunConfig) -> list[str]:
     return wrong
 
 
-def binary_variant(name: str) -> str:
-    """The method of the same family that comes closest and needs log-probs alone."""
-    family = [other for other in verl_methods() if METHODS[other].family == METHODS[name].family]
-    plain = re.sub("-(topk|exact)", "", name)
-    if plain in family:
-        return plain
-    return difflib.get_close_matches(name, family, n=1, cutoff=0.0)[0]
+def closest_variant(name: str, *needs: str) -> str:
+    """The method of the same family that comes closest in name and needs only what is listed, the first for choice."""
+    family = [other for other in METHODS if METHODS[other].family == METHODS[name].family]
+    able = [other for need in needs for other in family if get_method(other).needs == need]
+    wanted = name.replace("-exact", "-topk") if needs[0] == "topk" else re.sub("-(topk|exact)", "", name)
+    for exact in (wanted, name.replace("-exact", "")):
+        if exact in able:
+            return exact
+    return difflib.get_close_matches(name, able, n=1, cutoff=0.0)[0]
 
 
 def minibatch_prompts(config: RunConfig) -> int:
@@ -108,9 +110,10 @@ def data_parallel(config: RunConfig) -> int:
 
 
 def tokens_per_gpu(config: RunConfig) -> int:
-    """Tokens of one packed micro-batch."""
-    horizon = config.max_new_tokens(config.make_task())
-    return config.cluster.tokens_per_gpu or config.cluster.max_prompt_tokens + horizon
+    """Tokens of one packed micro-batch: as many as `train.micro_batch` responses of the greatest length have."""
+    rows = minibatch_prompts(config) * config.rollout.group_size // data_parallel(config)
+    longest = config.cluster.max_prompt_tokens + config.max_new_tokens(config.make_task())
+    return longest * min(config.train.micro_batch or rows, rows)
 
 
 def method_params(config: RunConfig) -> dict[str, Any]:
@@ -145,7 +148,7 @@ def verl_overrides(config: RunConfig, run_dir: Path) -> list[str]:
 POLICY_LOSS = "actor_rollout_ref.actor.policy_loss"
 ROUTER = "actor_rollout_ref.actor.megatron.override_transformer_config.moe_router_dtype"
 REWARD = "reward.custom_reward_function"
-NEW = {f"{POLICY_LOSS}.params", f"{REWARD}.reward_kwargs", ROUTER}  # keys that verl's own configuration lacks
+NEW = {f"{POLICY_LOSS}.params", ROUTER}  # keys that verl's own configuration lacks
 
 
 def _data(config: RunConfig, run_dir: Path) -> dict[str, Any]:
@@ -162,9 +165,8 @@ def _data(config: RunConfig, run_dir: Path) -> dict[str, Any]:
         "actor_rollout_ref.model.path": config.model.source,
         "actor_rollout_ref.model.use_remove_padding": True,
         "actor_rollout_ref.model.enable_gradient_checkpointing": True,
-        f"{REWARD}.path": "pkg://minicppo.engines.verl_reward",
+        f"{REWARD}.path": "pkg://minicppo.rl.reward",
         f"{REWARD}.name": "compute_score",
-        f"{REWARD}.reward_kwargs": {"task": config.task.name, "options": config.task.options},
     }
 
 

@@ -17,7 +17,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from minicppo.rl.sections import ModelConfig
+from minicppo.rl.sections import HUB, ModelConfig
 from minicppo.rl.tasks.base import Task
 
 transformers_logging.disable_progress_bar()  # of loading and saving: they would break a run's own progress display
@@ -122,9 +122,10 @@ def build_policy(config: ModelConfig, task: Task, seed: int) -> Policy:
 
 
 def load_policy(path: str | Path, chat: bool | None = None) -> Policy:
-    """A policy from a Hugging Face folder (nothing is downloaded), in float32.
+    """A policy from a Hugging Face folder, in float32.
 
-    `path` may also be a `.gguf` file or `package:NAME`, a Python package that ships one; see `minicppo.rl.gguf`.
+    `path` may also be a `.gguf` file or `package:NAME`, a Python package that ships one; see `minicppo.rl.gguf`. Nothing
+    is downloaded, but for `hub:OWNER/NAME`: once, into the hub's cache.
     `chat=None` uses the tokenizer's chat template if it has one.
 
     Raises:
@@ -135,6 +136,10 @@ def load_policy(path: str | Path, chat: bool | None = None) -> Policy:
         from minicppo.rl.gguf import folder_of  # optional packages
 
         path = folder_of(str(path))
+    if str(path).startswith(HUB):
+        from huggingface_hub import snapshot_download
+
+        path = snapshot_download(str(path).removeprefix(HUB))
     folder = Path(path).expanduser()
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"model.path = {str(path)!r} is not a saved model: it has no config.json")

@@ -94,7 +94,7 @@ class RolloutConfig(Section):
     top_k: int = 0
     cells: int = Field(20, ge=1)  # K of the top-K divergences
     batch: int | None = Field(None, ge=1)  # prompts per forward pass; null: all
-    autocast: Literal["same", "off", "bfloat16"] = "same"  # precision of sampling; same: that of scoring
+    autocast: Literal["same", "float32", "bfloat16"] = "same"  # precision of sampling; same: that of scoring
 
     @model_validator(mode="after")
     def _check(self) -> "RolloutConfig":
@@ -172,7 +172,6 @@ class ClusterConfig(Section):
     gpus_per_node: int = Field(1, ge=1)
     gpu: str = "h100-80gb"  # what `minicppo plan` estimates with; see `minicppo.engines.memory.GPUS`
     max_prompt_tokens: int = Field(1024, ge=1)  # longer prompts are left out
-    tokens_per_gpu: int | None = Field(None, ge=1)  # of one packed micro-batch; null: one prompt and response
     tensor_parallel: int = Field(1, ge=1)  # GPUs a layer is split over, in training (Megatron)
     pipeline_parallel: int = Field(1, ge=1)  # GPUs the layers are dealt out to, in training (Megatron)
     expert_parallel: int = Field(1, ge=1)  # GPUs the experts are dealt out to; more than 1 selects Megatron

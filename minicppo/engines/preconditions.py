@@ -1,0 +1,155 @@
+"""What a run needs of the machine it starts on, each thing with the remedy where it is missing."""
+
+import os
+import shutil
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+
+from packaging.specifiers import SpecifierSet
+
+from minicppo.engines import memory, verl_config
+from minicppo.engines.plan import Plan
+from minicppo.engines.trl_pin import PIN as TRL_PIN
+from minicppo.rl.config import RunConfig
+from minicppo.rl.data import FOLDER_VARIABLE, SOURCES, SUFFIXES
+
+VERL_INSTALL = "in an environment of its own: pip install -c constraints-verl.txt -e '.[verl]'"
+VLLM_INSTALL = "pip install vllm flash-attn, in the versions that verl's installation page names for your CUDA"
+MATH_INSTALL = "pip install 'minicppo[math]'"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One precondition. required: without it the engine cannot start; else it would fetch or wait."""
+
+    name: str
+    passed: bool
+    found: str
+    remedy: str
+    required: bool = True
+
+
+def preconditions(config: RunConfig, plan: Plan, run_dir: Path) -> list[Check]:
+    """Every precondition of the run, checked here and now. Nothing is fetched and no engine is imported."""
+    checks = [Check("engine", False, "cannot carry this", refusal) for refusal in plan.refusals]
+    checks += [_package(name, wanted, remedy) for name, wanted, remedy in _packages(config)]
+    if config.engine != "local":
+        checks += [_gpus(config), *_fits(config, plan)]
+        checks += [_ray()] if config.engine == "verl" and config.cluster.nodes > 1 else []
+    checks += [_model(config)] if config.model.source else []
+    checks += [_data(name) for name in _data_names(config)]
+    return [*checks, _disk(config, plan, run_dir)]
+
+
+def _packages(config: RunConfig) -> list[tuple[str, str, str]]:
+    """Distribution, versions, remedy."""
+    wanted = [("math-verify", "", MATH_INSTALL), ("pyarrow", "", MATH_INSTALL)] if config.task.name == "math" else []
+    if config.engine == "trl":
+        wanted.append(("trl", TRL_PIN, "pip install 'minicppo[trl]'"))
+    if config.engine == "verl":
+        wanted += [
+            ("verl", verl_config.PIN, VERL_INSTALL),
+            ("transformers", ">=5.5.3,<5.11", VERL_INSTALL),
+            ("vllm", "", VLLM_INSTALL),
+            ("flash-attn", "", VLLM_INSTALL),
+        ]
+        if verl_config.is_megatron(config):
+            wanted += [(name, "", f"pip install {name}") for name in ("megatron-core", "mbridge")]
+    return wanted
+
+
+def _package(name: str, wanted: str, remedy: str) -> Check:
+    try:
+        found = version(name)
+    except PackageNotFoundError:
+        return Check(f"package {name}{wanted}", False, "not installed", remedy)
+    return Check(f"package {name}{wanted}", SpecifierSet(wanted).contains(found, prereleases=True), found, remedy)
+
+
+def _gpus(config: RunConfig) -> Check:
+    import torch
+
+    count, wanted = torch.cuda.device_count(), config.cluster.gpus_per_node
+    kinds = sorted({torch.cuda.get_device_name(i) for i in range(count)})
+    found = f"{count} ({', '.join(kinds)})" if count else "none"
+    name = f"{wanted} GPU{'s' if wanted > 1 else ''} on this node"
+    fewer = f", or cluster.gpus_per_node={count}" if count else ""
+    required = config.engine == "verl" or wanted > 1  # a small model trains under TRL on a CPU too
+    return Check(name, count >= wanted, found, f"start it on such a node{fewer}", required)
+
+
+def _fits(config: RunConfig, plan: Plan) -> list[Check]:
+    if not plan.peak:
+        known = f"cluster.gpu to one of {', '.join(memory.GPUS)}, model.path to a Qwen3 model, for an estimate"
+        return [Check("GPU memory", False, "unknown model or GPU", f"set {known}", required=False)]
+    need = max(plan.peak.values())
+    remedy = "more GPUs, cluster.offload=true, a smaller cluster.rollout_memory or train.micro_batch, or a larger GPU"
+    if config.engine == "trl":
+        remedy = "a larger GPU, a smaller train.micro_batch, or --engine verl, which splits the model over the GPUs"
+    need, have = need / memory.GB, plan.capacity / memory.GB
+    fits = Check(f"GPU memory, {need:.0f} GB", need <= have, f"{have:.0f} GB of {plan.gpu}", remedy)
+    return [fits, _cache_room(config, plan)]
+
+
+def _cache_room(config: RunConfig, plan: Plan) -> Check:
+    """At least one sequence in a rollout engine; in TRL's, which cannot wait its turn, all of a forward pass."""
+    room, size = int(plan.cache["at a time"]), config.rollout.group_size
+    share = -(-config.rollout.prompts * size // config.cluster.gpus)
+    wanted = 1 if config.engine == "verl" else min((config.rollout.batch or config.rollout.prompts) * size, share)
+    remedy = "a larger cluster.rollout_memory or cluster.rollout_tensor_parallel"
+    if config.engine == "trl":
+        remedy = f"rollout.batch={room // size}" if room >= size else "a larger GPU, or fewer max_new_tokens"
+    name = f"KV cache, {wanted} sequence{'s' if wanted > 1 else ''} at a time"
+    return Check(name, room >= wanted, f"room for {room}", remedy)
+
+
+def _ray() -> Check:
+    address = os.environ.get("RAY_ADDRESS")
+    remedy = "minicppo plan ... --write DIR, then sbatch DIR/slurm.sh"
+    return Check("a Ray cluster", bool(address), address or "RAY_ADDRESS is not set", remedy)
+
+
+def _model(config: RunConfig) -> Check:
+    if config.model.hub is None:
+        return Check("model files", True, str(config.model.path), "")
+    try:
+        from huggingface_hub import try_to_load_from_cache
+
+        cached = try_to_load_from_cache(config.model.hub, "config.json")
+    except ImportError:
+        cached = None
+    found = "in the hub's cache" if isinstance(cached, str) else "not fetched yet"
+    return Check("model files", isinstance(cached, str), found, f"hf download {config.model.hub}", required=False)
+
+
+def _data_names(config: RunConfig) -> list[str]:
+    options = config.task.options
+    names = [options.get("data"), options.get("test"), *config.eval.data] if config.task.name == "math" else []
+    return list(dict.fromkeys(name for name in names if isinstance(name, str)))
+
+
+def _data(name: str) -> Check:
+    folder, source = os.environ.get(FOLDER_VARIABLE), SOURCES.get(name)
+    if source and folder:
+        found = [file for file in source.files if (Path(folder).expanduser() / file).is_file()]
+        remedy = f"put {' or '.join(source.files)} into {folder}, or unset {FOLDER_VARIABLE}"
+        return Check(f"data {name}", bool(found), found[0] if found else f"not in {folder}", remedy)
+    if name.endswith(SUFFIXES):
+        present = Path(name).expanduser().is_file()
+        return Check(f"data {name}", present, "there" if present else "no such file", "give an existing file")
+    remedy = f"set {FOLDER_VARIABLE} to a folder with its files, or {MATH_INSTALL} to fetch it from the hub"
+    installed = find_spec("datasets") is not None
+    return Check(f"data {name}", installed, "from the hub, if it can be reached" if installed else "no source", remedy)
+
+
+def _disk(config: RunConfig, plan: Plan, run_dir: Path) -> Check:
+    """Room for the model's files and for checkpoints with optimiser state, one more than are kept."""
+    parameters = plan.model.get("parameters", 0.0)
+    need = 2 * parameters + 14 * parameters * (config.train.keep_checkpoints + 1)
+    folder = next(parent for parent in (run_dir.absolute(), *run_dir.absolute().parents) if parent.exists())
+    free = shutil.disk_usage(folder).free
+    found = f"{free / memory.GB:.0f} GB in {folder}"
+    remedy = "another --run-dir, or a smaller train.keep_checkpoints"
+    return Check(f"disk, {need / memory.GB:.0f} GB", free >= need, found, remedy)

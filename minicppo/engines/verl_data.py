@@ -1,0 +1,50 @@
+"""The problems of a run as the Parquet files that verl reads: its schema, our prompts and answers."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from minicppo.rl.config import RunConfig
+from minicppo.rl.data import load_data
+from minicppo.rl.tasks.base import Problem
+from minicppo.rl.tasks.math import MathTask, as_problem
+
+
+def rows(problems: Iterable[Problem], source: str) -> Iterator[dict[str, Any]]:
+    """verl's columns of each problem; `source` names the set under which verl reports its scores."""
+    for index, problem in enumerate(problems):
+        yield {
+            "data_source": source,
+            "prompt": [{"role": "user", "content": problem.prompt}],
+            "ability": "math",
+            "reward_model": {"style": "rule", "ground_truth": problem.answer},
+            "extra_info": {"index": index},
+        }
+
+
+def write_data(config: RunConfig, run_dir: Path) -> dict[str, int]:
+    """Write RUN/data/train.parquet and eval.parquet; return how many problems each set has.
+
+    Raises:
+        DataError: the data cannot be read.
+        ModuleNotFoundError: pyarrow is not installed.
+    """
+    import pyarrow
+    import pyarrow.parquet as parquet
+
+    task = config.make_task()
+    assert isinstance(task, MathTask)  # `require_verl` has seen to it
+    train = list(rows(task.problems["train"], task.data))
+    evaluation = [
+        row
+        for name in config.eval.data
+        for row in rows((as_problem(each, task.template) for each in load_data(name).problems), name)
+    ] or list(rows(task.problems["test"][: config.eval.problems], task.data))
+    folder = run_dir / "data"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, table in (("train", train), ("eval", evaluation)):
+        parquet.write_table(pyarrow.Table.from_pylist(table), folder / f"{name}.parquet")
+    counts = {"train": len(train)}
+    for row in evaluation:
+        counts[row["data_source"]] = counts.get(row["data_source"], 0) + 1
+    return counts
