@@ -9,29 +9,17 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from minicppo.rules.flags import flags
+from minicppo.rules.layout import Packed
+
 LOG_RATIO_LIMIT = 20.0  # exp(20) = 5e8: beyond it a ratio is an accident, and overflow would hide it
-
-
-def pad_packed(values: Tensor, lengths: Int[Tensor, " B"]) -> Tensor:
-    """(N, ...) responses laid end to end -> (B, T_max, ...), zeros behind each row's length."""
-    slots = _slots(lengths)
-    if values.shape[0] != int(slots.sum()):
-        raise ValueError(f"packed input has {values.shape[0]} tokens but lengths sum to {int(slots.sum())}")
-    padded = values.new_zeros(*slots.shape, *values.shape[1:])
-    padded[slots] = values
-    return padded
-
-
-def unpad(values: Tensor, lengths: Int[Tensor, " B"]) -> Tensor:
-    """(B, T_max, ...) -> (N, ...): the inverse of `pad_packed`."""
-    return values[_slots(lengths)]
-
-
-def _slots(lengths: Int[Tensor, " B"]) -> Bool[Tensor, "B T"]:
-    if lengths.ndim != 1 or bool((lengths < 0).any()):
-        raise ValueError(f"lengths must be a 1-D tensor of counts >= 0, got {lengths.tolist()}")
-    width = int(lengths.max()) if len(lengths) else 0
-    return torch.arange(width, device=lengths.device) < lengths[:, None]
+LOG_PROB_LIMIT = 1e-3  # computed in half precision, the logarithm of 1 comes out a little above 0
+_LOG_PROBS = (-math.inf, LOG_PROB_LIMIT, ": log-probs are <= 0; take the .log() of probabilities")
+_LIMITS = {  # what valid tokens may hold
+    "log_probs": _LOG_PROBS,
+    "rollout_log_probs": _LOG_PROBS,
+    "divergence": (0.0, math.inf, ": a divergence is never negative"),
+}
 
 
 @dataclass(frozen=True)
@@ -74,45 +62,26 @@ class TokenBatch:
     divergence: Tensor | None = None
 
     def __post_init__(self) -> None:
-        shape = self.log_probs.shape
-        if len(shape) != 2:
-            raise ValueError(f"log_probs must be (B, T), got {tuple(shape)}; packed 1-D input needs lengths=(B,)")
-        mask = torch.ones_like(self.log_probs, dtype=torch.bool) if self.response_mask is None else self.response_mask
-        if mask.shape != shape:
-            raise ValueError(f"response_mask is {tuple(mask.shape)} but log_probs is {tuple(shape)}")
-        mask = mask.bool()
-        advantages = self.advantages.detach()
-        if advantages.shape == shape[:1]:
-            sequence = torch.ones_like(advantages, dtype=torch.bool)[:, None]
-            advantages = clean_tokens("advantages", advantages[:, None], sequence).expand(shape)
-        else:
-            advantages = clean_tokens("advantages", advantages, mask)
-        for name, value in (
-            ("response_mask", mask),
-            ("advantages", advantages),
-            ("log_probs", clean_tokens("log_probs", self.log_probs.detach(), mask)),
-            ("rollout_log_probs", clean_tokens("rollout_log_probs", self.rollout_log_probs.detach(), mask)),
-        ):
-            object.__setattr__(self, name, value)
-        if self.divergence is not None:
-            given = clean_tokens("divergence", self.divergence.detach(), mask)
-            if bool((given < 0).any()):
-                raise ValueError(f"divergence has the value {given.min().item()} < 0; a divergence is never negative")
-            object.__setattr__(self, "divergence", given)
+        names = ("log_probs", "rollout_log_probs", "advantages", "response_mask", "divergence")
+        tensors = checked_inputs(None, **{name: getattr(self, name) for name in names})
+        mask = tensors["response_mask"]
+        for name, value in tensors.items():
+            by_token = value.shape == mask.shape and value is not mask
+            object.__setattr__(self, name, zero_invalid(value, mask) if by_token else value.expand(mask.shape))
 
     @classmethod
     def from_packed(cls, lengths: Tensor, cells: Cells | None = None, **tensors: Any) -> "TokenBatch":
         """From 1-D tensors of responses laid end to end; `advantages` may be (B,) already."""
+        require_tensors(lengths=lengths, **tensors)
+        layout = Packed(lengths)
         padded = {
-            name: value if name == "advantages" and value.shape == lengths.shape else pad_packed(value, lengths)
+            name: value if name == "advantages" and value.shape == lengths.shape else layout.pad(value)
             for name, value in tensors.items()
             if value is not None
         }
-        slots = _slots(lengths)
-        padded["response_mask"] = padded["response_mask"].bool() & slots if "response_mask" in padded else slots
+        padded["response_mask"] = padded.get("response_mask", layout.slots).bool() & layout.slots
         if cells is not None:
-            fields = {k: pad_packed(v, lengths) for k, v in vars(cells).items() if v is not None}
-            cells = Cells(**fields)
+            cells = Cells(**{k: layout.pad(v) for k, v in vars(cells).items() if v is not None})
         return cls(cells=cells, **padded)
 
     def rows(self, index: Tensor) -> "TokenBatch":
@@ -134,7 +103,7 @@ class TokenBatch:
     @cached_property
     def lengths(self) -> Int[Tensor, " B"]:
         """Valid tokens of each response."""
-        return self.mask.sum(1)
+        return self.mask.view(torch.int8).sum(1)
 
     @cached_property
     def log_ratio(self) -> Float[Tensor, "B T"]:
@@ -148,17 +117,59 @@ class TokenBatch:
 
     @cached_property
     def away(self) -> Bool[Tensor, "B T"]:
-        """A (rho - 1) > 0: this token's update moves pi further from mu.
-
-        The sign is taken in log space, where it is exact.
-        """
-        return (self.log_probs - self.rollout_log_probs).mul_(self.advantages) > 0
+        """A (rho - 1) > 0: this token's update moves pi further from mu."""
+        return moves_away(self.log_probs, self.rollout_log_probs, self.advantages)
 
 
-def clean_tokens(name: str, value: Tensor, mask: Bool[Tensor, "B T"]) -> Tensor:
-    """Zeros on invalid positions.
+def moves_away(log_probs: Tensor, rollout_log_probs: Tensor, advantages: Tensor) -> Bool[Tensor, "B T"]:
+    """A (rho - 1) > 0, its sign taken in log space, where it is exact."""
+    return flags(torch.gt, (log_probs - rollout_log_probs).mul_(advantages), 0.0).view(torch.bool)
 
-    Raises on a wrong shape, on half precision, and on NaN or infinity where it matters.
+
+def require_tensors(**given: Any) -> None:
+    """Raise TypeError on what is neither a tensor nor None, and say how to make one of it."""
+    for name, value in given.items():
+        if isinstance(value, Tensor) or value is None:
+            continue
+        if isinstance(value, str):
+            raise TypeError(
+                f"{name} must be a torch.Tensor, got {value!r}; divergences go by name in methods, as in "
+                'get_method("cppo-topk") or get_method("cppo", divergence="binary_kl")'
+            )
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}; pass torch.as_tensor({name})")
+
+
+def checked_inputs(lengths: Tensor | None, **given: Tensor | None) -> dict[str, Tensor]:
+    """The arguments of a batch without gradient, `response_mask` as bool, advantages (B, 1) where one a response.
+
+    Padded when `lengths` is None, else packed. What invalid positions hold is harmless, but not zero. Absent arguments
+    are left out. Raises as `TokenBatch` says.
+    """
+    require_tensors(lengths=lengths, **given)
+    log_probs, advantages = given["log_probs"], given["advantages"]
+    assert log_probs is not None
+    assert advantages is not None
+    shape = log_probs.shape
+    if lengths is None and len(shape) != 2:
+        raise ValueError(f"log_probs must be (B, T), got {tuple(shape)}; packed 1-D input needs lengths=(B,)")
+    if lengths is not None and shape != (int(lengths.sum()),):
+        raise ValueError(f"packed input has {shape[0]} tokens but lengths sum to {int(lengths.sum())}")
+    mask = given.pop("response_mask")
+    mask = torch.ones(shape, dtype=torch.bool, device=log_probs.device) if mask is None else mask.bool()
+    if mask.shape != shape:
+        raise ValueError(f"response_mask is {tuple(mask.shape)} but log_probs is {tuple(shape)}")
+    checked = {"response_mask": mask}
+    if advantages.shape == (shape[:1] if lengths is None else lengths.shape):
+        every = torch.ones_like(advantages, dtype=torch.bool)[:, None]
+        checked["advantages"] = check_tokens("advantages", advantages.detach()[:, None], every)
+        del given["advantages"]
+    return checked | {k: check_tokens(k, v.detach(), mask) for k, v in given.items() if v is not None}
+
+
+def check_tokens(name: str, value: Tensor, mask: Bool[Tensor, "*shape"]) -> Tensor:
+    """The value itself, or a copy without what invalid positions may not hold.
+
+    Raises on a wrong shape, on half precision, and on NaN, infinity or a value beyond its limits on a valid token.
     """
     if value.shape != mask.shape:
         raise ValueError(f"{name} is {tuple(value.shape)} but the response mask is {tuple(mask.shape)}")
@@ -166,8 +177,28 @@ def clean_tokens(name: str, value: Tensor, mask: Bool[Tensor, "B T"]) -> Tensor:
         raise TypeError(
             f"{name} is {value.dtype}: sums over thousands of tokens need float32 or float64; call .float() first"
         )
+    lowest, highest, advice = _LIMITS.get(name, (-math.inf, math.inf, ""))
+    largest = torch.finfo(value.dtype).max
+    lowest, highest = max(lowest, -largest), min(highest, largest)
+    if value.numel() == 0:
+        return value
+    low, high = torch.aminmax(value)  # both NaN where one value is
+    if low.item() >= lowest and high.item() <= highest:
+        return value
     value = value.masked_fill(~mask, 0.0)
-    if not math.isfinite(value.sum().item()) and not bool(torch.isfinite(value).all()):  # one pass when all is well
-        row, column = (~torch.isfinite(value)).nonzero()[0].tolist()
-        raise ValueError(f"{name}[{row}, {column}] is {value[row, column].item()} on a valid token")
+    wrong = ((value >= lowest) & (value <= highest)).logical_not_().nonzero()
+    if len(wrong):
+        where = tuple(wrong[0].tolist())
+        worst = value[where].item()
+        raise ValueError(f"{name}{list(where)} is {worst} on a valid token{advice if math.isfinite(worst) else ''}")
     return value
+
+
+def zero_invalid(value: Tensor, mask: Bool[Tensor, "B T"]) -> Tensor:
+    """Zeros on invalid positions, which may hold any number."""
+    return value * mask.view(torch.int8).to(value.dtype)
+
+
+def clean_tokens(name: str, value: Tensor, mask: Bool[Tensor, "B T"]) -> Tensor:
+    """Checked, with zeros on invalid positions."""
+    return zero_invalid(check_tokens(name, value, mask), mask)

@@ -1,19 +1,23 @@
 """CPPO's token mask (paper Eq. 8-11, Algorithm 1) as a prefix sum over a batch."""
 
-import math
 from dataclasses import replace
-from typing import Annotated, Any
+from functools import partial
+from typing import Annotated
 
 import torch
 from jaxtyping import Bool, Float, Int8
 from torch import Tensor
 
-from minicppo.rules.batch import TokenBatch, unpad
+from minicppo.rules.batch import checked_inputs, moves_away, zero_invalid
 from minicppo.rules.budget import BUDGETS, sequence_budget
-from minicppo.rules.divergence import token_divergence
+from minicppo.rules.divergence import binary_tv
+from minicppo.rules.flags import flags
 from minicppo.rules.hyper import Hyper, checked
-from minicppo.rules.result import CPPOMask, Reason
+from minicppo.rules.layout import Packed, Padded
+from minicppo.rules.result import CPPOMask, Reason, prefix_slack
 from minicppo.rules.weights import SCHEDULES, position_weights
+
+BLOCK = 1 << 17  # tokens worked on at a time on the CPU: intermediates stay in the cache, and their memory is reused
 
 Delta = Annotated[float, Hyper("paper Table 3 (0.20 for 30B-A3B)", low=0)]
 DeltaB = Annotated[float, Hyper("paper Table 3: floor of the dynamic budget, or the fixed value", low=0)]
@@ -58,36 +62,43 @@ def cppo_mask(
     >>> out.token_mask.int().tolist(), out.reason.tolist()
     ([[1, 0, 1, 0, 0]], [[2, 4, 1, 4, 5]])
     """
-    tensors: dict[str, Any] = {
-        "log_probs": log_probs,
-        "rollout_log_probs": rollout_log_probs,
-        "advantages": advantages,
-        "response_mask": response_mask,
-        "divergence": divergence,
-    }
-    batch = TokenBatch(**tensors) if lengths is None else TokenBatch.from_packed(lengths, **tensors)
-    result = mask_batch(
-        batch,
-        token_divergence(batch, "binary_tv"),
-        batch.away,
-        delta=delta,
-        delta_b=delta_b,
-        w_min=w_min,
-        budget=budget,
-        cap_factor=cap_factor,
-        quantile=quantile,
-        schedule=schedule,
-        length=length,
+    given = checked_inputs(
+        lengths,
+        log_probs=log_probs,
+        rollout_log_probs=rollout_log_probs,
+        advantages=advantages,
+        response_mask=response_mask,
+        divergence=divergence,
     )
-    if lengths is None:
-        return result
-    per_token = ("reason", "weight", "divergence", "slack")
-    packed: dict[str, Any] = {name: unpad(getattr(result, name), lengths) for name in per_token}
-    return replace(result, **packed)
+    like, A = given["log_probs"], given["advantages"]
+    layout = Padded(*like.shape) if lengths is None else Packed(lengths)
+    out = {name: torch.empty_like(like) for name in ("divergence", "threshold")}
+    out["reason"] = torch.empty_like(like, dtype=torch.int8)
+    budgets = []
+    for rows, tokens, block in layout.blocks(BLOCK if like.device.type == "cpu" else like.numel()):
+        pi, mu, valid = (block.pad(given[k][tokens]) for k in ("log_probs", "rollout_log_probs", "response_mask"))
+        D = block.pad(given["divergence"][tokens]) if "divergence" in given else binary_tv(pi, mu)
+        mask = mask_rows(
+            valid,
+            zero_invalid(D, valid),
+            moves_away(pi, mu, A[rows] if A.ndim == 2 else block.pad(A[tokens])),
+            delta=delta,
+            delta_b=delta_b,
+            w_min=w_min,
+            budget=budget,
+            cap_factor=cap_factor,
+            quantile=quantile,
+            schedule=schedule,
+            length=layout.width if length == "padded" else length,
+        )
+        for name, values in out.items():
+            values[tokens] = block.unpad(getattr(mask, name))
+        budgets.append(mask.delta_b)
+    return replace(mask, **out, delta_b=None if mask.delta_b is None else torch.cat(budgets), layout=layout)
 
 
-def mask_batch(
-    batch: TokenBatch,
+def mask_rows(
+    valid: Bool[Tensor, "B T"],
     divergence: Float[Tensor, "B T"],
     away: Bool[Tensor, "B T"],
     *,
@@ -101,29 +112,25 @@ def mask_batch(
     length: str | int,
     seed: int = 0,
 ) -> CPPOMask:
-    """Algorithm 1 on a validated batch, D_t and direction given: one exclusive prefix sum of w (delta_b - D).
-
-    In the precision of D: float32 is enough because the terms are centred (a plain S_t would grow with t).
-    """
-    valid = batch.mask
-    w = position_weights(
-        valid, w_min, schedule=schedule, length=length, seed=seed, dtype=divergence.dtype, counts=batch.lengths
+    """Algorithm 1, D_t (zero on invalid positions) and the direction given."""
+    counts = valid.view(torch.int8).sum(1)
+    weights = partial(position_weights, w_min=w_min, schedule=schedule, length=length, seed=seed)
+    w = weights(valid, dtype=divergence.dtype, counts=counts)
+    allowed = sequence_budget(divergence, counts, delta_b, budget=budget, cap_factor=cap_factor, quantile=quantile)
+    slack = prefix_slack(w, divergence, delta, allowed)
+    verdict = verdicts(divergence * w, slack, delta)
+    reason = verdict.sub_(1).mul_(away.view(torch.int8)).add_(int(Reason.TOWARD)).mul_(valid.view(torch.int8))
+    return CPPOMask(
+        reason,
+        divergence,
+        threshold=zero_invalid(slack.clamp_(max=delta), valid),
+        delta=delta,
+        delta_b=allowed,
+        weights=weights,
+        layout=Padded(*valid.shape),
     )
-    allowed = sequence_budget(
-        divergence, batch.lengths, delta_b, budget=budget, cap_factor=cap_factor, quantile=quantile
-    )
-    Z = w * divergence
-    slack = torch.empty_like(w)
-    if allowed is None:
-        slack.fill_(math.inf)
-    else:  # the sum is shifted by one token: `S_t - Z_t` would cancel
-        slack[:, :1] = delta
-        torch.mul(w[:, :-1], allowed[:, None], out=slack[:, 1:]).sub_(Z[:, :-1])
-        slack.cumsum_(1)
-    reason = verdicts(Z, slack, delta).masked_fill_(~away, int(Reason.TOWARD)).mul_(valid)
-    return CPPOMask(reason, weight=w, divergence=divergence, slack=slack, delta=delta, delta_b=allowed)
 
 
 def verdicts(score: Float[Tensor, "B T"], slack: Float[Tensor, "B T"], delta: float) -> Int8[Tensor, "B T"]:
     """Codes of `Reason` for tokens that move away: INSIDE, + 1 is TOKEN, + 2 is PREFIX, + 3 is BOTH."""
-    return (slack < score).to(torch.int8).mul_(2).add_(delta < score).add_(int(Reason.INSIDE))
+    return flags(torch.lt, slack, score).mul_(2).add_(flags(torch.gt, score, delta)).add_(int(Reason.INSIDE))

@@ -223,7 +223,7 @@ def test_c4c_not_causal(cppo: Callable[..., Any]) -> None:
 def test_c5_own_or_padded_length() -> None:
     D = torch.tensor([[0.05, 0.05, 0.18, *[0.0] * 6]])
     valid = torch.tensor([[True] * 3 + [False] * 6])
-    x = torch.zeros(1, 9)
+    x = torch.full((1, 9), -1.0)
     for length, w3, verdict in (("own", 0.8, True), ("padded", 0.95, False), (9, 0.95, False)):
         out = rules.cppo_mask(
             x + 0.5, x, torch.ones(1), valid, divergence=D, delta_b=1.0, budget="fixed", length=length
@@ -241,7 +241,7 @@ def test_c5_own_or_padded_length() -> None:
 
 
 def test_c6_tool_tokens(cppo: Callable[..., Any]) -> None:
-    x = torch.zeros(1, 4, dtype=torch.float64)
+    x = torch.full((1, 4), -1.0, dtype=torch.float64)
     D = torch.tensor([[0.10, 0.08, 0.08, 0.06]], dtype=torch.float64)
     for valid, c4, kept in (([1, 1, 1, 1], -0.05, False), ([1, 0, 0, 1], 0.07, True)):
         v = torch.tensor([valid]).bool()

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from minicppo.rules.batch import TokenBatch
-from minicppo.rules.cppo import Budget, CapFactor, Delta, DeltaB, Quantile, Schedule, WMin, mask_batch, verdicts
+from minicppo.rules.cppo import Budget, CapFactor, Delta, DeltaB, Quantile, Schedule, WMin, mask_rows, verdicts
 from minicppo.rules.divergence import DIVERGENCES, ESTIMATES, predicted_away, token_divergence
 from minicppo.rules.hyper import Hyper, checked
 from minicppo.rules.methods.ratio import masked_weights
@@ -101,8 +101,8 @@ def cppo(
 ) -> TokenWeights:
     """Weight the divergence by position and budget its prefix sum (paper Algorithm 1); see `minicppo.cppo_mask`."""
     D = token_divergence(batch, divergence, topk_variant=topk_variant)
-    mask = mask_batch(
-        batch,
+    mask = mask_rows(
+        batch.mask,
         D,
         _away(batch, direction),
         delta=delta,
@@ -181,4 +181,6 @@ def charge_what_passes(mask: CPPOMask) -> CPPOMask:
     slack[:, 1:] -= spent[:, :-1]
     slack.clamp_(min=0.0)
     free = (mask.reason == Reason.PAD) | (mask.reason == Reason.TOWARD)
-    return replace(mask, slack=slack, reason=torch.where(free, mask.reason, verdicts(mask.score, slack, mask.delta)))
+    reason = torch.where(free, mask.reason, verdicts(mask.score, slack, mask.delta))
+    threshold = slack.clamp_(max=mask.delta).masked_fill_(mask.reason == Reason.PAD, 0.0)
+    return replace(mask, threshold=threshold, reason=reason)

@@ -1,0 +1,78 @@
+"""Where the tokens of a batch of responses stand: in rows of one width, or end to end."""
+
+from collections.abc import Iterator
+from functools import cached_property
+
+import torch
+from jaxtyping import Bool, Int, Shaped
+from torch import Tensor
+
+
+class Padded:
+    """Rows of one width, (B, T, ...): already the form the rules work on."""
+
+    def __init__(self, rows: int, width: int) -> None:
+        self.rows, self.width = rows, width
+
+    def blocks(self, size: int) -> Iterator[tuple[slice, slice, "Padded"]]:
+        """Consecutive responses of about `size` tokens: which, where their tokens are, and their layout."""
+        step = max(size // max(self.width, 1), 1)
+        for start in range(0, max(self.rows, 1), step):
+            rows = slice(start, start + step)
+            yield rows, rows, self
+
+    def pad(self, values: Tensor) -> Tensor:
+        return values
+
+    def unpad(self, values: Tensor) -> Tensor:
+        return values
+
+
+class Packed:
+    """Responses of these lengths end to end, (N, ...); `pad` makes rows of them, `unpad` is its inverse."""
+
+    def __init__(self, lengths: Int[Tensor, " B"]) -> None:
+        if lengths.ndim != 1 or bool((lengths < 0).any()):
+            raise ValueError(f"lengths must be a 1-D tensor of counts >= 0, got {lengths.tolist()}")
+        self.lengths = lengths
+        self.width = int(lengths.max()) if len(lengths) else 0
+        self.tokens = int(lengths.sum())
+
+    def blocks(self, size: int) -> Iterator[tuple[slice, slice, "Packed"]]:
+        """Consecutive responses that make at most `size` tokens when padded, or a single one."""
+        first, width, offset, end = 0, 0, 0, 0
+        for row, n in enumerate(self.lengths.tolist()):
+            width = max(width, n)
+            if row > first and (row + 1 - first) * width > size:
+                yield slice(first, row), slice(offset, end), Packed(self.lengths[first:row])
+                first, width, offset = row, n, end
+            end += n
+        yield slice(first, None), slice(offset, end), Packed(self.lengths[first:])
+
+    def pad(self, values: Shaped[Tensor, "N ..."]) -> Shaped[Tensor, "B T ..."]:
+        """Zeros behind each row's length."""
+        if len(values) != self.tokens:
+            raise ValueError(f"packed input has {len(values)} tokens but lengths sum to {self.tokens}")
+        rest = values.shape[1:]
+        slots = self.slots.reshape(*self.slots.shape, *(1 for _ in rest))
+        return values.new_zeros(*self.slots.shape, *rest).masked_scatter(slots, values)
+
+    def unpad(self, values: Shaped[Tensor, "B T ..."]) -> Shaped[Tensor, "N ..."]:
+        return values.flatten(0, 1).index_select(0, self._places)
+
+    @cached_property
+    def slots(self) -> Bool[Tensor, "B T"]:
+        """True where a row holds one of its tokens."""
+        return torch.arange(self.width, device=self.lengths.device) < self.lengths[:, None]
+
+    @cached_property
+    def _places(self) -> Int[Tensor, " N"]:
+        """Where each token stands in the flattened rows."""
+        lengths, device = self.lengths, self.lengths.device
+        shift = torch.arange(len(lengths), device=device) * self.width - (lengths.cumsum(0) - lengths)
+        return torch.arange(self.tokens, device=device) + shift.repeat_interleave(lengths, output_size=self.tokens)
+
+
+def pad_packed(values: Shaped[Tensor, "N ..."], lengths: Int[Tensor, " B"]) -> Shaped[Tensor, "B T ..."]:
+    """(N, ...) responses laid end to end -> (B, T_max, ...), zeros behind each row's length."""
+    return Packed(lengths).pad(values)
