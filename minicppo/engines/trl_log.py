@@ -124,7 +124,11 @@ class RunLog(TrainerCallback):
         self._clock = {"start": time.perf_counter(), "rollout_s": 0.0, "tokens": 0.0}
 
     def _evaluate(self, iteration: int, update: int) -> None:
+        model = self.policy.model
+        training = model.training
+        model.eval()  # in training mode, activation checkpointing would switch the key-value cache off
         row = evaluate(self.policy, self.task, self.config).as_row()
+        model.train(training)
         self._log(kind="eval", iteration=iteration, update=update, **row)
 
     def _log(self, **row: Any) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from datasets import Dataset
 from transformers import PrinterCallback
 
@@ -26,6 +27,7 @@ from minicppo.rl.rundir import RunDir
 from minicppo.rl.seeding import rng_for
 from minicppo.rl.tasks import Problem, Task, sample_problems
 from minicppo.rl.trainer import OnEvent, starting_policy
+from minicppo.rules.hyper import nearest
 
 LOSS_TYPE_OF = {mode: name for name, mode in reversed(LOSS_TYPES.items())}
 
@@ -81,6 +83,10 @@ def trl_config(config: RunConfig, run_dir: Path) -> CPPOConfig:
             f"train.horizon={settings.horizon}: TRL divides by max_new_tokens={horizon}. Way out: null, or scale the "
             "learning rate"
         )
+    if config.rollout.autocast != "same":
+        raise ValueError(
+            f"rollout.autocast={config.rollout.autocast}: TRL samples in the precision it scores in. Way out: same"
+        )
     world = int(os.environ.get("WORLD_SIZE", "1"))
     responses = rollout.prompts // settings.minibatches * rollout.group_size
     rows = min(settings.micro_batch or responses, responses // world)
@@ -91,36 +97,44 @@ def trl_config(config: RunConfig, run_dir: Path) -> CPPOConfig:
         )
     accumulation = responses // (rows * world)
     updates = settings.minibatches * settings.epochs
-    return CPPOConfig(
-        output_dir=str(run_dir / "trl"),
-        method=config.method.name,
-        method_params=dict(config.method.params),
-        cells=rollout.cells,
-        rollout_batch=rollout.batch,
-        loss_type=LOSS_TYPE_OF[settings.loss_agg_mode],
-        scale_rewards="group" if settings.normalize_std else "none",
-        num_generations=rollout.group_size,
-        max_completion_length=horizon,
-        temperature=rollout.temperature,
-        per_device_train_batch_size=rows,
-        gradient_accumulation_steps=accumulation,
-        steps_per_generation=settings.minibatches * accumulation,
-        num_iterations=settings.epochs,
-        max_steps=settings.iterations * updates,
-        shuffle_dataset=False,  # the problems are drawn in order, as the local trainer draws them
-        learning_rate=settings.lr,
-        max_grad_norm=settings.grad_clip,
-        gradient_checkpointing=config.model.path is not None,
-        bf16=config.autocast_dtype() is torch.bfloat16,
-        seed=config.seed,
-        use_cpu=config.resolved_device().type == "cpu",
-        logging_steps=1,
-        save_strategy="steps",
-        save_steps=settings.checkpoint_every * updates,
-        save_total_limit=settings.keep_checkpoints,
-        report_to="none",
-        disable_tqdm=True,
-    )
+    chosen: dict[str, Any] = {
+        "output_dir": str(run_dir / "trl"),
+        "method": config.method.name,
+        "method_params": dict(config.method.params),
+        "cells": rollout.cells,
+        "rollout_batch": rollout.batch,
+        "loss_type": LOSS_TYPE_OF[settings.loss_agg_mode],
+        "scale_rewards": "group" if settings.normalize_std else "none",
+        "num_generations": rollout.group_size,
+        "max_completion_length": horizon,
+        "temperature": rollout.temperature,
+        "per_device_train_batch_size": rows,
+        "gradient_accumulation_steps": accumulation,
+        "steps_per_generation": settings.minibatches * accumulation,
+        "num_iterations": settings.epochs,
+        "max_steps": settings.iterations * updates,
+        "shuffle_dataset": False,  # the problems are drawn in order, as the local trainer draws them
+        "learning_rate": settings.lr,
+        "max_grad_norm": settings.grad_clip,
+        "gradient_checkpointing": config.model.path is not None,
+        "bf16": config.autocast_dtype() is torch.bfloat16,
+        "seed": config.seed,
+        "use_cpu": config.resolved_device().type == "cpu",
+        "logging_steps": 1,
+        "save_strategy": "steps",
+        "save_steps": settings.checkpoint_every * updates,
+        "save_total_limit": settings.keep_checkpoints,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "ddp_timeout": 24 * 3600,  # while the first process evaluates, the others wait
+    }
+    for override in config.cluster.overrides:
+        key, _, value = override.partition("=")
+        if key not in CPPOConfig.__dataclass_fields__:
+            known = nearest(key, list(CPPOConfig.__dataclass_fields__))
+            raise ValueError(f"cluster.overrides: TRL has no setting {key!r}{known}")
+        chosen[key] = yaml.safe_load(value)
+    return CPPOConfig(**chosen)
 
 
 def _run_to_end(
