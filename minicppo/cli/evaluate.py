@@ -67,12 +67,12 @@ def evaluate(
         _on_its_task(target, overrides, as_json)
         return
     from minicppo.rl.benchmark import evaluate_data, mean_score
-    from minicppo.rl.data import check_name
+    from minicppo.rl.data import load_data
     from minicppo.rl.tasks.math import template_text
 
     names = [name.strip() for name in data.split(",") if name.strip()]
     for name in names:
-        check_name(name)
+        load_data(name)  # what is wrong with it shows before a model is loaded
     wording = template_text(template) if template else None
     if not is_run and overrides:
         raise ValueError(f"{target} is no run, so it has no settings to change: {' '.join(overrides)}")

@@ -99,8 +99,8 @@ def check_name(name_or_path: str) -> None:
     if name_or_path in SOURCES or name_or_path.endswith(SUFFIXES) or re.fullmatch(r"[\w.-]+/[\w.-]+", name_or_path):
         return
     raise DataError(
-        f"data = {name_or_path!r} is neither a known name{nearest(name_or_path, SOURCES)} "
-        "nor a .jsonl or .parquet file nor a hub name OWNER/NAME"
+        f"data = {name_or_path!r} is no known name, no .jsonl or .parquet file and no hub name OWNER/NAME"
+        f"{nearest(name_or_path, SOURCES)}"
     )
 
 

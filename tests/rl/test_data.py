@@ -160,7 +160,7 @@ def test_an_empty_file(tmp_path: Path) -> None:
     [
         ("aime42", "did you mean 'aime2"),
         ("missing.jsonl", "there is no file"),
-        ("gsm8k.txt", "nor a .jsonl or .parquet"),
+        ("gsm8k.txt", "no .jsonl or .parquet file"),
     ],
 )
 def test_names_and_paths_that_are_none(name: str, says: str) -> None:
