@@ -20,13 +20,14 @@ with warnings.catch_warnings():  # of verl's own imports
     pytest.importorskip("verl", reason="verl is not installed: pip install -c constraints-verl.txt -e '.[verl]'")
     import hydra
     import verl.trainer
+    from hydra.core.override_parser.overrides_parser import OverridesParser
     from omegaconf import OmegaConf
     from tensordict import TensorDict
+    from verl.trainer.ppo.utils import need_critic, need_reference_policy
     from verl.utils import tensordict_utils
-    from verl.utils.config import omega_conf_to_dataclass
+    from verl.utils.config import omega_conf_to_dataclass, validate_config
     from verl.workers.utils.losses import ppo_loss
 
-    from minicppo.engines import verl_loss
     from minicppo.engines.verl_config import TARGET, loss_mode
 
 HORIZON = 40
@@ -38,6 +39,20 @@ def composed(overrides: list[str]) -> Any:
     """verl's configuration, composed by Hydra as its command line would."""
     with hydra.initialize_config_dir(CONFIGS, version_base=None):
         return hydra.compose("ppo_trainer", overrides=overrides)
+
+
+def accepted(config: Any) -> None:
+    """verl's own validation, as its `main` calls it."""
+    validate_config(config, need_reference_policy(config), need_critic(config))
+
+
+def instantiated(config: Any, changes: list[str]) -> Any:
+    """The actor of a composed configuration with further overrides, parsed by Hydra and validated by verl."""
+    config = config.copy()
+    for override in OverridesParser.create().parse_overrides(changes):
+        OmegaConf.update(config, override.key_or_group, override.value(), merge=False, force_add=True)
+    accepted(config)
+    return omega_conf_to_dataclass(config.actor_rollout_ref.actor)
 
 
 @functools.cache
@@ -143,5 +158,3 @@ def reference_of(data: Sample, method: Any, mode: str) -> tuple[float, list[Tens
     masked = sum(g == 0.0 for row in weights for g in row) / data.tokens
     return loss, gradients, masked
 
-
-__all__ = ["HORIZON", "Sample", "actor_config", "composed", "reference_of", "sample", "verl_loss", "verl_loss_of"]

@@ -1,0 +1,113 @@
+"""Settings for verl: composed by Hydra against verl's own configuration, accepted by verl's own validation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from minicppo.engines.verl_config import ANCHOR, loss_mode, method_params, render, verl_methods, verl_overrides
+from minicppo.rl.config import ConfigError, RunConfig, load_config, preset_names
+from minicppo.rules import METHODS
+
+pytest.importorskip("math_verify", reason="task math needs math-verify: pip install 'minicppo[math]'")
+
+PRESETS = [name for name in preset_names() if name.startswith("qwen3-")]
+RUN = Path("/runs/an example")
+
+
+def of(preset: str, *overrides: str) -> RunConfig:
+    return load_config(preset, ["engine=verl", "method=cppo", *overrides])
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("preset", PRESETS)
+def test_verl_accepts_every_plan(preset: str) -> None:
+    """The preset's settings composed once; then each method's, through Hydra's own parser of overrides."""
+    from tests.engines.verl_setup import accepted, composed, instantiated
+
+    first = verl_overrides(of(preset), RUN)
+    config = composed(first)
+    accepted(config)
+    assert config.data.train_files == "/runs/an example/data/train.parquet"
+    for method in verl_methods():
+        chosen = of(preset, f"method={method}")
+        actor = instantiated(config, [text for text in verl_overrides(chosen, RUN) if text not in first])
+        assert actor.policy_loss.loss_mode == loss_mode(method)
+        assert actor.policy_loss.params == method_params(chosen)
+        assert actor.loss_scale_factor == chosen.rollout.max_new_tokens
+        assert actor.ppo_mini_batch_size == chosen.train.minibatch_prompts
+    kind = "McoreActorConfig" if preset == "qwen3-30b-a3b-base" else "FSDPActorConfig"
+    assert type(actor).__name__ == kind
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_anchor_is_in_the_composed_configuration() -> None:
+    from omegaconf import OmegaConf
+
+    from tests.engines.verl_setup import composed
+
+    config = composed(verl_overrides(of("qwen3-8b-base"), RUN))
+    for key, value in ANCHOR.items():
+        assert OmegaConf.select(config, key) == value, key
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["method=cppo-topk"], "likeliest tokens.*use --engine trl, or --method cppo$"),
+        (["method=cppo-exact-kl"], "whole distributions.*use --engine local.*--method cppo-kl$"),
+        (["method.params.divergence=topk_tv"], "likeliest tokens"),
+        (["method=trm-avg"], "--method trm-avg-k3$"),
+        (["train.staleness=1"], "train.staleness=0"),
+        (["train.autocast='off'"], "train.autocast=auto"),
+        (["model.chat=false"], "model.chat=null"),
+        (["model.path=null", "task=addition", "task.options={}"], "neither a Hugging Face folder nor hub:OWNER/NAME"),
+        (["task=addition", "task.options={}"], "task 'addition' has no data files"),
+        (["cluster.gpus_per_node=3"], "256 responses an update do not divide among 3 data-parallel ranks"),
+        (["cluster.overrides=[trainer.use_v1=False]"], "trainer.use_v1=False moves the anchor"),
+        (["cluster.overrides=[++algorithm.rollout_correction.bypass_mode=false]"], "moves the anchor"),
+        (["cluster.overrides=[actor_rollout_ref.rollout.top_p=0.9]"], "moves the anchor"),
+        (["cluster.overrides=[actor_rollout_ref.actor.policy_loss.loss_mode=dppo_tv]"], "names another loss"),
+    ],
+)
+def test_refusals(overrides: list[str], message: str) -> None:
+    config = of("qwen3-8b-base", *overrides)
+    with pytest.raises(ConfigError, match=f"(?s)engine verl: .*{message}"):
+        verl_overrides(config, RUN)
+
+
+def test_a_harmless_override_comes_last() -> None:
+    config = of("qwen3-8b-base", "cluster.overrides=['trainer.logger=[console,wandb]', trainer.use_v1=True]")
+    assert verl_overrides(config, RUN)[-2:] == ["trainer.logger=[console,wandb]", "trainer.use_v1=True"]
+
+
+def test_derived_values() -> None:
+    settings = dict(text.split("=", 1) for text in verl_overrides(of("qwen3-8b-base", "train.lr_warmup=10"), RUN))
+    actor = "actor_rollout_ref.actor"
+    assert settings[f"{actor}.optim.lr_warmup_steps"] == "3"  # a step a rollout batch of 4 updates
+    assert settings[f"{actor}.ppo_max_token_len_per_gpu"] == str(1024 + 8192)
+    assert settings["data.train_batch_size"] == "128"
+    assert settings["trainer.total_training_steps"] == "490"
+    whole = dict(text.split("=", 1) for text in verl_overrides(of("qwen3-8b-base", "train.micro_batch=null"), RUN))
+    assert whole[f"{actor}.ppo_max_token_len_per_gpu"] == str(32 * (1024 + 8192))  # a rank's share of the minibatch
+
+
+def test_carried_methods_are_those_of_log_probs() -> None:
+    carried = set(verl_methods())
+    assert {"cppo", "cppo-fixed", "cppo-verl", "dppo", "grpo", "gspo", "trm-avg-k3"} <= carried
+    assert not any("topk" in name or "exact" in name for name in carried)
+    assert carried < set(METHODS)
+    assert len({loss_mode(name) for name in carried}) == len(carried)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "value",
+    [0.5, 1e-6, float("inf"), -1, True, None, "", "plain", "/a/b c", "it's", "{x}=,", [1, "a"], {"k": {"j": [None, "x"]}}],
+)
+def test_hydra_reads_what_is_rendered(value: Any) -> None:
+    from tests.engines.verl_setup import composed
+
+    assert composed([f"+some_key={render(value)}"]).some_key == value
