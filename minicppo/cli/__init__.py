@@ -15,9 +15,12 @@ from minicppo import __version__
 from minicppo.cli.compare import compare
 from minicppo.cli.console import fail
 from minicppo.cli.demo import demo
+from minicppo.cli.demo_llm import demo_llm
 from minicppo.cli.evaluate import evaluate
 from minicppo.cli.explain import explain
 from minicppo.cli.methods import methods
+from minicppo.cli.paper import paper
+from minicppo.cli.plan import plan
 from minicppo.cli.study import study
 from minicppo.cli.thresholds import thresholds
 from minicppo.cli.train import resume, train
@@ -35,7 +38,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(demo)
+app.command()(demo_llm)
 app.command()(train)
+app.command()(plan)
 app.command()(resume)
 app.command("eval")(evaluate)
 app.command()(compare)
@@ -43,6 +48,7 @@ app.command()(study)
 app.command()(methods)
 app.command()(explain)
 app.command()(thresholds)
+app.add_typer(paper, name="paper")
 
 
 def _show_version(wanted: bool) -> None:

@@ -52,7 +52,7 @@ def run_demo(
         for name in METHODS:
             shutil.rmtree(out / name, ignore_errors=True)
     for name, config in configs.items():
-        _require_same_settings(out / name, config)
+        require_same_settings(out / name, config)
     with RunProgress(console) as display:
         _train_all(configs, out, workers, display)
     runs = [load_run(out / name) for name in METHODS]
@@ -100,7 +100,8 @@ What this does not show: which mask is best. One seed cannot, and over more
 seeds CPPO and DPPO have not been told apart in this setting."""
 
 
-def _require_same_settings(folder: Path, config: RunConfig) -> None:
+def require_same_settings(folder: Path, config: RunConfig) -> None:
+    """Raises ValueError where the folder holds a run of other settings."""
     stored = folder / "config.yaml"
     if stored.exists() and stored.read_text(encoding="utf-8") != config.to_yaml():
         raise ValueError(f"{folder} holds a run of other settings: choose another --out, or start over with --fresh")

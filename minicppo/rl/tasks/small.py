@@ -1,4 +1,4 @@
-"""Small verifiable questions for a pretrained policy, each of which a 135M-parameter chat model gets right now and then.
+"""Small verifiable questions for a pretrained policy, which a chat model of 135M parameters gets right now and then.
 
 All three have far more problems than any run sees. None has an alphabet: a policy from scratch would have to learn
 English first.

