@@ -139,27 +139,27 @@ def require_tensors(**given: Any) -> None:
         raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}; pass torch.as_tensor({name})")
 
 
-def checked_inputs(lengths: Tensor | None, **given: Tensor | None) -> dict[str, Tensor]:
+def checked_inputs(packed: Packed | None, **given: Tensor | None) -> dict[str, Tensor]:
     """The arguments of a batch without gradient, `response_mask` as bool, advantages (B, 1) where one a response.
 
-    Padded when `lengths` is None, else packed. What invalid positions hold is harmless, but not zero. Absent arguments
+    Padded when `packed` is None. What invalid positions hold is harmless, but not zero. Absent arguments
     are left out. Raises as `TokenBatch` says.
     """
-    require_tensors(lengths=lengths, **given)
+    require_tensors(**given)
     log_probs, advantages = given["log_probs"], given["advantages"]
     assert log_probs is not None
     assert advantages is not None
     shape = log_probs.shape
-    if lengths is None and len(shape) != 2:
+    if packed is None and len(shape) != 2:
         raise ValueError(f"log_probs must be (B, T), got {tuple(shape)}; packed 1-D input needs lengths=(B,)")
-    if lengths is not None and shape != (int(lengths.sum()),):
-        raise ValueError(f"packed input has {shape[0]} tokens but lengths sum to {int(lengths.sum())}")
+    if packed is not None:
+        packed.check("log_probs", log_probs)
     mask = given.pop("response_mask")
     mask = torch.ones(shape, dtype=torch.bool, device=log_probs.device) if mask is None else mask.bool()
     if mask.shape != shape:
         raise ValueError(f"response_mask is {tuple(mask.shape)} but log_probs is {tuple(shape)}")
     checked = {"response_mask": mask}
-    if advantages.shape == (shape[:1] if lengths is None else lengths.shape):
+    if advantages.shape == (shape[:1] if packed is None else packed.lengths.shape):
         every = torch.ones_like(advantages, dtype=torch.bool)[:, None]
         checked["advantages"] = check_tokens("advantages", advantages.detach()[:, None], every)
         del given["advantages"]

@@ -63,11 +63,11 @@ def searched_quantile(
         count = torch.gt(values, x, out=flags).sum(1, keepdim=True)
         new = torch.stack([x, count])
         low, high = torch.where(count >= k, new, low), torch.where(count <= k, new, high)
-    beyond = values > low[0]
-    below = values.masked_fill(beyond, 0.0).amax(1)
-    above_ = values.masked_fill(~beyond, math.inf).amin(1)
+    larger = values > low[0]
+    below = values.masked_fill(larger, 0.0).amax(1)
+    beyond = values.masked_fill(~larger, math.inf).amin(1)
     exact = ((low[0] == high[0]) & (k > 0)).squeeze(1)
-    return below + fraction.to(below) * (above_ - below), exact
+    return below + fraction.to(below) * (beyond - below), exact
 
 
 def row_quantile(values: Float[Tensor, "B T"], counts: Int[Tensor, " B"], q: float) -> Float[Tensor, " B"]:

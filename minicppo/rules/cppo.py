@@ -2,13 +2,13 @@
 
 from dataclasses import replace
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from jaxtyping import Bool, Float, Int8
 from torch import Tensor
 
-from minicppo.rules.batch import checked_inputs, moves_away, zero_invalid
+from minicppo.rules.batch import checked_inputs, moves_away, require_tensors, zero_invalid
 from minicppo.rules.budget import BUDGETS, sequence_budget
 from minicppo.rules.divergence import binary_tv
 from minicppo.rules.flags import flags
@@ -62,8 +62,10 @@ def cppo_mask(
     >>> out.token_mask.int().tolist(), out.reason.tolist()
     ([[1, 0, 1, 0, 0]], [[2, 4, 1, 4, 5]])
     """
+    require_tensors(lengths=lengths)
+    packed = None if lengths is None else Packed(lengths)
     given = checked_inputs(
-        lengths,
+        packed,
         log_probs=log_probs,
         rollout_log_probs=rollout_log_probs,
         advantages=advantages,
@@ -71,8 +73,8 @@ def cppo_mask(
         divergence=divergence,
     )
     like, A = given["log_probs"], given["advantages"]
-    layout = Padded(*like.shape) if lengths is None else Packed(lengths)
-    out = {name: torch.empty_like(like) for name in ("divergence", "threshold")}
+    layout = packed or Padded(*like.shape)
+    out: dict[str, Any] = {name: torch.empty_like(like) for name in ("divergence", "threshold")}
     out["reason"] = torch.empty_like(like, dtype=torch.int8)
     budgets = []
     for rows, tokens, block in layout.blocks(BLOCK if like.device.type == "cpu" else like.numel()):
@@ -93,8 +95,9 @@ def cppo_mask(
         )
         for name, values in out.items():
             values[tokens] = block.unpad(getattr(mask, name))
-        budgets.append(mask.delta_b)
-    return replace(mask, **out, delta_b=None if mask.delta_b is None else torch.cat(budgets), layout=layout)
+        if mask.delta_b is not None:
+            budgets.append(mask.delta_b)
+    return replace(mask, **out, delta_b=torch.cat(budgets) if budgets else None, layout=layout)
 
 
 def mask_rows(

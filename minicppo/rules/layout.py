@@ -51,11 +51,15 @@ class Packed:
 
     def pad(self, values: Shaped[Tensor, "N ..."]) -> Shaped[Tensor, "B T ..."]:
         """Zeros behind each row's length."""
-        if len(values) != self.tokens:
-            raise ValueError(f"packed input has {len(values)} tokens but lengths sum to {self.tokens}")
+        self.check("packed input", values)
         rest = values.shape[1:]
         slots = self.slots.reshape(*self.slots.shape, *(1 for _ in rest))
         return values.new_zeros(*self.slots.shape, *rest).masked_scatter(slots, values)
+
+    def check(self, name: str, values: Tensor) -> None:
+        """Raise ValueError unless the values have one entry a token along their first dimension."""
+        if values.shape[:1] != (self.tokens,):
+            raise ValueError(f"{name} is {tuple(values.shape)} but lengths sum to {self.tokens} tokens")
 
     def unpad(self, values: Shaped[Tensor, "B T ..."]) -> Shaped[Tensor, "N ..."]:
         return values.flatten(0, 1).index_select(0, self._places)

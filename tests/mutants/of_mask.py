@@ -7,67 +7,99 @@ from tests.mutants.plant import mutants_of
 MASK = mutants_of(
     "rules/cppo.py",
     (
-        "inclusive prefix sum: token t is charged before it is judged",
-        "        slack.cumsum_(1)\n",
-        "        slack.cumsum_(1)\n        slack += w * allowed[:, None] - Z\n",
-        "the_first_token_is_dppo slack_is_a_queue causal_with_fixed_budget figure_1_is_not_equation_10",
+        "strict prefix test",
+        "flags(torch.lt, slack, score)",
+        "flags(torch.le, slack, score)",
+        "both_tests_are_inclusive",
     ),
-    ("strict prefix test", "(slack < score)", "(slack <= score)", "both_tests_are_inclusive"),
     (
         "strict token test",
-        ".add_(delta < score)",
-        ".add_(delta <= score)",
+        "flags(torch.gt, score, delta)",
+        "flags(torch.ge, score, delta)",
         "the_first_token_is_dppo dppo_without_weights_and_budget",
     ),
     (
         "no token test",
-        ".add_(delta < score)",
-        ".add_(score < 0)",
+        "flags(torch.gt, score, delta)",
+        "flags(torch.gt, -score, delta)",
         "without_weights_below_dppo kept_means_both_limits_hold",
     ),
     (
         "inverted prefix test",
-        "(slack < score)",
-        "(slack > score)",
+        "flags(torch.lt, slack, score)",
+        "flags(torch.gt, slack, score)",
         "more_drift_keeps_less capping_outliers_keeps_more lower_scores_keep_more",
     ),
     (
         "no prefix test",
-        "(slack < score)",
-        "(slack < -1e9)",
+        "flags(torch.lt, slack, score)",
+        "flags(torch.lt, slack, -1e9)",
         "budget_above_delta_is_not_dppo kept_drift_stays_in_budget few_large_tokens_are_kept "
         "charging_only_kept_keeps_more constant_drift_closed_form",
     ),
-    ("no toward clause", "~away", "~valid", "toward_is_always_kept sign_flip_swaps_roles"),
+    (
+        "no toward clause",
+        ".mul_(away.view(torch.int8))",
+        "",
+        "toward_is_always_kept sign_flip_swaps_roles",
+    ),
     (
         "toward tokens are not charged",
-        ".sub_(Z[:, :-1])",
-        ".sub_((Z * away)[:, :-1])",
-        "slack_is_a_queue masked_tokens_consume_budget",
+        "prefix_slack(w, divergence, ",
+        "prefix_slack(w, divergence * away, ",
+        "masked_tokens_consume_budget loop_equals_prefix_sum",
     ),
     (
         "masked tokens are not charged",
-        ".sub_(Z[:, :-1])",
-        ".sub_((Z * (Z <= delta))[:, :-1])",
-        "masked_tokens_consume_budget an_outlier_blocks_for_long masked_responses_overrun_the_budget "
-        "the_threshold_may_be_negative capping_outliers_changes_the_mask",
+        "prefix_slack(w, divergence, ",
+        "prefix_slack(w, divergence * (w * divergence <= delta), ",
+        "masked_tokens_consume_budget an_outlier_blocks_for_long capping_outliers_changes_the_mask",
+    ),
+    (
+        "score without weight",
+        "verdicts(divergence * w, ",
+        "verdicts(divergence, ",
+        "late_tokens_may_exceed_dppo order_matters_with_weights",
+    ),
+    (
+        "invalid tokens are kept",
+        ".mul_(valid.view(torch.int8))",
+        "",
+        "right_padding_changes_nothing a_masked_token_has_a_reason",
+    ),
+    (
+        "invalid positions have a threshold",
+        "zero_invalid(slack.clamp_(max=delta), valid)",
+        "slack.clamp_(max=delta)",
+        "holes_hold_zeros",
+    ),
+    ("a block's advantages are the first's", "A[rows] if", "A[: len(valid)] if", "blocks_change_nothing"),
+)
+
+SLACK = mutants_of(
+    "rules/result.py",
+    (
+        "inclusive prefix sum: token t is charged before it is judged",
+        "return slack.cumsum_(1)",
+        "return slack.cumsum_(1) + weight * (delta_b[:, None] - divergence)",
+        "the_first_token_is_dppo slack_is_a_queue causal_with_fixed_budget figure_1_is_not_equation_10",
     ),
     (
         "deposits without weight",
-        "torch.mul(w[:, :-1], allowed[:, None]",
-        "torch.mul(valid[:, :-1], allowed[:, None]",
+        "divergence[:, :-1], out=slack[:, 1:]).mul_(weight[:, :-1])",
+        "(divergence * weight)[:, :-1], out=slack[:, 1:])",
         "smaller_w_min_may_mask loop_equals_prefix_sum",
     ),
     (
         "inverted deposits",
-        "torch.mul(w[:, :-1], allowed[:, None]",
-        "torch.mul(w[:, :-1], -allowed[:, None]",
+        "torch.sub(delta_b[:, None]",
+        "torch.sub(-delta_b[:, None]",
         "no_drift_keeps_all larger_budget_keeps_more quiet_tail_gives_room masking_may_end the_allowance_may_grow",
     ),
     (
         "inverted charges",
-        ".sub_(Z[:, :-1])",
-        ".add_(Z[:, :-1])",
+        "divergence[:, :-1], out",
+        "-divergence[:, :-1], out",
         "slack_is_a_queue the_threshold_may_be_negative",
     ),
     (
@@ -85,39 +117,33 @@ MASK = mutants_of(
     ),
     (
         "credit is capped",
-        "        slack.cumsum_(1)\n",
-        "        slack.cumsum_(1).clamp_(max=delta)\n",
+        "return slack.cumsum_(1)",
+        "return slack.cumsum_(1).clamp_(max=delta)",
         "slack_is_a_queue prefix_enters_by_its_sums",
     ),
     (
         "debt is forgiven",
-        "        slack.cumsum_(1)\n",
-        "        slack.cumsum_(1).clamp_(min=0)\n",
+        "return slack.cumsum_(1)",
+        "return slack.cumsum_(1).clamp_(min=0)",
         "the_threshold_may_be_negative an_outlier_blocks_for_long masked_responses_overrun_the_budget",
     ),
     (
         "only the last token is charged",
-        "        slack.cumsum_(1)\n",
-        "        slack[:, 1:] += delta\n",
+        "return slack.cumsum_(1)",
+        "return torch.cat([slack[:, :1], slack[:, 1:] + delta], 1)",
         "order_blind_without_weights prefix_enters_by_its_sums constant_drift_closed_form",
     ),
     (
         "prefix sums run over the batch",
-        "slack.cumsum_(1)",
-        "slack.cumsum_(0)",
+        "return slack.cumsum_(1)",
+        "return slack.cumsum_(0)",
         "rows_do_not_see_each_other order_of_responses_is_free every_method_is_free_of_layout",
     ),
     (
         "half-precision prefix sums",
-        "        slack.cumsum_(1)\n",
-        "        slack = slack.bfloat16().cumsum(1).to(slack)\n",
+        "return slack.cumsum_(1)",
+        "return slack.bfloat16().cumsum(1).to(slack)",
         "single_precision_suffices",
-    ),
-    (
-        "score without weight",
-        "    Z = w * divergence\n",
-        "    Z = divergence\n",
-        "late_tokens_may_exceed_dppo order_matters_with_weights",
     ),
     (
         "a token's own drift sets its budget",
@@ -131,7 +157,12 @@ MASK = mutants_of(
         "slack.fill_(0.0)",
         "the_budget_only_masks",
     ),
-    ("invalid tokens are kept", ".mul_(valid)", "", "right_padding_changes_nothing a_masked_token_has_a_reason"),
+    (
+        "tokens the prefix masks count as kept",
+        "(3 - reason)",
+        "(5 - reason)",
+        "kept_means_both_limits_hold loop_equals_prefix_sum",
+    ),
 )
 
 WEIGHTS = mutants_of(
@@ -144,14 +175,15 @@ WEIGHTS = mutants_of(
     ),
     (
         "rank off by one",
-        "dtype=dtype).sub_(1)",
-        "dtype=dtype)",
+        "torch.arange(valid.shape[1], dtype",
+        "torch.arange(1, valid.shape[1] + 1, dtype",
         "weights_fall_from_one_to_w_min the_first_token_is_dppo",
     ),
+    ("rank off by one behind holes", "cumsum(1).sub_(1)", "cumsum(1)", "holes_change_nothing"),
     (
         "position counts invalid tokens",
-        "rank = response_mask.cumsum(",
-        "rank = torch.ones_like(response_mask).cumsum(",
+        "if rises.numel() and rises.max():",
+        "if False:",
         "holes_change_nothing every_method_is_free_of_layout",
     ),
     ("T in the place of T - 1", "(total - 1).clamp(min=1)", "total", "weights_fall_from_one_to_w_min"),
@@ -163,8 +195,8 @@ WEIGHTS = mutants_of(
     ),
     (
         "weights rise",
-        "rank.mul_(w_min - 1)",
-        "rank.mul_(1 - w_min)",
+        "rank * (w_min - 1)",
+        "rank * (1 - w_min)",
         "smaller_w_min_relaxes_the_cap the_allowance_may_grow truncation_moves_the_own_schedule",
     ),
     (
@@ -198,7 +230,15 @@ BUDGET = mutants_of(
         "position = q * (last - 1).clamp(min=0)",
         "the_quantile_ignores_position",
     ),
-    ("no interpolation", "low + fraction.to(low) * (high - low)", "low", "the_quantile_ignores_position"),
+    (
+        "no interpolation",
+        "below + fraction.to(below) * (beyond - below)",
+        "below",
+        "the_quantile_ignores_position the_search_equals_the_sort",
+    ),
+    ("no interpolation of the sorted", "low + fraction.to(low) * (high - low)", "low", "the_search_equals_the_sort"),
+    ("an unfinished search is believed", "(low[0] == high[0]) & (k > 0)", "k > 0", "the_search_equals_the_sort"),
+    ("the maximum is searched", "(low[0] == high[0]) & (k > 0)", "low[0] == high[0]", "the_search_equals_the_sort"),
     (
         "the dynamic budget is fixed",
         'if budget == "fixed"',
@@ -223,20 +263,20 @@ BATCH = mutants_of(
     "rules/batch.py",
     (
         "direction without the advantage",
-        ".mul_(self.advantages) > 0",
-        " > 0",
+        ".mul_(advantages), 0.0)",
+        ", 0.0)",
         "sign_flip_swaps_roles only_the_sign_matters ppo_clips_only_away",
     ),
     (
         "standing still is moving away",
-        ".mul_(self.advantages) > 0",
-        ".mul_(self.advantages) >= 0",
+        "flags(torch.gt, (log_probs",
+        "flags(torch.ge, (log_probs",
         "toward_is_always_kept",
     ),
     (
         "small advantages have no direction",
-        ".mul_(self.advantages) > 0",
-        ".mul_(self.advantages) > 1e-3",
+        ".mul_(advantages), 0.0)",
+        ".mul_(advantages), 1e-3)",
         "size_of_the_advantage_is_free",
     ),
     (
@@ -246,16 +286,10 @@ BATCH = mutants_of(
         "every_method_equals_its_loop gspo_shares_one_weight expectations_under_mu",
     ),
     (
-        "packed tokens end up reversed",
-        "padded[slots] = values",
-        "padded[slots] = values.flip(0)",
-        "packed_equals_padded packed_loss_equals_padded",
-    ),
-    (
         "the packed mask is ignored",
-        'padded["response_mask"].bool() & slots if "response_mask" in padded else slots',
-        "slots",
-        "packed_equals_padded",
+        'padded.get("response_mask", layout.slots).bool() & layout.slots',
+        "layout.slots",
+        "every_method_is_free_of_layout",
     ),
     (
         "rows lose their order",
@@ -265,4 +299,26 @@ BATCH = mutants_of(
     ),
 )
 
-OF_MASK = [*MASK, *WEIGHTS, *BUDGET, *BATCH]
+LAYOUT = mutants_of(
+    "rules/layout.py",
+    (
+        "packed tokens end up reversed",
+        "masked_scatter(slots, values)",
+        "masked_scatter(slots, values.flip(0))",
+        "packed_equals_padded packed_loss_equals_padded",
+    ),
+    (
+        "every block begins at the first token",
+        "first, width, offset = row, n, end",
+        "first, width = row, n",
+        "blocks_change_nothing",
+    ),
+    (
+        "a row of each block is lost",
+        "rows = slice(start, start + step)",
+        "rows = slice(start, start + step - 1)",
+        "blocks_change_nothing",
+    ),
+)
+
+OF_MASK = [*MASK, *SLACK, *WEIGHTS, *BUDGET, *BATCH, *LAYOUT]

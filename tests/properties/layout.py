@@ -110,6 +110,36 @@ def rows_do_not_see_each_other(s: Subject, mine: Response, first: Response, seco
     assert out.reason[1, : len(mine)].tolist() == alone
 
 
+@prop("theory 07", batches(), limits(), st.sampled_from(["own", "padded"]))
+def blocks_change_nothing(s: Subject, batch: Batch, lim: Limits, length: str) -> None:
+    """Working on a few rows at a time, padded or packed, gives what the whole batch gives at once."""
+    given = mask_inputs(batch)
+    packed = {k: batch.layout.pack(v) for k, v in given.items()} | {"lengths": batch.layout.lengths}
+    by_response = given | {"advantages": given["response_mask"].sum(1).double().sub(8)}
+    module = s.rules.cppo
+    for inputs in (given, packed, by_response):
+        whole, *parts = (_in_blocks(module, size, inputs, lim, length) for size in (10**6, 1, 2 * batch.layout.width))
+        for part in parts:
+            for field in ("reason", "threshold", "weight", "divergence", "slack", "delta_b"):
+                assert torch.equal(getattr(part, field), getattr(whole, field))
+
+
+def _in_blocks(module: Any, size: int, inputs: dict[str, Any], lim: Limits, length: str) -> Any:
+    before, module.BLOCK = module.BLOCK, size
+    try:
+        return module.cppo_mask(**inputs, delta=lim.delta, delta_b=lim.delta_b, w_min=lim.w_min, length=length)
+    finally:
+        module.BLOCK = before
+
+
+@prop("theory 04", batches(), limits(), st.sampled_from(["fixed", "off", "dynamic"]))
+def holes_hold_zeros(s: Subject, batch: Batch, lim: Limits, budget: str) -> None:
+    """Whatever stands on invalid positions, the result is zero there."""
+    out = mask_of(s, batch, lim, budget=budget)
+    for field in ("reason", "token_mask", "threshold", "weight", "divergence", "score"):
+        assert not getattr(out, field)[~batch.layout.mask].any()
+
+
 # --- 3, 26 to 28, 33, 36: the prefix ------------------------------------------------------------------------
 
 

@@ -282,6 +282,19 @@ def the_quantile_ignores_position(s: Subject, response: Response, lim: Limits) -
         assert out.delta_b.item() == max(lim.delta_b, median)
 
 
+@prop("methods 1.2", st.integers(0, 999), st.sampled_from([0.5, 0.9, 1.0]), st.sampled_from([0.0, 1e-9, 0.25]))
+def the_search_equals_the_sort(s: Subject, seed: int, q: float, grain: float) -> None:
+    """The dynamic budget is each response's own quantile to the bit: of smooth values, of crowded ones and of ties."""
+    D = torch.rand((4, 65), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    if grain == 0.25:
+        D = (D / grain).ceil() * grain
+    elif grain:
+        D = torch.where(D < 0.7, D, 0.7 + grain * D)
+    x = torch.full_like(D, -1.0)
+    out = s.rules.cppo_mask(x, x, x[:, 0], divergence=D, delta_b=0.01, cap_factor=100, quantile=q)
+    assert out.delta_b.tolist() == [s.reference.dynamic_budget(row, 0.01, 100, q) for row in D.tolist()]
+
+
 @prop("theory 34", responses(), limits())
 def charging_only_kept_keeps_more(s: Subject, response: Response, lim: Limits) -> None:
     """A rule that charges only kept tokens would keep a superset: masked and toward tokens do consume the budget."""

@@ -61,6 +61,16 @@ BAD: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "divergence shape": (call(divergence=X[:1]), ValueError, r"divergence is \(1, 3\).*\(2, 3\)"),
     "negative divergence": (call(divergence=X), ValueError, r"divergence\[0, 0\] is -1.0 on.*: .* never negative"),
     "nan divergence": (call(divergence=with_value(math.nan) + 1), ValueError, r"divergence\[1, 2\] is nan"),
+    "probabilities": (
+        call(log_probs=with_value(0.6)),
+        ValueError,
+        r"log_probs\[1, 2\] is 0.6\d* on a valid token: log-probs are <= 0; take the .log\(\) of probabilities",
+    ),
+    "rollout probabilities": (
+        lambda: rules.TokenBatch(X, X.exp(), ONES),
+        ValueError,
+        r"rollout_log_probs\[0, 0\] is 0.36\d* on a valid token: log-probs",
+    ),
     "delta 0": (call(delta=0.0), ValueError, r"delta=0.0 is outside \(0, inf\]"),
     "delta < 0": (call(delta=-0.1), ValueError, r"delta=-0.1 is outside"),
     "delta nan": (call(delta=math.nan), ValueError, r"delta=nan is outside"),
@@ -79,7 +89,18 @@ BAD: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "packed lengths": (
         packed(lengths=torch.tensor([2, 2])),
         ValueError,
-        r"packed input has 5 tokens but lengths sum to 4",
+        r"log_probs is \(5,\) but lengths sum to 4 tokens",
+    ),
+    "packed without lengths": (
+        packed(lengths=None),
+        ValueError,
+        r"log_probs must be \(B, T\), got \(5,\); packed 1-D input needs lengths",
+    ),
+    "lengths of padded input": (call(lengths=torch.tensor([3, 3])), ValueError, r"\(2, 3\) but lengths sum to 6"),
+    "packed nan": (
+        packed(log_probs=torch.tensor([-1.0, -1.0, -1.0, math.nan, -1.0])),
+        ValueError,
+        r"log_probs\[3\] is nan on a valid token",
     ),
     "negative length": (packed(lengths=torch.tensor([6, -1])), ValueError, r"counts >= 0, got \[6, -1\]"),
     "weights schedule": (
@@ -155,6 +176,37 @@ BAD: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
 def test_bad_input(name: str) -> None:
     function, error, message = BAD[name]
     with pytest.raises(error, match=message):
+        function()
+
+
+NO_TENSOR: dict[str, tuple[Callable[[], Any], str]] = {
+    "lengths": (packed(lengths=[2, 3]), r"lengths must be a torch.Tensor, got list; pass torch.as_tensor\(lengths\)"),
+    "named divergence": (
+        call(divergence="topk_tv"),
+        r"divergence must be a torch.Tensor, got 'topk_tv'; .*get_method\(\"cppo-topk\"\)",
+    ),
+    "arrays": (call(log_probs=X.numpy()), r"log_probs must be a torch.Tensor, got ndarray; pass torch.as_tensor"),
+    "a list of rows": (
+        call(advantages=[1.0, 1.0]),
+        r"advantages must be a torch.Tensor, got list; pass torch.as_tensor\(advantages\)",
+    ),
+    "batch": (
+        lambda: rules.TokenBatch(X, X.tolist(), ONES),  # type: ignore[arg-type]
+        r"rollout_log_probs must be a torch.Tensor, got list",
+    ),
+    "packed batch": (
+        lambda: rules.TokenBatch.from_packed([2], log_probs=X[0]),  # type: ignore[arg-type]
+        r"lengths must be a torch.Tensor, got list",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NO_TENSOR)
+def test_what_is_no_tensor(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a user meets it, whose annotations nobody checks."""
+    monkeypatch.setattr("jaxtyping.config.jaxtyping_disable", True)
+    function, message = NO_TENSOR[name]
+    with pytest.raises(TypeError, match=message):
         function()
 
 
