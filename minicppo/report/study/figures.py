@@ -46,49 +46,45 @@ def draw(plot: Plot) -> Figure:
 
 def _scores(plot: Plot) -> Figure:
     """One row an arm, settings one under the other; a dot and an interval in each of four columns."""
-    rows = plot["rows"]
-    several = len({row["setting"] for row in rows}) > 1
-    styles = _styles(rows)
-    figure = new_figure(9.2, 1.1 + 0.24 * len(rows) + 0.2 * several * len({row["setting"] for row in rows}))
+    rows, styles = plot["rows"], _styles(plot["rows"])
+    places, heads = _places(rows)
+    lowest = places[-1]
+    figure = new_figure(9.2, 1.0 - 0.23 * lowest)
     axes = figure.subplots(1, len(SCORE_LABELS), sharey=True)
-    places, labels, place, before = [], [], 0.0, None
-    for row in rows:
-        if several and row["setting"] != before:
-            place -= 1.0 if before is not None else 0.0
-            axes[0].annotate(
-                row["setting"],
-                (0.0, place + 0.75),
-                xycoords=("axes fraction", "data"),
-                xytext=(-4, 0),
-                textcoords="offset points",
-                ha="right",
-                va="center",
-                weight="bold",
-                fontsize=8,
-            )
-            before = row["setting"]
-            place -= 0.2
-        places.append(place)
-        labels.append(row["arm"])
-        place -= 1.0
     for ax, (name, label) in zip(axes, SCORE_LABELS.items(), strict=True):
         for at, row in zip(places, rows, strict=True):
             style, entry = styles[row["arm"]], row[name]
-            ax.plot([entry["low"], entry["high"]], [at, at], color=style.color, linewidth=2.2, alpha=0.55)
-            ax.plot([entry["value"]], [at], color=style.color, marker=style.marker, markersize=5, linestyle="none")
+            ax.plot([entry["low"], entry["high"]], [at, at], color=style["color"], linewidth=2.2, alpha=0.55)
+            ax.plot([entry["value"]], [at], **{**style, "linestyle": "none", "markersize": 5})
         ax.set_xlabel(label)
         ax.set_xlim(-0.03, 1.03)
-        ax.set_ylim(place + 0.3, 1.2 if several else 0.7)
-    axes[0].set_yticks(places, labels)
-    _title(figure, plot, f"dot: interquartile mean; bar: 95 % interval; {_runs(rows)} runs an arm")
+        ax.set_ylim(lowest - 0.7, 0.7)
+    axes[0].set_yticks([*places, *heads], [*(row["arm"] for row in rows), *heads.values()])
+    for tick in axes[0].get_yticklabels()[len(places) :]:
+        tick.set_fontweight("bold")
+    _title(figure, plot, f"interquartile mean and 95 % interval of {_runs(rows)} runs an arm")
     return figure
+
+
+def _places(rows: Sequence[Mapping[str, Any]]) -> tuple[list[float], dict[float, str]]:
+    """Heights of the rows, from 0 down, and of the settings' names above theirs where there are several."""
+    several = len({row["setting"] for row in rows}) > 1
+    places, heads, at, setting = [], {}, 0.0, None
+    for row in rows:
+        if several and row["setting"] != setting:
+            at -= 0.5 if setting is not None else 0.0
+            heads[at] = setting = row["setting"]
+            at -= 1.0
+        places.append(at)
+        at -= 1.0
+    return places, heads
 
 
 def _lines(plot: Plot) -> Figure:
     panels = plot["panels"]
     columns = min(3, max(1, len(panels)))
     height = math.ceil(len(panels) / columns)
-    figure = new_figure(1.2 + 2.9 * columns, 1.0 + 2.3 * height)
+    figure = new_figure(max(6.0, 3.1 * columns), 1.0 + 2.4 * height)
     axes = figure.subplots(height, columns, squeeze=False).flat
     styles = _styles([line for panel in panels for line in panel["lines"]])
     for ax, panel in zip(axes, panels, strict=False):
@@ -100,7 +96,7 @@ def _lines(plot: Plot) -> Figure:
         ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     for ax in list(axes)[len(panels) :]:
         ax.set_axis_off()
-    _legend(figure, plot, "line: interquartile mean of the seeds; band: 95 % interval")
+    _legend(figure, plot, "interquartile mean of the seeds and 95 % band")
     return figure
 
 
@@ -113,14 +109,14 @@ def _profile(plot: Plot) -> Figure:
     ax.set_xlabel("final held-out accuracy")
     ax.set_ylabel("share of runs above it")
     ax.set_ylim(-0.03, 1.03)
-    _legend(figure, plot, "band: 95 % interval")
+    _legend(figure, plot, "shares of runs and 95 % band")
     return figure
 
 
 def _improvement(plot: Plot) -> Figure:
     """For each pair an interval; both sides of the middle line means not told apart."""
     rows = plot["rows"]
-    figure = new_figure(6.4, 1.2 + 0.34 * len(rows))
+    figure = new_figure(7.4, 1.2 + 0.34 * len(rows))
     ax = figure.subplots()
     for i, row in enumerate(rows):
         for name, offset, fill in (("final", -0.12, "full"), ("area", 0.12, "none")):
@@ -136,11 +132,11 @@ def _improvement(plot: Plot) -> Figure:
                 label=SCORE_LABELS[name] if i == 0 else None,
             )
     ax.axvline(0.5, color="black", linewidth=0.9, linestyle="--")
-    ax.set_yticks(range(len(rows)), [" ".join([f"over {row['second']}", *_in(row["setting"])]) for row in rows])
+    ax.set_yticks(range(len(rows)), [" ".join([f"{row['first']} over {row['second']}", *_in(row["setting"])]) for row in rows])
     ax.set_ylim(len(rows) - 0.5, -0.5)
     ax.set_xlim(-0.02, 1.02)
-    ax.set_xlabel(f"probability that {rows[0]['first']} does better")
-    _legend(figure, plot, "bar: 95 % interval; where it crosses the dashed line the two are not told apart")
+    ax.set_xlabel("probability that a run of the first does better than one of the second")
+    _legend(figure, plot, "across the dashed line: not told apart (95 % intervals)")
     return figure
 
 
@@ -148,16 +144,24 @@ def _in(setting: str) -> list[str]:
     return [f"({setting})"] if setting else []
 
 
-def _styles(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """A line style for each arm."""
+def _styles(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """How each arm is drawn: by its method, and dotted with open markers where an earlier arm has the same method."""
     arms = {row["arm"]: row["method"] for row in rows}
-    return dict(zip(arms, line_styles(list(arms.values())), strict=True))
+    methods = list(dict.fromkeys(arms.values()))
+    by_method = dict(zip(methods, line_styles(methods), strict=True))
+    styles: dict[str, dict[str, Any]] = {}
+    seen: set[str] = set()
+    for arm, method in arms.items():
+        again = {"linestyle": (0, (1, 1)), "fillstyle": "none"} if method in seen else {}
+        styles[arm] = {**by_method[method].kwargs(), **again}
+        seen.add(method)
+    return styles
 
 
-def _banded(ax: Axes, line: Plot, styles: Mapping[str, Any]) -> None:
+def _banded(ax: Axes, line: Plot, styles: Mapping[str, dict[str, Any]]) -> None:
     style, x = styles[line["arm"]], line["x"]
-    ax.plot(x, line["value"], label=line["arm"], linewidth=1.5, markevery=max(1, len(x) // 7), **style.kwargs())
-    ax.fill_between(x, line["low"], line["high"], color=style.color, alpha=BAND, linewidth=0)
+    ax.plot(x, line["value"], label=line["arm"], linewidth=1.5, markevery=max(1, len(x) // 7), **style)
+    ax.fill_between(x, line["low"], line["high"], color=style["color"], alpha=BAND, linewidth=0)
 
 
 def _runs(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -166,12 +170,11 @@ def _runs(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _title(figure: Figure, plot: Plot, note: str) -> None:
-    figure.suptitle(f"{plot['title']}\n", fontsize=9.5, weight="bold", x=0.01, ha="left")
-    figure.text(0.01, 0.985, f"\n\n{note}", fontsize=8, ha="left", va="top", color="#404040")
+    figure.suptitle(f"{plot['title']}: {note}", fontsize=9, x=0.01, ha="left")
 
 
 def _legend(figure: Figure, plot: Plot, note: str) -> None:
+    _title(figure, plot, note)
     pairs = [pair for ax in figure.axes for pair in zip(*ax.get_legend_handles_labels(), strict=True)]
     handles = {label: handle for handle, label in pairs}
-    figure.suptitle(f"{plot['title']}: {note}", fontsize=8.5, x=0.01, ha="left")
     figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=min(4, max(1, len(handles))))

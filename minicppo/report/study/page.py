@@ -77,7 +77,7 @@ def table(part: dict[str, Any]) -> str:
 
 
 def comparisons(part: dict[str, Any]) -> str:
-    """The reference against each other arm, and whether the seeds tell the two apart."""
+    """Each pair of arms, and whether the seeds tell the two apart."""
     several = len({pair["setting"] for pair in part["pairs"]}) > 1
     head = [*(["setting"] if several else []), "pair", "P(better final)", "difference in final accuracy", "verdict"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]

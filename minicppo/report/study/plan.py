@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -57,7 +58,7 @@ class Part(Section):
     seeds: Seeds
     settings: dict[str, list[str]] = {"": []}  # name -> overrides, as on the command line
     arms: dict[str, Arm]
-    reference: str | None = None  # the arm that is compared with each other one
+    compare: dict[str, list[str]] = {}  # arm -> the arms it is compared with; none named: all others
     detail: bool = False  # draw profiles, masked shares and certificates too
 
     @model_validator(mode="after")
@@ -69,13 +70,23 @@ class Part(Section):
             raise ValueError("thresholds are tuned in one setting: make a part of each")
         if self.tunes and len({arm.method for arm in self.arms.values()}) < len(self.arms):
             raise ValueError("each method is tuned once in a part: make a part of each way to tune it")
-        if self.reference is not None and self.reference not in self.arms:
-            raise ValueError(f"reference {self.reference!r} is no arm{nearest(self.reference, self.arms)}")
+        for name in [*self.compare, *(other for others in self.compare.values() for other in others)]:
+            if name not in self.arms:
+                raise ValueError(f"compare: {name!r} is no arm{nearest(name, self.arms)}")
         return self
 
     @property
     def tunes(self) -> bool:
         return any(arm.candidates for arm in self.arms.values())
+
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """The comparisons, each of two arms."""
+        return [
+            (first, second)
+            for first, named in self.compare.items()
+            for second in named or [arm for arm in self.arms if arm != first]
+        ]
 
 
 class StudyConfig(Section):
@@ -91,17 +102,19 @@ class StudyConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> StudyConfig:
+        earlier: list[str] = []
         for name, part in self.parts.items():
             for label, arm in part.arms.items():
-                self._check_source(f"parts.{name}.arms.{label}", part, arm)
+                self._check_source(f"parts.{name}.arms.{label}", part, arm, earlier)
+            earlier.append(name)
         return self
 
-    def _check_source(self, where: str, part: Part, arm: Arm) -> None:
+    def _check_source(self, where: str, part: Part, arm: Arm, earlier: Sequence[str]) -> None:
         if arm.tuned is None:
             return
-        tuning = {name: other for name, other in self.parts.items() if other.tunes}
+        tuning = {name: other for name, other in self.parts.items() if other.tunes and name in earlier}
         if arm.tuned not in tuning:
-            raise ValueError(f"{where}: {arm.tuned!r} tunes nothing{nearest(arm.tuned, tuning)}")
+            raise ValueError(f"{where}: no earlier part {arm.tuned!r} tunes anything{nearest(arm.tuned, tuning)}")
         source = tuning[arm.tuned]
         if arm.method not in {other.method for other in source.arms.values()}:
             raise ValueError(f"{where}: part {arm.tuned!r} does not tune {arm.method!r}")
@@ -125,8 +138,12 @@ class Cell:
 
     @property
     def run(self) -> str:
-        """The run's folder, named after all that determines it: cells with the same settings share one run."""
-        digest = hashlib.sha256(self.config.to_yaml().encode()).hexdigest()[:10]
+        """The run's folder, named after all settings that are not defaults: cells with equal settings share one run.
+
+        A setting that is new to the configuration, with a default that changes nothing, leaves old runs valid.
+        """
+        settings = self.config.model_dump(mode="json", exclude_defaults=True)
+        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:10]
         return f"{self.config.method.name}-s{self.seed}-{digest}"
 
 
@@ -144,7 +161,10 @@ def load_study(path: str | Path) -> StudyConfig:
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not valid YAML: {error}") from None
     except ValidationError as error:
-        lines = [f"{'.'.join(map(str, d['loc'])) or path}: {d['msg'].removeprefix('Value error, ')}" for d in error.errors()]
+        lines = [
+            f"{'.'.join(map(str, detail['loc'])) or path}: {detail['msg'].removeprefix('Value error, ')}"
+            for detail in error.errors()
+        ]
         raise ConfigError("\n".join(lines)) from None
 
 
@@ -198,8 +218,13 @@ def candidate_label(arm: str, params: Params) -> str:
 
 
 def run_config(study: StudyConfig, overrides: Sequence[str]) -> RunConfig:
-    """A run of the study. Its name and the keeping of checkpoints do not tell runs apart."""
-    return load_config(study.preset, [f"name={study.name}", *study.settings, *overrides])
+    """A run of the study; all bear its name."""
+    return _config(study.preset, (f"name={study.name}", *study.settings, *overrides))
+
+
+@functools.cache
+def _config(preset: str, overrides: tuple[str, ...]) -> RunConfig:
+    return load_config(preset, list(overrides))
 
 
 def method_overrides(method: str, params: Params) -> list[str]:

@@ -26,7 +26,7 @@ def plots(study: StudyConfig, curves: Sequence[Curve], summary: dict[str, Any]) 
         found[f"{name}-scores"] = scores_plot(part)
         if not settings.tunes and len({group.arm for group in own}) <= MOST_LINES:
             found[f"{name}-curves"] = lines_plot(
-                part["title"], own, {"reward": "training reward (mean of a rollout batch)"}
+                part["title"], own, {"reward": "mean training reward"}
             )
         if part["pairs"]:
             found[f"{name}-improvement"] = improvement_plot(part)
@@ -34,18 +34,18 @@ def plots(study: StudyConfig, curves: Sequence[Curve], summary: dict[str, Any]) 
             found[f"{name}-profile"] = profile_plot(part["title"], own)
             masking = [group for group in own if group.method != "none"]
             shares = {
-                "masked": "masked tokens (share of response tokens)",
-                "masked_prefix_only": "by the prefix budget alone (share)",
+                "masked": "masked tokens (share)",
+                "masked_prefix_only": "masked by the budget alone (share)",
                 "delta_b": r"effective budget $\delta_b$ (TV a token)",
             }
             found[f"{name}-masks"] = lines_plot(part["title"], masking, shares)
             bounds = {
                 "surrogate": "surrogate gain $L'$ (reward)",
-                "gain": "certified gain (reward), lower bound",
+                "gain": "lower bound of the gain (reward)",
                 "drift": r"drift: mean $|\log \pi - \log \mu|$ (nats)",
             }
             found[f"{name}-certificate"] = lines_plot(part["title"], own, bounds)
-    return {name: _rounded(plot) for name, plot in found.items()}
+    return {name: _rounded(plot) for name, plot in found.items() if plot.get("panels", True)}
 
 
 def scores_plot(part: dict[str, Any]) -> Plot:
@@ -99,7 +99,7 @@ def profile_plot(title: str, found: Sequence[Group]) -> Plot:
 
 
 def improvement_plot(part: dict[str, Any]) -> Plot:
-    """Probability that the reference ends above each other arm, with intervals."""
+    """Probability that the first arm of each pair does better than the second, with intervals."""
     return {
         "kind": "improvement",
         "title": part["title"],

@@ -114,7 +114,7 @@ def summarise(study: StudyConfig, curves: Sequence[Curve]) -> dict[str, Any]:
             "question": part.question,
             "seeds": part.seeds.count,
             "rows": [_row(found, group.setting, group.arm) for group in found] + _pooled_rows(found),
-            "pairs": _pairs(found, part.reference) if part.reference else [],
+            "pairs": _compared(found, part.pairs),
         }
     once = {curve.run: curve for curve in curves}.values()
     return {
@@ -163,23 +163,22 @@ def _pooled_rows(found: Sequence[Group]) -> list[dict[str, Any]]:
     return [_row(found, POOLED, arm) for arm in everywhere] if len(settings) > 1 else []
 
 
-def _pairs(found: Sequence[Group], reference: str) -> list[dict[str, Any]]:
-    """The reference against each other arm, setting by setting and pooled, in final accuracy and in area."""
-    arms = dict.fromkeys(group.arm for group in found if group.arm != reference)
+def _compared(found: Sequence[Group], pairs: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
+    """The first of each pair against the second, setting by setting and pooled, in final accuracy and in area."""
     settings = list(dict.fromkeys(group.setting for group in found))
-    pairs = []
+    compared = []
     for setting in [*settings, *([POOLED] if len(settings) > 1 else [])]:
-        for arm in arms:
-            one, other = _matching(found, setting, reference), _matching(found, setting, arm)
-            row: dict[str, Any] = {"setting": setting, "first": reference, "second": arm}
+        for first, second in pairs:
+            one, other = _matching(found, setting, first), _matching(found, setting, second)
+            row: dict[str, Any] = {"setting": setting, "first": first, "second": second}
             for name in ("final", "area"):
                 x, y = _aligned(one, other, name)
                 if x:
                     row[name] = asdict(probability_of_improvement(x, y))
                     row[f"{name}_difference"] = asdict(paired_difference(x, y))
             if "final" in row:
-                pairs.append(row)
-    return pairs
+                compared.append(row)
+    return compared
 
 
 def _aligned(first: list[Group], second: list[Group], name: str) -> tuple[list[np.ndarray], list[np.ndarray]]:

@@ -144,7 +144,7 @@ def write_table(rows: Sequence[Row], path: Path) -> None:
     """Write the rows as Parquet, the same rows as the same bytes."""
     arrow, parquet = _pyarrow()
     single, integer, text = arrow.float32(), arrow.int32(), arrow.dictionary(arrow.int32(), arrow.string())
-    columns = {name: text for name in LABELS} | {name: integer for name in COUNTS} | {name: single for name in NUMBERS}
+    columns = dict.fromkeys(LABELS, text) | dict.fromkeys(COUNTS, integer) | dict.fromkeys(NUMBERS, single)
     schema = arrow.schema(list(columns.items()))
     table = arrow.table({name: [row[name] for row in rows] for name in columns}, schema=schema)
     path.parent.mkdir(parents=True, exist_ok=True)

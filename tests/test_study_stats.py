@@ -1,0 +1,155 @@
+"""The study's statistics: each against a case done by hand and against its definition spelled out."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minicppo.report.study.stats import (
+    Interval,
+    area_under_curve,
+    better,
+    bootstrap,
+    has_collapsed,
+    iqm,
+    paired_difference,
+    performance_profile,
+    probability_of_improvement,
+    resample,
+    share,
+    worst_late,
+)
+
+scores = st.lists(st.integers(0, 16).map(lambda i: i / 16), min_size=1, max_size=12).map(np.array)
+
+
+def mean(draws: np.ndarray) -> np.ndarray:
+    return draws.mean(-1)
+
+
+def test_iqm_by_hand() -> None:
+    assert iqm(np.array([9.0, 1.0, 2.0, 3.0])) == 2.5  # one cut on each side
+    assert iqm(np.array([0.0, 1.0, 2.0, 3.0, 100.0])) == 2.0
+    assert iqm(np.array([0.0, 1.0])) == 0.5  # too few to cut
+
+
+@given(scores)
+def test_iqm_is_the_mean_of_the_middle(values: np.ndarray) -> None:
+    ordered, cut = sorted(values), len(values) // 4
+    middle = ordered[cut : len(ordered) - cut]
+    assert iqm(values) == pytest.approx(sum(middle) / len(middle))
+    assert iqm(np.stack([values, values]))[1] == pytest.approx(float(iqm(values)))
+
+
+@given(scores, scores)
+def test_better_counts_pairs(x: np.ndarray, y: np.ndarray) -> None:
+    wins = sum(1.0 if a > b else 0.5 if a == b else 0.0 for a, b in itertools.product(x, y))
+    assert better(x, y) == pytest.approx(wins / (len(x) * len(y)))
+    assert better(x, y) + better(y, x) == pytest.approx(1)
+
+
+def test_bootstrap_of_two_scores_by_enumeration() -> None:
+    """Resamples of {0, 1} have means 0, 1/2, 1 with probability 1/4, 1/2, 1/4: the 60 % interval is [0, 1]."""
+    assert bootstrap([np.array([0.0, 1.0])], mean, level=0.6) == Interval(0.5, 0.0, 1.0)
+    assert bootstrap([np.array([0.0, 1.0])], mean, level=0.4) == Interval(0.5, 0.5, 0.5)
+
+
+def test_bootstrap_against_a_loop() -> None:
+    strata = [np.array([0.1, 0.5, 0.9, 0.4]), np.array([0.2, 0.3])]
+    drawn = resample(strata, 500, seed=7)
+    values = []
+    for r in range(500):
+        pooled = sorted([*drawn[0][r], *drawn[1][r]])
+        values.append(sum(pooled[1:-1]) / 4)
+    found = bootstrap(strata, resamples=500, seed=7)
+    assert (found.low, found.high) == pytest.approx(tuple(np.percentile(values, [2.5, 97.5])))
+    assert found.value == pytest.approx((0.2 + 0.3 + 0.4 + 0.5) / 4)
+
+
+def test_strata_are_resampled_apart() -> None:
+    """Two constant settings: whatever is drawn, half of each resample is of either, so nothing varies."""
+    assert bootstrap([np.zeros(3), np.ones(3)], mean) == Interval(0.5, 0.5, 0.5)
+
+
+def test_the_interval_covers_at_about_its_level() -> None:
+    rng = np.random.default_rng(0)
+    hits = 0
+    for i in range(200):
+        found = bootstrap([rng.normal(0, 1, 30)], mean, resamples=300, seed=i)
+        hits += found.low <= 0 <= found.high
+    assert 0.87 <= hits / 200 <= 0.99
+
+
+@given(scores, scores)
+def test_improvement_against_a_loop(x: np.ndarray, y: np.ndarray) -> None:
+    found = probability_of_improvement([x], [y], resamples=40, seed=3)
+    i, j = resample([np.arange(len(x))], 40, 3)[0], resample([np.arange(len(y))], 40, 4)[0]
+    looped = [float(better(x[a.astype(int)], y[b.astype(int)])) for a, b in zip(i, j, strict=True)]
+    assert found.value == pytest.approx(float(better(x, y)))
+    assert (found.low, found.high) == pytest.approx(tuple(np.percentile(looped, [2.5, 97.5])))
+
+
+def test_improvement_averages_settings() -> None:
+    wins, loses = np.array([1.0, 1.0]), np.array([0.0, 0.0])
+    assert probability_of_improvement([wins, loses], [loses, wins]) == Interval(0.5, 0.5, 0.5)
+    with pytest.raises(ValueError, match="2 and 1 settings"):
+        probability_of_improvement([wins, loses], [wins])
+
+
+@given(scores)
+def test_a_profile_counts_runs(values: np.ndarray) -> None:
+    thresholds = np.linspace(0, 1, 5)
+    expected = [sum(v > t for v in values) / len(values) for t in thresholds]
+    assert performance_profile(values, thresholds).tolist() == pytest.approx(expected)
+
+
+def test_paired_difference_removes_what_seeds_share() -> None:
+    seeds = np.array([0.1, 0.5, 0.9])
+    found = paired_difference([seeds + 0.05], [seeds])
+    assert (found.value, found.low, found.high) == pytest.approx((0.05, 0.05, 0.05))
+    with pytest.raises(ValueError, match="pair them"):
+        paired_difference([seeds], [seeds[:2]])
+
+
+def test_wilson_by_hand() -> None:
+    """0 of 20 at z = 1.96: z^2 / (n + z^2)."""
+    z = 1.959964
+    found = share(0, 20)
+    assert (found.value, found.low) == (0.0, 0.0)
+    assert found.high == pytest.approx(z**2 / (20 + z**2), abs=1e-6)
+    assert share(20, 20).low == pytest.approx(1 - found.high)
+
+
+def test_curves_by_hand() -> None:
+    x, y = np.array([0, 1, 3, 4]), np.array([0.0, 1.0, 0.5, 0.7])
+    assert area_under_curve(x, y) == pytest.approx((0.5 + 1.5 + 0.6) / 4)
+    assert area_under_curve(x[:1], y[:1]) == 0.0
+    assert worst_late(x, y) == 0.5
+    assert worst_late(np.array([0, 1, 2]), np.array([0.0, 0.8, 0.9])) == 0.8  # the middle counts as late
+
+
+@given(st.lists(st.integers(0, 8), min_size=2, max_size=9))
+def test_area_against_a_fine_grid(heights: list[int]) -> None:
+    x, y = np.arange(len(heights)), np.array(heights, float)
+    fine = np.linspace(0, len(heights) - 1, 2 * 1000 * (len(heights) - 1) + 1)
+    middles = (fine[1:] + fine[:-1]) / 2
+    assert area_under_curve(x, y) == pytest.approx(float(np.interp(middles, x, y).mean()), abs=1e-6)
+
+
+def test_the_rule_of_collapse() -> None:
+    assert has_collapsed(0.3, 0.149, 0.5)
+    assert not has_collapsed(0.3, 0.15, 0.5)
+
+
+def test_no_scores_is_an_error() -> None:
+    with pytest.raises(ValueError, match="has no scores"):
+        bootstrap([np.array([])])
+
+
+def test_text() -> None:
+    assert Interval(0.871, 0.8, 1.0).text() == ".87 [.80, 1.00]"
+    assert Interval(-0.031, -0.12, 0.04).text() == "-.03 [-.12, .04]"
