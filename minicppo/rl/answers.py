@@ -51,7 +51,7 @@ def same_answer(gold: str, answer: str) -> bool | None:
     expected, given = tidy(gold), tidy(answer)
     if _squeezed(expected) == _squeezed(given):
         return True
-    if not given or not _balanced(given):
+    if not given or given.endswith("\\") or not _balanced(given):
         return None
     return _compare(expected, given)
 

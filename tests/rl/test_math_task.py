@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from minicppo.rl.config import RunConfig
-from minicppo.rl.tasks import make_task, sample_problems
+from minicppo.rl.config import ConfigError, EvalConfig, RunConfig
+from minicppo.rl.tasks import Problem, make_task, sample_problems
 from minicppo.rl.tasks.math import TEMPLATES
 
 pytest.importorskip("math_verify", reason="math-verify is not installed (extra: math)")
@@ -94,6 +94,28 @@ def test_scores_and_form(sums: str) -> None:
 def test_bad_options_are_refused_before_anything_is_read(options: dict[str, Any], says: str) -> None:
     with pytest.raises(ValueError, match=says):
         make_task("math", **options)
+
+
+def test_a_run_may_be_evaluated_on_whole_data_sets(sums: str, tmp_path: Path) -> None:
+    from minicppo.rl.evaluate import held_out_problems
+    from minicppo.rl.tasks import Task
+
+    class Run:  # of a configuration, what is looked at
+        def __init__(self, *names: str):
+            self.eval = EvalConfig(data=list(names))
+
+    def problems(task: Task, *names: str) -> list[Problem]:
+        return held_out_problems(task, Run(*names))  # type: ignore[arg-type]
+
+    new = write(tmp_path / "new.jsonl", [("What is 1000 + 1?", "1001"), ("What is 1000 + 2?", "1002")])
+    old = write(tmp_path / "old.jsonl", [("What is 3 + 3?", "6")])
+    task = make_task("math", data=sums, template="Q: {problem}")
+    assert [each.prompt for each in problems(task, new)] == ["Q: What is 1000 + 1?", "Q: What is 1000 + 2?"]
+    with pytest.raises(ConfigError, match=r"1 of the 3 problems would be trained on.*task\.options\.test"):
+        problems(task, new, old)
+    assert len(problems(make_task("math", data=sums, test=[new, old]), new, old)) == 3
+    with pytest.raises(ConfigError, match="task 'chain' cannot score them"):
+        problems(make_task("chain"), new)
 
 
 def test_a_policy_from_scratch_cannot_try_it(small_config: Callable[..., RunConfig], sums: str) -> None:

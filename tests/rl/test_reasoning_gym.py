@@ -99,6 +99,15 @@ class TestWithThePackage:
             assert task.score(problem, "") == 0
             assert not task.well_formed(problem, "")
 
+    @pytest.mark.parametrize("dataset", ["gcd", "lcm"])
+    def test_the_same_numbers_in_another_order_are_the_same_problem(self, dataset: str) -> None:
+        task = make_task("reasoning-gym", dataset=dataset, max_value=12)
+        numbers: dict[str, set[tuple[int, ...]]] = {}
+        for split in ("train", "test"):
+            problems = sample_problems(task, 200, random.Random(2), split)  # type: ignore[arg-type]
+            numbers[split] = {tuple(sorted(problem.data["metadata"]["numbers"])) for problem in problems}
+        assert not numbers["train"] & numbers["test"]
+
     def test_options_reach_the_data_set(self) -> None:
         task = make_task("reasoning-gym", dataset="gcd", max_value=9, instruction="Be brief.")
         problem = task.problem(random.Random(0))
