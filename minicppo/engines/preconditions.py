@@ -15,8 +15,7 @@ from minicppo.engines.trl_pin import PIN as TRL_PIN
 from minicppo.rl.config import RunConfig
 from minicppo.rl.data import FOLDER_VARIABLE, SOURCES, SUFFIXES
 
-VERL_INSTALL = "in an environment of its own: pip install -c constraints-verl.txt -e '.[verl]'"
-VLLM_INSTALL = "pip install vllm flash-attn, in the versions that verl's installation page names for your CUDA"
+VERL_INSTALL = "in an environment of its own: pip install 'verl[vllm,{training}]==0.9.1' -e '.[math]'"
 MATH_INSTALL = "pip install 'minicppo[math]'"
 
 
@@ -37,6 +36,7 @@ def preconditions(config: RunConfig, plan: Plan, run_dir: Path) -> list[Check]:
     checks += [_package(name, wanted, remedy) for name, wanted, remedy in _packages(config)]
     if config.engine != "local":
         checks += [_gpus(config), *_fits(config, plan)]
+        checks += [_no_new_trl()] if config.engine == "verl" else []
         checks += [_ray()] if config.engine == "verl" and config.cluster.nodes > 1 else []
     checks += [_model(config)] if config.model.source else []
     checks += [_data(name) for name in _data_names(config)]
@@ -49,14 +49,11 @@ def _packages(config: RunConfig) -> list[tuple[str, str, str]]:
     if config.engine == "trl":
         wanted.append(("trl", TRL_PIN, "pip install 'minicppo[trl]'"))
     if config.engine == "verl":
-        wanted += [
-            ("verl", verl_config.PIN, VERL_INSTALL),
-            ("transformers", ">=5.5.3,<5.11", VERL_INSTALL),
-            ("vllm", "", VLLM_INSTALL),
-            ("flash-attn", "", VLLM_INSTALL),
-        ]
-        if verl_config.is_megatron(config):
-            wanted += [(name, "", f"pip install {name}") for name in ("megatron-core", "mbridge")]
+        megatron = verl_config.is_megatron(config)
+        remedy = VERL_INSTALL.format(training="megatron" if megatron else "fsdp")
+        needs = {"verl": verl_config.PIN, "transformers": ">=5.5.3,<5.11", "TransferQueue": ">=0.1.10"}
+        also = ["vllm", "flash-attn", *(["megatron-core", "mbridge"] if megatron else [])]
+        wanted += [(name, versions, remedy) for name, versions in (needs | dict.fromkeys(also, "")).items()]
     return wanted
 
 
@@ -66,6 +63,16 @@ def _package(name: str, wanted: str, remedy: str) -> Check:
     except PackageNotFoundError:
         return Check(f"package {name}{wanted}", False, "not installed", remedy)
     return Check(f"package {name}{wanted}", SpecifierSet(wanted).contains(found, prereleases=True), found, remedy)
+
+
+def _no_new_trl() -> Check:
+    """verl 0.9.1 asks whatever TRL it finds for a class that TRL 1.16 no longer has, and stops."""
+    try:
+        found = version("trl")
+    except PackageNotFoundError:
+        found = ""
+    name, passed = "no TRL beside verl", not found or find_spec("trl.experimental.ppo") is not None
+    return Check(name, passed, found or "none", "pip uninstall trl, in verl's environment")
 
 
 def _gpus(config: RunConfig) -> Check:
