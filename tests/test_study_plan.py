@@ -19,12 +19,14 @@ PART: dict[str, Any] = {
     "arms": {"CPPO": {"method": "cppo-exact"}},
 }
 CANDIDATES = {"CPPO": {"method": "cppo-exact", "candidates": [{"delta": 0.1}, {"delta": 0.15}]}}
+TUNED = {"CPPO": {"method": "cppo-exact", "tuned": "tune"}}
 TUNE: dict[str, Any] = {**PART, "seeds": {"first": 9, "count": 1}, "arms": CANDIDATES}
 
 
 def load(folder: Path, parts: dict[str, Any], **changes: Any) -> Any:
     path = folder / "study.yaml"
-    path.write_text(yaml.safe_dump({"name": "s", "preset": "stale", "results": "r", "parts": parts, **changes}, sort_keys=False))
+    settings = {"name": "s", "preset": "stale", "results": "r", "parts": parts, **changes}
+    path.write_text(yaml.safe_dump(settings, sort_keys=False))
     return load_study(path)
 
 
@@ -69,10 +71,7 @@ def test_arms_wait_for_their_tuning(tmp_path: Path) -> None:
         ({"p": {**TUNE, "arms": {**CANDIDATES, "again": CANDIDATES["CPPO"]}}}, "tuned once"),
         ({"tune": TUNE, "p": {**PART, "arms": {"x": {"method": "cppo-exact", "tuned": "tun"}}}}, "did you mean 'tune'"),
         ({"tune": TUNE, "p": {**PART, "arms": {"x": {"method": "grpo", "tuned": "tune"}}}}, "does not tune 'grpo'"),
-        (
-            {"tune": {**TUNE, "seeds": {"count": 1}}, "p": {**PART, "arms": {"x": {"method": "cppo-exact", "tuned": "tune"}}}},
-            "shares seeds",
-        ),
+        ({"tune": {**TUNE, "seeds": {"count": 1}}, "p": {**PART, "arms": TUNED}}, "shares seeds"),
         ({"p": {**PART, "arms": {"x": {"method": "grpo", "params": {"clip_low": 0.1}, "tuned": "t"}}}}, "give one of"),
     ],
 )  # fmt: skip

@@ -41,7 +41,8 @@ def draw_all(plots: Mapping[str, Plot], folder: Path) -> list[Path]:
 def draw(plot: Plot) -> Figure:
     """The figure of one plot."""
     with house_style():
-        return {"scores": _scores, "lines": _lines, "profile": _profile, "improvement": _improvement}[plot["kind"]](plot)
+        kinds = {"scores": _scores, "lines": _lines, "profile": _profile, "improvement": _improvement}
+        return kinds[plot["kind"]](plot)
 
 
 def _scores(plot: Plot) -> Figure:
@@ -132,7 +133,7 @@ def _improvement(plot: Plot) -> Figure:
                 label=SCORE_LABELS[name] if i == 0 else None,
             )
     ax.axvline(0.5, color="black", linewidth=0.9, linestyle="--")
-    ax.set_yticks(range(len(rows)), [" ".join([f"{row['first']} over {row['second']}", *_in(row["setting"])]) for row in rows])
+    ax.set_yticks(range(len(rows)), [f"{row['first']} over {row['second']}{_in(row['setting'])}" for row in rows])
     ax.set_ylim(len(rows) - 0.5, -0.5)
     ax.set_xlim(-0.02, 1.02)
     ax.set_xlabel("probability that a run of the first does better than one of the second")
@@ -140,8 +141,8 @@ def _improvement(plot: Plot) -> Figure:
     return figure
 
 
-def _in(setting: str) -> list[str]:
-    return [f"({setting})"] if setting else []
+def _in(setting: str) -> str:
+    return f" ({setting})" if setting else ""
 
 
 def _styles(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:

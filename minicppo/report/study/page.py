@@ -56,10 +56,11 @@ def page(summary: dict[str, Any], command: str, pictures: Iterable[str]) -> str:
 def legend(summary: dict[str, Any]) -> str:
     """What the columns mean."""
     return (
-        "Interquartile means over seeds with 95 % bootstrap intervals (collapsed: Wilson's). Final accuracy: sampled, on "
-        "held-out problems, after the last iteration. Mean reward and lowest late reward: of the rollout batches, over "
-        f"training and in its second half. Collapsed: final accuracy below {summary['collapse']:g} times the accuracy "
-        "that the run started from. Seeds share problems and noise between methods; differences are paired by seed."
+        "Interquartile means over seeds with 95 % bootstrap intervals (collapsed: Wilson's). Final accuracy: sampled, "
+        "on held-out problems, after the last iteration. Mean reward and lowest late reward: of the rollout batches, "
+        "over training and in its second half. Collapsed: final accuracy below "
+        f"{summary['collapse']:g} times the accuracy that the run started from. Seeds share problems and noise between "
+        "methods; differences are paired by seed."
     )
 
 
@@ -99,4 +100,4 @@ def verdict(pair: dict[str, Any]) -> str:
 
 
 def _params(params: dict[str, Any]) -> str:
-    return ", ".join(f"{key} = {value:g}" if isinstance(value, float) else f"{key} = {value}" for key, value in params.items())
+    return ", ".join(f"{key} = {value}" for key, value in params.items())

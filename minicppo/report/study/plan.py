@@ -26,8 +26,8 @@ class Arm(Section):
     """A method with its hyper-parameters: given, one of `candidates` to choose among, or the choice of part `tuned`."""
 
     method: str
-    params: Params = {}
-    candidates: list[Params] = []
+    params: Params = Field(default_factory=dict)
+    candidates: list[Params] = Field(default_factory=list)
     tuned: str | None = None
 
     @model_validator(mode="after")
@@ -50,15 +50,19 @@ class Seeds(Section):
         return range(self.first, self.first + self.count)
 
 
+def _as_is() -> dict[str, list[str]]:
+    return {"": []}
+
+
 class Part(Section):
     """Every arm in every setting with every seed, and the question that they answer."""
 
     title: str
     question: str
     seeds: Seeds
-    settings: dict[str, list[str]] = {"": []}  # name -> overrides, as on the command line
+    settings: dict[str, list[str]] = Field(default_factory=_as_is)  # name -> overrides
     arms: dict[str, Arm]
-    compare: dict[str, list[str]] = {}  # arm -> the arms it is compared with; none named: all others
+    compare: dict[str, list[str]] = Field(default_factory=dict)  # arm -> those to compare it with; none: all others
     detail: bool = False  # draw profiles, masked shares and certificates too
 
     @model_validator(mode="after")
@@ -94,7 +98,7 @@ class StudyConfig(Section):
 
     name: str
     preset: str
-    settings: list[str] = []  # overrides of the preset, for every run
+    settings: list[str] = Field(default_factory=list)  # overrides of the preset, for every run
     results: str  # folder of the table, the figures and the page
     choose: Literal["final", "area", "worst"] = "final"  # tuning takes the candidate with the highest IQM of this score
     collapse: float = Field(0.5, gt=0, lt=1)  # a run has collapsed below this share of its starting accuracy
@@ -228,7 +232,7 @@ def _config(preset: str, overrides: tuple[str, ...]) -> RunConfig:
 
 
 def method_overrides(method: str, params: Params) -> list[str]:
-    """A method as overrides; its parameters with the defaults of `get_method` left out, so that equal runs look equal."""
+    """A method as overrides; parameters that have the method's defaults are left out, so that equal runs look equal."""
     defaults = get_method(method).params
     told = {key: value for key, value in params.items() if defaults.get(key) != value}
     return [f"method={method}", *(f"method.params.{key}={json.dumps(value)}" for key, value in sorted(told.items()))]

@@ -1,4 +1,4 @@
-"""The numbers in each figure, as plain data: what is drawn is this and nothing else, and it is kept beside the picture."""
+"""The numbers in each figure, as plain data: what is drawn is this and nothing else; it is kept beside the picture."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ import numpy as np
 
 from minicppo.report.study.plan import StudyConfig
 from minicppo.report.study.stats import bootstrap_band, iqm, performance_profile
-from minicppo.report.study.summary import POOLED, SCORES, Group, groups
+from minicppo.report.study.summary import POOLED, SCORES, Group, groups, rounded
 from minicppo.report.study.table import Curve
 
 Plot = dict[str, Any]
 MOST_LINES = 8  # in one panel of curves
 THRESHOLDS = np.linspace(0, 1, 51)
-DIGITS = 4
 
 
 def plots(study: StudyConfig, curves: Sequence[Curve], summary: dict[str, Any]) -> dict[str, Plot]:
@@ -45,7 +44,7 @@ def plots(study: StudyConfig, curves: Sequence[Curve], summary: dict[str, Any]) 
                 "drift": r"drift: mean $|\log \pi - \log \mu|$ (nats)",
             }
             found[f"{name}-certificate"] = lines_plot(part["title"], own, bounds)
-    return {name: _rounded(plot) for name, plot in found.items() if plot.get("panels", True)}
+    return {name: rounded(plot) for name, plot in found.items() if plot.get("panels", True)}
 
 
 def scores_plot(part: dict[str, Any]) -> Plot:
@@ -61,7 +60,7 @@ def scores_plot(part: dict[str, Any]) -> Plot:
 
 
 def lines_plot(title: str, found: Sequence[Group], names: dict[str, str]) -> Plot:
-    """IQM over seeds by iteration with pointwise intervals: a panel for each number (or, of one number, each setting)."""
+    """IQM over seeds by iteration with pointwise intervals: a panel for each number in each setting."""
     settings = list(dict.fromkeys(group.setting for group in found))
     panels = []
     for setting in settings:
@@ -77,7 +76,7 @@ def _line(group: Group, name: str) -> Plot:
     """The iterations at which every run of the group has the number."""
     table = np.stack([curve.values[name] for curve in group.curves])
     whole = ~np.isnan(table).any(0)
-    line = {"arm": group.arm, "method": group.method, "x": [], "value": [], "low": [], "high": []}
+    line: Plot = {"arm": group.arm, "method": group.method, "x": [], "value": [], "low": [], "high": []}
     if whole.any():
         middle, low, high = bootstrap_band([table[:, whole]], lambda draws: iqm(draws, axis=1), resamples=1000)
         line |= {"x": group.curves[0].values["iteration"][whole], "value": middle, "low": low, "high": high}
@@ -105,14 +104,3 @@ def improvement_plot(part: dict[str, Any]) -> Plot:
         "title": part["title"],
         "rows": [{key: pair[key] for key in ("setting", "first", "second", "final", "area")} for pair in part["pairs"]],
     }
-
-
-def _rounded(value: Any) -> Any:
-    """Plain lists and numbers of four digits: the same data is the same file."""
-    if isinstance(value, dict):
-        return {key: _rounded(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple | np.ndarray):
-        return [_rounded(entry) for entry in value]
-    if isinstance(value, float | np.floating):
-        return round(float(value), DIGITS) + 0.0  # no -0.0
-    return value

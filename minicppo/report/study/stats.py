@@ -112,7 +112,8 @@ def probability_of_improvement(
     if len(first) != len(second):
         raise ValueError(f"{len(first)} and {len(second)} settings: compare methods on the same settings")
     value = np.mean([better(np.asarray(x, float), np.asarray(y, float)) for x, y in zip(first, second, strict=True)])
-    drawn = [resample([np.arange(len(scores)) for scores in side], resamples, seed + i) for i, side in enumerate((first, second))]
+    sides = ([np.arange(len(scores)) for scores in side] for side in (first, second))
+    drawn = [resample(side, resamples, seed + i) for i, side in enumerate(sides)]
     means = np.zeros(resamples)
     for x, y, i, j in zip(first, second, *drawn, strict=True):
         wins = better(np.asarray(x, float)[:, None, None], np.asarray(y, float)[None, :, None])  # run by run
@@ -142,7 +143,9 @@ def performance_profile(scores: np.ndarray, thresholds: np.ndarray) -> np.ndarra
 def paired_difference(
     first: Strata, second: Strata, resamples: int = RESAMPLES, level: float = LEVEL, seed: int = 0
 ) -> Interval:
-    """Mean of first - second over seeds and settings, with its interval; the same seed means the same problems and noise.
+    """Mean of first - second over seeds and settings, with its interval.
+
+    The same seed means the same problems and noise, so that differences vary less than the scores do.
 
     Raises:
         ValueError: not one score of each for every seed.

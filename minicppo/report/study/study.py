@@ -19,7 +19,7 @@ from minicppo.report.study.plan import Cell, StudyConfig, grid, run_config, sele
 from minicppo.report.study.plots import plots
 from minicppo.report.study.progress import StudyProgress
 from minicppo.report.study.runner import distinct, is_done, work_through
-from minicppo.report.study.summary import choose, summarise
+from minicppo.report.study.summary import choose, rounded, summarise
 from minicppo.report.study.table import Row, collect, curves, read_table, write_table
 from minicppo.rl.config import ConfigError
 from minicppo.rl.rundir import write_atomically
@@ -35,8 +35,8 @@ def run_study(study: StudyConfig, out: Path, workers: int, only: Sequence[str], 
     Raises:
         ConfigError: a part whose thresholds have not been tuned.
     """
-    names, failed = selected(study, only), {}
-    for name in names:
+    failed: dict[str, str] = {}
+    for name in selected(study, only):
         rows = update_table(study, out)
         winners = choose(study, curves(rows))
         missing = {arm.tuned for arm in study.parts[name].arms.values() if arm.tuned} - winners.keys()
@@ -89,7 +89,7 @@ def write_report(study: StudyConfig, command: str) -> list[Path]:
     drawn = plots(study, found, summary)
     pictures = draw_all(drawn, folder / FIGURES)
     summary["machine"] = json.loads((folder / MACHINE).read_text(encoding="utf-8"))
-    write_atomically(folder / SUMMARY, _json(summary))
+    write_atomically(folder / SUMMARY, _json(rounded(summary)))
     write_atomically(folder / PAGE, page(summary, command, drawn).encode())
     return [folder / PAGE, folder / SUMMARY, *pictures]
 

@@ -23,6 +23,7 @@ from minicppo.report.study.table import Curve
 
 POOLED = "all settings"
 SCORES = ("final", "area", "worst")
+DIGITS = 4  # in files
 
 
 @dataclass(frozen=True)
@@ -192,3 +193,14 @@ def _aligned(first: list[Group], second: list[Group], name: str) -> tuple[list[n
                 for side, own in zip(strata, values, strict=True):
                     side.append(np.array([own[seed] for seed in seeds]))
     return strata
+
+
+def rounded(value: Any) -> Any:
+    """Plain lists and numbers of four digits: the same results are the same file, whatever library summed them up."""
+    if isinstance(value, dict):
+        return {key: rounded(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple | np.ndarray):
+        return [rounded(entry) for entry in value]
+    if isinstance(value, float | np.floating):
+        return round(float(value), DIGITS) + 0.0  # no -0.0
+    return value

@@ -72,7 +72,8 @@ class Curve:
 
 def rows_of(cell: Cell, folder: Path) -> list[Row]:
     """The rows of one finished cell. A run that diverged counts as accuracy 0 from there on."""
-    run, by_iteration = RunDir.open(folder), {}
+    run = RunDir.open(folder)
+    by_iteration: dict[int, Row] = {}
     method = get_method(cell.config.method.name, **cell.config.method.params)
     diverged = (folder / DIVERGED).is_file()
     labels = {

@@ -1,0 +1,135 @@
+"""Tables, figures and page of a study, from made-up runs; and the committed ones, from the committed table."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+pytest.importorskip("pyarrow")
+
+from minicppo.report.study.page import study_table
+from minicppo.report.study.plan import StudyConfig, grid, load_study
+from minicppo.report.study.plots import plots
+from minicppo.report.study.study import write_report
+from minicppo.report.study.summary import POOLED, choose, groups, rounded, score, summarise
+from minicppo.report.study.table import Curve, Row, collect, curves, read_table, write_table
+from tests.fake_study import fake_rows
+from tests.test_study_run import TINY
+
+ROOT = Path(__file__).resolve().parents[1]
+PARTS: dict[str, Any] = {
+    **TINY["parts"],
+    "pressure": {
+        "title": "Pressure",
+        "question": "How much?",
+        "seeds": {"count": 3},
+        "settings": {"one": ["train.epochs=1"], "two": []},
+        "compare": {"CPPO": []},
+        "arms": {"none": {"method": "none"}, "CPPO": {"method": "cppo-exact"}},
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> StudyConfig:
+    """A study whose table is written and made up: with delta = 0.02 CPPO ends higher."""
+    folder = tmp_path_factory.mktemp("study")
+    path = folder / "study.yaml"
+    path.write_text(yaml.safe_dump({**TINY, "results": str(folder / "results"), "parts": PARTS}, sort_keys=False))
+    study = load_study(path)
+    rows: list[Row] = []
+    for cell in grid(study, "tune", {}):
+        rows += fake_rows(cell, level=0.9 if cell.config.method.params else 0.8)
+    for name in ("headline", "pressure"):
+        for cell in grid(study, name, choose(study, curves(rows))):
+            rows += fake_rows(cell)
+    write_table(rows, folder / "results" / "study.parquet")
+    machine = dict.fromkeys(("processor", "device", "torch", "transformers", "python"), "X")
+    (folder / "results" / "machine.json").write_text(json.dumps(machine))
+    return study
+
+
+@pytest.fixture(scope="module")
+def found(study: StudyConfig) -> list[Curve]:
+    return curves(read_table(Path(study.results) / "study.parquet"))
+
+
+def test_tuning_takes_the_best_candidate(study: StudyConfig, found: list[Curve]) -> None:
+    assert choose(study, found) == {"tune": {"cppo-exact": {"delta": 0.02}}}
+    assert choose(study, found[1:]) == {}, "one candidate is missing: nothing is chosen"
+
+
+def test_scores_are_read_off_the_curve(study: StudyConfig, found: list[Curve]) -> None:
+    rows = read_table(Path(study.results) / "study.parquet")
+    curve = found[0]
+    own = [row for row in rows if row["run"] == curve.run]
+    rewards = [row["reward"] for row in own if row["reward"] is not None]
+    result = score(curve, 0.5)
+    assert result.final == own[-1]["accuracy"]
+    assert result.worst == pytest.approx(min(rewards[len(rewards) // 2 :]))
+    trapezia = [(a + b) / 2 for a, b in zip(rewards, rewards[1:], strict=False)]
+    assert result.area == pytest.approx(sum(trapezia) / len(trapezia))
+    assert not result.collapsed
+
+
+def test_pooled_settings_are_strata(study: StudyConfig, found: list[Curve]) -> None:
+    summary = summarise(study, found)
+    part = summary["parts"]["pressure"]
+    pooled = [row for row in part["rows"] if row["setting"] == POOLED]
+    assert [(row["arm"], row["runs"]) for row in pooled] == [("none", 6), ("CPPO", 6)]
+    assert [pair["setting"] for pair in part["pairs"]] == ["one", "two", POOLED]
+    differences = []
+    for setting in ("one", "two"):
+        own = {g.arm: g.of("final") for g in groups(study, found, "pressure") if g.setting == setting}
+        differences += list(own["CPPO"] - own["none"])
+    assert part["pairs"][-1]["final_difference"]["value"] == pytest.approx(np.mean(differences))
+
+
+def test_pairs_use_the_seeds_that_both_have(study: StudyConfig, found: list[Curve]) -> None:
+    kept = [c for c in found if not (c.key[0] == "headline" and c.key[2] == "none" and c.key[3] == 1)]
+    (pair,) = summarise(study, kept)["parts"]["headline"]["pairs"]
+    own = {g.arm: g.of("final") for g in groups(study, kept, "headline")}
+    assert pair["final_difference"]["value"] == pytest.approx(own["CPPO"][0] - own["none"][0])
+
+
+def test_the_same_table_is_the_same_bytes(study: StudyConfig, tmp_path: Path) -> None:
+    rows = read_table(Path(study.results) / "study.parquet")
+    for name in ("one", "two"):
+        write_table(rows, tmp_path / name)
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+    assert read_table(tmp_path / "one") == rows
+    assert collect([], tmp_path, rows) == []
+
+
+def test_the_report_and_the_readme_table(study: StudyConfig) -> None:
+    files = write_report(study, "minicppo study x.yaml")
+    assert all(file.stat().st_size for file in files)
+    page = (Path(study.results) / "README.md").read_text()
+    for title in ("Thresholds", "The comparison", "Pressure"):
+        assert f"## {title}" in page
+    text = study_table(Path(study.results))
+    assert "| CPPO, tuned | 2 |" in text
+    assert all(block in page for block in text.split("\n\n"))
+    assert "minicppo study" in study_table(Path(study.results) / "nowhere")
+
+
+@pytest.mark.parametrize("config", ["study", "study-gpu"])
+def test_committed_figures_show_the_committed_results(config: str) -> None:
+    committed = load_study(ROOT / "configs" / f"{config}.yaml")
+    folder = ROOT / committed.results
+    if not (folder / "study.parquet").is_file():
+        assert not list(folder.glob("figures/*.png")), "figures without the table that they are drawn from"
+        return
+    known = curves(read_table(folder / "study.parquet"))
+    summary = summarise(committed, known)
+    stored = json.loads((folder / "summary.json").read_text())
+    assert {key: value for key, value in stored.items() if key != "machine"} == json.loads(json.dumps(rounded(summary)))
+    drawn = json.loads(json.dumps(plots(committed, known, summary)))
+    assert {path.stem for path in (folder / "figures").glob("*.png")} == set(drawn)
+    for name, plot in drawn.items():
+        assert json.loads((folder / "figures" / f"{name}.json").read_text()) == plot, name
