@@ -40,7 +40,6 @@ class Updater:
         """
         settings, state = self.config.train, self.state
         rollout, n = minibatch.rollout, len(minibatch.rollout)
-        state.optimizer.zero_grad()
         losses, entropies, batches, results = [], [], [], []
         for rows in torch.arange(n, device=rollout.log_probs.device).split(settings.micro_batch or n):
             part = rollout if len(rows) == n else rollout.rows(rows)
@@ -70,6 +69,7 @@ class Updater:
         for group in state.optimizer.param_groups:
             group["lr"] = lr
         state.optimizer.step()
+        state.optimizer.zero_grad()  # now, so that no gradient takes memory while the next batch is sampled
         state.update += 1
         batch, result = join_batches(batches), join_results(results)
         return {
