@@ -14,6 +14,16 @@ from minicppo.report.study.table import Curve
 
 Plot = dict[str, Any]
 MOST_LINES = 8  # in one panel of curves
+MASKS = {
+    "masked": "masked tokens (share)",
+    "masked_prefix_only": "masked by the budget alone (share)",
+    "delta_b": r"effective budget $\delta_b$ (TV a token)",
+}
+CERTIFICATE = {
+    "surrogate": "surrogate gain $L'$ (reward)",
+    "gain": "lower bound of the gain (reward)",
+    "drift": r"drift: mean $|\log \pi - \log \mu|$ (nats)",
+}
 THRESHOLDS = np.linspace(0, 1, 51)
 
 
@@ -24,26 +34,15 @@ def plots(study: StudyConfig, curves: Sequence[Curve], summary: dict[str, Any]) 
         settings, own = study.parts[name], groups(study, curves, name)
         found[f"{name}-scores"] = scores_plot(part)
         if not settings.tunes and len({group.arm for group in own}) <= MOST_LINES:
-            found[f"{name}-curves"] = lines_plot(
-                part["title"], own, {"reward": "mean training reward"}
-            )
+            found[f"{name}-curves"] = lines_plot(part["title"], own, {"reward": "mean training reward"})
         if part["pairs"]:
             found[f"{name}-improvement"] = improvement_plot(part)
-        if settings.detail:
+        if "profile" in settings.draw:
             found[f"{name}-profile"] = profile_plot(part["title"], own)
-            masking = [group for group in own if group.method != "none"]
-            shares = {
-                "masked": "masked tokens (share)",
-                "masked_prefix_only": "masked by the budget alone (share)",
-                "delta_b": r"effective budget $\delta_b$ (TV a token)",
-            }
-            found[f"{name}-masks"] = lines_plot(part["title"], masking, shares)
-            bounds = {
-                "surrogate": "surrogate gain $L'$ (reward)",
-                "gain": "lower bound of the gain (reward)",
-                "drift": r"drift: mean $|\log \pi - \log \mu|$ (nats)",
-            }
-            found[f"{name}-certificate"] = lines_plot(part["title"], own, bounds)
+        if "masks" in settings.draw:
+            found[f"{name}-masks"] = lines_plot(part["title"], [g for g in own if g.method != "none"], MASKS)
+        if "certificate" in settings.draw:
+            found[f"{name}-certificate"] = lines_plot(part["title"], own, CERTIFICATE)
     return {name: rounded(plot) for name, plot in found.items() if plot.get("panels", True)}
 
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from minicppo.report.progress import RateColumn
-from minicppo.report.study.runner import is_done
+from minicppo.report.study.runner import WARMUP, is_done
 from minicppo.rl.config import RunConfig
 
 
@@ -51,7 +51,12 @@ class StudyProgress:
         return sum(self.at[run] >= length for run, length in self.lengths.items())
 
     def report(self, run: str, iteration: int) -> None:
-        """A run has come to the end of an iteration."""
+        """A run has come to the end of an iteration, or a warm-up that runs wait for to a step."""
+        if run == WARMUP:
+            self.progress.update(self.bar, note=f"{WARMUP}: step {iteration}")
+            if iteration % 500 == 0 and not self.console.is_terminal:
+                self.console.print(f"{self.name}: {WARMUP}, step {iteration}")
+            return
         self.at[run] = iteration
         ended = iteration >= self.lengths[run]
         self._refresh(run if ended else "")

@@ -25,7 +25,9 @@ from minicppo.rl.trainer import resume, starting_policy, train
 from minicppo.rl.warmup import cache_dir, warmup_key
 
 DIVERGED = "diverged.json"  # why a run ended in numbers that are not finite; it would again
-Report = Callable[[str, int], None]  # (run, iterations done)
+WARMUP = "warm-up"
+EVENT_STEPS = 25  # of a warm-up
+Report = Callable[[str, int], None]  # (run, iterations done), or (WARMUP, steps done)
 _events: Any = None  # a worker's line to the process that started it
 
 
@@ -116,8 +118,12 @@ def _begin(events: Any) -> None:
 
 def _warm_up(config: RunConfig) -> str:
     """Train a warm-up into the cache; returns why that failed, or nothing."""
+    def tell(event: Any) -> None:
+        if event["step"] % EVENT_STEPS == 0:
+            _events.put((WARMUP, event["step"]))
+
     try:
-        starting_policy(config)
+        starting_policy(config, tell)
     except RuntimeError as error:
         return str(error)
     return ""

@@ -44,10 +44,11 @@ def run_study(study: StudyConfig, out: Path, workers: int, only: Sequence[str], 
             told = ", ".join(sorted(missing))
             raise ConfigError(f"part {name!r} needs the thresholds of part {told!r}: finish that first (--only {told})")
         runs = distinct(grid(study, name, winners))
+        results(study).mkdir(parents=True, exist_ok=True)
+        write_atomically(results(study) / MACHINE, _json(machine(study)))
         with StudyProgress(console, name, runs, out) as display:
             failed |= work_through(runs, out, workers, display.report).failed
     update_table(study, out)
-    write_atomically(results(study) / MACHINE, _json(machine(study)))
     return failed
 
 

@@ -156,9 +156,9 @@ def write_table(rows: Sequence[Row], path: Path) -> None:
 
 def read_table(path: Path) -> list[Row]:
     """The rows of a Parquet table; none if there is no such file."""
+    _, parquet = _pyarrow()  # first: a study that could not write its table should not begin
     if not path.is_file():
         return []
-    _, parquet = _pyarrow()
     rows: list[Row] = parquet.read_table(path).to_pylist()
     return rows
 
