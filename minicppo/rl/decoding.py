@@ -14,7 +14,7 @@ from transformers import DynamicCache, LlamaForCausalLM, PreTrainedModel, Qwen2F
 
 DIRECT = (LlamaForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM)
 FIXED_ROPE = ("default", "linear", "llama3", "yarn")  # rotary angles that depend on the position alone
-CUDA_BLOCK = 64  # columns that one captured graph serves
+CUDA_BLOCK = 128  # columns that one captured graph serves
 
 
 class Decoder(ABC):

@@ -1,0 +1,259 @@
+"""The decoders and the sampler against a twin without a cache: one whole forward pass a token."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+from minicppo.rl import sampling
+from minicppo.rl.decoding import DirectDecoder, GeneralDecoder, decoder_for
+from minicppo.rl.drawing import BLOCK, draw
+from minicppo.rl.policy import Policy, character_tokenizer
+from minicppo.rl.sampling import Keep, sample
+
+ALPHABET = "abcdefghijklmn"
+PROMPTS = [[5, 6, 7], [2, 3, 4, 5, 6, 7, 8, 9, 10], [4], [3, 9, 3, 9, 3]]
+TINY = {"vocab_size": 16, "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4}
+DECODER = {**TINY, "intermediate_size": 40, "head_dim": 6, "max_position_embeddings": 128}
+LLAMA3_ROPE = {
+    "rope_type": "llama3",
+    "rope_theta": 1e4,
+    "factor": 4.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 16,
+}
+MODELS = {
+    "qwen3-grouped-tied": lambda: Qwen3ForCausalLM(
+        Qwen3Config(**DECODER, num_key_value_heads=2, tie_word_embeddings=True)
+    ),
+    "qwen3-untied": lambda: Qwen3ForCausalLM(Qwen3Config(**DECODER, num_key_value_heads=4, tie_word_embeddings=False)),
+    "qwen2-biased": lambda: Qwen2ForCausalLM(Qwen2Config(**DECODER, num_key_value_heads=1)),
+    "llama-grouped": lambda: LlamaForCausalLM(LlamaConfig(**DECODER, num_key_value_heads=2)),
+    "llama-stretched": lambda: LlamaForCausalLM(
+        LlamaConfig(**DECODER, num_key_value_heads=4, rope_parameters=LLAMA3_ROPE)
+    ),
+    "gpt-neox": lambda: GPTNeoXForCausalLM(GPTNeoXConfig(**TINY, intermediate_size=40, max_position_embeddings=128)),
+    "gpt2": lambda: GPT2LMHeadModel(GPT2Config(vocab_size=16, n_embd=24, n_layer=2, n_head=4, n_positions=128)),
+}
+DIRECT = [name for name in MODELS if not name.startswith("gpt")]
+
+
+def build(name: str) -> Policy:
+    """Random weights, sharp enough that tokens differ in probability, and an end that comes early now and then."""
+    torch.manual_seed(0)
+    model: PreTrainedModel = MODELS[name]().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(3 * parameter if parameter.dim() > 1 else parameter + 0.1 * torch.randn_like(parameter))
+    return Policy(model, character_tokenizer(ALPHABET))
+
+
+def forward(policy: Policy, ids: list[int]) -> Tensor:
+    """Logits (V,) after the ids, from one pass over all of them."""
+    logits: Tensor = policy.model(torch.tensor([ids]), use_cache=False).logits[0, -1]
+    return logits
+
+
+@torch.no_grad()
+def twin(
+    policy: Policy, width: int, temperature: float, generator: torch.Generator | None, samples: int
+) -> list[tuple[list[int], Tensor]]:
+    """Row by row: the tokens, and log mu of the whole vocabulary (T, V)."""
+    n = len(PROMPTS) * samples
+    uniforms = None if generator is None else torch.rand(n, width, generator=generator, dtype=torch.float64)
+    rows = []
+    for row in range(n):
+        tokens: list[int] = []
+        cells = []
+        while len(tokens) < width and tokens[-1:] != [policy.eos_id]:
+            log_p = (forward(policy, PROMPTS[row // samples] + tokens).double() / temperature).log_softmax(-1)
+            if uniforms is None:
+                tokens.append(int(log_p.argmax()))
+            else:
+                total, target = 0.0, float(uniforms[row, len(tokens)])
+                probabilities = log_p.exp().tolist()
+                token = 0
+                while (total := total + probabilities[token]) <= target:
+                    token += 1
+                tokens.append(token)
+            cells.append(log_p)
+        rows.append((tokens, torch.stack(cells).float()))
+    return rows
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    ("samples", "batch", "temperature", "greedy"),
+    [(1, None, 1.0, False), (5, None, 0.7, False), (5, 3, 1.0, False), (1, 2, 1.0, True)],
+)
+def test_sampler_is_its_twin(name: str, samples: int, batch: int | None, temperature: float, greedy: bool) -> None:
+    policy, keeps = build(name), ("none", "topk", "full")
+    expected = twin(policy, 10, temperature, None if greedy else torch.Generator().manual_seed(3), samples)
+    lengths = {len(tokens) for tokens, _ in expected}
+    assert greedy or samples == 1 or len(lengths) > 2, "rows must end at different times for this to mean anything"
+    for keep in keeps:
+        generator = None if greedy else torch.Generator().manual_seed(3)
+        got = sample(policy, PROMPTS, 10, temperature, generator, keep, k=4, samples=samples, batch=batch)  # type: ignore[arg-type]
+        assert len(got) == len(expected)
+        for row, (tokens, cells) in enumerate(expected):
+            n = len(tokens)
+            assert got.response_ids[row, :n].tolist() == tokens
+            assert int(got.response_mask[row].sum()) == n
+            own = cells[torch.arange(n), tokens]
+            torch.testing.assert_close(got.log_probs[row, :n], own, atol=1e-5, rtol=1e-5)
+            if keep == "full":
+                assert got.cell_log_probs is not None
+                torch.testing.assert_close(got.cell_log_probs[row, :n], cells, atol=1e-5, rtol=1e-5)
+                assert bool((got.cell_log_probs[row, n:] == 0).all())
+            if keep == "topk":
+                assert got.cell_log_probs is not None
+                assert got.cell_ids is not None
+                top = cells.gather(1, got.cell_ids[row, :n])
+                torch.testing.assert_close(got.cell_log_probs[row, :n], top, atol=1e-5, rtol=1e-5)
+                torch.testing.assert_close(top, cells.topk(4).values, atol=1e-5, rtol=1e-5)
+
+
+def test_who_decodes_what() -> None:
+    for name in MODELS:
+        assert isinstance(decoder_for(build(name).model), DirectDecoder if name in DIRECT else GeneralDecoder)
+    hooked = build("qwen3-untied").model
+    hooked.model.layers[0].register_forward_hook(lambda module, args, output: output)
+    window = Qwen3ForCausalLM(Qwen3Config(**DECODER, use_sliding_window=True, sliding_window=4, max_window_layers=1))
+    rope = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
+    stretched = LlamaForCausalLM(LlamaConfig(**DECODER, rope_parameters=rope))
+    for model in (hooked, window, stretched):
+        assert isinstance(decoder_for(model), GeneralDecoder)
+
+
+def steps(decoder: DirectDecoder | GeneralDecoder, poison: float | None = None) -> list[Tensor]:
+    """Logits of ten steps over ragged prompts, rows closing ranks on the way."""
+    width = max(map(len, PROMPTS))
+    device = decoder.model.device
+    ids = torch.tensor([[0] * (width - len(p)) + p for p in PROMPTS], device=device)
+    mask = torch.tensor([[False] * (width - len(p)) + [True] * len(p) for p in PROMPTS], device=device)
+    rng = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        logits = [decoder.read(ids, mask, 3, 10)]
+        if poison is not None:
+            assert isinstance(decoder, DirectDecoder)
+            decoder.cache[..., width:, :] = poison
+        for t in range(10):
+            if t == 4:
+                decoder.keep(torch.tensor([0, 11, 2, 3, 10, 5, 6], device=device))
+            rows = 12 if t < 4 else 7
+            logits.append(decoder.step(torch.randint(2, 16, (rows,), generator=rng).to(device)).clone())
+    return logits
+
+
+@pytest.mark.parametrize("name", DIRECT)
+def test_direct_is_general(name: str) -> None:
+    model = build(name).model
+    for direct, general in zip(steps(DirectDecoder(model)), steps(GeneralDecoder(model)), strict=True):
+        torch.testing.assert_close(direct, general, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("block", "poison"), [(1, math.nan), (1, 1e30), (8, 1e4), (64, -1e4)])
+def test_unfilled_columns_are_never_read(block: int, poison: float) -> None:
+    """On a GPU whole blocks of columns are attended to, the unfilled ones under a mask: here on a CPU."""
+    model = build("qwen3-grouped-tied").model
+    clean = steps(DirectDecoder(model))
+    for a, b in zip(clean, steps(DirectDecoder(model, block), poison), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["qwen3-grouped-tied", "llama-grouped"])
+def test_under_autocast_both_decoders_agree_to_its_precision(name: str) -> None:
+    model = build(name).model
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        pairs = list(zip(steps(DirectDecoder(model)), steps(GeneralDecoder(model)), strict=True))
+    for direct, general in pairs:
+        error = (direct.float().log_softmax(-1) - general.float().log_softmax(-1)).abs().max()
+        assert error < 0.1, "bfloat16 keeps eight bits"
+
+
+@pytest.mark.parametrize("width", [3, BLOCK, BLOCK + 1, 5 * BLOCK + 17])
+def test_draws_follow_the_softmax(width: int) -> None:
+    """An even grid of uniform numbers gives each token its share, to within one grid point."""
+    torch.manual_seed(width)
+    logits = 3 * torch.randn(width)
+    logits[1::3] = -math.inf
+    n = 40_000
+    grid = (torch.arange(n, dtype=torch.float64) + 0.5) / n
+    tokens = torch.cat([draw(logits.expand(len(part), width), part) for part in grid.split(2_000)])
+    share = tokens.bincount(minlength=width) / n
+    assert bool((tokens.diff() >= 0).all()), "tokens in the order of the vocabulary"
+    assert float((share - logits.double().softmax(-1)).abs().max()) < 1.1 / n + 1e-6
+    assert bool((share[1::3] == 0).all())
+
+
+def test_draws_at_the_ends_have_a_probability() -> None:
+    logits = torch.full((2, 3 * BLOCK), -math.inf)
+    logits[:, BLOCK + 4], logits[:, BLOCK + 9] = 0.0, 1.0
+    assert draw(logits, torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64)).tolist() == [BLOCK + 4, BLOCK + 9]
+
+
+def test_top_p_keeps_the_fewest_likeliest() -> None:
+    log_p = torch.tensor([0.5, 0.15, 0.05, 0.3]).log()
+    grid = (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000
+    for top_p, kept in ((0.4, [0]), (0.6, [0, 3]), (0.81, [0, 1, 3])):
+        counts = draw(log_p.expand(1000, 4), grid, top_p).bincount(minlength=4)
+        expected = torch.zeros(4).index_copy(0, torch.tensor(kept), log_p.exp()[kept])
+        torch.testing.assert_close(counts / 1000, expected / expected.sum(), atol=2e-3, rtol=0)
+
+
+def test_top_p_is_for_evaluation_only() -> None:
+    policy = build("qwen3-untied")
+    narrow = sample(policy, PROMPTS, 6, 1.0, torch.Generator().manual_seed(0), top_p=1e-6)
+    greedy = sample(policy, PROMPTS, 6, 1.0, None)
+    assert torch.equal(narrow.response_ids, greedy.response_ids)
+    assert torch.equal(narrow.log_probs, greedy.log_probs), "of the whole softmax"
+    for top_p, keep in ((0.0, "none"), (1.5, "none"), (0.9, "topk")):
+        with pytest.raises(ValueError, match="top_p must lie in"):
+            sample(policy, PROMPTS, 6, 1.0, None, keep=keep, top_p=top_p)  # type: ignore[arg-type]
+
+
+def test_closing_ranks_moves_only_who_fills_a_gap() -> None:
+    alive = torch.tensor([True, False, True, False, False, True, True])
+    assert sampling._close_ranks(alive, 4).tolist() == [0, 5, 2, 6]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("keep", ["none", "topk", "full"])
+def test_on_a_gpu_rows_are_those_of_the_cpu(name: str, keep: Keep) -> None:
+    policy = build(name)
+    on_cpu = sample(policy, PROMPTS, 100, 1.0, torch.Generator().manual_seed(0), keep, k=4, samples=5)
+    policy = dataclasses.replace(policy, model=policy.model.cuda())
+    on_gpu = sample(policy, PROMPTS, 100, 1.0, torch.Generator().manual_seed(0), keep, k=4, samples=5)
+    assert on_gpu.response_ids.is_cuda
+    same = (on_gpu.response_ids[:, :8].cpu() == on_cpu.response_ids[:, :8]).all(1)
+    assert float(same.float().mean()) > 0.9, "but for a rare tie"
+    torch.testing.assert_close(on_gpu.log_probs[:, :8].cpu()[same], on_cpu.log_probs[:, :8][same], atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_captured_steps_are_the_general_decoder_s(dtype: torch.dtype | None) -> None:
+    model = build("qwen3-grouped-tied").model.cuda()
+    with torch.autocast("cuda", dtype=dtype or torch.bfloat16, enabled=dtype is not None):
+        for direct, general in zip(steps(DirectDecoder(model)), steps(GeneralDecoder(model)), strict=True):
+            error = (direct.float().log_softmax(-1) - general.float().log_softmax(-1)).abs().max()
+            assert error < (1e-3 if dtype is None else 0.1)
