@@ -39,7 +39,7 @@ def diagnostics(batch: TokenBatch, out: TokenWeights) -> dict[str, float]:
     ratio = batch.ratio[valid]
     if len(ratio):
         rows |= {"ratio/mean": ratio.mean(), "ratio/min": ratio.min(), "ratio/max": ratio.max()}
-        rows["kl/k3"] = (batch.log_ratio.expm1() - batch.log_ratio)[valid].mean()
+        rows["kl/k3"] = (batch.log_ratio.expm1() - batch.log_ratio).sum() / count  # 0 on invalid positions
     rows["weight/mean"] = out.weight.sum() / count
     rows["weight/raw_mean"] = out.raw_weight.sum() / count
     rows["weight/raw_max"] = out.raw_weight.max() if out.raw_weight.numel() else count * 0
@@ -60,14 +60,16 @@ def diagnostics(batch: TokenBatch, out: TokenWeights) -> dict[str, float]:
 
 def _divergence_rows(batch: TokenBatch, out: TokenWeights) -> dict[str, Tensor]:
     assert out.divergence is not None
-    D = out.divergence[batch.mask].double()
-    p90, p99 = quantiles(D, (0.9, 0.99))
-    rows = {"div/mean": D.mean(), "div/p90": p90, "div/p99": p99, "div/max": D.max()}
-    rank = batch.mask.cumsum(1) - 1
-    decile = (rank * DECILES // batch.lengths.clamp(min=1)[:, None])[batch.mask]
-    sums = torch.zeros(DECILES, dtype=torch.float64, device=D.device).index_add_(0, decile, D)
-    counts = torch.bincount(decile, minlength=DECILES).clamp(min=1)
-    rows |= {f"div/decile_{k}": value for k, value in enumerate(sums / counts)}
+    D, count = out.divergence, int(batch.lengths.sum())
+    p90, p99 = upper_quantiles(D.flatten(), count, (0.9, 0.99))
+    # Decile k ends before rank ceil((k + 1) T / 10): prefix sums of D and of the mask, read at those tokens alone.
+    ends = (torch.arange(1, DECILES + 1, device=D.device) * batch.lengths[:, None] + DECILES - 1) // DECILES
+    total = D.cumsum(1, dtype=torch.float64)
+    where = torch.searchsorted(batch.mask.cumsum(1, dtype=torch.int32), ends.int())
+    sums = total.gather(1, where).diff(dim=1, prepend=torch.zeros_like(total[:, :1])).sum(0)
+    sizes = ends.diff(dim=1, prepend=torch.zeros_like(ends[:, :1])).sum(0)
+    rows = {"div/mean": total[:, -1].sum() / count, "div/p90": p90, "div/p99": p99, "div/max": D.max()}
+    rows |= {f"div/decile_{k}": value for k, value in enumerate(sums / sizes.clamp(min=1))}
     return rows
 
 
@@ -80,7 +82,7 @@ def _budget_rows(batch: TokenBatch, out: TokenWeights) -> dict[str, Tensor]:
     limit = out.threshold.amax(1, keepdim=True)  # delta: c_t never exceeds it, and starts there
     rows = {
         "prefix/ratio_mean": ratio.mean(),
-        "prefix/ratio_p90": quantiles(ratio, (0.9,))[0],
+        "prefix/ratio_p90": upper_quantiles(ratio, len(ratio), (0.9,))[0],
         "budget/seq_bound": ((out.threshold < limit) & valid).any(1).double().mean(),
         "budget/negative": ((out.threshold < 0) & valid).sum() / valid.sum().clamp(min=1),
     }
@@ -100,12 +102,15 @@ def _acceptance_rows(batch: TokenBatch, rejected: Tensor) -> dict[str, Tensor]:
     return rows
 
 
-def quantiles(values: Float[Tensor, " N"], qs: tuple[float, ...]) -> list[Tensor]:
-    """Linearly interpolated quantiles of any number of values (`torch.quantile` stops at 16M)."""
-    ordered = values.sort().values
+def upper_quantiles(values: Float[Tensor, " N"], count: int, qs: tuple[float, ...]) -> list[Tensor]:
+    """Linearly interpolated quantiles of the `count` largest values, of any number (`torch.quantile` stops at 16M).
+
+    Sorts from the top down to the lowest of the quantiles.
+    """
+    positions = [q * (count - 1) for q in qs]
+    ordered = values.topk(count - math.floor(min(positions))).values.double()
     found = []
-    for q in qs:
-        position = q * (len(ordered) - 1)
-        low, high = ordered[math.floor(position)], ordered[math.ceil(position)]
+    for position in positions:
+        low, high = (ordered[count - 1 - round_(position)] for round_ in (math.floor, math.ceil))
         found.append(low + (position - math.floor(position)) * (high - low))
     return found

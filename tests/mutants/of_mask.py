@@ -237,8 +237,8 @@ BUDGET = mutants_of(
         "the_quantile_ignores_position the_search_equals_the_sort",
     ),
     ("no interpolation of the sorted", "low + fraction.to(low) * (high - low)", "low", "the_search_equals_the_sort"),
-    ("an unfinished search is believed", "(low[0] == high[0]) & (k > 0)", "k > 0", "the_search_equals_the_sort"),
-    ("the maximum is searched", "(low[0] == high[0]) & (k > 0)", "low[0] == high[0]", "the_search_equals_the_sort"),
+    ("an unfinished search is believed", "(low == high) & (k > 0)", "k > 0", "the_search_equals_the_sort"),
+    ("the maximum is searched", "(low == high) & (k > 0)", "low == high", "the_search_equals_the_sort"),
     (
         "the dynamic budget is fixed",
         'if budget == "fixed"',

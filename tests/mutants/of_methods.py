@@ -232,6 +232,18 @@ LOG = mutants_of(
         "out.threshold[:, :1]",
         "diagnostics_do_not_see_padding",
     ),
+    (
+        "padding counts for the quantiles",
+        "int(batch.lengths.sum())",
+        "out.divergence.numel()",
+        "diagnostics_do_not_see_padding",
+    ),
+    (
+        "deciles count invalid tokens",
+        "torch.searchsorted(batch.mask.cumsum(",
+        "torch.searchsorted(torch.ones_like(batch.mask).cumsum(",
+        "diagnostics_do_not_see_padding",
+    ),
 )
 
 OF_METHODS = [*DIVERGENCE, *RATIO, *BY_DIVERGENCE, *LOG]
