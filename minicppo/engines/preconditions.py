@@ -71,8 +71,8 @@ def _no_new_trl() -> Check:
         found = version("trl")
     except PackageNotFoundError:
         found = ""
-    name, passed = "no TRL beside verl", not found or find_spec("trl.experimental.ppo") is not None
-    return Check(name, passed, found or "none", "pip uninstall trl, in verl's environment")
+    passed = not found or SpecifierSet("<1.16").contains(found)
+    return Check("no new TRL beside verl", passed, found or "none", "pip uninstall trl, in verl's environment")
 
 
 def _gpus(config: RunConfig) -> Check:

@@ -44,9 +44,7 @@ def test_verl_accepts_every_plan(preset: str) -> None:
 
 @pytest.mark.filterwarnings("ignore")
 def test_the_anchor_is_in_the_composed_configuration() -> None:
-    from omegaconf import OmegaConf
-
-    from tests.engines.verl_setup import composed
+    from tests.engines.verl_setup import OmegaConf, composed
 
     config = composed(verl_overrides(of("qwen3-8b-base"), RUN))
     for key, value in ANCHOR.items():

@@ -1,0 +1,117 @@
+"""What surrounds verl: the data it reads, the process it runs in, the exit status it ends with."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from minicppo.engines import verl_data, verl_run
+from minicppo.rl.config import ConfigError, RunConfig, load_config
+
+pytest.importorskip("math_verify", reason="task math needs math-verify: pip install 'minicppo[math]'")
+parquet = pytest.importorskip("pyarrow.parquet", reason="Parquet files need pyarrow: pip install 'minicppo[math]'")
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> RunConfig:
+    """An 8B run on two small files."""
+    for name, count in (("train", 5), ("test", 3)):
+        rows = [{"question": f"What is {i} + {i}? ({name})", "answer": str(2 * i)} for i in range(count)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    files = {name: str(tmp_path / f"{name}.jsonl") for name in ("train", "test")}
+    return load_config(
+        "qwen3-8b-base",
+        [
+            f"task.options={{data: {files['train']}, test: {files['test']}, template: 'Solve: {{problem}}'}}",
+            f"eval.data=[{files['test']}]",
+        ],
+    )
+
+
+def test_the_data_have_verls_columns_and_our_prompts(config: RunConfig, tmp_path: Path) -> None:
+    counts = verl_data.write_data(config, tmp_path / "run")
+    assert counts == {"train": 5, config.eval.data[0]: 3}
+    train = parquet.read_table(tmp_path / "run/data/train.parquet").to_pylist()
+    assert [row["reward_model"]["ground_truth"] for row in train] == ["0", "2", "4", "6", "8"]
+    assert train[1]["prompt"] == [{"role": "user", "content": config.make_task().problems["train"][1].prompt}]  # type: ignore[attr-defined]
+    assert "What is 1 + 1?" in train[1]["prompt"][0]["content"]
+    evaluation = parquet.read_table(tmp_path / "run/data/eval.parquet").to_pylist()
+    assert {row["data_source"] for row in evaluation} == {config.eval.data[0]}
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_verl_reads_the_data(config: RunConfig, tmp_path: Path) -> None:
+    pytest.importorskip("verl", reason="verl is not installed: pip install -c constraints-verl.txt -e '.[verl]'")
+    from omegaconf import OmegaConf
+    from verl.utils.dataset.rl_dataset import RLHFDataset
+
+    from minicppo.rl.policy import character_tokenizer
+    from minicppo.rl.reward import compute_score
+
+    verl_data.write_data(config, tmp_path / "run")
+    tokenizer = character_tokenizer("".join(map(chr, range(10, 127))))
+    tokenizer.chat_template = "{{ messages[0]['content'] }}"
+    settings = {"cache_dir": str(tmp_path), "filter_overlong_prompts": True, "max_prompt_length": 1024}
+    data = RLHFDataset([str(tmp_path / "run/data/train.parquet")], tokenizer, OmegaConf.create(settings))
+    assert len(data) == 5
+    row = data[3]
+    assert row["reward_model"]["ground_truth"] == "6"
+    score = compute_score(row["data_source"], "Answer: 6", row["reward_model"]["ground_truth"], row["extra_info"])
+    assert score["score"] == 1.0
+
+
+def fake(monkeypatch: pytest.MonkeyPatch, program: str) -> None:
+    monkeypatch.setattr(verl_run, "command", lambda config, run_dir: [sys.executable, "-c", program])
+
+
+def test_output_and_exit_status_are_passed_on(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake(monkeypatch, "import sys; print('step 1'); print('oh', file=sys.stderr); sys.exit(3)")
+    said: list[str] = []
+    run = tmp_path / "run"
+    assert verl_run.train(config, run, said.append) == 3
+    assert "step 1" in said
+    assert "oh" in said
+    assert load_config(run / "config.yaml") == config
+    assert verl_run.train(config, run, said.append) == 3  # the same again goes on
+    assert (run / "verl.log").read_text().count("step 1") == 2
+    other = config.model_copy(update={"seed": 1})
+    with pytest.raises(ConfigError, match="another --run-dir"):
+        verl_run.train(other, run, said.append)
+
+
+def test_a_killed_process_has_the_status_a_shell_gives_it(tmp_path: Path) -> None:
+    arguments = [sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"]
+    assert verl_run.stream(arguments, tmp_path / "log", lambda line: None) == 137
+
+
+def test_the_command_is_verls(config: RunConfig, tmp_path: Path) -> None:
+    program, flag, module, *overrides = verl_run.command(config, tmp_path)
+    assert (program, flag, module) == (sys.executable, "-m", "verl.trainer.main_ppo")
+    assert overrides == verl_run.verl_overrides(config, tmp_path)
+
+
+def test_a_run_through_the_command_line(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`minicppo train` and `resume`, the preconditions met and verl replaced by a program that fails."""
+    from minicppo.cli import main
+
+    cli = importlib.import_module("minicppo.cli.train")
+    fake(monkeypatch, "print('[a line of verl]'); raise SystemExit(5)")
+    monkeypatch.setattr(cli, "_require", lambda config, folder: None)
+    (tmp_path / "run.yaml").write_text(config.to_yaml())
+    run = str(tmp_path / "run")
+    for arguments in (["train", str(tmp_path / "run.yaml"), "-o", run], ["resume", run]):
+        with pytest.raises(SystemExit) as ended:
+            main(arguments)
+        shown: Any = capsys.readouterr()
+        assert ended.value.code == 5
+        assert "[a line of verl]" in shown.out
+        assert "verl ended with status 5" in " ".join(shown.err.split())
