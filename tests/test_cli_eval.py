@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -94,6 +97,28 @@ class TestOnData:
     ) -> None:
         assert call("eval", str(model), *arguments) == 2
         assert says in capsys.readouterr().err
+
+    @pytest.mark.slow
+    def test_killed_in_the_middle_it_goes_on_and_ends_with_the_same(self, model: Path, tmp_path: Path) -> None:
+        many = [json.dumps({"question": f"{i} + 8", "answer": f"{i + 8}"}) + "\n" for i in range(120)]
+        (tmp_path / "many.jsonl").write_text("".join(many))
+        options = ["eval", str(model), "--data", "many.jsonl", "--samples", "2", "--max-new-tokens", "8"]
+        options += ["--template", "{problem}?", "--out"]
+        code = "import sys; from minicppo.cli import main; main(sys.argv[1:])"
+        process = subprocess.Popen([sys.executable, "-c", code, *options, "killed"], cwd=tmp_path)
+        record = tmp_path / "killed" / "many.jsonl"
+        while process.poll() is None and not (record.exists() and record.read_bytes().count(b"\n") >= 5):
+            time.sleep(0.01)
+        process.kill()
+        assert process.wait() == -9, "it was to be killed before its end"
+        kept = record.read_text().splitlines()
+        assert 5 <= len(kept) < 120
+        assert call(*options, "killed") == 0
+        assert call(*options, "whole") == 0
+        again = record.read_text().splitlines()
+        assert again[: len(kept)] == kept
+        assert len(again) == 120, "no problem was sampled twice"
+        assert record.read_bytes() == (tmp_path / "whole" / "many.jsonl").read_bytes()
 
     def test_a_folder_that_is_no_model(self, sums: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert call("eval", "nothing", "--data", str(sums)) == 2
