@@ -8,7 +8,8 @@ rewards are all equal (their advantages are zero); `token-mean` divides by the r
 import dataclasses
 import os
 import warnings
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -134,14 +135,13 @@ def trl_config(config: RunConfig, run_dir: Path) -> CPPOConfig:
             known = nearest(key, list(CPPOConfig.__dataclass_fields__))
             raise ValueError(f"cluster.overrides: TRL has no setting {key!r}{known}")
         chosen[key] = yaml.safe_load(value)
-    return CPPOConfig(**chosen)
+    with quiet():
+        return CPPOConfig(**chosen)
 
 
 def _run_to_end(
     run: RunDir, config: RunConfig, start: Policy, on_event: OnEvent | None, checkpoint: Path | None
 ) -> Path:
-    # TRL still uses the names that transformers is about to drop.
-    warnings.filterwarnings("ignore", ".*checkpointing.* is deprecated", FutureWarning, "transformers")
     torch.set_num_threads(config.threads)
     task, settings = config.make_task(), config.train
     policy = dataclasses.replace(start, autocast=config.autocast_dtype())
@@ -173,12 +173,20 @@ def _run_to_end(
         callbacks=[log] if is_main() else [],
     )
     trainer.remove_callback(PrinterCallback)
-    with log.open(checkpoint) if is_main() else nullcontext():
+    with quiet(), log.open(checkpoint) if is_main() else nullcontext():
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         if is_main():
             save_policy(policy, run.checkpoints / f"{settings.iterations:06d}" / "policy")
             run.write_summary(config)
     return run.path
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the warnings that TRL still uses names which transformers is about to drop."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*checkpointing.* is deprecated", FutureWarning)
+        yield
 
 
 def is_main() -> bool:

@@ -123,4 +123,11 @@ def test_what_trl_cannot_do_is_refused_before_any_work(tmp_path: Path) -> None:
     ):
         with pytest.raises(ValueError, match=message):
             train(small_run(train={**SETTINGS["train"], **changes}), tmp_path / "run")
+    for whole, message in (
+        ({"cluster": {"overrides": ["use_vlm=true"]}}, "did you mean 'use_vllm'"),
+        ({"cluster": {"overrides": ["beta=0.1"]}}, "KL penalty"),
+        ({"rollout": {**SETTINGS["rollout"], "autocast": "bfloat16"}}, "rollout.autocast=bfloat16"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            train(small_run(**whole), tmp_path / "run")
     assert not (tmp_path / "run").exists()
