@@ -18,7 +18,7 @@ FLOORS: dict[str, set[str]] = {
     "bounds": set(),
     "rules": set(),
     "rl": {"rules", "bounds"},
-    "engines": {"rl", "rules"},
+    "engines": {"rl", "rules", "bounds"},
     "report": {"rl", "rules", "bounds"},
     "cli": {"engines", "report", "rl", "rules", "bounds", "reference"},
     "": {"rules"},  # minicppo/__init__.py, the public face
