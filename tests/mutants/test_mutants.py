@@ -26,6 +26,7 @@ def test_there_are_enough_and_each_applies() -> None:
 
 
 def test_planting_leaves_the_original_alone() -> None:
+    original()  # imports both packages
     before = {name: module for name, module in sys.modules.items() if name.startswith("minicppo")}
     subject = planted(MUTANTS[0])
     assert subject.rules is not original().rules
