@@ -61,7 +61,7 @@ def build(size: str, device: str) -> Policy:
     return Policy(model.to(device), character_tokenizer("abcdefghijklmn"))
 
 
-class _Recorder(LogitsProcessor):  # type: ignore[misc]
+class _Recorder(LogitsProcessor):
     """Log-probs of the tokens as they are chosen, each step's looked up at the next."""
 
     def __init__(self) -> None:
@@ -78,7 +78,7 @@ class _Recorder(LogitsProcessor):  # type: ignore[misc]
             self.log_probs.append(self.last[0].gather(1, ids[:, -1:]) - self.last[1])
 
 
-class _StopAt(StoppingCriteria):  # type: ignore[misc]
+class _StopAt(StoppingCriteria):
     """Row i ends with its lengths[i]-th new token."""
 
     def __init__(self, lengths: Tensor, width: int):
@@ -167,7 +167,7 @@ def main() -> None:
     candidates = ["ours", "generate", "loop"] if args.loop else ["ours", "generate"]
     torch.set_num_threads(args.threads)
     result: list[dict[str, Any]] = []
-    for size in SIZES:
+    for size in ["0.1M"] if args.small else SIZES:
         rows, cap = (16, 12) if args.small else (ROWS[size] if args.device == "cpu" else 256, 128)
         repeats = min(args.repeats, 3) if size == "30M" and args.device == "cpu" else args.repeats
         for lengths in ("equal", "spread"):
