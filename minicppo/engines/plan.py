@@ -136,6 +136,8 @@ def _trl_refusals(config: RunConfig) -> list[str]:
         wrong.append(f"train.staleness = {train.staleness} is only for engine local: set train.staleness=0")
     if train.loss_agg_mode == "seq-mean-token-sum-norm" and train.horizon not in (None, horizon):
         wrong.append(f"train.horizon = {train.horizon}, but it divides by max_new_tokens = {horizon}: set it to null")
+    if config.rollout.autocast != "same":
+        wrong.append(f"rollout.autocast = {config.rollout.autocast}, but it samples as it scores: set it to same")
     responses, rows, accumulation = _micro_batches(config)
     if rows * accumulation * cluster.gpus != responses:
         wrong.append(
@@ -166,7 +168,7 @@ def _settings(config: RunConfig, run_dir: Path) -> dict[str, str]:
         return {}
     train = config.train
     _, rows, accumulation = _micro_batches(config)
-    settings = {
+    settings: dict[str, Any] = {
         "method": config.method.name,
         "method_params": dict(config.method.params),
         "num_generations": config.rollout.group_size,
@@ -180,6 +182,7 @@ def _settings(config: RunConfig, run_dir: Path) -> dict[str, str]:
         "learning_rate": train.lr,
         "max_grad_norm": train.grad_clip,
     }
+    settings |= (override.split("=", 1) for override in config.cluster.overrides)
     return {key: str(value) for key, value in settings.items()}
 
 

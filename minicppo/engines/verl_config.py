@@ -68,6 +68,8 @@ def _refusals(config: RunConfig) -> list[str]:
         wrong.append(f"train.staleness = {train.staleness} is only for engine local: set train.staleness=0")
     if config.task.name != "math":
         wrong.append(f"task {config.task.name!r} has no data files and reward for it: use task math, or engine trl")
+    if config.rollout.autocast != "same":
+        wrong.append(f"rollout.autocast = {config.rollout.autocast}, but vLLM's bfloat16 is its own: set it to same")
     if train.autocast == "off":
         wrong.append("train.autocast = off, but it trains in bfloat16: set train.autocast=auto")
     responses, ranks = minibatch_prompts(config) * config.rollout.group_size, data_parallel(config)

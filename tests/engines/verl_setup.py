@@ -28,6 +28,7 @@ with warnings.catch_warnings():  # of verl's own imports
     from verl.utils.config import omega_conf_to_dataclass, validate_config
     from verl.workers.utils.losses import ppo_loss
 
+    from minicppo.engines import verl_loss as verl_loss
     from minicppo.engines.verl_config import TARGET, loss_mode
 
 HORIZON = 40
