@@ -1,5 +1,6 @@
 """CPPO's token mask (paper Eq. 8-11, Algorithm 1) as a prefix sum over a batch."""
 
+import sys
 from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any
@@ -17,7 +18,7 @@ from minicppo.rules.layout import Packed, Padded
 from minicppo.rules.result import CPPOMask, Reason, prefix_slack
 from minicppo.rules.weights import SCHEDULES, position_weights
 
-BLOCK = 1 << 17  # tokens worked on at a time on the CPU: intermediates stay in the cache, and their memory is reused
+BLOCK = 1 << 18  # tokens worked on at a time on the CPU: intermediates stay in the cache, and their memory is reused
 
 Delta = Annotated[float, Hyper("paper Table 3 (0.20 for 30B-A3B)", low=0)]
 DeltaB = Annotated[float, Hyper("paper Table 3: floor of the dynamic budget, or the fixed value", low=0)]
@@ -77,7 +78,7 @@ def cppo_mask(
     out: dict[str, Any] = {name: torch.empty_like(like) for name in ("divergence", "threshold")}
     out["reason"] = torch.empty_like(like, dtype=torch.int8)
     budgets = []
-    for rows, tokens, block in layout.blocks(BLOCK if like.device.type == "cpu" else like.numel()):
+    for rows, tokens, block in layout.blocks(BLOCK if like.device.type == "cpu" else sys.maxsize):
         pi, mu, valid = (block.pad(given[k][tokens]) for k in ("log_probs", "rollout_log_probs", "response_mask"))
         D = block.pad(given["divergence"][tokens]) if "divergence" in given else binary_tv(pi, mu)
         mask = mask_rows(
