@@ -182,7 +182,9 @@ def _settings(config: RunConfig, run_dir: Path) -> dict[str, str]:
         "learning_rate": train.lr,
         "max_grad_norm": train.grad_clip,
     }
-    settings |= (override.split("=", 1) for override in config.cluster.overrides)
+    for override in config.cluster.overrides:
+        key, _, value = override.partition("=")
+        settings[key] = value
     return {key: str(value) for key, value in settings.items()}
 
 
