@@ -28,9 +28,9 @@ def clamped_quantile(
     result = torch.where(at_high, values.new_tensor(high), values.new_tensor(low))  # bare scalars would be float32
     rows = (~(at_low | at_high)).nonzero().squeeze(1)
     if len(rows):
-        found, exact = searched_quantile(
-            values[rows], from_top[rows], fraction[rows], (low, high), (above_low[rows], above_high[rows])
-        )
+        start = [torch.full_like(fraction, at, dtype=values.dtype) for at in (low, high)]
+        bracket = (x[rows, None] for x in (start[0], above_low, start[1], above_high))
+        found, exact = searched_quantile(values[rows], from_top[rows], fraction[rows], *bracket)
         ties = rows[~exact]
         result[rows] = found
         if len(ties):
@@ -43,30 +43,29 @@ def searched_quantile(
     values: Float[Tensor, "B T"],
     from_top: Int[Tensor, " B"],
     fraction: Float[Tensor, " B"],
-    limits: tuple[float, float],
-    above: tuple[Float[Tensor, " B"], Float[Tensor, " B"]],
+    low: Float[Tensor, "B 1"],
+    above_low: Float[Tensor, "B 1"],
+    high: Float[Tensor, "B 1"],
+    above_high: Float[Tensor, "B 1"],
 ) -> tuple[Float[Tensor, " B"], Bool[Tensor, " B"]]:
-    """`row_quantile` between two limits without a sort, and for which rows it was found.
+    """`row_quantile` between low and high without a sort, and the rows for which it was found.
 
-    Looks for a value that exactly `from_top` entries exceed, by linear interpolation between counts: the entries on its
-    two sides are the quantile's neighbours. Ties have no such value; crowded rows may need more than SEARCH steps.
-    above: how many entries exceed each limit.
+    Looks for a number that exactly `from_top` entries exceed, by linear interpolation between counts: the entries on
+    its two sides are the quantile's neighbours. Ties have no such number, crowded rows may need more steps.
+    above_low, above_high: how many entries exceed either limit.
     """
-    k = from_top[:, None].to(values.dtype)
-    flags = torch.empty_like(values)
-    low, high = (
-        torch.stack([torch.full_like(k, at), count[:, None]]) for at, count in zip(limits, above, strict=True)
-    )  # each end of the bracket: (value, entries above)
+    k, flags = from_top[:, None], torch.empty_like(values)
     for _ in range(SEARCH):
-        part = (low[1] - k) / (low[1] - high[1]).clamp_(min=1)
-        x = torch.lerp(low[0], high[0], part.clamp_(0.01, 0.99))
-        count = torch.gt(values, x, out=flags).sum(1, keepdim=True)
-        new = torch.stack([x, count])
-        low, high = torch.where(count >= k, new, low), torch.where(count <= k, new, high)
-    larger = values > low[0]
-    below = values.masked_fill(larger, 0.0).amax(1)
-    beyond = values.masked_fill(~larger, math.inf).amin(1)
-    exact = ((low[0] == high[0]) & (k > 0)).squeeze(1)
+        part = (above_low - k) / (above_low - above_high).clamp_(min=1)
+        x = torch.lerp(low, high, part.clamp_(0.01, 0.99))
+        above = torch.gt(values, x, out=flags).sum(1, keepdim=True)
+        up, down = above >= k, above <= k
+        low, above_low = torch.where(up, x, low), torch.where(up, above, above_low)
+        high, above_high = torch.where(down, x, high), torch.where(down, above, above_high)
+    torch.gt(values, low, out=flags)
+    below = torch.addcmul(values, values, flags, value=-1).amax(1)
+    beyond = flags.reciprocal_().sub_(1).add_(values).amin(1)  # 1 / 0 puts the others at infinity
+    exact = ((low == high) & (k > 0)).squeeze(1)
     return below + fraction.to(below) * (beyond - below), exact
 
 
