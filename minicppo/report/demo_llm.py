@@ -24,7 +24,8 @@ from minicppo.report.tables import Result, result, rich_table
 from minicppo.report.write import write_report
 from minicppo.rl.checkpoint import list_checkpoints
 from minicppo.rl.config import ConfigError, RunConfig, load_config
-from minicppo.rl.policy import Policy
+from minicppo.rl.gguf import convert_apart
+from minicppo.rl.policy import Policy, is_gguf
 from minicppo.rl.rundir import peak_memory_mb, write_atomically
 from minicppo.rl.trainer import resume, starting_policy, train, trained_policy
 from minicppo.rules import get_method
@@ -53,6 +54,8 @@ def run_demo_llm(
         shutil.rmtree(folder, ignore_errors=True)
     require_same_settings(folder, config)
     with console.status("Reading the model (the first time it is converted, which takes half a minute) ..."):
+        if is_gguf(config.model.path or ""):
+            convert_apart(str(config.model.path))
         start = _ready(starting_policy(config), config)
     require_room(config, int(start.model.config.vocab_size))
     before = answers(start, config, SHOWN)
@@ -132,8 +135,9 @@ def what_to_look_at(run: Run, row: Result) -> str:
 
 - Problems that were never trained on: {sampled[0]} of the sampled answers right
   before, {sampled[1]} after; of the likeliest ones {greedy[0]} and {greedy[1]} %.
-  Part of this is form: {percent(first["format_rate"])} % were a number and nothing else before,
-  {percent(last["format_rate"])} % after, and answers went from {first["length"]:.1f} to {last["length"]:.1f} tokens.
+  Part of this is form: the answers above show how it comes to state a sum at
+  once and stop. A number and nothing else were {percent(first["format_rate"])} % before,
+  {percent(last["format_rate"])} % after, in {first["length"]:.1f} and {last["length"]:.1f} tokens.
 - curves.png, reasons.png: {percent(row.masked or 0.0, 2)} % of the tokens were masked.
 - drift.png: where in a response the policies had moved apart.
 - answer.html, response.png: one answer, token by token.

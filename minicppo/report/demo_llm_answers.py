@@ -29,7 +29,7 @@ WORDS = {
     Reason.INSIDE: "kept, inside both limits",
     Reason.TOKEN: "masked by the token test",
     Reason.PREFIX: "masked by the prefix budget",
-    Reason.BOTH: "masked by both",
+    Reason.BOTH: "masked by both (underlined)",
     Reason.SEQUENCE: "masked with the whole response",
 }
 KEPT = {Reason.TOWARD: GREEN, Reason.INSIDE: GREY}
@@ -129,4 +129,5 @@ def _style(reason: Reason, share: float) -> Style:
     face = np.array([int(_face(reason)[i : i + 2], 16) for i in (1, 3, 5)])
     mixed = (255 + (0.2 + 0.8 * share) * (face - 255)).round().astype(int)
     dark = float(mixed @ [0.299, 0.587, 0.114]) < 128
-    return Style(color="white" if dark else "black", bgcolor="#" + "".join(f"{value:02x}" for value in mixed))
+    ground = "#" + "".join(f"{value:02x}" for value in mixed)
+    return Style(color="white" if dark else "black", bgcolor=ground, underline=reason == Reason.BOTH)

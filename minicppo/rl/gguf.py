@@ -8,7 +8,9 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import logging
+import multiprocessing
 import tempfile
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import torch
@@ -26,19 +28,37 @@ logger = logging.getLogger(__name__)
 def folder_of(source: str) -> Path:
     """The Hugging Face folder that `package:NAME` or a path to a `.gguf` file stands for, converted on first use.
 
+    Raises:
+        FileNotFoundError: there is no such file or package.
+        ModuleNotFoundError: the packages that read the format are missing.
+    """
+    file, folder = located(source)
+    return folder if folder.is_dir() else convert_gguf(file, folder)
+
+
+def convert_apart(source: str) -> Path:
+    """The same, converting in a process of its own: what that allocates (2 GB for SmolLM2-135M) goes with it."""
+    folder = located(source)[1]
+    if folder.is_dir():
+        return folder
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(folder_of, source).result()
+
+
+def located(source: str) -> tuple[Path, Path]:
+    """The file that `source` stands for, and the folder that it is converted to, whether that is there or not.
+
     The cache is `models/` in `minicppo.rl.warmup.cache_dir()`; its key is the file's content.
 
     Raises:
         FileNotFoundError: there is no such file or package.
-        ModuleNotFoundError: the packages that read the format are missing.
     """
     file = packaged_gguf(source.removeprefix(PACKAGE)) if source.startswith(PACKAGE) else Path(source).expanduser()
     if not file.is_file():
         raise FileNotFoundError(f"there is no GGUF file {str(file)!r}")
     with file.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()[:16]
-    folder = cache_dir() / "models" / f"{file.stem}-{digest}"
-    return folder if folder.is_dir() else convert_gguf(file, folder)
+    return file, cache_dir() / "models" / f"{file.stem}-{digest}"
 
 
 def packaged_gguf(package: str) -> Path:
@@ -81,7 +101,7 @@ def convert_gguf(file: Path, folder: Path) -> Path:
         file.parent, gguf_file=file.name, dtype=torch.float32, local_files_only=True
     ).eval()
     config = type(quantised.config).from_dict(quantised.config.to_dict())
-    vars(config).pop("quantization_config", None)  # else transformers refuses to save weights that are no longer quantised
+    vars(config).pop("quantization_config", None)  # else it refuses to save what is no longer quantised
     model = type(quantised)(config)
     model.load_state_dict(quantised.state_dict())
 

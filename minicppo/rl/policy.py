@@ -132,7 +132,7 @@ def load_policy(path: str | Path, chat: bool | None = None) -> Policy:
         FileNotFoundError: there is no such folder, file or package.
         ValueError: the tokenizer has no end-of-sequence token.
     """
-    if str(path).startswith("package:") or str(path).endswith(".gguf"):
+    if is_gguf(str(path)):
         from minicppo.rl.gguf import folder_of  # optional packages
 
         path = folder_of(str(path))
@@ -149,6 +149,11 @@ def load_policy(path: str | Path, chat: bool | None = None) -> Policy:
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
     has_template = getattr(tokenizer, "chat_template", None) is not None
     return Policy(model.eval(), tokenizer, chat=has_template if chat is None else chat)
+
+
+def is_gguf(path: str) -> bool:
+    """Whether a model's path names a GGUF file, or a package that holds one."""
+    return path.startswith("package:") or path.endswith(".gguf")
 
 
 def save_policy(policy: Policy, folder: str | Path) -> None:
