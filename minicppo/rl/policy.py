@@ -124,8 +124,8 @@ def build_policy(config: ModelConfig, task: Task, seed: int) -> Policy:
 def load_policy(path: str | Path, chat: bool | None = None) -> Policy:
     """A policy from a Hugging Face folder, in float32.
 
-    `path` may also be a `.gguf` file or `package:NAME`, a Python package that ships one; see `minicppo.rl.gguf`. Nothing
-    is downloaded, but for `hub:OWNER/NAME`: once, into the hub's cache.
+    `path` may also be a `.gguf` file or `package:NAME`, a Python package that ships one; see `minicppo.rl.gguf`.
+    Nothing is downloaded, but for `hub:OWNER/NAME`: once, into the hub's cache.
     `chat=None` uses the tokenizer's chat template if it has one.
 
     Raises:
