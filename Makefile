@@ -84,11 +84,11 @@ BENCHMARKS := mask sampling scoring end_to_end
 
 bench: $(STAMP) ## time the mask, sampling, scoring and a whole run beside their peers, and write the README's numbers
 	for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name || exit 1; done
+	$(BIN)/python -m minicppo.report.growth
 	$(BIN)/python -m minicppo.report.readme
 
 bench-gpu: $(STAMP) ## the same on one CUDA GPU
 	for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name --device cuda || exit 1; done
-	$(BIN)/python -m minicppo.report.readme
 
 study: $(STAMP) ## compare the methods over many seeds (hours; what is finished is kept), into results/
 	$(BIN)/minicppo study configs/study.yaml
@@ -103,8 +103,9 @@ readings: $(STAMP) ## measure what each other reading of the paper changes (REPR
 docs: $(STAMP) ## write the generated tables of README.md and REPRODUCTION.md again
 	$(BIN)/python -m minicppo.report.readme
 
-figures: $(STAMP) ## draw the pictures of the README again
+figures: $(STAMP) ## draw the committed pictures again from committed results
 	$(BIN)/python -m minicppo.report.overview
+	$(BIN)/python -m minicppo.report.growth
 
 clean: ## remove the environment and the caches; runs stay
 	rm -rf $(VENV) .pytest_cache .hypothesis .mypy_cache .ruff_cache

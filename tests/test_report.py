@@ -10,6 +10,7 @@ import pytest
 
 from minicppo.report.curves import curves, masked_share
 from minicppo.report.drift import by_position, drift_by_position
+from minicppo.report.growth import PANELS, ROOT, SERIES, growth
 from minicppo.report.overview import LENGTH, PATH, made_up_divergences, masks, overview
 from minicppo.report.response import MASKED, choose_response, choose_window, one_response
 from minicppo.report.runs import Run, Trace, differing_settings, labels, load_run
@@ -58,6 +59,18 @@ def test_a_quantity_the_method_does_not_log_is_a_dash(runs: list[Run]) -> None:
     bare = Run(runs[3].path, runs[3].config, [r for r in runs[3].metrics if r["kind"] != "update"], [])
     assert cells(result(bare))["masked"] == "-"
     assert cells(result(bare))["time"] == "-"
+
+
+def test_growth_is_drawn_from_the_committed_benchmark() -> None:
+    result = json.loads((ROOT / "benchmarks" / "results" / "end_to_end.json").read_text())
+    left, right = growth(result).axes
+    for ax, (kind, _) in zip((left, right), PANELS, strict=True):
+        rows = [row for row in result["rows"] if row["kind"] == kind]
+        assert len(rows) >= 5
+        lines = {str(line.get_label()): line for line in ax.get_lines()}
+        for key, name, *_ in SERIES:
+            assert lines[name].get_xdata().tolist() == [row["size"] for row in rows]
+            assert lines[name].get_ydata().tolist() == [row[key] for row in rows]
 
 
 def test_labels_tell_runs_of_one_method_apart(runs: list[Run], tmp_path: Path) -> None:
