@@ -134,7 +134,7 @@ def growth(rows: int, widths: tuple[int, ...], repeats: int, device: str) -> lis
 
 
 def main() -> None:
-    args = options(__doc__).parse_args()
+    args = options(__doc__, threads=2, repeats=15).parse_args()
     torch.set_num_threads(args.threads)
     shapes, (rows, widths) = (((8, 64), (4, 128)), (8, (32, 64))) if args.small else (SHAPES, GROWTH)
     bandwidth = copy_bandwidth(args.device, repeats=args.repeats)

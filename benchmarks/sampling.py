@@ -33,7 +33,8 @@ SIZES: dict[str, dict[str, int]] = {
     "1M": {"vocab": 512, "hidden": 128, "layers": 4, "heads": 4, "kv_heads": 4, "head_dim": 32},
     "30M": {"vocab": 8192, "hidden": 512, "layers": 8, "heads": 8, "kv_heads": 4, "head_dim": 64},
 }
-ROWS = {"0.1M": 256, "1M": 256, "30M": 64}  # on a CPU; at 30M fewer, and at most 3 repeats, for the time it takes
+ROWS = {"0.1M": 256, "1M": 256, "30M": 32}  # on a CPU; a GPU takes 256 everywhere
+TURNS = {"0.1M": 7, "1M": 3, "30M": 2}  # at most, on a CPU: a turn of the largest takes half a minute
 
 
 def build(size: str, device: str) -> Policy:
@@ -169,7 +170,7 @@ def main() -> None:
     result: list[dict[str, Any]] = []
     for size in ["0.1M"] if args.small else SIZES:
         rows, cap = (16, 12) if args.small else (ROWS[size] if args.device == "cpu" else 256, 128)
-        repeats = min(args.repeats, 3) if size == "30M" and args.device == "cpu" else args.repeats
+        repeats = min(args.repeats, TURNS[size]) if args.device == "cpu" else args.repeats
         for lengths in ("equal", "spread"):
             result.append(measure(size, lengths, rows, cap, repeats, args.device, candidates))
     columns = {

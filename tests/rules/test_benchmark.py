@@ -12,7 +12,7 @@ from benchmarks import mask
 
 def test_small_benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     result = tmp_path / "mask.json"
-    monkeypatch.setattr("sys.argv", ["mask", "--small", "--repeats", "1", "--json", str(result)])
+    monkeypatch.setattr("sys.argv", ["mask", "--small", "--threads", "1", "--repeats", "1", "--json", str(result)])
     mask.main()
     assert "| 8 x 64 |" in capsys.readouterr().out
     found = json.loads(result.read_text())
