@@ -68,6 +68,8 @@ class TokenBatch:
         for name, value in tensors.items():
             by_token = value.shape == mask.shape and value is not mask
             object.__setattr__(self, name, zero_invalid(value, mask) if by_token else value.expand(mask.shape))
+        if self.cells is not None:
+            object.__setattr__(self, "cells", checked_cells(self.cells, mask.shape))
 
     @classmethod
     def from_packed(cls, lengths: Tensor, cells: Cells | None = None, **tensors: Any) -> "TokenBatch":
@@ -166,6 +168,26 @@ def checked_inputs(packed: Packed | None, **given: Tensor | None) -> dict[str, T
     return checked | {k: check_tokens(k, v.detach(), mask) for k, v in given.items() if v is not None}
 
 
+def checked_cells(cells: Cells, shape: torch.Size) -> Cells:
+    """The cells of a (B, T) batch without gradient. Raises on half precision and on a shape that does not fit."""
+    every = (*shape, *cells.log_probs.shape[-1:])
+    for name, value in vars(cells).items():
+        wanted = tuple(shape) if name == "token_ids" else every
+        if value is not None and tuple(value.shape) != wanted:
+            raise ValueError(f"cells.{name} is {tuple(value.shape)} where the batch needs {wanted}")
+    detached = {name: getattr(cells, name).detach() for name in ("log_probs", "rollout_log_probs")}
+    for name, value in detached.items():
+        _require_precision(f"cells.{name}", value)
+    return replace(cells, **detached)
+
+
+def _require_precision(name: str, value: Tensor) -> None:
+    if value.dtype not in (torch.float32, torch.float64):
+        raise TypeError(
+            f"{name} is {value.dtype}: sums over thousands of tokens need float32 or float64; call .float() first"
+        )
+
+
 def check_tokens(name: str, value: Tensor, mask: Bool[Tensor, "*shape"]) -> Tensor:
     """The value itself, or a copy without what invalid positions may not hold.
 
@@ -173,10 +195,7 @@ def check_tokens(name: str, value: Tensor, mask: Bool[Tensor, "*shape"]) -> Tens
     """
     if value.shape != mask.shape:
         raise ValueError(f"{name} is {tuple(value.shape)} but the response mask is {tuple(mask.shape)}")
-    if value.dtype not in (torch.float32, torch.float64):
-        raise TypeError(
-            f"{name} is {value.dtype}: sums over thousands of tokens need float32 or float64; call .float() first"
-        )
+    _require_precision(name, value)
     lowest, highest, advice = _LIMITS.get(name, (-math.inf, math.inf, ""))
     largest = torch.finfo(value.dtype).max
     lowest, highest = max(lowest, -largest), min(highest, largest)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -134,6 +135,11 @@ BAD: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         ValueError,
         r"needs 'topk' cells and the batch carries 'full'",
     ),
+    "half cells": (
+        lambda: rules.TokenBatch(X, X, ONES, cells=replace(FULL, log_probs=CUBE.bfloat16())),
+        TypeError,
+        r"cells.log_probs is torch.bfloat16.*\.float\(\)",
+    ),
     "no cells to predict": (
         lambda: rules.get_method("dppo", direction="predicted")(BATCH),
         ValueError,
@@ -208,6 +214,24 @@ def test_what_is_no_tensor(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     function, message = NO_TENSOR[name]
     with pytest.raises(TypeError, match=message):
         function()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rollout_log_probs": CUBE[..., :1]}, r"cells.rollout_log_probs is \(2, 3, 1\) where .* \(2, 3, 4\)"),
+        ({"token_ids": FULL.token_ids[:1]}, r"cells.token_ids is \(1, 3\) where .* \(2, 3\)"),
+        ({"ids": FULL.token_ids}, r"cells.ids is \(2, 3\) where .* \(2, 3, 4\)"),
+        ({"log_probs": CUBE[0]}, r"cells.log_probs is \(3, 4\) where .* \(2, 3, 4\)"),
+    ],
+)
+def test_cells_do_not_broadcast(
+    changes: dict[str, torch.Tensor], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a user meets it, whose annotations nobody checks."""
+    monkeypatch.setattr("jaxtyping.config.jaxtyping_disable", True)
+    with pytest.raises(ValueError, match=message):
+        rules.TokenBatch(X, X, ONES, cells=replace(FULL, **changes))
 
 
 def test_invalid_positions_may_hold_anything() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -42,6 +43,19 @@ def test_batches_without_a_valid_token(name: str, shape: tuple[int, int]) -> Non
     assert row["mask/frac"] == 0
     loss = rules.policy_loss(batch.log_probs, out.weight, batch.advantages, batch.mask, horizon=4)
     assert loss == 0
+
+
+@pytest.mark.parametrize("name", [name for name in rules.METHODS if rules.get_method(name).needs != "log_probs"])
+def test_cells_may_carry_a_gradient_and_pass_none_on(name: str) -> None:
+    method = rules.get_method(name)
+    plain = BATCHES[method.needs]
+    assert plain.cells is not None
+    pi = plain.cells.log_probs.clone().requires_grad_()
+    out, expected = method(replace(plain, cells=replace(plain.cells, log_probs=pi))), method(plain)
+    for key, value in vars(expected).items():
+        if isinstance(value, torch.Tensor):
+            assert torch.equal(getattr(out, key), value), key
+            assert not getattr(out, key).requires_grad, key
 
 
 def test_a_response_without_tokens_beside_a_full_one() -> None:
