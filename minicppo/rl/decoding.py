@@ -56,17 +56,26 @@ def knows(model: PreTrainedModel) -> bool:
 
 
 def _read(model: PreTrainedModel, ids: Tensor, mask: Tensor) -> tuple[Tensor, DynamicCache, Tensor]:
-    """Logits (N, V) after each prompt, its cache, and the position (N,) of the token to come."""
+    """Logits (N, V) after each prompt, its cache, and the position (N,) of the token to come.
+
+    Raises:
+        ValueError: the model did not fill the cache, and would see one token alone at each step.
+    """
     cache, positions = DynamicCache(config=model.config), (mask.cumsum(1) - 1).clamp(min=0)
-    logits = model(
+    output = model(
         input_ids=ids,
         attention_mask=None if bool(mask.all()) else mask,  # without padding plain causal attention is faster
         position_ids=positions,
         past_key_values=cache,
         use_cache=True,
         logits_to_keep=1,
-    ).logits[:, -1]
-    return logits, cache, positions[:, -1] + 1
+    )
+    if output.get("past_key_values") is None:
+        raise ValueError(
+            f"{type(model).__name__} returned no past_key_values, the one cache it can be sampled from: take a model "
+            "with attention, and leave training mode where gradient checkpointing is on"
+        )
+    return output.logits[:, -1], cache, positions[:, -1] + 1
 
 
 class GeneralDecoder(Decoder):
@@ -78,7 +87,7 @@ class GeneralDecoder(Decoder):
     def read(self, ids: Tensor, mask: Tensor, samples: int, room: int) -> Tensor:
         logits, self.cache, positions = _read(self.model, ids, mask)
         if samples > 1:
-            self.cache.batch_repeat_interleave(samples)
+            self.cache.reorder_cache(torch.arange(len(ids), device=ids.device).repeat_interleave(samples))
         self.mask, self.positions = (x.repeat_interleave(samples, 0) for x in (mask, positions))
         self.padded = not bool(mask.all())
         return logits.repeat_interleave(samples, 0)
@@ -96,7 +105,7 @@ class GeneralDecoder(Decoder):
         return logits
 
     def keep(self, order: Tensor) -> None:
-        self.cache.batch_select_indices(order)
+        self.cache.reorder_cache(order)  # which recurrent states know too, unlike batch_select_indices
         self.mask, self.positions = self.mask[order], self.positions[order]
 
 

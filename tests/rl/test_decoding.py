@@ -13,8 +13,12 @@ from transformers import (
     GPT2LMHeadModel,
     GPTNeoXConfig,
     GPTNeoXForCausalLM,
+    Lfm2Config,
+    Lfm2ForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
     PreTrainedModel,
     Qwen2Config,
     Qwen2ForCausalLM,
@@ -52,8 +56,17 @@ MODELS = {
     ),
     "gpt-neox": lambda: GPTNeoXForCausalLM(GPTNeoXConfig(**TINY, intermediate_size=40, max_position_embeddings=128)),
     "gpt2": lambda: GPT2LMHeadModel(GPT2Config(vocab_size=16, n_embd=24, n_layer=2, n_head=4, n_positions=128)),
+    "lfm2": lambda: Lfm2ForCausalLM(
+        Lfm2Config(
+            **TINY,
+            intermediate_size=40,
+            num_key_value_heads=2,
+            max_position_embeddings=128,
+            layer_types=["conv", "full_attention"],
+        )
+    ),
 }
-DIRECT = [name for name in MODELS if not name.startswith("gpt")]
+DIRECT = [name for name in MODELS if name.startswith(("qwen", "llama"))]
 
 
 def build(name: str) -> Policy:
@@ -141,6 +154,14 @@ def test_who_decodes_what() -> None:
     stretched = LlamaForCausalLM(LlamaConfig(**DECODER, rope_parameters=rope))
     for model in (hooked, window, stretched):
         assert isinstance(decoder_for(model), GeneralDecoder)
+
+
+def test_a_model_that_leaves_the_cache_empty_is_refused() -> None:
+    """It would sample each token as if the one before it were the whole prompt."""
+    mamba = MambaForCausalLM(MambaConfig(vocab_size=16, hidden_size=24, num_hidden_layers=2, state_size=4))
+    policy = Policy(mamba.eval(), character_tokenizer(ALPHABET))
+    with pytest.raises(ValueError, match="MambaForCausalLM returned no past_key_values"):
+        sample(policy, [[5, 6, 7]], 4, 1.0, None)
 
 
 def steps(decoder: DirectDecoder | GeneralDecoder, poison: float | None = None) -> list[Tensor]:
