@@ -168,19 +168,23 @@ def _add_product(into: Tensor, a: Tensor, b: Tensor, sign: int = 1) -> None:
         into.add_(a @ b, alpha=sign)
 
 
-_LINEAR: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
+_LINEAR: WeakKeyDictionary[PreTrainedModel, tuple[nn.Module, bool]] = WeakKeyDictionary()  # of which head it was found
 
 
 def linear_head(model: PreTrainedModel) -> nn.Linear | None:
     """The model's head, if its logits are exactly that linear layer of its base model's last hidden states.
 
-    Some models cap or scale their logits (Gemma 2, Cohere, Granite), and the list grows. So the model is asked, once:
-    with the head's output replaced by a ramp, does it return that ramp?
+    Some models cap or scale their logits (Gemma 2, Cohere, Granite), and the list grows. So the model is asked, once a
+    head: with its output replaced by a ramp, does it return that ramp? A head with hooks is more than its weights.
     """
     head = model.get_output_embeddings()
-    if model not in _LINEAR:
-        _LINEAR[model] = type(head) is nn.Linear and model.base_model is not model and _passes_through(model, head)
-    return head if _LINEAR[model] else None
+    if type(head) is not nn.Linear or head._forward_hooks or head._forward_pre_hooks:
+        return None
+    asked, linear = _LINEAR.get(model, (None, False))
+    if asked is not head:
+        linear = model.base_model is not model and _passes_through(model, head)
+        _LINEAR[model] = head, linear
+    return head if linear else None
 
 
 @torch.no_grad()

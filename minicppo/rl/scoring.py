@@ -5,12 +5,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from minicppo.rl.lm_head import default_tile, linear_head, token_scores
 from minicppo.rl.policy import Policy
 from minicppo.rl.sampling import Keep, Rollout
 
+KEYS_AND_VALUES = (DynamicLayer, DynamicSlidingWindowLayer)  # layers that remember nothing else; subclasses may
 SHARE = 1.5  # prompts are read once where that divides the tokens by this much: two short passes cost more than one
 
 
@@ -88,7 +89,7 @@ def _read_prompts_once(policy: Policy, rollout: Rollout, runs: Tensor) -> Tensor
     mask = rollout.prompt_mask
     padded = not bool(mask.all())
     cache = DynamicCache(config=policy.model.config)
-    if not all(isinstance(layer, DynamicLayer) for layer in cache.layers):
+    if not all(type(layer) in KEYS_AND_VALUES for layer in cache.layers):
         return None
     hidden = base(
         input_ids=rollout.prompt_ids[runs],

@@ -14,6 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import (
     Cohere2Config,
     Cohere2ForCausalLM,
+    FalconH1Config,
+    FalconH1ForCausalLM,
     Gemma2Config,
     Gemma2ForCausalLM,
     GPT2Config,
@@ -294,6 +296,24 @@ def test_a_replaced_head_is_not_taken_for_a_linear_one() -> None:
     assert linear_head(policy.model) is None
 
 
+def test_a_head_replaced_or_hooked_later_is_asked_anew(tiled: None) -> None:
+    policy, rollout = sharp(MODELS["llama, untied"]), groups()
+    head = policy.model.get_output_embeddings()
+    assert linear_head(policy.model) is head
+    policy.model.lm_head = torch.nn.Sequential(head, torch.nn.Softplus())
+    assert linear_head(policy.model) is None
+    policy.model.lm_head = head
+    for register in (
+        lambda: head.register_forward_hook(lambda module, args, output: output / 2),
+        lambda: head.register_forward_pre_hook(lambda module, args: args[0] / 2),
+    ):
+        hook = register()
+        found = score(policy, rollout, 1.0, "topk").log_probs[rollout.response_mask]
+        torch.testing.assert_close(found, plainly(policy, rollout, 1.0)[0], atol=1e-5, rtol=1e-5)
+        hook.remove()
+    assert linear_head(policy.model) is head
+
+
 def test_a_head_with_a_bias(tiled: None) -> None:
     policy, rollout = sharp(MODELS["llama, untied"]), groups()
     policy.model.lm_head = torch.nn.Linear(24, 61)
@@ -306,6 +326,15 @@ def test_a_head_with_a_bias(tiled: None) -> None:
 def test_a_model_without_keys_and_values_reads_every_row(tiled: None, monkeypatch: pytest.MonkeyPatch) -> None:
     config = MambaConfig(vocab_size=61, hidden_size=24, num_hidden_layers=2, state_size=4, eos_token_id=1)
     policy, rollout = sharp(lambda: MambaForCausalLM(config), 1.0), groups(padded=False)
+    monkeypatch.setattr(scoring, "SHARE", 1e-9)
+    found = score(policy, rollout, 1.0, "topk").log_probs[rollout.response_mask]
+    torch.testing.assert_close(found, plainly(policy, rollout, 1.0)[0], atol=1e-5, rtol=1e-5)
+
+
+def test_keys_and_values_beside_a_recurrent_state_read_every_row(tiled: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    mixer = {"mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_head": 8, "mamba_d_state": 8, "mamba_n_groups": 1}
+    make = lambda: FalconH1ForCausalLM(FalconH1Config(**SIZES, head_dim=12, **mixer))  # noqa: E731
+    policy, rollout = sharp(make, 1.0), groups(padded=False)
     monkeypatch.setattr(scoring, "SHARE", 1e-9)
     found = score(policy, rollout, 1.0, "topk").log_probs[rollout.response_mask]
     torch.testing.assert_close(found, plainly(policy, rollout, 1.0)[0], atol=1e-5, rtol=1e-5)
