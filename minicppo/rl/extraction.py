@@ -3,7 +3,7 @@
 import re
 
 WINDOW = 300  # characters at the end of a response in which its answer must stand
-STATED = re.compile(r"(?i)Answer\s*:\s*([^\n]+)")
+STATED = re.compile(r"(?i)Answer\s*:\s*(?:(?:\$\$|\\\[)\s*)?([^\n]+)")  # a displayed one starts lower down
 
 
 def extract_answer(response: str) -> str | None:

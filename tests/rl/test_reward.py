@@ -30,6 +30,8 @@ STALLING = r"9^{9^{9^9}}"
     [
         ("Answer: 42", "42"),
         ("so\nanswer : 42\n", "42"),
+        ("Answer:\n\\[\n\\boxed{42}\n\\]", "\\boxed{42}"),
+        ("Answer:\n$$\n42\n$$", "42"),
         ("**Answer:** 42", "** 42"),
         ("Answer: 41\nno,\nAnswer: 42", "42"),
         ("Answer:\n42", "42"),
