@@ -130,7 +130,8 @@ class _Record:
             os.truncate(path, len(whole))
         for line in whole.splitlines():
             row = json.loads(line)
-            if row["index"] >= len(problems) or row["question"] != problems[row["index"]].question:
+            asked = problems[row["index"]] if row["index"] < len(problems) else None
+            if asked is None or (row["question"], row["answer"]) != (asked.question, asked.answer):
                 raise ValueError(f"{path} was written for other problems: remove it, or give another folder (--out)")
             self.rows[row["index"]] = row
 

@@ -96,7 +96,8 @@ def evaluate(
             batch=settings.batch,
             top_p=settings.top_p,
         )
-        likeliest = sample(policy, prompts, limit, settings.temperature, None, batch=settings.batch)
+        at_once = settings.batch and settings.batch * settings.samples  # as many responses as just now
+        likeliest = sample(policy, prompts, limit, settings.temperature, None, batch=at_once)
         graded += grade(policy, task, part, sampled)
         greedy += grade(policy, task, part, likeliest)
         if on_progress is not None:
@@ -115,7 +116,7 @@ def held_out_problems(task: Task, config: RunConfig) -> list[Problem]:
     """The different problems that runs of this configuration are evaluated on: all of `eval.data`, where it is given.
 
     Raises:
-        ConfigError: `eval.data` with another task than math, or with problems that the run trains on.
+        ConfigError: `eval.data` with another task than math, with problems that the run trains on, or with only one.
     """
     if config.eval.data:
         return _all_of(config.eval.data, task)
@@ -132,7 +133,10 @@ def _all_of(names: Sequence[str], task: Task) -> list[Problem]:
             f"eval.data = {list(names)}: {len(shared)} of the {len(problems)} problems would be trained on. Name these "
             "sets in task.options.test too, which takes them out of the training problems"
         )
-    return problems
+    different = list({each.content: each for each in reversed(problems)}.values())[::-1]  # the first of each
+    if len(different) < 2:
+        raise ConfigError(f"eval.data = {list(names)} holds a single problem: a standard error needs at least 2")
+    return different
 
 
 def clustered_mean(values: Sequence[float], cluster: int) -> tuple[float, float]:

@@ -142,6 +142,11 @@ def test_another_evaluation_needs_another_folder(parrot: Parrot, sums: str, tmp_
     evaluate_data(parrot.policy, [sums], SETTINGS, tmp_path / "out")
     with pytest.raises(ValueError, match=r"with samples = 16 and not 8: .*\(--out\)"):
         evaluate_data(parrot.policy, [sums], replace(SETTINGS, samples=8), tmp_path / "out")
+    rows = [json.loads(line) for line in Path(sums).read_text().splitlines()]
+    corrected = [rows[0] | {"answer": "99"}, *rows[1:]]
+    Path(sums).write_text("".join(json.dumps(row) + "\n" for row in corrected))
+    with pytest.raises(ValueError, match="written for other problems"):
+        evaluate_data(parrot.policy, [sums], SETTINGS, tmp_path / "out")
     Path(sums).write_text(json.dumps({"question": "1 + 1", "answer": "2"}) + "\n")
     with pytest.raises(ValueError, match="written for other problems"):
         evaluate_data(parrot.policy, [sums], SETTINGS, tmp_path / "out")

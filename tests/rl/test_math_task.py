@@ -114,6 +114,10 @@ def test_a_run_may_be_evaluated_on_whole_data_sets(sums: str, tmp_path: Path) ->
     with pytest.raises(ConfigError, match=r"1 of the 3 problems would be trained on.*task\.options\.test"):
         problems(task, new, old)
     assert len(problems(make_task("math", data=sums, test=[new, old]), new, old)) == 3
+    assert [each.answer for each in problems(task, new, new)] == ["1001", "1002"], "none counts twice"
+    lone = write(tmp_path / "lone.jsonl", [("What is 2000 + 1?", "2001")])
+    with pytest.raises(ConfigError, match="holds a single problem"):
+        problems(task, lone)
     with pytest.raises(ConfigError, match="task 'chain' cannot score them"):
         problems(make_task("chain"), new)
 
