@@ -55,11 +55,14 @@ class RunConfig(Section):
         train, rollout = (settings.get(name) for name in ("train", "rollout"))
         if not isinstance(train, dict) or not isinstance(size := train.get("minibatch_prompts"), int) or size < 1:
             return settings
-        prompts = (rollout or {}).get("prompts", RolloutConfig().prompts)
-        if prompts % size or train.get("minibatches", prompts // size) != prompts // size:
+        given = rollout if isinstance(rollout, dict) else {}
+        prompts = given.get("prompts", RolloutConfig().prompts)
+        if not isinstance(prompts, int):
+            return settings  # refused below
+        if prompts % size or train.get("minibatches") not in (None, prompts // size):
             raise ValueError(
                 f"train.minibatch_prompts = {size} does not fit rollout.prompts = {prompts}"
-                + (f" and train.minibatches = {train['minibatches']}" if "minibatches" in train else "")
+                + (f" and train.minibatches = {train['minibatches']}" if train.get("minibatches") else "")
                 + ": minibatches = prompts / minibatch_prompts; set one of the two to null or leave it out"
             )
         return {**settings, "train": {**train, "minibatches": prompts // size}}
