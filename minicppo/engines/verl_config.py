@@ -64,6 +64,8 @@ def _refusals(config: RunConfig) -> list[str]:
         wrong.append("model.chat = false, but verl always applies the chat template: set model.chat=null")
     if config.warmup is not None:
         wrong.append("warmup is only for policies built from scratch: set warmup=null")
+    if config.device == "cpu":
+        wrong.append("device = cpu, but it trains on GPUs: set device=auto")
     if train.staleness:
         wrong.append(f"train.staleness = {train.staleness} is only for engine local: set train.staleness=0")
     if config.task.name != "math":
@@ -76,10 +78,11 @@ def _refusals(config: RunConfig) -> list[str]:
     if responses % ranks:
         wrong.append(f"{responses} responses an update do not divide among {ranks} data-parallel ranks: fewer GPUs")
     for override in cluster.overrides:
-        key, _, value = override.lstrip("+").partition("=")
-        if key in ANCHOR and value.lower() != str(ANCHOR[key]).lower():
+        key, _, value = override.lstrip("+~").partition("=")
+        whole = any(name.startswith(f"{key}.") for name in ANCHOR)  # a section at once, perhaps with the anchor's keys
+        if whole or (key in ANCHOR and value.lower() != str(ANCHOR[key]).lower()):
             wrong.append(f"cluster.overrides: {override} moves the anchor off the rollout policy: leave {key} out")
-        if key.endswith((".policy_loss._target_", ".policy_loss.loss_mode", ".policy_loss.params")):
+        if key.endswith((".policy_loss", ".policy_loss._target_", ".policy_loss.loss_mode", ".policy_loss.params")):
             wrong.append(f"cluster.overrides: {override} names another loss: use --method")
     return wrong
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from minicppo.rl.config import RunConfig
 from minicppo.rl.data import load_data
+from minicppo.rl.evaluate import held_out_problems
 from minicppo.rl.tasks.base import Problem
 from minicppo.rl.tasks.math import MathTask, as_problem
 
@@ -26,7 +27,7 @@ def write_data(config: RunConfig, run_dir: Path) -> dict[str, int]:
     """Write RUN/data/train.parquet and eval.parquet; return how many problems each set has.
 
     Raises:
-        DataError: the data cannot be read.
+        ConfigError: a problem of `eval.data` would be trained on. DataError: the data cannot be read.
         ModuleNotFoundError: pyarrow is not installed.
     """
     import pyarrow
@@ -34,12 +35,13 @@ def write_data(config: RunConfig, run_dir: Path) -> dict[str, int]:
 
     task = config.make_task()
     assert isinstance(task, MathTask)  # `require_verl` has seen to it
+    held_out = held_out_problems(task, config)  # checked against the training problems, as by the other engines
     train = list(rows(task.problems["train"], task.data))
     evaluation = [
         row
-        for name in config.eval.data
+        for name in dict.fromkeys(config.eval.data)
         for row in rows((as_problem(each, task.template) for each in load_data(name).problems), name)
-    ] or list(rows(task.problems["test"][: config.eval.problems], task.data))
+    ] or list(rows(held_out, task.data))
     folder = run_dir / "data"
     folder.mkdir(parents=True, exist_ok=True)
     for name, table in (("train", train), ("eval", evaluation)):

@@ -58,7 +58,9 @@ class ModelConfig(Section):
     @property
     def source(self) -> str | None:
         """What `from_pretrained` and the engines take: the hub's name or the path."""
-        return self.hub or self.path
+        if self.path is None or self.path.startswith("package:"):
+            return self.path
+        return self.hub or str(Path(self.path).expanduser())
 
 
 class TaskConfig(Section):
@@ -171,7 +173,7 @@ class ClusterConfig(Section):
     nodes: int = Field(1, ge=1)
     gpus_per_node: int = Field(1, ge=1)
     gpu: str = "h100-80gb"  # what `minicppo plan` estimates with; see `minicppo.engines.memory.GPUS`
-    max_prompt_tokens: int = Field(1024, ge=1)  # longer prompts are left out
+    max_prompt_tokens: int = Field(1024, ge=1)  # verl leaves longer prompts out; for the others an estimate
     tensor_parallel: int = Field(1, ge=1)  # GPUs a layer is split over, in training (Megatron)
     pipeline_parallel: int = Field(1, ge=1)  # GPUs the layers are dealt out to, in training (Megatron)
     expert_parallel: int = Field(1, ge=1)  # GPUs the experts are dealt out to; more than 1 selects Megatron

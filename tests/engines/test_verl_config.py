@@ -67,6 +67,10 @@ def test_the_anchor_is_in_the_composed_configuration() -> None:
         (["cluster.overrides=[trainer.use_v1=False]"], "trainer.use_v1=False moves the anchor"),
         (["cluster.overrides=[++algorithm.rollout_correction.bypass_mode=false]"], "moves the anchor"),
         (["cluster.overrides=[actor_rollout_ref.rollout.top_p=0.9]"], "moves the anchor"),
+        (["cluster.overrides=['~trainer.use_v1']"], "moves the anchor"),
+        (["cluster.overrides=['algorithm.rollout_correction={bypass_mode:false}']"], "moves the anchor"),
+        (["cluster.overrides=['actor_rollout_ref.actor.policy_loss={loss_mode:dppo_tv}']"], "names another loss"),
+        (["device=cpu"], "device=auto"),
         (["cluster.overrides=[actor_rollout_ref.actor.policy_loss.loss_mode=dppo_tv]"], "names another loss"),
     ],
 )
@@ -109,3 +113,10 @@ def test_hydra_reads_what_is_rendered(value: Any) -> None:
     from tests.engines.verl_setup import composed
 
     assert composed([f"+some_key={render(value)}"]).some_key == value
+
+
+def test_the_path_of_a_model_at_home_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine").mkdir()
+    settings = dict(text.split("=", 1) for text in verl_overrides(of("qwen3-8b-base", "model.path=~/mine"), RUN))
+    assert settings["actor_rollout_ref.model.path"] == str(tmp_path / "mine")

@@ -44,6 +44,15 @@ def test_the_data_have_verls_columns_and_our_prompts(config: RunConfig, tmp_path
     assert {row["data_source"] for row in evaluation} == {config.eval.data[0]}
 
 
+def test_no_evaluated_problem_is_trained_on(config: RunConfig, tmp_path: Path) -> None:
+    options = {"data": config.task.options["data"]}  # nothing is named there as held out
+    leaking = load_config(
+        "qwen3-8b-base", [f"task.options={options}", f"eval.data=[{options['data']}, {config.eval.data[0]}]"]
+    )
+    with pytest.raises(ConfigError, match="would be trained on"):
+        verl_data.write_data(leaking, tmp_path / "run")
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_verl_reads_the_data(config: RunConfig, tmp_path: Path) -> None:
     pytest.importorskip("verl", reason="verl is not installed: pip install -c constraints-verl.txt -e '.[verl]'")
@@ -105,7 +114,7 @@ def test_a_run_through_the_command_line(
 
     cli = importlib.import_module("minicppo.cli.train")
     fake(monkeypatch, "print('[a line of verl]'); raise SystemExit(5)")
-    monkeypatch.setattr(cli, "_require", lambda config, folder: None)
+    monkeypatch.setattr(cli, "_require", lambda config, folder, typed: None)
     (tmp_path / "run.yaml").write_text(config.to_yaml())
     run = str(tmp_path / "run")
     for arguments in (["train", str(tmp_path / "run.yaml"), "-o", run], ["resume", run]):
