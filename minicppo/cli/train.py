@@ -61,7 +61,7 @@ def train(
     config = load_config(preset, [*(f"{key}={value}" for key, value in named if value), *(overrides or [])])
     folder = run_dir or Path("runs") / f"{config.name}-{config.method.name}"
     if config.engine != "local":
-        _require(config, folder)
+        _require(config, folder, ["train", "..."])
     if config.engine == "verl":
         _train_with_verl(config, folder)
     start, _ = _trainer(config.engine)
@@ -86,17 +86,17 @@ def _trainer(engine: str) -> tuple[Callable[..., object], Callable[..., object]]
     return trainer.train, trainer.resume
 
 
-def _require(config: RunConfig, folder: Path) -> None:
-    """Leave with status 2, naming each remedy, where an engine could not start here."""
+def _require(config: RunConfig, folder: Path, typed: list[str]) -> None:
+    """Leave with status 2, naming each remedy, where an engine could not start here. `typed` followed `minicppo`."""
     from minicppo.cli.plan import checks_table
-    from minicppo.engines.plan import as_shell, make_plan
+    from minicppo.engines.plan import as_shell, launch_command, make_plan
     from minicppo.engines.preconditions import preconditions
 
     plan = make_plan(config, folder, ["..."])
     if config.engine == "trl" and config.cluster.gpus > 1 and "WORLD_SIZE" not in os.environ:
         raise ValueError(
             f"engine trl wants a process for each of the {config.cluster.gpus} GPUs: start it as "
-            f"{as_shell(plan.command)}, or set cluster.gpus_per_node=1"
+            f"{as_shell([*launch_command(config, [])[:-1], *typed])}, or set cluster.gpus_per_node=1"
         )
     checks = preconditions(config, plan, folder)
     failing = [check for check in checks if check.required and not check.passed]
@@ -134,14 +134,18 @@ def resume(run: Annotated[Path, typer.Argument(metavar="RUN", help="A run direct
 
     folder = RunDir.open(run)
     config = folder.config()
+    if config.engine != "local" and not folder.finished:
+        _require(config, run, ["resume", str(run)])
     if config.engine == "verl":
-        _require(config, run)
         _train_with_verl(config, run)
+    _, go_on = _trainer(config.engine)
+    if os.environ.get("RANK", "0") != "0":
+        go_on(run)
+        return
     total = config.train.iterations
     saved = list_checkpoints(folder.checkpoints)
     done = int(saved[-1].name) if saved else 0
     console.print(f"{run} is finished." if folder.finished else f"{run}: on from iteration {done} of {total}")
-    _, go_on = _trainer(config.engine)
     _follow(run, total, done, lambda handler: go_on(run, handler))
 
 

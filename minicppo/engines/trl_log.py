@@ -28,7 +28,7 @@ def whole_checkpoint(run: RunDir) -> Path | None:
         if (folder / DONE).is_file():
             found = folder
         else:
-            shutil.rmtree(folder)
+            shutil.rmtree(folder, ignore_errors=True)  # every process of a resumed run comes here
     return found
 
 

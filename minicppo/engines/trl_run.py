@@ -20,6 +20,7 @@ from transformers import PrinterCallback
 
 from minicppo.engines.trl_config import LOSS_TYPES, CPPOConfig
 from minicppo.engines.trl_log import RunLog, whole_checkpoint
+from minicppo.engines.trl_pin import WITHOUT_EFFECT
 from minicppo.engines.trl_trainer import CPPOTrainer
 from minicppo.rl.config import RunConfig
 from minicppo.rl.evaluate import held_out_problems
@@ -90,7 +91,7 @@ def trl_config(config: RunConfig, run_dir: Path) -> CPPOConfig:
         )
     world = int(os.environ.get("WORLD_SIZE", "1"))
     responses = rollout.prompts // settings.minibatches * rollout.group_size
-    rows = min(settings.micro_batch or responses, responses // world)
+    rows = max(min(settings.micro_batch or responses, responses // world), 1)
     if responses % (rows * world):
         raise ValueError(
             f"{responses} responses an update do not split into micro-batches of {rows} on {world} processes. Way out: "
@@ -134,6 +135,10 @@ def trl_config(config: RunConfig, run_dir: Path) -> CPPOConfig:
         if key not in CPPOConfig.__dataclass_fields__:
             known = nearest(key, list(CPPOConfig.__dataclass_fields__))
             raise ValueError(f"cluster.overrides: TRL has no setting {key!r}{known}")
+        if key in WITHOUT_EFFECT:
+            raise ValueError(
+                f"cluster.overrides: {override} would change nothing. Way out: train.lr and its neighbours"
+            )
         chosen[key] = yaml.safe_load(value)
     with quiet():
         return CPPOConfig(**chosen)

@@ -15,6 +15,8 @@ from trl import GRPOConfig, TrlParser
 
 from minicppo.engines import trl_pin
 from minicppo.engines.trl import LOSS_TYPES, CPPOConfig, CPPOTrainer
+from minicppo.engines.trl_run import trl_config
+from minicppo.rl.config import validate
 from minicppo.rules import LOSS_AGG_MODES, METHODS
 from tests.engines.trl_setup import config, no_reward, stale_rollout, tiny_policy, trainer_of, trl_inputs
 
@@ -44,6 +46,19 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 def test_bias_is_refused(settings: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):
         config(tmp_path, **settings)
+
+
+def test_an_override_that_would_change_nothing_is_refused(tmp_path: Path) -> None:
+    run = validate({"cluster": {"overrides": ["learning_rate=1e-5"]}})
+    with pytest.raises(ValueError, match=r"learning_rate=1e-5 would change nothing.*train\.lr"):
+        trl_config(run, tmp_path)
+
+
+def test_more_processes_than_responses_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    run = validate({"rollout": {"prompts": 4, "group_size": 2}, "train": {"minibatches": 4}})
+    with pytest.raises(ValueError, match="2 responses an update do not split"):
+        trl_config(run, tmp_path)
 
 
 def test_a_setting_changed_later_is_refused_too(tmp_path: Path) -> None:

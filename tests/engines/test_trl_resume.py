@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -131,3 +132,17 @@ def test_what_trl_cannot_do_is_refused_before_any_work(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=message):
             train(small_run(**whole), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_every_process_may_clear_away_what_was_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    half = tmp_path / "trl" / "checkpoint-4"
+    half.mkdir(parents=True)
+    remove = shutil.rmtree
+
+    def after_another(folder: Path, ignore_errors: bool = False) -> None:
+        remove(folder)
+        remove(folder, ignore_errors=ignore_errors)
+
+    monkeypatch.setattr(shutil, "rmtree", after_another)
+    assert whole_checkpoint(RunDir(tmp_path)) is None
+    assert not half.exists()
