@@ -55,7 +55,8 @@ def plan(
     config = load_config(preset, [*first, *(overrides or [])])
     folder = run_dir or Path("runs") / f"{config.name}-{config.method.name}"
     typed = [preset, *(["--engine", engine] if engine else []), *(["--method", method] if method else [])]
-    made = make_plan(config, folder, [*typed, *(overrides or [])])
+    typed += [*(overrides or []), *(["--run-dir", str(run_dir)] if run_dir else [])]
+    made = make_plan(config, folder, typed)
     checks = preconditions(config, made, folder)
     written = write_plan(config, write, force) if write is not None and not made.refusals else []
     if as_json:

@@ -198,9 +198,9 @@ def peak_bytes(load: Load) -> dict[str, float]:
 
 
 def cell_bytes(load: Load) -> dict[str, float]:
-    """Top-K of mu for a rollout batch, in bytes: as tensors (int32 id, float32 log-prob), as lists of numbers."""
+    """Top-K of mu for a rollout batch, in bytes: as tensors (int64 id, float32 log-prob), as lists of numbers."""
     cells = load.responses * load.horizon * load.cells
-    return {"as tensors": 8.0 * cells, "as Python objects": 60.0 * cells}
+    return {"as tensors": 12.0 * cells, "as Python objects": 60.0 * cells}
 
 
 @dataclass(frozen=True)

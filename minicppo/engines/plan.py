@@ -1,12 +1,13 @@
 """What a run would start, hold and take, from its configuration alone: no GPU and no engine is needed."""
 
 import shlex
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from minicppo.engines import memory, verl_config
 from minicppo.engines.memory import Assumptions, Load, architecture_of
+from minicppo.engines.trl_pin import WITHOUT_EFFECT
 from minicppo.rl.config import ConfigError, RunConfig
 from minicppo.rules import get_method
 
@@ -100,7 +101,7 @@ def load_of(config: RunConfig) -> Load | None:
         pipeline=cluster.pipeline_parallel,
         expert=cluster.expert_parallel,
         whole=not verl,
-        offload=cluster.offload,
+        offload=cluster.offload and verl,
         at_once=0 if verl else (config.rollout.batch or 0) * config.rollout.group_size,
         cells=config.rollout.cells if get_method(config.method.name, **config.method.params).needs == "topk" else 0,
     )
@@ -138,6 +139,11 @@ def _trl_refusals(config: RunConfig) -> list[str]:
         wrong.append(f"train.horizon = {train.horizon}, but it divides by max_new_tokens = {horizon}: set it to null")
     if config.rollout.autocast != "same":
         wrong.append(f"rollout.autocast = {config.rollout.autocast}, but it samples as it scores: set it to same")
+    if cluster.offload:
+        wrong.append("cluster.offload = true, but it keeps the training state on the GPU: set it to false")
+    for override in cluster.overrides:
+        if override.partition("=")[0] in WITHOUT_EFFECT:
+            wrong.append(f"cluster.overrides: {override} would change nothing: set train.lr and its neighbours")
     responses, rows, accumulation = _micro_batches(config)
     if rows * accumulation * cluster.gpus != responses:
         wrong.append(
@@ -212,14 +218,23 @@ def _tokens(config: RunConfig, assumed: Assumptions) -> dict[str, float]:
     }
 
 
+def evaluated_problems(config: RunConfig) -> int:
+    """Problems of one evaluation; a set of unknown size counts as `eval.problems`."""
+    return sum(SIZES.get(name, config.eval.problems) for name in config.eval.data) or config.eval.problems
+
+
 def _hours(config: RunConfig, load: Load, assumed: Assumptions) -> dict[str, float]:
     """Hours on the clock of one rollout batch's halves, and of the run; GPU-hours of the run."""
     iterations = config.train.iterations
-    problems = sum(SIZES.get(name, config.eval.problems) for name in config.eval.data) or config.eval.problems
-    evaluations = iterations // config.eval.every + 1
+    problems, samples = evaluated_problems(config), config.eval.samples
+    evaluations = -(-iterations // config.eval.every) + 1
     generation = memory.generation_seconds(load, load.responses, assumed)
     training = memory.training_seconds(load, config.train.epochs, assumed)
-    evaluation = memory.generation_seconds(load, problems * config.eval.samples, assumed)
+    if load.whole:  # the first process evaluates, greedily too, and the others wait
+        load = replace(load, gpus=1, at_once=(config.eval.batch or problems) * samples)
+        evaluation = sum(memory.generation_seconds(load, n, assumed) for n in (problems * samples, problems))
+    else:
+        evaluation = memory.generation_seconds(load, problems * samples, assumed)
     total = (iterations * (generation + training) + evaluations * evaluation) / 3600
     return {
         "seconds of sampling a rollout batch": generation,
@@ -227,7 +242,7 @@ def _hours(config: RunConfig, load: Load, assumed: Assumptions) -> dict[str, flo
         "seconds of an evaluation": evaluation,
         "evaluations": evaluations,
         "hours in all": total,
-        "GPU-hours in all": total * load.gpus,
+        "GPU-hours in all": total * config.cluster.gpus,
     }
 
 

@@ -54,7 +54,8 @@ set -euo pipefail
 here="$(cd -- "$(dirname -- "${{BASH_SOURCE[0]}}")" && pwd)"
 address="${{RAY_DASHBOARD:-http://127.0.0.1:8265}}"
 ray job submit --address "$address" --working-dir "$here" {resources}-- \\
-  env RUN_DIR="${{RUN_DIR:?set RUN_DIR to a folder that all nodes share}}" bash launch.sh
+  env RUN_DIR="${{RUN_DIR:?set RUN_DIR to a folder that all nodes share}}" \
+  ${{MINICPPO_DATA:+MINICPPO_DATA="$MINICPPO_DATA"}} bash launch.sh
 """
 
 

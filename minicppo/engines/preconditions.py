@@ -10,10 +10,11 @@ from pathlib import Path
 from packaging.specifiers import SpecifierSet
 
 from minicppo.engines import memory, verl_config
-from minicppo.engines.plan import Plan
+from minicppo.engines.plan import Plan, evaluated_problems
 from minicppo.engines.trl_pin import PIN as TRL_PIN
 from minicppo.rl.config import RunConfig
 from minicppo.rl.data import FOLDER_VARIABLE, SOURCES, SUFFIXES
+from minicppo.rl.tasks.math import MathTask
 
 VERL_INSTALL = "in an environment of its own: pip install 'verl[vllm,{training}]==0.9.1' -e '.[math]'"
 MATH_INSTALL = "pip install 'minicppo[math]'"
@@ -97,7 +98,7 @@ def _fits(config: RunConfig, plan: Plan) -> list[Check]:
         remedy = "a larger GPU, a smaller train.micro_batch, or --engine verl, which splits the model over the GPUs"
     need, have = need / memory.GB, plan.capacity / memory.GB
     fits = Check(f"GPU memory, {need:.0f} GB", need <= have, f"{have:.0f} GB of {plan.gpu}", remedy)
-    return [fits, _cache_room(config, plan)]
+    return [fits, _cache_room(config, plan), *([_evaluation_room(config, plan)] if config.engine == "trl" else [])]
 
 
 def _cache_room(config: RunConfig, plan: Plan) -> Check:
@@ -110,6 +111,14 @@ def _cache_room(config: RunConfig, plan: Plan) -> Check:
         remedy = f"rollout.batch={room // size}" if room >= size else "a larger GPU, or fewer max_new_tokens"
     name = f"KV cache, {wanted} sequence{'s' if wanted > 1 else ''} at a time"
     return Check(name, room >= wanted, f"room for {room}", remedy)
+
+
+def _evaluation_room(config: RunConfig, plan: Plan) -> Check:
+    """All answers of a forward pass at an evaluation, which TRL's first process makes alone."""
+    room, samples = int(plan.cache["room"] // plan.cache["a sequence"]), config.eval.samples
+    wanted = (config.eval.batch or evaluated_problems(config)) * samples
+    remedy = f"eval.batch={room // samples}" if room >= samples else "a larger GPU, or fewer eval.samples"
+    return Check(f"KV cache of an evaluation, {wanted} answers at a time", room >= wanted, f"room for {room}", remedy)
 
 
 def _ray() -> Check:
@@ -132,9 +141,8 @@ def _model(config: RunConfig) -> Check:
 
 
 def _data_names(config: RunConfig) -> list[str]:
-    options = config.task.options
-    names = [options.get("data"), options.get("test"), *config.eval.data] if config.task.name == "math" else []
-    return list(dict.fromkeys(name for name in names if isinstance(name, str)))
+    task = config.make_task()
+    return list(dict.fromkeys([task.data, *task.tests, *config.eval.data])) if isinstance(task, MathTask) else []
 
 
 def _data(name: str) -> Check:

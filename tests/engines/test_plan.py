@@ -17,10 +17,11 @@ from rich.console import Console
 from minicppo.cli import main
 from minicppo.cli.plan import describe
 from minicppo.engines import memory
-from minicppo.engines.plan import SIZES, load_of, make_plan
+from minicppo.engines.plan import SIZES, Plan, load_of, make_plan
 from minicppo.engines.plan_files import plan_files, write_plan
 from minicppo.engines.preconditions import preconditions
 from minicppo.rl.config import ConfigError, RunConfig, load_config, preset_names
+from minicppo.rl.rundir import RunDir
 from minicppo.rules import METHODS, get_method
 
 pytest.importorskip("math_verify", reason="task math needs math-verify: pip install 'minicppo[math]'")
@@ -39,6 +40,10 @@ SHOWN = [
 
 def of(preset: str, *overrides: str) -> RunConfig:
     return load_config(preset, list(overrides))
+
+
+def plan_of(preset: str, *overrides: str) -> Plan:
+    return make_plan(of(preset, *overrides), RUN, [preset])
 
 
 def rendered(preset: str, engine: str, method: str) -> str:
@@ -128,6 +133,8 @@ def test_a_method_of_the_family_keeps_the_presets_thresholds() -> None:
         (["cluster.tensor_parallel=3"], r"cluster: .*tensor_parallel \* pipeline_parallel = 3 must divide .* = 8"),
         (["cluster.node=2"], r"did you mean 'cluster\.nodes'"),
         (["engine=vllm"], "input should be 'local', 'trl' or 'verl'"),
+        (["rollout.prompts=many"], r"rollout.prompts = 'many': input should be"),
+        (["rollout=64"], "rollout = 64: input should be"),
     ],
 )
 def test_refused_configurations(overrides: list[str], message: str) -> None:
@@ -176,7 +183,7 @@ def test_parameters_are_the_published_ones(name: str, billions: float, active: f
 
 
 def test_memory_by_hand() -> None:
-    """8B on 8 GPUs: 16 bytes a parameter in eighths; 147,456 bytes of cache a token; 8 bytes a cell."""
+    """8B on 8 GPUs: 16 bytes a parameter in eighths; 147,456 bytes of cache a token; 12 bytes a cell."""
     load = load_of(of("qwen3-8b-base"))
     assert load is not None
     assert sum(memory.state_bytes(load).values()) == 16 * load.model.parameters / 8
@@ -185,7 +192,7 @@ def test_memory_by_hand() -> None:
     topk = load_of(of("qwen3-8b-base", "engine=trl", "method=cppo-topk"))
     assert topk is not None
     assert sum(memory.state_bytes(topk).values()) == 16 * load.model.parameters
-    assert memory.cell_bytes(topk) == {"as tensors": 1024 * 8192 * 20 * 8, "as Python objects": 1024 * 8192 * 20 * 60}
+    assert memory.cell_bytes(topk) == {"as tensors": 1024 * 8192 * 20 * 12, "as Python objects": 1024 * 8192 * 20 * 60}
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -209,6 +216,31 @@ def test_every_preset_fits_the_gpus_it_names() -> None:
         assert made.refusals == []
         assert checks["GPU memory"].passed, preset
         assert checks["KV cache"].passed, preset
+        if made.engine == "trl":  # alone, the first process evaluates
+            assert checks["KV cache of an evaluation"].passed, preset
+
+
+def test_trl_evaluates_on_one_gpu_while_the_others_wait() -> None:
+    hours = {gpus: plan_of("qwen3-1.7b", f"cluster.gpus_per_node={gpus}").hours for gpus in (1, 8)}
+    assert hours[1]["seconds of an evaluation"] == hours[8]["seconds of an evaluation"]
+    # 48 batches (1,440 samples and 90 greedy answers, 32 at a time) of 8,192 steps of at least 0.03 s
+    assert hours[8]["seconds of an evaluation"] >= 48 * 8192 * 0.03
+    config = of("qwen3-1.7b", "eval.batch=null")
+    checks = preconditions(config, make_plan(config, RUN, []), RUN)
+    (check,) = [check for check in checks if "of an evaluation" in check.name]
+    assert (check.passed, check.remedy) == (False, "eval.batch=2")
+
+
+def test_the_last_evaluation_counts() -> None:
+    for iterations, evaluations in ((100, 11), (101, 12), (5, 2)):
+        made = plan_of("qwen3-8b-base", f"train.iterations={iterations}", "eval.every=10")
+        assert made.hours["evaluations"] == evaluations
+
+
+def test_trl_offloads_nothing() -> None:
+    stays, wished = plan_of("qwen3-1.7b"), plan_of("qwen3-1.7b", "cluster.offload=true")
+    assert wished.peak == stays.peak
+    assert any("cluster.offload = true" in text for text in wished.refusals)
 
 
 def test_sizes_of_the_test_sets() -> None:
@@ -240,6 +272,9 @@ def test_data_in_the_folder_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     found = {c.name: c.passed for c in preconditions(config, make_plan(config, tmp_path, []), tmp_path)}
     assert found["data aime24"]
     assert not found["data aime25"]
+    config = of("qwen3-8b-base", "eval.data=[]", "task.options={test: [aime26]}")
+    found = {c.name: c.passed for c in preconditions(config, make_plan(config, tmp_path, []), tmp_path)}
+    assert (found["data gsm8k"], found["data aime26"]) == (False, False), "the default and a list are looked for, too"
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -295,9 +330,10 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "preconditions fail" in shown
     assert load_config(tmp_path / "jobs" / "config.yaml").train.lr == 2e-6
     with pytest.raises(SystemExit) as ended:
-        main([*arguments, "--json"])
+        main([*arguments, "--json", "--run-dir", str(tmp_path / "run")])
     found = json.loads(capsys.readouterr().out)
     assert found["method"] == "dppo"
+    assert found["command"][-2:] == ["--run-dir", str(tmp_path / "run")]
     assert {"name", "passed", "found", "remedy", "required"} == set(found["preconditions"][0])
 
 
@@ -322,3 +358,31 @@ def test_training_refuses_what_it_cannot_start(tmp_path: Path, capsys: pytest.Ca
     with pytest.raises(SystemExit):
         main(["train", "qwen3-1.7b", "-o", str(tmp_path / "run")])
     assert "torchrun --nproc-per-node=8 --no-python minicppo train" in " ".join(capsys.readouterr().err.split())
+
+
+def test_the_ray_job_takes_the_data_folder_along(tmp_path: Path) -> None:
+    write_plan(of("qwen3-8b-base"), tmp_path / "a folder")
+    (tmp_path / "ray").write_text("#!/bin/sh\nprintf '%s\\n' \"$@\"\n")
+    (tmp_path / "ray").chmod(0o755)
+    environment = {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "RUN_DIR": "/shared/run",
+        "MINICPPO_DATA": "/shared/the data",
+    }
+    job = ["bash", str(tmp_path / "a folder" / "ray-job.sh")]
+    shown = subprocess.run(job, env=environment, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert shown[-4:] == ["RUN_DIR=/shared/run", "MINICPPO_DATA=/shared/the data", "bash", "launch.sh"]
+
+
+def test_resuming_wants_the_same_processes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """On one, a run of eight would go on with a rollout of its own."""
+    RunDir.create(tmp_path / "run", of("qwen3-1.7b"))
+    with pytest.raises(SystemExit) as ended:
+        main(["resume", str(tmp_path / "run")])
+    assert ended.value.code not in (0, None)
+    shown = "".join(capsys.readouterr().err.split())
+    assert f"torchrun--nproc-per-node=8--no-pythonminicpporesume{tmp_path / 'run'}" in shown
+
+
+def test_minibatches_may_be_null_where_minibatch_prompts_are_given() -> None:
+    assert of("qwen3-8b-base", "train.minibatches=null").train.minibatches == 4
