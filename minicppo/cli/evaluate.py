@@ -146,6 +146,12 @@ def _policy_of_run(run: Path, config: RunConfig) -> Policy:
 
     from minicppo.rl.trainer import trained_policy
 
+    if config.engine == "verl":
+        raise ValueError(
+            f"{run} was trained by verl, which saves the model in pieces: python -m verl.model_merger merge --backend "
+            f"fsdp (or megatron) --local_dir {run}/checkpoints/global_step_N/actor --target_dir MODEL, then "
+            "minicppo eval MODEL --data ..."
+        )
     torch.set_num_threads(config.threads)
     policy = dataclasses.replace(trained_policy(run), autocast=config.autocast_dtype())
     policy.model.to(config.resolved_device())

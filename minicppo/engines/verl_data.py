@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from minicppo.rl.config import RunConfig
+from minicppo.rl.config import ConfigError, RunConfig
 from minicppo.rl.data import load_data
 from minicppo.rl.evaluate import held_out_problems
 from minicppo.rl.tasks.base import Problem
@@ -27,7 +27,8 @@ def write_data(config: RunConfig, run_dir: Path) -> dict[str, int]:
     """Write RUN/data/train.parquet and eval.parquet; return how many problems each set has.
 
     Raises:
-        ConfigError: a problem of `eval.data` would be trained on. DataError: the data cannot be read.
+        ConfigError: a problem of `eval.data` would be trained on, or they are too few for a rollout batch.
+        DataError: the data cannot be read.
         ModuleNotFoundError: pyarrow is not installed.
     """
     import pyarrow
@@ -37,6 +38,11 @@ def write_data(config: RunConfig, run_dir: Path) -> dict[str, int]:
     assert isinstance(task, MathTask)  # `require_verl` has seen to it
     held_out = held_out_problems(task, config)  # checked against the training problems, as by the other engines
     train = list(rows(task.problems["train"], task.data))
+    if len(train) < config.rollout.prompts:
+        raise ConfigError(
+            f"engine verl: {task.data} has {len(train)} training problems, and verl draws the "
+            f"{config.rollout.prompts} of a rollout batch without repetition: a smaller rollout.prompts, or engine trl"
+        )
     evaluation = [
         row
         for name in dict.fromkeys(config.eval.data)

@@ -29,6 +29,8 @@ def config(tmp_path: Path) -> RunConfig:
         [
             f"task.options={{data: {files['train']}, test: {files['test']}, template: 'Solve: {{problem}}'}}",
             f"eval.data=[{files['test']}]",
+            "rollout.prompts=4",
+            "train.minibatch_prompts=2",
         ],
     )
 
@@ -42,6 +44,25 @@ def test_the_data_have_verls_columns_and_our_prompts(config: RunConfig, tmp_path
     assert "What is 1 + 1?" in train[1]["prompt"][0]["content"]
     evaluation = parquet.read_table(tmp_path / "run/data/eval.parquet").to_pylist()
     assert {row["data_source"] for row in evaluation} == {config.eval.data[0]}
+
+
+def test_fewer_problems_than_a_batch_are_refused(config: RunConfig, tmp_path: Path) -> None:
+    larger = config.model_copy(update={"rollout": config.rollout.model_copy(update={"prompts": 6})})
+    with pytest.raises(ConfigError, match=r"5 training problems, and verl draws the 6 .* smaller rollout\.prompts"):
+        verl_data.write_data(larger, tmp_path / "run")
+
+
+def test_evaluating_a_run_of_verl_names_its_merger(
+    config: RunConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from minicppo.cli import main
+    from minicppo.rl.rundir import RunDir
+
+    RunDir.create(tmp_path / "run", config)
+    with pytest.raises(SystemExit) as ended:
+        main(["eval", str(tmp_path / "run"), "--data", config.eval.data[0]])
+    assert ended.value.code not in (0, None)
+    assert "verl.model_merger merge" in " ".join(capsys.readouterr().err.split())
 
 
 def test_no_evaluated_problem_is_trained_on(config: RunConfig, tmp_path: Path) -> None:
