@@ -45,6 +45,14 @@ class BenchmarkSettings:
     seed: int = 0
     batch: int = 1
 
+    def __post_init__(self) -> None:
+        """Raises ValueError where nothing could be sampled, before a folder is claimed for it."""
+        if self.temperature <= 0 or not 0 < self.top_p <= 1:
+            raise ValueError(
+                f"temperature = {self.temperature:g} must be positive and top_p = {self.top_p:g} in (0, 1]: Avg@k "
+                "is of samples; the paper's are 0.7 and 0.95"
+            )
+
 
 @dataclass(frozen=True)
 class Score:

@@ -152,6 +152,12 @@ def test_another_evaluation_needs_another_folder(parrot: Parrot, sums: str, tmp_
         evaluate_data(parrot.policy, [sums], SETTINGS, tmp_path / "out")
 
 
+@pytest.mark.parametrize("changes", [{"temperature": 0.0}, {"top_p": 0.0}, {"top_p": 1.5}])
+def test_settings_that_cannot_be_sampled_claim_no_folder(changes: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=r"must be positive and top_p = .* in \(0, 1\]"):
+        replace(SETTINGS, **changes)
+
+
 def test_responses_that_reach_the_limit_are_counted(parrot: Parrot, sums: str, tmp_path: Path) -> None:
     score = evaluate_data(parrot.policy, [sums], replace(SETTINGS, max_new_tokens=9), tmp_path / "out")["sums"]
     assert 0.8 < score.unfinished < 1  # all but the short "?"
