@@ -6,6 +6,7 @@ number.
 """
 
 import json
+import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -226,7 +227,9 @@ def _answer(row: Mapping[str, Any]) -> tuple[str, str | None]:
         if isinstance(value, str) and "####" in value:
             worked, _, final = value.rpartition("####")
             return final.strip(), worked.strip()
-        if isinstance(value, str | int) and not isinstance(value, bool) and str(value).strip():
+        if isinstance(value, float) and not math.isfinite(value):
+            continue  # how a table of numbers writes a missing one
+        if isinstance(value, str | int | float) and not isinstance(value, bool) and str(value).strip():
             return str(value).strip(), None
     solution = row.get("solution")
     if isinstance(solution, str):

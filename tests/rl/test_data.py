@@ -57,6 +57,8 @@ def test_gsm8k_answers_stand_after_the_marks(tmp_path: Path) -> None:
     [
         ({"question": "Q", "ref_answer": r"\frac{1}{2}"}, r"\frac{1}{2}"),
         ({"problem": "Q", "answer": 204}, "204"),
+        ({"problem": "Q", "answer": 0.5}, "0.5"),
+        ({"problem": "Q", "answer": float("nan"), "solution": r"so \boxed{7}"}, "7"),
         ({"problem": "Q", "answer": "204", "solution": r"so \boxed{7}"}, "204"),
         ({"problem": "Q", "solution": r"so \boxed{\frac{1}{2}} is it"}, r"\frac{1}{2}"),
         ({"prompt": "Q", "solution": "34"}, "34"),
