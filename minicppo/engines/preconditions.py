@@ -7,6 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
+import torch
 from packaging.specifiers import SpecifierSet
 
 from minicppo.engines import memory, verl_config
@@ -77,8 +78,6 @@ def _no_new_trl() -> Check:
 
 
 def _gpus(config: RunConfig) -> Check:
-    import torch
-
     count, wanted = torch.cuda.device_count(), config.cluster.gpus_per_node
     kinds = sorted({torch.cuda.get_device_name(i) for i in range(count)})
     found = f"{count} ({', '.join(kinds)})" if count else "none"
@@ -96,8 +95,12 @@ def _fits(config: RunConfig, plan: Plan) -> list[Check]:
     remedy = "more GPUs, cluster.offload=true, a smaller cluster.rollout_memory or train.micro_batch, or a larger GPU"
     if config.engine == "trl":
         remedy = "a larger GPU, a smaller train.micro_batch, or --engine verl, which splits the model over the GPUs"
-    need, have = need / memory.GB, plan.capacity / memory.GB
-    fits = Check(f"GPU memory, {need:.0f} GB", need <= have, f"{have:.0f} GB of {plan.gpu}", remedy)
+    need, have, kind = need / memory.GB, plan.capacity / memory.GB, plan.gpu
+    if torch.cuda.is_available():  # a smaller one than is planned with counts
+        found = torch.cuda.get_device_properties(0)
+        if found.total_memory / memory.GB < have:
+            have, kind = found.total_memory / memory.GB, found.name
+    fits = Check(f"GPU memory, {need:.0f} GB", need <= have, f"{have:.0f} GB of {kind}", remedy)
     return [fits, _cache_room(config, plan), *([_evaluation_room(config, plan)] if config.engine == "trl" else [])]
 
 

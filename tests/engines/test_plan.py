@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -229,6 +230,16 @@ def test_trl_evaluates_on_one_gpu_while_the_others_wait() -> None:
     checks = preconditions(config, make_plan(config, RUN, []), RUN)
     (check,) = [check for check in checks if "of an evaluation" in check.name]
     assert (check.passed, check.remedy) == (False, "eval.batch=2")
+
+
+def test_a_smaller_gpu_than_is_planned_with_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    small = SimpleNamespace(total_memory=24e9, name="a small one")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: small)
+    config = of("qwen3-8b-base")
+    checks = {c.name.split(",")[0]: c for c in preconditions(config, make_plan(config, RUN, []), RUN)}
+    assert not checks["GPU memory"].passed
+    assert checks["GPU memory"].found == "24 GB of a small one"
 
 
 def test_the_last_evaluation_counts() -> None:
