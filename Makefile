@@ -10,8 +10,7 @@ VERL    := .venv-verl
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-llm demo demo-llm test test-fast test-verl lint format theory notebooks bench bench-gpu study \
-	study-gpu readings docs figures clean
+.PHONY: help setup setup-llm demo demo-llm test test-fast test-verl lint format theory notebooks bench bench-gpu study study-gpu study-llm study-llm-gpu readings docs figures clean
 
 help: ## show this text
 	@echo 'minicppo: CPPO to learn, check, use and reproduce'
@@ -56,7 +55,7 @@ demo-llm: $(LLM) ## train SmolLM2-135M on small sums; results in runs/demo-llm
 	$(BIN)/minicppo demo-llm
 
 # one thread a process: results do not depend on the machine's core count, and workers do not fight
-test test-fast test-verl bench bench-gpu study study-gpu: export OMP_NUM_THREADS = 1
+test test-fast test-verl bench bench-gpu study study-gpu study-llm study-llm-gpu: export OMP_NUM_THREADS = 1
 
 test: $(STAMP) ## run all tests
 	$(BIN)/python -m pytest -n $(WORKERS)
@@ -95,6 +94,12 @@ study: $(STAMP) ## compare the methods over many seeds (hours; what is finished 
 
 study-gpu: $(STAMP) ## the same at a larger scale, on one CUDA GPU
 	$(BIN)/minicppo study configs/study-gpu.yaml
+
+study-llm: $(LLM) ## the same with SmolLM2-135M (a night on two cores)
+	$(BIN)/minicppo study configs/study-llm.yaml --workers 1
+
+study-llm-gpu: $(LLM) ## the same with larger batches and GSM8K, on one CUDA GPU
+	$(BIN)/minicppo study configs/study-llm-gpu.yaml
 
 readings: $(STAMP) ## measure what each other reading of the paper changes (REPRODUCTION.md)
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.readings

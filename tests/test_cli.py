@@ -48,7 +48,7 @@ def minicppo(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: py
     return call
 
 
-COMMANDS = ("train", "resume", "eval", "compare", "methods", "explain", "thresholds", "paper", "plan", "study", "demo", "demo-llm")
+COMMANDS = tuple("train resume eval compare methods explain thresholds paper plan study demo demo-llm".split())
 
 
 def test_help_lists_every_command_and_loads_nothing_heavy() -> None:

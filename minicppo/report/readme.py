@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from minicppo.rules import METHODS, get_method
 
@@ -35,24 +36,67 @@ def methods_table() -> str:
 
 
 def mask_benchmark() -> str:
-    """The committed measurement of the mask beside the per-sequence loop."""
-    result = json.loads((ROOT / "benchmarks" / "results" / "mask.json").read_text(encoding="utf-8"))
-    machine = result["machine"]
-    lines = ["| responses x tokens | per-sequence loop | `cppo_mask` | times faster |", "|---|---|---|---|"]
+    """The committed measurement of the mask beside the per-sequence loop and a plain copy."""
+    result = _measured("mask")
+    lines = [
+        "| responses x tokens | per-sequence loop | `cppo_mask` | times faster | packed | times a plain copy |",
+        "|---|---|---|---|---|---|",
+    ]
     for row in result["rows"]:
         lines.append(
             f"| {row['rows']} x {row['width']:,} | {row['loop_ms']:.0f} ms | {row['batched_ms']:.0f} ms "
-            f"| {row['ratio']:.1f} |"
+            f"| {row['ratio']:.1f} | {row['packed_ms']:.0f} ms | {row['copies']:.0f} |"
         )
-    lines.append(
-        f"\nMedian of {result['repeats']} in turns, one thread of {machine['processor']}, torch {machine['torch']}."
-    )
-    return "\n".join(lines)
+    return "\n".join([*lines, "", f"{_source(result)[:1].upper()}{_source(result)[1:]}."])
+
+
+def speed() -> str:
+    """The committed measurements of sampling, scoring and whole iterations, each beside its peer."""
+    lines = ["| path | minicppo | beside | times faster |", "|---|---|---|---|"]
+    sampling, scoring, whole = _measured("sampling"), _measured("scoring"), _measured("end_to_end")
+    for row in sampling["rows"]:
+        lines.append(
+            f"| sampling, {row['size']} parameters, {row['rows']} rows, {row['lengths']} lengths "
+            f"| {row['ours_tokens_per_s']:,.0f} tokens/s "
+            f"| `generate`: {row['generate_tokens_per_s']:,.0f} tokens/s | {row['times_generate']:.1f} |"
+        )
+    for row in scoring["rows"]:
+        if row["part"] == "head":
+            plain, tiles = (f"{row['seconds'][k]:.2f} s, {row['peak_mb'][k]:,.0f} MB" for k in ("plain", "tiles"))
+            lines.append(
+                f"| scoring, forward and backward, V = {row['vocabulary']:,} | {tiles} "
+                f"| logits and `log_softmax`: {plain} | {1 / row['time_ratio']:.1f}, "
+                f"memory 1/{1 / row['memory_ratio']:.0f} |"
+            )
+    for row in whole["rows"]:
+        if row["kind"] == "peers":
+            lines.append(
+                f"| rollout and update, {row['parameters']} parameters, {row['lengths']} lengths "
+                f"| {row['ours_per_s']:,.0f} tokens/s | TRL: {row['trl_per_s']:,.0f} tokens/s | {row['ratio']:.1f} |"
+            )
+    (tokens,) = {row["tokens"] for row in scoring["rows"] if row["part"] == "head" and row["vocabulary"] > 100_000}
+    notes = [
+        f"{name}: {_source(result)}"
+        for name, result in (("Sampling", sampling), ("scoring", scoring), ("rollout and update", whole))
+    ]
+    notes.append(f"scoring is timed on {tokens} tokens at V = 151,936, its memory counted at 8,192")
+    return "\n".join([*lines, "", "; ".join(notes) + "."])
+
+
+def _measured(name: str) -> dict[str, Any]:
+    return dict(json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text(encoding="utf-8")))
+
+
+def _source(result: dict[str, Any]) -> str:
+    """How and where it was measured."""
+    machine = result["machine"]
+    threads = "one thread" if machine["threads"] == 1 else f"{machine['threads']} threads"
+    return f"median of {result['repeats']} in turns, {threads} of {machine['processor']}, torch {machine['torch']}"
 
 
 def readings() -> str:
     """The committed comparison of readings of the paper, from `python -m benchmarks.readings`."""
-    result = json.loads((ROOT / "benchmarks" / "results" / "readings.json").read_text(encoding="utf-8"))
+    result = _measured("readings")
     lines = [
         "| key | first reading | second reading | masked, first | second | verdicts that differ | gradient turns |",
         "|---|---|---|---|---|---|---|",
@@ -69,6 +113,7 @@ def readings() -> str:
 BLOCKS: dict[str, Callable[[], str]] = {
     "methods": methods_table,
     "mask-benchmark": mask_benchmark,
+    "speed": speed,
     "readings": readings,
 }
 

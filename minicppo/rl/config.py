@@ -166,6 +166,12 @@ class _Loader(yaml.SafeLoader):
     """YAML 1.2 numbers: `3e-4` is a number and not, as in YAML 1.1, a string."""
 
 
+# ... and its booleans: `off`, `no` and `on` are words, as in train.autocast=off.
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"true|false", re.I), list("tTfF"))
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
 )

@@ -118,3 +118,10 @@ def test_a_from_scratch_policy_needs_an_alphabet_and_a_warm_up_demonstrations(
     monkeypatch.setattr(ChainTask, "demonstration", Task.demonstration)
     with pytest.raises(ConfigError, match="no demonstrations to warm up on: set warmup to null"):
         small_config()
+
+
+@pytest.mark.parametrize(("text", "value"), [("off", "off"), ("'off'", "off"), ("bfloat16", "bfloat16")])
+def test_off_is_a_word_and_true_a_boolean(text: str, value: str) -> None:
+    config = load_config("learn", [f"train.autocast={text}", "train.normalize_std=true"])
+    assert config.train.autocast == value
+    assert config.train.normalize_std is True
