@@ -125,8 +125,8 @@ def load_config(preset_or_path: str | Path, overrides: list[str] | None = None) 
 
     Naming a new task or method without its options drops the options of the old one: `method=grpo` is short for
     `method.name=grpo` with default parameters. Within a family the parameters stay that the new method does not itself
-    set: `method=cppo-no-budget` keeps a preset's delta. `recipe=grpo` lays presets/recipes/grpo.yaml over the settings: the
-    method with the normalisation and aggregation of its own paper.
+    set: `method=cppo-no-budget` keeps a preset's delta. `recipe=grpo` lays presets/recipes/grpo.yaml over the settings:
+    the method with the normalisation and aggregation of its own paper.
 
     Raises:
         ConfigError: no such preset, recipe or file, an unknown key, or a value that cannot work; each names a way out.

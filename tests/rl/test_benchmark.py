@@ -50,7 +50,7 @@ class Parrot:
             total = sum(int(part) for part in prompt.replace("?", "").split("+"))
             noise = torch.rand(samples, generator=generator)
             texts += [f"Answer: {total + int(wrong > 0.5)}" if wrong > 0.1 else "?" for wrong in noise.tolist()]
-        rows = [policy.encode(text) + [policy.eos_id] for text in texts]
+        rows = [[*policy.encode(text), policy.eos_id] for text in texts]
         rows = [row[:max_new_tokens] for row in rows]
         width = max(map(len, rows))
         ids = torch.tensor([row + [policy.pad_id] * (width - len(row)) for row in rows])
