@@ -24,12 +24,16 @@ OURS = ("mask/", "gate/", "budget/", "div/", "prefix/", "ratio/", "kl/", "weight
 def whole_checkpoint(run: RunDir) -> Path | None:
     """The newest checkpoint that was written to its end; those that were not are removed."""
     found = None
-    for folder in sorted((run.path / "trl").glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1])):
+    for folder in _saved(run):
         if (folder / DONE).is_file():
             found = folder
         else:
             shutil.rmtree(folder, ignore_errors=True)  # every process of a resumed run comes here
     return found
+
+
+def _saved(run: RunDir) -> list[Path]:
+    return sorted((run.path / "trl").glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
 
 
 class RunLog(TrainerCallback):
@@ -99,6 +103,10 @@ class RunLog(TrainerCallback):
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         folder = self.run.path / "trl" / f"checkpoint-{state.global_step}"
         write_atomically(folder / DONE, json.dumps(self.run.log_sizes()).encode())
+        for old in _saved(self.run)[
+            : -self.config.train.keep_checkpoints
+        ]:  # TRL would remove it before the new is whole
+            shutil.rmtree(old)
 
     def _end_iteration(self, done: int, update: int) -> None:
         trained = time.perf_counter()

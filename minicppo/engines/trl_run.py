@@ -125,7 +125,7 @@ def trl_config(config: RunConfig, run_dir: Path) -> CPPOConfig:
         "logging_steps": 1,
         "save_strategy": "steps",
         "save_steps": settings.checkpoint_every * updates,
-        "save_total_limit": settings.keep_checkpoints,
+        "save_total_limit": None,  # `RunLog` removes old checkpoints, once the new one is whole
         "report_to": "none",
         "disable_tqdm": True,
         "ddp_timeout": 24 * 3600,  # while the first process evaluates, the others wait

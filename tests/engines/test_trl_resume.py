@@ -146,3 +146,19 @@ def test_every_process_may_clear_away_what_was_half_written(tmp_path: Path, monk
     monkeypatch.setattr(shutil, "rmtree", after_another)
     assert whole_checkpoint(RunDir(tmp_path)) is None
     assert not half.exists()
+
+
+def test_the_old_checkpoint_stays_until_the_new_one_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from minicppo.engines import trl_log, trl_run
+
+    beside: list[list[str]] = []
+
+    def write(path: Path, content: bytes) -> None:
+        beside.append(sorted(folder.name for folder in path.parent.parent.glob("checkpoint-*")))
+        path.write_bytes(content)
+
+    monkeypatch.setattr(trl_log, "write_atomically", write)
+    train(small_run(), tmp_path / "run")  # keeps one checkpoint
+    assert beside == [["checkpoint-4"], ["checkpoint-4", "checkpoint-8"]]
+    assert [folder.name for folder in (tmp_path / "run" / "trl").glob("checkpoint-*")] == ["checkpoint-8"]
+    assert trl_run.trl_config(small_run(), tmp_path).save_total_limit is None
