@@ -86,6 +86,12 @@ class TestWithThePackage:
     def _installed(self) -> None:
         pytest.importorskip("reasoning_gym", reason="reasoning-gym is not installed (extra: tasks)")
 
+    def test_thousands_may_be_set_apart_by_commas(self) -> None:
+        task = make_task("reasoning-gym", dataset="lcm")
+        problem = next(p for p in sample_problems(task, 40, random.Random(1), "train") if len(p.answer) > 3)
+        assert task.score(problem, f"It is {int(problem.answer):,}.") == 1
+        assert task.score(problem, f"{problem.answer[0]},{problem.answer[1:]}0") == 0
+
     @pytest.mark.parametrize("dataset", ["chain_sum", "countdown", "gcd", "basic_arithmetic", "spell_backward", "lcm"])
     def test_problems_come_from_the_seed_and_their_own_answers_score_one(self, dataset: str) -> None:
         task = make_task("reasoning-gym", dataset=dataset)

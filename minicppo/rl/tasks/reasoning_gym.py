@@ -18,6 +18,7 @@ EVALUATING = frozenset(
     "spiral_matrix string_insertion".split()
 )
 NUMBER = r"[-+]?\d(?:[\d,]*\d)?(?:\.\d+)?"
+THOUSANDS = re.compile(r"[-+]?\d{1,3}(?:,\d{3})+(?:\.\d+)?")
 ORDERLESS = ("gcd", "lcm")  # of the same numbers in any order: one problem, on one side of the split
 RESPONSE_TOKENS = {"countdown": 32}  # of a short answer; the others 16
 FUNCTIONS = frozenset("sin cos tan exp log sqrt asin acos atan sinh cosh tanh Abs".split())
@@ -87,7 +88,10 @@ class ReasoningGymTask(Task):
 
     def score(self, problem: Problem, response: str) -> float:
         """The data set's own `score_answer`."""
-        answer = extract_answer(response, numeric=_is_number(problem.answer))
+        numeric = _is_number(problem.answer)
+        answer = extract_answer(response, numeric=numeric)
+        if numeric and THOUSANDS.fullmatch(answer):
+            answer = answer.replace(",", "")
         if not answer or (self.dataset in EVALUATING and not is_plain_expression(answer)):
             return 0.0
         score = float(self._checker.score_answer(answer, dict(problem.data)))
