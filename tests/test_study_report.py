@@ -12,9 +12,11 @@ import yaml
 
 pytest.importorskip("pyarrow")
 
+from minicppo.report.study.claims import claims, collapse, others, rivals, short_p, verdict
 from minicppo.report.study.page import study_table
 from minicppo.report.study.plan import StudyConfig, grid, load_study
-from minicppo.report.study.plots import plots
+from minicppo.report.study.plots import lines_plot, plots
+from minicppo.report.study.stats import holm, permutation_p
 from minicppo.report.study.study import write_report
 from minicppo.report.study.summary import POOLED, choose, groups, rounded, score, summarise
 from minicppo.report.study.table import Curve, Row, collect, curves, read_table, write_table
@@ -112,10 +114,90 @@ def test_the_report_and_the_readme_table(study: StudyConfig) -> None:
     page = (Path(study.results) / "README.md").read_text()
     for title in ("Thresholds", "The comparison", "Pressure"):
         assert f"## {title}" in page
+    assert "Still to be run" not in page
+    assert "--only tune --only headline --only pressure" in page
     text = study_table(Path(study.results))
     assert "| CPPO, tuned | 2 |" in text
     assert all(block in page for block in text.split("\n\n"))
     assert "minicppo study" in study_table(Path(study.results) / "nowhere")
+
+
+def made_up_part(**changes: tuple[float, float, float]) -> dict[str, Any]:
+    """A part of no mask, DPPO and CPPO with three comparisons; `changes` gives the last P(better) and its ends."""
+    arms = {"none": ("none", 1.0), "DPPO": ("dppo-exact", 0.1), "CPPO": ("cppo-exact", 0.0)}
+    interval = {"value": 0.9, "low": 0.8, "high": 0.95}
+    rows = [
+        {"setting": "", "arm": arm, "method": method, "runs": 20, "final": interval, "collapsed": {"value": share}}
+        for arm, (method, share) in arms.items()
+    ]
+    won = {"value": 1.0, "low": 1.0, "high": 1.0}
+    chance = dict(zip(("value", "low", "high"), changes.get("chance", (0.5, 0.3, 0.7)), strict=True))
+    pairs = [("DPPO", "none", won), ("CPPO", "none", won), ("CPPO", "DPPO", chance)]
+    return {
+        "rows": rows,
+        "pairs": [
+            {"setting": "", "first": a, "second": b, "final": p, "final_difference": interval, "p": 0.0004}
+            for a, b, p in pairs
+        ],
+    }
+
+
+@pytest.mark.parametrize(
+    ("chance", "answer"),
+    [
+        ((0.5, 0.3, 0.7), "Not settled. CPPO .90 [.80, .95] against DPPO .90"),
+        ((0.8, 0.6, 0.9), "Yes, here."),
+        ((0.2, 0.1, 0.4), "No, the other way round."),
+    ],
+)
+def test_the_answer_follows_the_numbers(chance: tuple[float, float, float], answer: str) -> None:
+    part = made_up_part(chance=chance)
+    assert answer in rivals(part)
+    assert "P(better)" in rivals(part)
+    assert len(claims(part)) == 3
+
+
+def test_the_other_claims_follow_the_numbers() -> None:
+    part = made_up_part()
+    assert "Without one 20 of 20 runs collapse, with a mask 2 of 40 (DPPO 2 of 20; none with CPPO)." in collapse(part)
+    assert others(part) == "**The others.** DPPO does better than none; CPPO does better than none."
+    part["pairs"][0]["p"] = 0.06
+    assert others(part).endswith("CPPO does better than none. Not told apart: DPPO and none.")
+    assert [short_p(p) for p in (0.0004, 0.034, 1.0)] == ["< .001", ".034", "1"]
+
+
+def test_a_verdict_needs_interval_and_test() -> None:
+    """Three clear wins make an interval that is a point; they are still only three."""
+    pair = made_up_part(chance=(1.0, 1.0, 1.0))["pairs"][-1]
+    assert verdict(pair) == "CPPO better"
+    assert verdict(pair | {"p": 0.1}) == "not told apart"
+    assert verdict(pair | {"final": {"value": 0.6, "low": 0.45, "high": 0.7}}) == "not told apart"
+
+
+def test_comparisons_are_corrected_within_their_setting(study: StudyConfig, found: list[Curve]) -> None:
+    part = summarise(study, found)["parts"]["pressure"]
+    own = {(g.setting, g.arm): g.of("final") for g in groups(study, found, "pressure")}
+    for pair in part["pairs"][:2]:
+        x, y = (own[pair["setting"], pair[side]] for side in ("first", "second"))
+        assert pair["p"] == holm([permutation_p([x], [y])])[0] >= 0.1
+
+
+def test_what_is_missing_is_said(study: StudyConfig, found: list[Curve]) -> None:
+    assert summarise(study, found)["missing"] == {}
+    kept = [curve for curve in found if curve.key[0] == "tune"][:-1]
+    assert summarise(study, kept)["missing"] == {"tune": (1, 2), "headline": (6, 6), "pressure": (12, 12)}
+
+
+def test_many_arms_get_a_panel_a_family() -> None:
+    committed = load_study(ROOT / "configs" / "study.yaml")
+    part = committed.parts["ablations"]
+    rows = [row for cell in grid(committed, "ablations", {})[:16] for row in fake_rows(cell)]
+    drawn = lines_plot("", groups(committed, curves(rows), "ablations"), {"reward": "reward"}, "CPPO")
+    assert [panel["name"] for panel in drawn["panels"]] == [arm for arm in part.arms if arm != "CPPO"]
+    assert all([line["arm"] for line in panel["lines"]] == ["CPPO", panel["name"]] for panel in drawn["panels"])
+    rows = [row for cell in grid(committed, "divergence", {})[:12] for row in fake_rows(cell)]
+    drawn = lines_plot("", groups(committed, curves(rows), "divergence"), {"reward": "reward"}, "")
+    assert {panel["name"]: len(panel["lines"]) for panel in drawn["panels"]} == {"DPPO": 3, "CPPO": 3}
 
 
 @pytest.mark.parametrize("config", ["study", "study-gpu"])

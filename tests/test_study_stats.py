@@ -15,9 +15,11 @@ from minicppo.report.study.stats import (
     better,
     bootstrap,
     has_collapsed,
+    holm,
     iqm,
     paired_difference,
     performance_profile,
+    permutation_p,
     probability_of_improvement,
     resample,
     share,
@@ -98,6 +100,57 @@ def test_improvement_averages_settings() -> None:
     assert probability_of_improvement([wins, loses], [loses, wins]) == Interval(0.5, 0.5, 0.5)
     with pytest.raises(ValueError, match="2 and 1 settings"):
         probability_of_improvement([wins, loses], [wins])
+
+
+def test_permutation_p_by_enumeration() -> None:
+    """Every way to deal out the labels within each setting, counted: at least as far from one half as was seen."""
+    x, y = [np.array([3.0, 4.0, 4.0]), np.array([1.0, 5.0])], [np.array([1.0, 4.0]), np.array([0.0, 2.0])]
+    dealt = []
+    for a, b in zip(x, y, strict=True):
+        pool = np.concatenate([a, b])
+        ways = itertools.combinations(range(len(pool)), len(a))
+        dealt.append([float(better(pool[list(way)], np.delete(pool, way))) for way in ways])
+    seen = np.mean([better(a, b) for a, b in zip(x, y, strict=True)])
+    far = [abs((one + other) / 2 - 0.5) >= abs(seen - 0.5) - 1e-9 for one in dealt[0] for other in dealt[1]]
+    assert permutation_p(x, y, seed=1) == pytest.approx(np.mean(far), abs=0.015)
+    assert permutation_p(y, x, seed=1) == pytest.approx(np.mean(far), abs=0.015)
+
+
+def test_three_runs_prove_nothing() -> None:
+    """The resampled interval of three clear wins is a point at 1; two of the 20 ways to label six runs look like it."""
+    x, y = np.array([0.7, 0.8, 0.9]), np.array([0.1, 0.2, 0.3])
+    assert probability_of_improvement([x], [y]) == Interval(1.0, 1.0, 1.0)
+    assert permutation_p([x], [y]) == pytest.approx(0.1, abs=0.01)
+    assert permutation_p([np.linspace(0.7, 0.9, 5)], [np.linspace(0.1, 0.3, 5)]) == pytest.approx(2 / 252, abs=0.003)
+
+
+def test_permutation_p_errs_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(0)
+    found = [permutation_p([rng.normal(0, 1, 6)], [rng.normal(0, 1, 6)], 400, seed=i) for i in range(400)]
+    assert 0.02 <= np.mean(np.array(found) <= 0.05) <= 0.08
+
+
+def test_equal_scores_are_not_told_apart() -> None:
+    assert permutation_p([np.ones(9)], [np.ones(9)]) == 1.0
+    with pytest.raises(ValueError, match="2 and 1 settings"):
+        permutation_p([np.ones(2), np.ones(2)], [np.ones(2)])
+
+
+@given(st.lists(st.floats(0, 1), max_size=8))
+def test_holm_step_by_step(p_values: list[float]) -> None:
+    left, expected, reached = sorted(range(len(p_values)), key=lambda i: p_values[i]), {}, 0.0
+    while left:
+        reached = max(reached, min(1.0, len(left) * p_values[left[0]]))
+        expected[left.pop(0)] = reached
+    assert holm(p_values) == pytest.approx([expected[i] for i in range(len(p_values))])
+
+
+@pytest.mark.parametrize(("runs", "covered"), [(3, 0.74), (5, 0.89), (20, 0.945)])
+def test_the_page_says_how_often_the_intervals_cover(runs: int, covered: float) -> None:
+    rng = np.random.default_rng(0)
+    samples = rng.normal(0, 1, (300, runs))
+    found = [bootstrap([scores], resamples=300, seed=i) for i, scores in enumerate(samples)]
+    assert np.mean([each.low <= 0 <= each.high for each in found]) == pytest.approx(covered, abs=0.05)
 
 
 @given(scores)

@@ -46,24 +46,28 @@ def draw(plot: Plot) -> Figure:
 
 
 def _scores(plot: Plot) -> Figure:
-    """One row an arm, settings one under the other; a dot and an interval in each of four columns."""
+    """One row an arm, settings one under the other; its runs, their centre and its interval in four columns."""
     rows, styles = plot["rows"], _styles(plot["rows"])
     places, heads = _places(rows)
     lowest = places[-1]
-    figure = new_figure(9.2, 1.0 - 0.23 * lowest)
+    figure = new_figure(9.2, 1.1 - 0.25 * lowest)
     axes = figure.subplots(1, len(SCORE_LABELS), sharey=True)
     for ax, (name, label) in zip(axes, SCORE_LABELS.items(), strict=True):
         for at, row in zip(places, rows, strict=True):
-            style, entry = styles[row["arm"]], row[name]
+            style, entry, each = styles[row["arm"]], row[name], row["each"].get(name, [])
+            ax.plot(each, [at - 0.28] * len(each), "|", color=GREY, markersize=4, markeredgewidth=0.8)
             ax.plot([entry["low"], entry["high"]], [at, at], color=style["color"], linewidth=2.2, alpha=0.55)
             ax.plot([entry["value"]], [at], **{**style, "linestyle": "none", "markersize": 5})
         ax.set_xlabel(label)
-        ax.set_xlim(-0.03, 1.03)
+        ax.set_xlim(-0.04, 1.04)
         ax.set_ylim(lowest - 0.7, 0.7)
+        ax.grid(visible=False, axis="y")
     axes[0].set_yticks([*places, *heads], [*(row["arm"] for row in rows), *heads.values()])
-    for tick in axes[0].get_yticklabels()[len(places) :]:
+    labels = axes[0].get_yticklabels()
+    for tick in [*labels[len(places) :], *(tick for tick, row in zip(labels, rows, strict=False) if row["chosen"])]:
         tick.set_fontweight("bold")
-    _title(figure, plot, f"interquartile mean and 95 % interval of {_runs(rows)} runs an arm")
+    bold = "; bold: chosen" if any(row["chosen"] for row in rows) else ""
+    _title(figure, plot, f"interquartile mean and 95 % interval of {_runs(rows)} runs an arm (each a tick){bold}")
     return figure
 
 
@@ -82,67 +86,103 @@ def _places(rows: Sequence[Mapping[str, Any]]) -> tuple[list[float], dict[float,
 
 
 def _lines(plot: Plot) -> Figure:
+    """Panels of the same number share their scale, and say what it is once a row."""
     panels = plot["panels"]
-    columns = min(3, max(1, len(panels)))
-    height = math.ceil(len(panels) / columns)
-    figure = new_figure(max(6.0, 3.1 * columns), 1.0 + 2.4 * height)
-    axes = figure.subplots(height, columns, squeeze=False).flat
+    figure, axes = _grid(panels, 2.3)
     styles = _styles([line for panel in panels for line in panel["lines"]])
-    for ax, panel in zip(axes, panels, strict=False):
+    ends = _ends(panels)
+    for ax, panel in zip(axes, panels, strict=True):
         for line in panel["lines"]:
             _banded(ax, line, styles)
-        ax.set_title(panel["setting"])
+        ax.set_title(": ".join(part for part in (panel["setting"], panel["name"]) if part))
         ax.set_xlabel("iteration (one rollout batch each)")
         ax.set_ylabel(panel["label"])
+        ax.set_ylim(*ends[panel["label"]])
         ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    for ax in list(axes)[len(panels) :]:
-        ax.set_axis_off()
+    _thin_labels(axes)
     _legend(figure, plot, "interquartile mean of the seeds and 95 % band")
     return figure
 
 
 def _profile(plot: Plot) -> Figure:
-    figure = new_figure(5.6, 3.8)
-    ax = figure.subplots()
-    styles = _styles(plot["lines"])
-    for line in plot["lines"]:
-        _banded(ax, line, styles)
-    ax.set_xlabel("final held-out accuracy")
-    ax.set_ylabel("share of runs above it")
-    ax.set_ylim(-0.03, 1.03)
+    panels = plot["panels"]
+    figure, axes = _grid(panels, 2.6)
+    styles = _styles([line for panel in panels for line in panel["lines"]])
+    for ax, panel in zip(axes, panels, strict=True):
+        for line in panel["lines"]:
+            _banded(ax, line, styles)
+        ax.set_title(panel["name"])
+        ax.set_xlabel("final held-out accuracy")
+        ax.set_ylabel("share of runs above it")
+        ax.set_ylim(-0.03, 1.03)
+    _thin_labels(axes)
     _legend(figure, plot, "shares of runs and 95 % band")
     return figure
 
 
+def _grid(panels: Sequence[Plot], height: float) -> tuple[Figure, list[Axes]]:
+    """A figure with an axis for each panel, three a row."""
+    columns = min(3, max(1, len(panels)))
+    rows = math.ceil(len(panels) / columns)
+    figure = new_figure(max(6.0, 3.1 * columns), 1.0 + height * rows)
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for ax in axes[len(panels) :]:
+        ax.remove()
+    return figure, axes[: len(panels)]
+
+
+def _ends(panels: Sequence[Plot]) -> dict[str, tuple[float, float]]:
+    """The scale of each number: all that its bands reach, and a little more."""
+    reach: dict[str, list[float]] = {}
+    for panel in panels:
+        for line in panel["lines"]:
+            reach.setdefault(panel["label"], []).extend([*line["low"], *line["high"]])
+    return {
+        label: (min(y) - 0.04 * (max(y) - min(y) or 1), max(y) + 0.04 * (max(y) - min(y) or 1))
+        for label, y in reach.items()
+    }
+
+
+def _thin_labels(axes: Sequence[Axes]) -> None:
+    """Drop the labels that a neighbour to the left or below bears already."""
+    columns = min(3, len(axes))
+    told = [ax.get_ylabel() for ax in axes]
+    for i, ax in enumerate(axes):
+        if i % columns and told[i - 1] == told[i]:
+            ax.set_ylabel("")
+        if i + columns < len(axes):
+            ax.set_xlabel("")
+
+
 def _improvement(plot: Plot) -> Figure:
-    """For each pair an interval; both sides of the middle line means not told apart."""
+    """For each pair an interval; settings one under the other."""
     rows = plot["rows"]
-    figure = new_figure(7.4, 1.2 + 0.34 * len(rows))
+    places, heads = _places(rows)
+    lowest = places[-1]
+    figure = new_figure(7.4, 1.5 - 0.34 * lowest)
     ax = figure.subplots()
-    for i, row in enumerate(rows):
-        for name, offset, fill in (("final", -0.12, "full"), ("area", 0.12, "none")):
-            entry = row[name]
-            ax.plot([entry["low"], entry["high"]], [i + offset] * 2, color=GREY, linewidth=2.0)
-            ax.plot(
-                [entry["value"]],
-                [i + offset],
-                color="black",
-                marker="o" if name == "final" else "s",
-                fillstyle=fill,
-                linestyle="none",
-                label=SCORE_LABELS[name] if i == 0 else None,
-            )
+    kinds = (("final", 0.13, "o", "black"), ("area", -0.17, "s", GREY))
+    for at, row in zip(places, rows, strict=True):
+        for name, offset, marker, color in kinds:
+            entry, fill = row[name], "full" if name == "final" and row["told_apart"] else "none"
+            ax.plot([entry["low"], entry["high"]], [at + offset] * 2, color=color, linewidth=1.8, alpha=0.6)
+            ax.plot(entry["value"], at + offset, marker, color=color, markersize=5, fillstyle=fill)
     ax.axvline(0.5, color="black", linewidth=0.9, linestyle="--")
-    ax.set_yticks(range(len(rows)), [f"{row['first']} over {row['second']}{_in(row['setting'])}" for row in rows])
-    ax.set_ylim(len(rows) - 0.5, -0.5)
+    ax.set_yticks([*places, *heads], [*(f"{row['first']} over {row['second']}" for row in rows), *heads.values()])
+    for tick in ax.get_yticklabels()[len(places) :]:
+        tick.set_fontweight("bold")
+    ax.grid(visible=False, axis="y")
+    ax.set_ylim(lowest - 0.6, 0.6)
     ax.set_xlim(-0.02, 1.02)
-    ax.set_xlabel("probability that a run of the first does better than one of the second")
-    _legend(figure, plot, "across the dashed line: not told apart (95 % intervals)")
+    ax.set_xlabel("P(a run of the first does better than one of the second)")
+    for label, marker, fill, color in (
+        ("final accuracy, told apart", "o", "full", "black"),
+        ("final accuracy, not told apart", "o", "none", "black"),
+        ("mean training reward", "s", "none", GREY),
+    ):
+        ax.plot([], [], linestyle="none", marker=marker, fillstyle=fill, color=color, label=label)
+    _legend(figure, plot, "which of two does better, with 95 % intervals")
     return figure
-
-
-def _in(setting: str) -> str:
-    return f" ({setting})" if setting else ""
 
 
 def _styles(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -7,13 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from minicppo.report.study.plan import StudyConfig
+from minicppo.report.study.claims import TOLD_NOTHING, verdict
+from minicppo.report.study.plan import StudyConfig, candidate_label
 from minicppo.report.study.stats import bootstrap_band, iqm, performance_profile
 from minicppo.report.study.summary import POOLED, SCORES, Group, groups, rounded
 from minicppo.report.study.table import Curve
 
 Plot = dict[str, Any]
-MOST_LINES = 8  # in one panel of curves
+MOST_LINES = 4  # in one panel; more arms get a panel a family
+MOST_ARMS = 8  # in one figure of curves
 MASKS = {
     "masked": "masked tokens (share)",
     "masked_prefix_only": "masked by the budget alone (share)",
@@ -32,9 +34,15 @@ def plots(study: StudyConfig, curves: Sequence[Curve], summary: dict[str, Any]) 
     found: dict[str, Plot] = {}
     for name, part in summary["parts"].items():
         settings, own = study.parts[name], groups(study, curves, name)
-        found[f"{name}-scores"] = scores_plot(part)
-        if not settings.tunes and len({group.arm for group in own}) <= MOST_LINES:
-            found[f"{name}-curves"] = lines_plot(part["title"], own, {"reward": "mean training reward"})
+        reference = next(iter(settings.compare), "")
+        best = {
+            candidate_label(label, summary["winners"][name][arm.method])
+            for label, arm in settings.arms.items()
+            if name in summary["winners"]
+        }
+        found[f"{name}-scores"] = scores_plot(part, own, best)
+        if not settings.tunes and len({group.arm for group in own}) <= MOST_ARMS:
+            found[f"{name}-curves"] = lines_plot(part["title"], own, {"reward": "mean training reward"}, reference)
         if part["pairs"]:
             found[f"{name}-improvement"] = improvement_plot(part)
         if "profile" in settings.draw:
@@ -46,29 +54,47 @@ def plots(study: StudyConfig, curves: Sequence[Curve], summary: dict[str, Any]) 
     return {name: rounded(plot) for name, plot in found.items() if plot.get("panels", True)}
 
 
-def scores_plot(part: dict[str, Any]) -> Plot:
-    """IQM of each score and the share of collapsed runs, with intervals, one line for each arm in each setting."""
-    rows = [row for row in part["rows"] if row["setting"] != POOLED]
-    return {
-        "kind": "scores",
-        "title": part["title"],
-        "rows": [
-            {key: row[key] for key in ("setting", "arm", "method", "runs", *SCORES, "collapsed")} for row in rows
-        ],
-    }
+def scores_plot(part: dict[str, Any], found: Sequence[Group], chosen: set[str]) -> Plot:
+    """Each run's scores, their IQM and the share of collapsed runs with intervals, by setting and arm."""
+    runs = {(group.setting, group.arm): {name: group.of(name) for name in SCORES} for group in found}
+    kept = ("setting", "arm", "method", "runs", *SCORES, "collapsed")
+    rows = [
+        {key: row[key] for key in kept}
+        | {"each": runs[row["setting"], row["arm"]], "chosen": row["arm"] in chosen}
+        for row in part["rows"]
+        if row["setting"] != POOLED
+    ]
+    return {"kind": "scores", "title": part["title"], "rows": rows}
 
 
-def lines_plot(title: str, found: Sequence[Group], names: dict[str, str]) -> Plot:
-    """IQM over seeds by iteration with pointwise intervals: a panel for each number in each setting."""
+def lines_plot(title: str, found: Sequence[Group], names: dict[str, str], reference: str = "") -> Plot:
+    """IQM over seeds by iteration with pointwise intervals: a panel for each number in each setting, or several."""
     settings = list(dict.fromkeys(group.setting for group in found))
     panels = []
     for setting in settings:
         for name, label in names.items():
             lines = [_line(group, name) for group in found if group.setting == setting]
-            lines = [line for line in lines if len(line["x"])]
-            if lines:
-                panels.append({"setting": setting, "label": label, "lines": lines})
+            lines = [line for line in lines if np.any(line["value"])]  # what is always zero says nothing
+            panels += [{**panel, "setting": setting, "label": label} for panel in _panels(lines, reference)]
     return {"kind": "lines", "title": title, "panels": panels}
+
+
+def _panels(lines: list[Plot], reference: str = "") -> list[Plot]:
+    """All lines in one panel if they are few; else a panel a family beside no mask, or an arm beside the reference."""
+    if len(lines) <= MOST_LINES:
+        return [{"name": "", "lines": lines}] if lines else []
+    beside = [line for line in lines if line["method"] == "none"]
+    others = [line for line in lines if line not in beside]
+    families: dict[str, list[Plot]] = {}
+    for line in others:
+        families.setdefault(line["method"].split("-")[0], []).append(line)
+    if len(families) > 1:
+        return [
+            {"name": own[0]["arm"].partition(",")[0], "lines": [*beside, *own]}
+            for own in families.values()
+        ]
+    beside = [line for line in lines if line["arm"] == reference] or lines[:1]
+    return [{"name": line["arm"], "lines": [*beside, line]} for line in lines if line not in beside]
 
 
 def _line(group: Group, name: str) -> Plot:
@@ -93,13 +119,13 @@ def profile_plot(title: str, found: Sequence[Group]) -> Plot:
         lines.append(
             {"arm": arm, "method": own[0].method, "x": THRESHOLDS, "value": middle, "low": low, "high": high}
         )
-    return {"kind": "profile", "title": title, "lines": lines}
+    return {"kind": "profile", "title": title, "panels": _panels(lines)}
 
 
 def improvement_plot(part: dict[str, Any]) -> Plot:
-    """Probability that the first arm of each pair does better than the second, with intervals."""
-    return {
-        "kind": "improvement",
-        "title": part["title"],
-        "rows": [{key: pair[key] for key in ("setting", "first", "second", "final", "area")} for pair in part["pairs"]],
-    }
+    """Probability that the first arm of each pair does better than the second, with intervals and verdicts."""
+    kept = ("setting", "first", "second", "final", "area")
+    rows = [
+        {key: pair[key] for key in kept} | {"told_apart": verdict(pair) != TOLD_NOTHING} for pair in part["pairs"]
+    ]
+    return {"kind": "improvement", "title": part["title"], "rows": rows}

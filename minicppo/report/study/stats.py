@@ -2,7 +2,9 @@
 
 After Agarwal et al., "Deep Reinforcement Learning at the Edge of the Statistical Precipice" (arXiv 2108.13264). Scores
 come in strata (one for each setting); each stratum is resampled apart, so that every resample holds as many runs of
-each setting as there are. An interval is the percentile interval of the resamples.
+each setting as there are. An interval is the percentile interval of the resamples. Of 20 runs such an interval covers
+about as often as it says; of five runs in nine cases of ten, of three in three of four. So what is called better also
+has to pass a permutation test, which is exact for few runs, with Holm's correction for the number of comparisons.
 """
 
 from __future__ import annotations
@@ -12,10 +14,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.integrate import trapezoid
-from scipy.stats import binomtest, trim_mean
+from scipy.stats import binomtest, rankdata, trim_mean
 
 Strata = Sequence[np.ndarray]  # one (n_i,) array of scores for each setting
 RESAMPLES = 2000
+PERMUTATIONS = 9999  # with the observed labels, 10,000
 LEVEL = 0.95
 
 
@@ -122,6 +125,41 @@ def probability_of_improvement(
     tail = 100 * (1 - level) / 2
     low, high = np.percentile(means, [tail, 100 - tail])
     return Interval(float(value), float(low), float(high))
+
+
+def permutation_p(first: Strata, second: Strata, permutations: int = PERMUTATIONS, seed: int = 0) -> float:
+    """Two-sided P-value of an improvement this far from one half, if labels in each setting were drawn by lot.
+
+    Three runs against three give 0.1 at the least, whatever their scores: a resampled interval does not notice.
+
+    Raises:
+        ValueError: the two do not have the same number of settings.
+    """
+    if len(first) != len(second):
+        raise ValueError(f"{len(first)} and {len(second)} settings: compare methods on the same settings")
+    rng = np.random.default_rng(seed)
+    observed, drawn = 0.0, np.zeros(permutations)
+    for x, y in zip(first, second, strict=True):
+        ranks = rankdata(np.concatenate([x, y]))  # ties share their mean rank, as they count half in `better`
+        shuffled = rng.permuted(np.broadcast_to(ranks, (permutations, len(ranks))), axis=1)
+        middle, pairs = len(x) * (len(ranks) + 1) / 2, len(x) * len(y)
+        observed += (ranks[: len(x)].sum() - middle) / pairs  # better(x, y) - 1/2
+        drawn += (shuffled[:, : len(x)].sum(1) - middle) / pairs
+    return float((1 + np.sum(np.abs(drawn) >= abs(observed) - 1e-9)) / (1 + permutations))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P-values corrected for their number by Holm's step-down rule: below 0.05, at most one in twenty families errs.
+
+    >>> holm([0.01, 0.04, 0.03])
+    [0.03, 0.06, 0.06]
+    """
+    order = np.argsort(p_values, kind="stable")
+    factors = np.arange(len(p_values), 0, -1)
+    corrected = np.minimum(1.0, np.maximum.accumulate(np.asarray(p_values, float)[order] * factors))
+    result = np.empty(len(p_values))
+    result[order] = corrected
+    return [float(p) for p in result]
 
 
 def _counts(drawn: np.ndarray) -> np.ndarray:

@@ -8,13 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from minicppo.report.study.plan import Params, StudyConfig, candidate_label, grid
+from minicppo.report.study.plan import Params, StudyConfig, candidate_label, grid, run_config
 from minicppo.report.study.stats import (
     area_under_curve,
     bootstrap,
     has_collapsed,
+    holm,
     iqm,
     paired_difference,
+    permutation_p,
     probability_of_improvement,
     share,
     worst_late,
@@ -118,15 +120,30 @@ def summarise(study: StudyConfig, curves: Sequence[Curve]) -> dict[str, Any]:
             "pairs": _compared(found, part.pairs),
         }
     once = {curve.run: curve for curve in curves}.values()
+    evaluated = run_config(study, []).eval
     return {
         "study": study.name,
         "choose": study.choose,
         "collapse": study.collapse,
+        "held_out": {"problems": evaluated.problems, "samples": evaluated.samples},
         "runs": len(once),
         "seconds": round(sum(float(np.nansum(curve.values["seconds"])) for curve in once), 1),
         "winners": choose(study, curves),
+        "missing": _missing(study, curves),
         "parts": parts,
     }
+
+
+def _missing(study: StudyConfig, curves: Sequence[Curve]) -> dict[str, tuple[int, int]]:
+    """Of each part that is not whole, the cells still to be run and all of its cells."""
+    missing = {}
+    for name, part in study.parts.items():
+        arms = sum(max(1, len(arm.candidates)) for arm in part.arms.values())
+        planned = arms * len(part.settings) * part.seeds.count
+        left = planned - sum(curve.key[0] == name for curve in curves)
+        if left:
+            missing[name] = left, planned
+    return missing
 
 
 def _matching(found: Sequence[Group], setting: str, arm: str) -> list[Group]:
@@ -165,10 +182,14 @@ def _pooled_rows(found: Sequence[Group]) -> list[dict[str, Any]]:
 
 
 def _compared(found: Sequence[Group], pairs: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
-    """The first of each pair against the second, setting by setting and pooled, in final accuracy and in area."""
+    """The first of each pair against the second, setting by setting and pooled, in final accuracy and in area.
+
+    `p` is of the final accuracy, corrected for the number of comparisons of the setting.
+    """
     settings = list(dict.fromkeys(group.setting for group in found))
     compared = []
     for setting in [*settings, *([POOLED] if len(settings) > 1 else [])]:
+        family = []
         for first, second in pairs:
             one, other = _matching(found, setting, first), _matching(found, setting, second)
             row: dict[str, Any] = {"setting": setting, "first": first, "second": second}
@@ -177,8 +198,12 @@ def _compared(found: Sequence[Group], pairs: Sequence[tuple[str, str]]) -> list[
                 if x:
                     row[name] = asdict(probability_of_improvement(x, y))
                     row[f"{name}_difference"] = asdict(paired_difference(x, y))
+                    row |= {"p": permutation_p(x, y)} if name == "final" else {}
             if "final" in row:
-                compared.append(row)
+                family.append(row)
+        for row, p in zip(family, holm([row["p"] for row in family]), strict=True):
+            row["p"] = p
+        compared += family
     return compared
 
 

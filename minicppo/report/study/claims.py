@@ -1,0 +1,92 @@
+"""What a part of the study settles, in sentences: every word that could be wrong is computed from its results."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from minicppo.report.study.stats import Interval
+
+SIGNIFICANT = 0.05
+TOLD_NOTHING = "not told apart"
+RIVALS = ("cppo", "dppo")  # families: does the first beat the second?
+
+
+def verdict(pair: dict[str, Any]) -> str:
+    """Better where both the interval of P(better) and the corrected permutation test exclude one half."""
+    chance = Interval(**pair["final"])
+    if pair["p"] < SIGNIFICANT and chance.low > 0.5:
+        return f"{pair['first']} better"
+    if pair["p"] < SIGNIFICANT and chance.high < 0.5:
+        return f"{pair['second']} better"
+    return TOLD_NOTHING
+
+
+def claims(part: dict[str, Any]) -> list[str]:
+    """One sentence each on collapse, on CPPO against DPPO, and on every other comparison of the part."""
+    return [sentence for sentence in (collapse(part), rivals(part), others(part)) if sentence]
+
+
+def collapse(part: dict[str, Any]) -> str:
+    """How many runs collapse without a mask, and how many with each."""
+    counts = {row["arm"]: (round(row["collapsed"]["value"] * row["runs"]), row["runs"]) for row in part["rows"]}
+    bare = [row["arm"] for row in part["rows"] if row["method"] == "none"]
+    if len(bare) != 1 or len(counts) != len(part["rows"]):
+        return ""
+    hits, runs = counts.pop(bare[0])
+    fallen = [f"{arm} {n} of {of}" for arm, (n, of) in counts.items() if n]
+    safe = [arm for arm, (n, _) in counts.items() if not n]
+    masked = f"with a mask {sum(n for n, _ in counts.values())} of {sum(of for _, of in counts.values())}"
+    where = f" ({'; '.join([*fallen, *(['none with ' + _listed(safe)] if safe else [])])})" if fallen else ""
+    return f"**Does a mask matter?** Without one {hits} of {runs} runs collapse, {masked}{where}."
+
+
+def rivals(part: dict[str, Any]) -> str:
+    """Whether CPPO beats DPPO: the answer, and the numbers that it rests on."""
+    pairs = [pair for pair in part["pairs"] if _families(part, pair) == RIVALS]
+    if not pairs:
+        return ""
+    found = {verdict(pair).replace(pair["first"], "first").replace(pair["second"], "second") for pair in pairs}
+    answers = {"first better": "Yes, here", "second better": "No, the other way round", TOLD_NOTHING: "Not settled"}
+    answer = answers[found.pop()] if len(found) == 1 else "It depends on the thresholds"
+    return f"**Does CPPO beat DPPO?** {answer}. " + " ".join(_numbers(part, pair) for pair in pairs)
+
+
+def others(part: dict[str, Any]) -> str:
+    """The remaining comparisons, by verdict."""
+    rest = [pair for pair in part["pairs"] if _families(part, pair) != RIVALS]
+    apart = [pair for pair in rest if verdict(pair) != TOLD_NOTHING]
+    told = [f"{verdict(pair).removesuffix(' better')} does better than {_loser(pair)}" for pair in apart]
+    same = [f"{pair['first']} and {pair['second']}" for pair in rest if pair not in apart]
+    parts = ["; ".join(told) + "." if told else "", f"Not told apart: {'; '.join(same)}." if same else ""]
+    sentence = " ".join(part for part in parts if part)
+    return f"**The others.** {sentence}" if sentence else ""
+
+
+def _loser(pair: dict[str, Any]) -> str:
+    return str(pair["second"] if verdict(pair) == f"{pair['first']} better" else pair["first"])
+
+
+def _families(part: dict[str, Any], pair: dict[str, Any]) -> tuple[str, ...]:
+    methods = {row["arm"]: row["method"] for row in part["rows"]}
+    return tuple(methods[pair[side]].split("-")[0] for side in ("first", "second"))
+
+
+def _numbers(part: dict[str, Any], pair: dict[str, Any]) -> str:
+    finals = {(row["setting"], row["arm"]): Interval(**row["final"]).text() for row in part["rows"]}
+    where = f"{pair['setting']}: " if pair["setting"] else ""
+    one, other = (finals[pair["setting"], pair[side]] for side in ("first", "second"))
+    return (
+        f"{where}{pair['first']} {one} against {pair['second']} {other}: difference "
+        f"{Interval(**pair['final_difference']).text()}, P(better) {Interval(**pair['final']).text()}, "
+        f"p = {short_p(pair['p'])}."
+    )
+
+
+def short_p(p: float) -> str:
+    """Two digits, or below what the permutations can tell."""
+    return "< .001" if p < 0.001 else f"{p:.2g}".removeprefix("0") if p < 1 else "1"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
