@@ -6,14 +6,7 @@ from typing import NoReturn
 
 import typer
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import Progress
 
 console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)
@@ -35,20 +28,7 @@ def stopped(hint: str) -> NoReturn:
 
 
 def progress_bar() -> Progress:
-    """Lines with a rate and the time left, on standard error, so that what is printed can go to a file.
+    """Lines with a rate and the time left, on standard error, so that what is printed can go to a file."""
+    from minicppo.report.progress import progress_lines
 
-    Each line has a field `note`, shown at its end.
-    """
-    from minicppo.report.progress import RateColumn
-
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        RateColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(elapsed_when_finished=False),
-        TextColumn("{task.fields[note]}", style="green"),
-        console=errors,
-        speed_estimate_period=300.0,
-    )
+    return progress_lines(errors)

@@ -12,7 +12,6 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     ProgressColumn,
-    SpinnerColumn,
     Task,
     TextColumn,
     TimeElapsedColumn,
@@ -31,24 +30,31 @@ class RateColumn(ProgressColumn):
         return Text(f"{speed:.0f}/s" if speed >= 2 else f"{1 / speed:.1f} s each", style="cyan")
 
 
+def progress_lines(console: Console, amount: ProgressColumn | None = None, wide: bool = False) -> Progress:
+    """Lines with the amount done (as done/total, or by a column of your own), the rate, and the time left.
+
+    Each line has a field `note`, shown at its end. Rates look back over minutes: a step may take one.
+    """
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None if wide else 40),
+        amount or MofNCompleteColumn(),
+        RateColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(elapsed_when_finished=False),
+        TextColumn("{task.fields[note]}", style="green"),
+        console=console,
+        speed_estimate_period=300.0,
+        expand=wide,
+    )
+
+
 class RunProgress:
     """Turns a trainer's events into progress lines; away from a terminal, into one printed line an evaluation."""
 
     def __init__(self, console: Console):
         self.console = console
-        self.progress = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=None),
-            MofNCompleteColumn(),
-            RateColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(elapsed_when_finished=False),
-            TextColumn("{task.fields[note]}", style="green"),
-            console=console,
-            speed_estimate_period=300.0,  # an iteration may take a minute
-            expand=True,
-        )
+        self.progress = progress_lines(console, wide=True)
         self._lines: dict[str, Task] = {}
         self._warmup: Task | None = None
 

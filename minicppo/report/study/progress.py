@@ -8,9 +8,9 @@ from pathlib import Path
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import TextColumn
 
-from minicppo.report.progress import RateColumn
+from minicppo.report.progress import progress_lines
 from minicppo.report.study.runner import WARMUP, is_done
 from minicppo.rl.config import RunConfig
 
@@ -22,18 +22,7 @@ class StudyProgress:
         self.console, self.name, self.out = console, name, out
         self.lengths = {run: config.train.iterations for run, config in runs.items()}
         self.at = {run: length if is_done(out / run) else 0 for run, length in self.lengths.items()}
-        self.progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=None),
-            TextColumn("{task.percentage:.0f} %"),
-            RateColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}", style="green"),
-            console=console,
-            speed_estimate_period=600.0,
-            expand=True,
-        )
+        self.progress = progress_lines(console, TextColumn("{task.percentage:.0f} %"), wide=True)
         self.bar = self.progress.add_task(name, total=sum(self.lengths.values()), note="")
         self._refresh("")
 
