@@ -127,7 +127,8 @@ def made_up_part(**changes: tuple[float, float, float]) -> dict[str, Any]:
     arms = {"none": ("none", 1.0), "DPPO": ("dppo-exact", 0.1), "CPPO": ("cppo-exact", 0.0)}
     interval = {"value": 0.9, "low": 0.8, "high": 0.95}
     rows = [
-        {"setting": "", "arm": arm, "method": method, "runs": 20, "final": interval, "collapsed": {"value": share}}
+        {"setting": "", "arm": arm, "method": method, "same_runs_as": "", "runs": 20, "final": interval,
+         "collapsed": {"value": share}}
         for arm, (method, share) in arms.items()
     ]
     won = {"value": 1.0, "low": 1.0, "high": 1.0}
@@ -186,6 +187,27 @@ def test_what_is_missing_is_said(study: StudyConfig, found: list[Curve]) -> None
     assert summarise(study, found)["missing"] == {}
     kept = [curve for curve in found if curve.key[0] == "tune"][:-1]
     assert summarise(study, kept)["missing"] == {"tune": (1, 2), "headline": (6, 6), "pressure": (12, 12)}
+
+
+def test_runs_that_stand_in_two_places_are_counted_once(tmp_path: Path) -> None:
+    """Where tuning chooses the default, both arms have the same runs; a part of borrowed runs alone has not begun."""
+    default = {"method": "cppo-exact", "params": {"delta": 0.15}}
+    again = {"none": {"method": "none"}, "CPPO": {"method": "cppo-exact"}, "CPPO, again": default}
+    headline = {**PARTS["headline"], "arms": again}
+    later = {**headline, "seeds": {"count": 3}, "arms": {"CPPO": {"method": "cppo-exact"}}, "compare": {}}
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump({**TINY, "parts": {"headline": headline, "later": later}}, sort_keys=False))
+    twice = load_study(path)
+    cells = [*grid(twice, "headline", {}), *grid(twice, "later", {})]
+    there = {cell.run for cell in cells if cell.part == "headline"}
+    rows = [row for cell in cells if cell.run in there for row in fake_rows(cell, level=0.05)]
+    summary = summarise(twice, curves(rows))
+    assert list(summary["parts"]) == ["headline"]
+    assert summary["missing"]["later"] == (1, 3)
+    twins = {row["arm"]: row["same_runs_as"] for row in summary["parts"]["headline"]["rows"]}
+    assert twins == {"none": "", "CPPO": "", "CPPO, again": "CPPO"}
+    assert "with a mask 2 of 2" in collapse(summary["parts"]["headline"])
+    assert summary["runs"] == 4
 
 
 def test_many_arms_get_a_panel_a_family() -> None:

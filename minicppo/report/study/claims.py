@@ -29,9 +29,10 @@ def claims(part: dict[str, Any]) -> list[str]:
 
 def collapse(part: dict[str, Any]) -> str:
     """How many runs collapse without a mask, and how many with each."""
-    counts = {row["arm"]: (round(row["collapsed"]["value"] * row["runs"]), row["runs"]) for row in part["rows"]}
-    bare = [row["arm"] for row in part["rows"] if row["method"] == "none"]
-    if len(bare) != 1 or len(counts) != len(part["rows"]):
+    rows = [row for row in part["rows"] if not row["same_runs_as"]]
+    counts = {row["arm"]: (round(row["collapsed"]["value"] * row["runs"]), row["runs"]) for row in rows}
+    bare = [row["arm"] for row in rows if row["method"] == "none"]
+    if len(bare) != 1 or len(counts) != len(rows):
         return ""
     hits, runs = counts.pop(bare[0])
     fallen = [f"{arm} {n} of {of}" for arm, (n, of) in counts.items() if n]

@@ -48,7 +48,9 @@ def page(summary: dict[str, Any], command: str, pictures: Iterable[str]) -> str:
         parts += ["## In short", in_short(summary["parts"][HEADLINE])]
     parts += ["## How to read the numbers", conditions(summary), LEGEND]
     for name, part in summary["parts"].items():
-        parts += [f"## {part['title']}", part["question"], table(part)]
+        left, planned = summary["missing"].get(name, (0, 0))
+        so_far = f"So far {planned - left} of {planned} runs." if left else ""
+        parts += [f"## {part['title']}", f"{part['question']} {so_far}".strip(), table(part)]
         if part["pairs"]:
             parts.append(comparisons(part))
         parts.append(_chosen(summary, name))
@@ -87,7 +89,8 @@ def table(part: dict[str, Any]) -> str:
     head = [*(["setting"] if several else []), "arm", "runs", *COLUMNS]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for row in part["rows"]:
-        cells = [*([row["setting"]] if several else []), row["arm"], str(row["runs"])]
+        arm = row["arm"] + (f" (the runs of {row['same_runs_as']})" if row["same_runs_as"] else "")
+        cells = [*([row["setting"]] if several else []), arm, str(row["runs"])]
         cells += [Interval(**row[name]).text() for name in ("final", "area", "worst", "collapsed")]
         cells.append("-" if row["masked"] is None else f"{100 * row['masked']:.2f}")
         lines.append("| " + " | ".join(cells) + " |")

@@ -107,11 +107,14 @@ def choose(study: StudyConfig, curves: Sequence[Curve]) -> dict[str, dict[str, P
 
 def summarise(study: StudyConfig, curves: Sequence[Curve]) -> dict[str, Any]:
     """Everything that tables and figures say, as plain data: scores by arm, comparisons, winners, seconds."""
-    parts = {}
+    parts: dict[str, Any] = {}
+    seen: set[str] = set()
     for name, part in study.parts.items():
         found = groups(study, curves, name)
-        if not found:
+        runs = {curve.run for group in found for curve in group.curves}
+        if not runs - seen:  # not begun: all that is there was run for earlier parts
             continue
+        seen |= runs
         parts[name] = {
             "title": part.title,
             "question": part.question,
@@ -163,6 +166,7 @@ def _row(found: Sequence[Group], setting: str, arm: str) -> dict[str, Any]:
         "setting": setting,
         "arm": arm,
         "method": own[0].method,
+        "same_runs_as": _twin(found, own),
         "runs": runs,
         **{name: asdict(bootstrap([group.of(name) for group in own])) for name in SCORES},
         "collapsed": asdict(share(sum(int(group.of("collapsed").sum()) for group in own), runs)),
@@ -172,6 +176,18 @@ def _row(found: Sequence[Group], setting: str, arm: str) -> dict[str, Any]:
         "drift": mean("drift"),
         "seconds_per_run": float(np.mean([np.nansum(c.values["seconds"]) for group in own for c in group.curves])),
     }
+
+
+def _twin(found: Sequence[Group], own: Sequence[Group]) -> str:
+    """An earlier arm with the very same runs: tuning may choose what was the default already."""
+    runs = [curve.run for group in own for curve in group.curves]
+    for group in found:
+        if group.arm == own[0].arm:
+            break
+        same = [g for g in found if g.arm == group.arm and g.setting in {g.setting for g in own}]
+        if [curve.run for g in same for curve in g.curves] == runs:
+            return group.arm
+    return ""
 
 
 def _pooled_rows(found: Sequence[Group]) -> list[dict[str, Any]]:
