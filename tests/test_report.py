@@ -7,11 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.image import imread
 
 from minicppo.report.curves import curves, masked_share
 from minicppo.report.drift import by_position, drift_by_position
 from minicppo.report.growth import PANELS, ROOT, SERIES, growth
-from minicppo.report.overview import LENGTH, PATH, made_up_divergences, masks, overview
+from minicppo.report.overview import LENGTH, made_up_divergences, masks, overview
+from minicppo.report.pictures import PICTURES, draw_demo_llm
 from minicppo.report.response import MASKED, choose_response, choose_window, one_response
 from minicppo.report.runs import Run, Trace, differing_settings, labels, load_run
 from minicppo.report.style import line_styles, save
@@ -195,9 +197,31 @@ def test_the_overview_shows_each_effect_once() -> None:
     assert set(cppo.reason[0].tolist()) >= {int(Reason.INSIDE), int(Reason.PREFIX)}
 
 
-def test_the_committed_overview_is_what_the_code_draws(tmp_path: Path) -> None:
-    from matplotlib.image import imread
-
-    drawn, committed = imread(save(overview(), tmp_path / "overview.png")), imread(PATH)
+@pytest.mark.parametrize("name", sorted(PICTURES))
+def test_a_committed_picture_is_what_the_code_draws(name: str, tmp_path: Path) -> None:
+    drawn, committed = imread(save(PICTURES[name](), tmp_path / "drawn.png")), imread(ROOT / name)
     assert drawn.shape == committed.shape
-    assert np.mean(np.abs(drawn - committed)) < 0.02, "run `make figures` and commit docs/overview.png"
+    assert np.mean(np.abs(drawn - committed)) < 0.02, f"run `make figures` and commit {name}"
+
+
+def test_every_committed_picture_has_a_source() -> None:
+    """In docs/ those of `make figures`; the others lie beside their study or are drawn by a notebook."""
+    assert {f"docs/{path.name}" for path in (ROOT / "docs").glob("*.png")} == set(PICTURES)
+
+
+def test_the_demo_s_picture_shows_the_recorded_run() -> None:
+    """The run kept for the picture is the one whose numbers the documentation gives."""
+    run, (told,) = (
+        load_run(ROOT / "benchmarks" / "results" / "demo-llm"),
+        json.loads((ROOT / "benchmarks" / "results" / "demo-llm.json").read_text())["rows"],
+    )
+    row = result(run)
+    assert (row.before, row.after, row.masked) == (told["before"], told["after"], told["masked"])
+    accuracy, reward, masked, drift = (ax.get_lines()[0] for ax in draw_demo_llm().axes)
+    assert accuracy.get_ydata().tolist() == [100 * each["accuracy"] for each in run.rows("eval")]
+    assert reward.get_ydata().tolist() == [each["reward"] for each in run.rows("rollout")]
+    for line, key, scale in ((masked, "mask/frac", 100), (drift, "drift", 1)):
+        means = [
+            np.mean([scale * each[key] for each in run.rows("update") if each["iteration"] == i]) for i in range(5)
+        ]
+        assert line.get_ydata().tolist() == pytest.approx(means)

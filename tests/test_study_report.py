@@ -222,7 +222,7 @@ def test_many_arms_get_a_panel_a_family() -> None:
     assert {panel["name"]: len(panel["lines"]) for panel in drawn["panels"]} == {"DPPO": 3, "CPPO": 3}
 
 
-@pytest.mark.parametrize("config", ["study", "study-gpu"])
+@pytest.mark.parametrize("config", ["study", "study-gpu", "study-llm", "study-llm-gpu"])
 def test_committed_figures_show_the_committed_results(config: str) -> None:
     committed = load_study(ROOT / "configs" / f"{config}.yaml")
     folder = ROOT / committed.results
