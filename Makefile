@@ -108,9 +108,8 @@ readings: $(STAMP) ## measure what each other reading of the paper changes (REPR
 docs: $(STAMP) ## write the generated tables of README.md and REPRODUCTION.md again
 	$(BIN)/python -m minicppo.report.readme
 
-figures: $(STAMP) ## draw the committed pictures again from committed results
-	$(BIN)/python -m minicppo.report.overview
-	$(BIN)/python -m minicppo.report.growth
+figures: $(STAMP) ## draw the committed pictures again from committed results (make notebooks: those of the notebooks)
+	$(BIN)/python -m minicppo.report.pictures
 
 clean: ## remove the environment and the caches; runs stay
 	rm -rf $(VENV) .pytest_cache .hypothesis .mypy_cache .ruff_cache
