@@ -13,10 +13,12 @@ Prompts: hidden states and their gradient for groups of 8 responses, with every 
 """
 
 import importlib.util
+import math
 import weakref
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -218,18 +220,15 @@ def measure_prompts(name: str, model: PreTrainedModel, rollout: Rollout, repeats
     valid = rollout.response_mask
     upstream = torch.randn(int(valid.sum()), model.config.hidden_size, device=valid.device)
 
-    def run(share: float) -> tuple[Tensor, ...]:
-        chosen, scoring.SHARE = scoring.SHARE, share
-        try:
+    def run(one_pass: float | None) -> tuple[Tensor, ...]:
+        with nullcontext() if one_pass is None else patch.object(scoring, "pass_tokens", lambda model: one_pass):
             hidden = scoring.hidden_states(policy, rollout)[valid]
-        finally:
-            scoring.SHARE = chosen
         return hidden.detach(), *torch.autograd.grad(hidden, parameters, upstream)
 
-    for mine, theirs in zip(run(1e-9), run(1e9), strict=True):
+    for mine, theirs in zip(run(0), run(math.inf), strict=True):
         assert float((mine - theirs).abs().max()) <= 1e-4 * float(theirs.abs().max())
     took = common.seconds(
-        {"whole": lambda: run(1e9), "once": lambda: run(1e-9), "score": lambda: run(scoring.SHARE)}, repeats
+        {"whole": lambda: run(math.inf), "once": lambda: run(0), "score": lambda: run(None)}, repeats
     )
     return {
         "part": "prompts",

@@ -1,10 +1,15 @@
-"""The current policy's log-probs of a rollout's tokens: each prompt read once, no (N, T, V) logits kept."""
+"""The current policy's log-probs of a rollout's tokens: no (N, T, V) logits kept, and no token computed in vain.
+
+Rows that share a prompt can share a pass over it, and short responses can leave the company of long ones, whose padding
+they would be computed with. Both cost further passes, so `pass_tokens` decides.
+"""
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache
+from torch.nn import functional as F
+from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from minicppo.rl.lm_head import default_tile, linear_head, token_scores
@@ -12,7 +17,8 @@ from minicppo.rl.policy import Policy
 from minicppo.rl.sampling import Keep, Rollout
 
 KEYS_AND_VALUES = (DynamicLayer, DynamicSlidingWindowLayer)  # layers that remember nothing else; subclasses may
-SHARE = 1.5  # prompts are read once where that divides the tokens by this much: two short passes cost more than one
+PASS = {"cpu": 1.5e8, "cuda": 5e11}  # tokens x parameters that a pass costs: as measured, and 10 ms of starting kernels
+FEW = 32  # tokens that a pass costs whatever the model: its weights are read again
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,64 @@ def score(policy: Policy, rollout: Rollout, temperature: float, keep: Keep = "no
     """
     if keep == "topk" and rollout.cell_ids is None:
         raise ValueError("keep='topk' needs a rollout sampled with keep='topk': it carries no token ids to compare on")
+    parts = _by_length(policy, rollout)
+    if len(parts) == 1:
+        return _score(policy, rollout, temperature, keep)
+    found = [_score(policy, rollout.select(rows), temperature, keep) for rows in parts]
+    order, width = torch.cat(parts).argsort(), rollout.response_ids.shape[1]
+
+    def joined(values: list[Tensor]) -> Tensor:
+        wide = [F.pad(value, (0, 0) * (value.ndim - 2) + (0, width - value.shape[1])) for value in values]
+        return torch.cat(wide)[order]
+
+    cells = [scores.cell_log_probs for scores in found if scores.cell_log_probs is not None]
+    return Scores(
+        joined([scores.log_probs for scores in found]),
+        joined([scores.entropy for scores in found]),
+        joined(cells) if cells else None,
+    )
+
+
+def pass_tokens(model: PreTrainedModel) -> float:
+    """What one more pass costs, as so many tokens more: a tiny policy makes few passes, a large one saves tokens."""
+    per_token = model.base_model.num_parameters(exclude_embeddings=True)
+    return FEW + PASS.get(model.device.type, PASS["cuda"]) / max(per_token, 1)
+
+
+def _runs(rollout: Rollout) -> Tensor:
+    """(N,) bool: the first row of each run of rows with one prompt."""
+    prompt = rollout.prompt_ids.masked_fill(~rollout.prompt_mask, -1)
+    first = torch.ones(len(prompt), dtype=torch.bool, device=prompt.device)
+    first[1:] = (prompt[1:] != prompt[:-1]).any(1)
+    return first
+
+
+def _cost(rows: int, runs: int, prompt: int, width: int, one_pass: float) -> tuple[float, bool]:
+    """Tokens that scoring takes, passes among them, and whether to read each prompt once."""
+    whole, once = rows * (prompt + width) + one_pass, runs * prompt + rows * width + 2 * one_pass
+    return min(whole, once), once < whole
+
+
+def _by_length(policy: Policy, rollout: Rollout) -> list[Tensor]:
+    """Indices of the rows to score together: while it pays, those at most half as long as the longest go on alone."""
+    lengths, run = rollout.response_mask.sum(1), _runs(rollout).cumsum(0)
+    prompt, one_pass = rollout.prompt_ids.shape[1], pass_tokens(policy.model)
+
+    def cost(rows: Tensor) -> float:
+        width = int(lengths[rows].max()) - 1
+        return _cost(len(rows), len(run[rows].unique()), prompt, width, one_pass)[0]
+
+    parts, rest = [], torch.arange(len(rollout), device=lengths.device)
+    while True:
+        short = 2 * lengths[rest] <= lengths[rest].max()
+        if not bool(short.any()) or cost(rest[~short]) + cost(rest[short]) >= cost(rest):
+            return [*parts, rest]
+        parts.append(rest[~short])
+        rest = rest[short]
+
+
+def _score(policy: Policy, rollout: Rollout, temperature: float, keep: Keep) -> Scores:
+    """`score` of rows that are computed together."""
     head = linear_head(policy.model)
     with policy.precision():
         if head is None:
@@ -65,16 +129,12 @@ def score(policy: Policy, rollout: Rollout, temperature: float, keep: Keep = "no
 def hidden_states(policy: Policy, rollout: Rollout) -> Tensor:
     """(N, T, d) last hidden states from which each response token is predicted.
 
-    Consecutive rows with one prompt share a single pass over it, gradient included, where that divides the tokens to
-    compute by SHARE or more. A model that remembers anything but keys and values reads every row whole.
+    Consecutive rows with one prompt share a single pass over it, gradient included, where that pays. A model that
+    remembers anything but keys and values reads every row whole.
     """
     n, width = rollout.response_ids.shape
-    prompt = rollout.prompt_ids.masked_fill(~rollout.prompt_mask, -1)
-    first = torch.ones(n, dtype=torch.bool, device=prompt.device)  # the first row of each run of equal prompts
-    first[1:] = (prompt[1:] != prompt[:-1]).any(1)
-    runs = first.nonzero()[:, 0]
-    each = n * (prompt.shape[1] + width - 1)
-    if len(runs) * prompt.shape[1] + n * (width - 1) <= each / SHARE:
+    runs = _runs(rollout).nonzero()[:, 0]
+    if _cost(n, len(runs), rollout.prompt_ids.shape[1], width - 1, pass_tokens(policy.model))[1]:
         hidden = _read_prompts_once(policy, rollout, runs)
         if hidden is not None:
             return hidden

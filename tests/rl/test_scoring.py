@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -247,13 +248,13 @@ def test_bfloat16_products_with_a_float32_log_sum_exp(name: str, tiled: None) ->
 
 
 @pytest.mark.parametrize("padded", [False, True])
-@pytest.mark.parametrize("share", [1e-9, 1e9], ids=["prompts once", "every row whole"])
+@pytest.mark.parametrize("one_pass", [0, math.inf], ids=["many passes", "one pass"])
 @pytest.mark.parametrize("name", MODELS)
 def test_any_model_scores_as_its_rows_do_alone(
-    name: str, share: float, padded: bool, tiled: None, monkeypatch: pytest.MonkeyPatch
+    name: str, one_pass: float, padded: bool, tiled: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     policy, rollout = sharp(MODELS[name]), groups(padded=padded)
-    monkeypatch.setattr(scoring, "SHARE", share)
+    monkeypatch.setattr(scoring, "pass_tokens", lambda model: one_pass)
     assert linear_head(policy.model) is not None
     found, valid = score(policy, rollout, 0.8, "topk"), rollout.response_mask
     log_probs, entropy, cells = plainly(policy, rollout, 0.8)
@@ -326,7 +327,7 @@ def test_a_head_with_a_bias(tiled: None) -> None:
 def test_a_model_without_keys_and_values_reads_every_row(tiled: None, monkeypatch: pytest.MonkeyPatch) -> None:
     config = MambaConfig(vocab_size=61, hidden_size=24, num_hidden_layers=2, state_size=4, eos_token_id=1)
     policy, rollout = sharp(lambda: MambaForCausalLM(config), 1.0), groups(padded=False)
-    monkeypatch.setattr(scoring, "SHARE", 1e-9)
+    monkeypatch.setattr(scoring, "pass_tokens", lambda model: 0)
     found = score(policy, rollout, 1.0, "topk").log_probs[rollout.response_mask]
     torch.testing.assert_close(found, plainly(policy, rollout, 1.0)[0], atol=1e-5, rtol=1e-5)
 
@@ -335,34 +336,80 @@ def test_keys_and_values_beside_a_recurrent_state_read_every_row(tiled: None, mo
     mixer = {"mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_head": 8, "mamba_d_state": 8, "mamba_n_groups": 1}
     make = lambda: FalconH1ForCausalLM(FalconH1Config(**SIZES, head_dim=12, **mixer))  # noqa: E731
     policy, rollout = sharp(make, 1.0), groups(padded=False)
-    monkeypatch.setattr(scoring, "SHARE", 1e-9)
+    monkeypatch.setattr(scoring, "pass_tokens", lambda model: 0)
     found = score(policy, rollout, 1.0, "topk").log_probs[rollout.response_mask]
     torch.testing.assert_close(found, plainly(policy, rollout, 1.0)[0], atol=1e-5, rtol=1e-5)
 
 
-def test_shared_prompts_are_read_once_where_that_pays(monkeypatch: pytest.MonkeyPatch) -> None:
-    policy = sharp(MODELS["qwen3"])
-    read: list[tuple[int, ...]] = []
-    layer = policy.model.base_model.layers[0]
-    layer.register_forward_pre_hook(lambda module, args: read.append(tuple(args[0].shape[:2])))
-    hidden_states(policy, groups((8, 8), width=5))
-    hidden_states(policy, groups((8, 8), width=1))
-    hidden_states(policy, groups((1,) * 16, width=5))
-    hidden_states(policy, groups((8, 8), width=60))
-    assert read == [(2, 9), (16, 4), (2, 9), (16, 13), (16, 68)]
+@pytest.fixture
+def read(policy_of_passes: Policy) -> list[tuple[int, ...]]:
+    """(rows, columns) of every pass over that policy's layers so far."""
+    seen: list[tuple[int, ...]] = []
+    layer = policy_of_passes.model.base_model.layers[0]
+    layer.register_forward_pre_hook(lambda module, args: seen.append(tuple(args[0].shape[:2])))
+    return seen
 
 
-@pytest.mark.parametrize("share", [1e-9, 1e9], ids=["prompts once", "every row whole"])
+@pytest.fixture
+def policy_of_passes(monkeypatch: pytest.MonkeyPatch) -> Policy:
+    """A policy to which one pass costs as much as a hundred tokens."""
+    monkeypatch.setattr(scoring, "pass_tokens", lambda model: 100)
+    return sharp(MODELS["qwen3"])
+
+
+def test_shared_prompts_are_read_once_where_that_pays(
+    policy_of_passes: Policy, read: list[tuple[int, ...]]
+) -> None:
+    hidden_states(policy_of_passes, groups((8, 8), width=5))
+    hidden_states(policy_of_passes, groups((8, 8), width=1))
+    hidden_states(policy_of_passes, groups((1,) * 16, width=5))
+    hidden_states(policy_of_passes, groups((2, 2), width=60))
+    assert read == [(2, 9), (16, 4), (2, 9), (16, 13), (4, 68)]
+
+
+@pytest.mark.parametrize(
+    ("ends", "passes"),
+    [
+        ([40] * 8 + [19] * 8 + [3] * 16, [(8, 48), (8, 24), (16, 7)]),
+        ([40] * 8 + [19] * 4 + [21] * 4 + [19] * 16, [(12, 48), (3, 6), (20, 18)]),
+        ([40] * 31 + [3], [(4, 9), (32, 39)]),
+        ([21, 40] * 16, [(4, 9), (32, 39)]),
+    ],
+    ids=["three lengths", "two lengths", "too few", "too long"],
+)
+def test_short_responses_are_scored_apart_where_that_pays(
+    policy_of_passes: Policy, read: list[tuple[int, ...]], ends: list[int], passes: list[tuple[int, ...]]
+) -> None:
+    rollout = groups((8, 8, 8, 8), width=40)
+    rollout = dataclasses.replace(rollout, response_mask=torch.arange(40) < torch.tensor(ends)[:, None])
+    assert linear_head(policy_of_passes.model) is not None
+    read.clear()
+    found = score(policy_of_passes, rollout, 1.0, "topk")
+    assert read == passes
+    valid, plain = rollout.response_mask, plainly(policy_of_passes, rollout, 1.0)
+    assert found.cell_log_probs is not None
+    for mine, true in zip((found.log_probs, found.entropy, found.cell_log_probs), plain, strict=True):
+        torch.testing.assert_close(mine[valid], true, atol=1e-5, rtol=1e-5)
+
+
+def test_a_pass_costs_a_tiny_policy_more_tokens_than_a_large_one() -> None:
+    tiny, larger = (
+        Qwen3ForCausalLM(Qwen3Config(**{**SIZES, "hidden_size": width})) for width in (24, 96)
+    )
+    assert scoring.pass_tokens(tiny) > scoring.pass_tokens(larger) > scoring.FEW
+
+
+@pytest.mark.parametrize("one_pass", [0, math.inf], ids=["many passes", "one pass"])
 @pytest.mark.parametrize("keep", ["none", "topk", "full"])
 def test_the_ratio_is_one_after_a_rollout(
     policy: Policy,
     ragged_prompts: list[list[int]],
-    share: float,
+    one_pass: float,
     keep: Keep,
     tiled: None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(scoring, "SHARE", share)
+    monkeypatch.setattr(scoring, "pass_tokens", lambda model: one_pass)
     rollout = sample(policy, ragged_prompts, 20, 0.9, torch.Generator().manual_seed(0), keep=keep, k=5, samples=6)
     scores, valid = score(policy, rollout, 0.9, keep), rollout.response_mask
     ratio = (scores.log_probs - rollout.log_probs).exp()[valid]
@@ -388,9 +435,9 @@ def test_micro_batches_change_no_gradient(name: str, tiled: None) -> None:
     assert_near(found[2], found[0])
 
 
-@pytest.mark.parametrize("share", [1e-9, 1e9], ids=["prompts once", "every row whole"])
-def test_the_padding_does_not_matter(share: float, tiled: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scoring, "SHARE", share)
+@pytest.mark.parametrize("one_pass", [0, math.inf], ids=["many passes", "one pass"])
+def test_the_padding_does_not_matter(one_pass: float, tiled: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scoring, "pass_tokens", lambda model: one_pass)
     policy, clean = sharp(MODELS["qwen3"]), groups()
     assert clean.cell_ids is not None
     other = torch.randint(61, (8, 200), generator=torch.Generator().manual_seed(3))
@@ -416,7 +463,7 @@ def test_hidden_states_in_the_padding_are_never_touched(tiled: None, monkeypatch
     def poison(module: Any, args: Any, output: Any) -> None:
         output.last_hidden_state[:, -valid.shape[1] :][~valid] = torch.nan
 
-    monkeypatch.setattr(scoring, "SHARE", 1e9)
+    monkeypatch.setattr(scoring, "pass_tokens", lambda model: math.inf)
     policy.model.base_model.register_forward_hook(poison)
     with torch.no_grad():
         assert bool(hidden_states(policy, rollout)[~valid].isnan().all())
