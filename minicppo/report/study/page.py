@@ -17,7 +17,12 @@ LEGEND = (
     "share problems and noise. Intervals of few runs are too narrow: of five they cover in about 89 % of cases, of "
     "three in 74 %. P(better) = 1.00 [1.00, 1.00] says that every run of one beat every run of the other."
 )
-COLUMNS = ("final accuracy", "mean reward", "lowest late reward", "collapsed", "masked (%)")
+COLUMNS = {
+    "final": "final accuracy",
+    "area": "mean reward",
+    "worst": "lowest late reward",
+    "collapsed": "collapsed",
+}
 
 
 def study_table(results: Path) -> str:
@@ -29,7 +34,12 @@ def study_table(results: Path) -> str:
     part = summary["parts"].get(HEADLINE)
     if part is None:
         return "No headline yet: `minicppo study configs/study.yaml --only tune --only headline` makes it."
-    return "\n\n".join([in_short(part), table(part), conditions(summary)])
+    note = (
+        f"{size(summary)}. Interquartile means over seeds with 95 % bootstrap intervals; a collapsed run ends below "
+        f"{summary['collapse']:g} times the accuracy at the start. One task, one starting policy, the same "
+        f"{summary['held_out']['problems']} held-out problems for all."
+    )
+    return "\n\n".join([in_short(part), table(part, ("final", "collapsed")), note])
 
 
 def page(summary: dict[str, Any], command: str, pictures: Iterable[str]) -> str:
@@ -83,15 +93,15 @@ def conditions(summary: dict[str, Any]) -> str:
     ).strip()
 
 
-def table(part: dict[str, Any]) -> str:
+def table(part: dict[str, Any], scores: Iterable[str] = tuple(COLUMNS)) -> str:
     """One line an arm (in each setting, and pooled)."""
-    several = len({row["setting"] for row in part["rows"]}) > 1
-    head = [*(["setting"] if several else []), "arm", "runs", *COLUMNS]
+    several, scores = len({row["setting"] for row in part["rows"]}) > 1, list(scores)
+    head = [*(["setting"] if several else []), "arm", "runs", *(COLUMNS[name] for name in scores), "masked (%)"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for row in part["rows"]:
         arm = row["arm"] + (f" (the runs of {row['same_runs_as']})" if row["same_runs_as"] else "")
         cells = [*([row["setting"]] if several else []), arm, str(row["runs"])]
-        cells += [Interval(**row[name]).text() for name in ("final", "area", "worst", "collapsed")]
+        cells += [Interval(**row[name]).text() for name in scores]
         cells.append("-" if row["masked"] is None else f"{100 * row['masked']:.2f}")
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
