@@ -82,7 +82,7 @@ notebooks: $(STAMP) ## execute the notebooks from top to bottom; MINICPPO_FAST=1
 BENCHMARKS := mask sampling scoring end_to_end
 
 bench: $(STAMP) ## time the mask, sampling, scoring and a whole run beside their peers, and write the README's numbers
-	for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name || exit 1; done
+	for name in $(BENCHMARKS) memory; do $(BIN)/python -m benchmarks.$$name || exit 1; done
 	$(BIN)/python -m minicppo.report.growth
 	$(BIN)/python -m minicppo.report.readme
 

@@ -6,6 +6,7 @@ import platform
 import re
 import statistics
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -13,7 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+STARTED = time.perf_counter()
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -29,19 +33,41 @@ def options(description: str | None, **defaults: Any) -> argparse.ArgumentParser
     return parser
 
 
-def seconds(functions: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Median seconds of each, the candidates taking turns so that a busy machine slows all alike."""
+def seconds(
+    functions: Mapping[str, Callable[[], object]], repeats: int, what: str = "", warm: bool = False
+) -> dict[str, float]:
+    """Median seconds of each, the candidates taking turns so that a busy machine slows all alike.
+
+    Shows turns done and time left, between turns alone. warm: all have just run, and need no turn that does not count.
+    """
     times: dict[str, list[float]] = {name: [] for name in functions}
-    for function in functions.values():
-        function()
-    for _ in range(repeats):
-        for name, function in functions.items():
-            synchronize()
-            start = time.perf_counter()
-            function()
-            synchronize()
-            times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in times.items()}
+    rounds = repeats + (not warm)
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        auto_refresh=False,
+        transient=True,
+    ) as bar:
+        task, shown = bar.add_task(what, total=rounds * len(functions)), 0.0
+        for _ in range(rounds):
+            for name, function in functions.items():
+                synchronize()
+                start = time.perf_counter()
+                function()
+                synchronize()
+                end = time.perf_counter()
+                times[name].append(end - start)
+                bar.advance(task)
+                if end - shown > 0.2:
+                    bar.refresh()
+                    shown = end
+    found = {name: statistics.median(values[-repeats:]) for name, values in times.items()}
+    if what:
+        print(f"{what}: {', '.join(f'{name} {took:.3g} s' for name, took in found.items())}", file=sys.stderr)
+    return found
 
 
 def synchronize() -> None:
@@ -89,22 +115,41 @@ def commit() -> str | None:
     return found.stdout.strip() or None
 
 
+def store(args: argparse.Namespace, name: str, rows: Sequence[Any], *, done: bool = True, **more: Any) -> None:
+    """Write what has been measured; with --small only where --json says.
+
+    Until it is done it goes to NAME.partial.json: an interrupted run loses no row, and replaces no finished result.
+    """
+    if args.small and not args.json:
+        return
+    path = args.json or _default_path(name, args.device)
+    partial = path.with_suffix(".partial.json")
+    write(path if done else partial, name, args.repeats, rows, device=args.device, **more)
+    if done:
+        partial.unlink(missing_ok=True)
+
+
 def write(
     path: Path | None, name: str, repeats: int, rows: Sequence[Any], *, device: str | torch.device = "cpu", **more: Any
 ) -> None:
     """Write a benchmark's result as JSON. path: None means benchmarks/results/NAME.json, or NAME-cuda.json."""
-    kind = torch.device(device).type
-    path = path or RESULTS / (f"{name}.json" if kind == "cpu" else f"{name}-{kind}.json")
+    path = path or _default_path(name, device)
     result = {
         "benchmark": name,
         "machine": machine(device),
         "commit": commit(),
         "repeats": repeats,
+        "took_s": round(time.perf_counter() - STARTED, 1),
         **more,
         "rows": rows,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+def _default_path(name: str, device: str | torch.device) -> Path:
+    kind = torch.device(device).type
+    return RESULTS / (f"{name}.json" if kind == "cpu" else f"{name}-{kind}.json")
 
 
 def table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> str:

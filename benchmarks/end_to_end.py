@@ -3,8 +3,8 @@
     python -m benchmarks.end_to_end [--device cpu|cuda] [--threads 1] [--repeats 7] [--json FILE] [--small]
 
 `peers`: the same policy, problems, reward, group size and minibatches in our trainer and in plain `GRPOTrainer` of TRL
-1.16 (`transformers` generation, float32, loss dr_grpo), turn by turn. One turn is a rollout of 256 responses and the
-eight updates made with it. TRL's updates are called without its Trainer's loop around them, which only favours TRL. In
+1.16 (`transformers` generation, float32, loss dr_grpo), turn by turn. One turn is a rollout of 128 responses and the
+four updates made with it. TRL's updates are called without its Trainer's loop around them, which only favours TRL. In
 `equal` the policy has learned the format of its task, 51 tokens each; in `spread` it has learned nothing and ends at
 any token, most before the 20th. The reward is a coin that each response decides, so that no group is dropped. Before
 the clock starts, both must give the same log-probs for the same responses.
@@ -15,15 +15,17 @@ and as the vocabulary grows from 1k to 152k (128 tokens, Top-K CPPO). Peak memor
 import itertools
 import math
 import statistics
+import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from benchmarks.common import options, seconds, synchronize, table, write
+from benchmarks.common import options, seconds, store, synchronize, table
 from minicppo.rl.config import RunConfig, validate
 from minicppo.rl.policy import Policy, character_tokenizer
 from minicppo.rl.rundir import RunDir
@@ -61,8 +63,8 @@ def settings(size: str, lengths: str, device: str, small: bool) -> RunConfig:
             "model": SIZES[size],
             "task": {"name": "chain", "options": {"steps": 1 if small else 8}},
             "method": "cppo",
-            "rollout": {"prompts": 4 if small else 32, "group_size": 8},
-            "train": {"minibatches": 2 if small else 8, "lr": 1e-6, "autocast": "off"},
+            "rollout": {"prompts": 4 if small else 16, "group_size": 8},
+            "train": {"minibatches": 2 if small else 4, "lr": 1e-6, "autocast": "off"},
             "warmup": None if lengths == "spread" else warmup,
         }
     )
@@ -142,14 +144,13 @@ class Theirs:
         self.turns += 1
 
 
-def peers(device: str, repeats: int, small: bool) -> list[dict[str, Any]]:
-    rows = []
+def peers(device: str, repeats: int, small: bool) -> Iterator[dict[str, Any]]:
     for size, lengths in itertools.product(SIZES, ("equal", "spread")):
         config = settings(size, lengths, device, small)
         with tempfile.TemporaryDirectory() as folder:
             ours, theirs = Ours(config, Path(folder) / "ours"), Theirs(config, Path(folder) / "theirs")
             require_same_log_probs(ours, theirs)
-            times = seconds({"ours": ours.turn, "trl": theirs.turn}, repeats)
+            times = seconds({"ours": ours.turn, "trl": theirs.turn}, repeats, f"{size}, {lengths} lengths")
         row: dict[str, Any] = {
             "kind": "peers",
             "parameters": size,
@@ -160,8 +161,7 @@ def peers(device: str, repeats: int, small: bool) -> list[dict[str, Any]]:
             "ours_per_s": statistics.mean(ours.tokens) / times["ours"],
             "trl_per_s": statistics.mean(theirs.tokens) / times["trl"],
         }
-        rows.append({**row, "ratio": row["ours_per_s"] / row["trl_per_s"]})
-    return rows
+        yield {**row, "ratio": row["ours_per_s"] / row["trl_per_s"]}
 
 
 def require_same_log_probs(ours: Ours, theirs: Theirs) -> None:
@@ -204,12 +204,11 @@ def toy(vocabulary: int, device: str) -> Endless:
     return Endless(Qwen3ForCausalLM(config).to(device).eval(), character_tokenizer("0123456789+*= "))
 
 
-def growth(device: str, repeats: int, small: bool) -> list[dict[str, Any]]:
+def growth(device: str, repeats: int, small: bool) -> Iterator[dict[str, Any]]:
     lengths, vocabularies = (LENGTHS[:2], VOCABULARIES[:2]) if small else (LENGTHS, VOCABULARIES)
     points = [("T", T, T, 15, "cppo", "none") for T in lengths]
     points += [("V", V, 128, V, "cppo-topk", "topk") for V in vocabularies]
     step(toy(15, device), 16, "cppo", "none")
-    rows = []
     for kind, size, T, V, method, keep in points:
         policy = toy(V, device)
         turns = max(1, min(repeats, 1024 // T)) if kind == "T" else max(1, min(repeats, 64_000 // V))
@@ -217,8 +216,8 @@ def growth(device: str, repeats: int, small: bool) -> list[dict[str, Any]]:
         measured = [step(policy, T, method, keep) for _ in range(turns)]  # type: ignore[arg-type]
         row = {name: statistics.median(m[name] for m in measured) for name in measured[0]}
         row |= {"turns": turns, "peak_mb": peak(device) - before}
-        rows.append({"kind": f"growth in {kind}", "size": size, **row})
-    return rows
+        print(f"growth, {kind} = {size}: {row['rollout_s']:.3g} and {row['update_s']:.3g} s", file=sys.stderr)
+        yield {"kind": f"growth in {kind}", "size": size, **row}
 
 
 def step(policy: Policy, T: int, method: str, keep: Keep) -> dict[str, float]:
@@ -271,9 +270,13 @@ def _status(key: str) -> float:
 def main() -> None:
     args = options(__doc__).parse_args()
     torch.set_num_threads(args.threads)
-    beside, grown = peers(args.device, args.repeats, args.small), growth(args.device, args.repeats, args.small)
-    if args.json or not args.small:
-        write(args.json, "end_to_end", args.repeats, [*beside, *grown], device=args.device)
+    rows = []
+    given = args.device, args.repeats, args.small
+    for row in itertools.chain(peers(*given), growth(*given)):
+        rows.append(row)
+        store(args, "end_to_end", rows, done=False)
+    store(args, "end_to_end", rows)
+    beside = [row for row in rows if row["kind"] == "peers"]
     heads = {
         "policy": "{parameters}",
         "lengths": "{lengths}",
@@ -282,7 +285,7 @@ def main() -> None:
     heads |= {"minicppo, tokens/s": "{ours_per_s:,.0f}", "TRL": "{trl_per_s:,.0f}", "times faster": "{ratio:.1f}"}
     print(table(beside, heads), end="\n\n")
     costs = {"": "{kind}", "size": "{size:,}", "rollout, s": "{rollout_s:.2f}", "update, s": "{update_s:.2f}"}
-    print(table(grown, {**costs, "of it mask, ms": "{mask_ms:.1f}", "peak, MB": "{peak_mb:.0f}"}))
+    print(table(rows[len(beside) :], {**costs, "of it mask, ms": "{mask_ms:.1f}", "peak, MB": "{peak_mb:.0f}"}))
 
 
 if __name__ == "__main__":

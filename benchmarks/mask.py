@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.common import copy_bandwidth, options, seconds, table, write
+from benchmarks.common import copy_bandwidth, options, seconds, store, table
 from minicppo import CPPOMask, cppo_mask
 
 DELTA, DELTA_B, W_MIN, CAP = 0.15, 0.02, 0.8, 2.0
@@ -110,6 +110,8 @@ def measure(rows: int, width: int, repeats: int, device: str, bandwidth: float) 
             "packed": lambda: batched(*end_to_end, lengths=lengths),
         },
         repeats,
+        f"mask, {rows} x {width}",
+        warm=True,
     )
     copy = BYTES * rows * width / bandwidth
     return {
@@ -129,7 +131,7 @@ def measure(rows: int, width: int, repeats: int, device: str, bandwidth: float) 
 def growth(rows: int, widths: tuple[int, ...], repeats: int, device: str) -> list[dict[str, Any]]:
     """Nanoseconds a position as the width grows: level where the cost is linear."""
     batches = {str(width): draw(rows, width, device=device) for width in widths}
-    took = seconds({width: partial(batched, *x) for width, x in batches.items()}, repeats)
+    took = seconds({width: partial(batched, *x) for width, x in batches.items()}, repeats, "mask, growth")
     return [{"width": int(k), "ms": 1e3 * s, "ns_per_token": 1e9 * s / (rows * int(k))} for k, s in took.items()]
 
 
@@ -155,9 +157,7 @@ def main() -> None:
     print(f"\nA plain copy moves {bandwidth / 1e9:.1f} GB/s, read and written.\n")
     longer = growth(rows, widths, args.repeats, args.device)
     print(table(longer, {f"{rows} responses of": "{width:,}", "ms": "{ms:.2f}", "ns a token": "{ns_per_token:.1f}"}))
-    if args.json or not args.small:
-        more = {"bandwidth_gb_s": bandwidth / 1e9, "growth_rows": rows, "growth": longer}
-        write(args.json, "mask", args.repeats, found, device=args.device, **more)
+    store(args, "mask", found, bandwidth_gb_s=bandwidth / 1e9, growth_rows=rows, growth=longer)
 
 
 if __name__ == "__main__":

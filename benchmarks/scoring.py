@@ -36,7 +36,7 @@ from minicppo.rl.sampling import Rollout
 CELLS = 20
 GROUP = 8
 HEADS = {  # (vocabulary, tokens, width), sized for the time they take
-    "cpu": ((32_768, 512, 256), (151_936, 256, 256)),
+    "cpu": ((32_768, 256, 256), (151_936, 256, 256)),
     "cuda": ((32_768, 8_192, 4_096), (151_936, 8_192, 1_024), (151_936, 8_192, 4_096)),
 }
 MEMORY_TOKENS = 8_192
@@ -175,7 +175,7 @@ def measure_head(vocabulary: int, tokens: int, width: int, device: str, repeats:
     torch.manual_seed(0)
     head = Head(vocabulary, tokens, width, device)
     head.check()
-    took = common.seconds(head.candidates(), repeats)
+    took = common.seconds(head.candidates(), repeats, f"head, V = {vocabulary}", warm=True)
     most = memory(head, tokens if device == "cuda" else MEMORY_TOKENS)
     flops = 6 * tokens * vocabulary * width
     return {
@@ -228,7 +228,9 @@ def measure_prompts(name: str, model: PreTrainedModel, rollout: Rollout, repeats
     for mine, theirs in zip(run(0), run(math.inf), strict=True):
         assert float((mine - theirs).abs().max()) <= 1e-4 * float(theirs.abs().max())
     took = common.seconds(
-        {"whole": lambda: run(math.inf), "once": lambda: run(0), "score": lambda: run(None)}, repeats
+        {"whole": lambda: run(math.inf), "once": lambda: run(0), "score": lambda: run(None)},
+        repeats,
+        f"prompts, {name}",
     )
     return {
         "part": "prompts",
@@ -246,19 +248,20 @@ def main() -> None:
     args = common.options(__doc__).parse_args()
     torch.set_num_threads(args.threads)
     heads: tuple[tuple[int, int, int], ...] = ((5_000, 600, 16),) if args.small else HEADS[args.device]
-    repeats = min(args.repeats, 1) if args.small else args.repeats
     layers = 1 if args.device == "cpu" or args.small else 30
-    rows = [measure_head(*shape, args.device, repeats) for shape in heads]
+    rows: list[dict[str, Any]] = []
+    for shape in heads:
+        rows.append(measure_head(*shape, args.device, args.repeats))
+        common.store(args, "scoring", rows, done=False)
     torch.manual_seed(0)
     small = smollm(layers, args.device)
     for prompt, response in ((50, 12), (50, 50)):
         rollout = grouped(2, prompt, response, 512, args.device)
-        rows.append(measure_prompts(f"SmolLM2, layers: {layers}", small, rollout, repeats))
+        rows.append(measure_prompts(f"SmolLM2, layers: {layers}", small, rollout, args.repeats))
     rollout = grouped(4, 18, 51, 15, args.device)
-    rows.append(measure_prompts("tiny policy", tiny(args.device), rollout, repeats))
+    rows.append(measure_prompts("tiny policy", tiny(args.device), rollout, args.repeats))
     print_rows(rows)
-    if args.json or not args.small:
-        common.write(args.json, "scoring", repeats, rows, device=args.device)
+    common.store(args, "scoring", rows)
 
 
 def print_rows(rows: list[dict[str, Any]]) -> None:

@@ -95,7 +95,8 @@ def _by_length(policy: Policy, rollout: Rollout) -> list[Tensor]:
         width = int(lengths[rows].max()) - 1
         return _cost(len(rows), len(run[rows].unique()), prompt, width, one_pass)[0]
 
-    parts, rest = [], torch.arange(len(rollout), device=lengths.device)
+    parts: list[Tensor] = []
+    rest = torch.arange(len(rollout), device=lengths.device)
     while True:
         short = 2 * lengths[rest] <= lengths[rest].max()
         if not bool(short.any()) or cost(rest[~short]) + cost(rest[short]) >= cost(rest):

@@ -1,21 +1,94 @@
-"""The mask's benchmark runs, and its candidates agree."""
+"""Every benchmark runs at a small size: its candidates agree, its rows are whole, committed results stay untouched."""
 
 from __future__ import annotations
 
+import importlib
 import json
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from benchmarks import mask
+from benchmarks.common import RESULTS, options, store
+
+NAMES = ("mask", "sampling", "scoring", "end_to_end", "memory")
 
 
-def test_small_benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    result = tmp_path / "mask.json"
-    monkeypatch.setattr("sys.argv", ["mask", "--small", "--threads", "1", "--repeats", "1", "--json", str(result)])
-    mask.main()
-    assert "| 8 x 64 |" in capsys.readouterr().out
+def run(name: str, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
+    monkeypatch.setattr("sys.argv", [name, "--small", "--repeats", "1", "--threads", "1", *arguments])
+    importlib.import_module(f"benchmarks.{name}").main()
+
+
+def small(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[dict[str, Any]]:
+    """The rows of a small run."""
+    result = tmp_path / f"{name}.json"
+    run(name, monkeypatch, "--json", str(result))
+    assert [path.name for path in tmp_path.iterdir()] == [result.name], "nothing partial is left"
     found = json.loads(result.read_text())
-    assert [row["rows"] for row in found["rows"]] == [8, 4]
-    assert all(row["loop_ms"] > 0 and row["batched_ms"] > 0 and row["copies"] > 0 for row in found["rows"])
-    assert [row["width"] for row in found["growth"]] == [32, 64]
+    assert found["benchmark"] == name
+    assert found["machine"]["torch"]
+    return list(found["rows"])
+
+
+def test_mask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = small("mask", monkeypatch, tmp_path)
+    assert "| 8 x 64 |" in capsys.readouterr().out
+    assert [row["rows"] for row in rows] == [8, 4]
+    assert all(row["loop_ms"] > 0 and row["batched_ms"] > 0 and row["copies"] > 0 for row in rows)
+
+
+def test_sampling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = small("sampling", monkeypatch, tmp_path)
+    assert [row["lengths"] for row in rows] == ["equal", "spread"]
+    assert rows[0]["tokens"] == rows[0]["rows"] * rows[0]["cap"] > rows[1]["tokens"]
+    assert all(row["times_generate"] > 0 for row in rows)
+
+
+def test_scoring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    head, *prompts = small("scoring", monkeypatch, tmp_path)
+    assert {"plain", "tiles", "products"} <= head["seconds"].keys()
+    assert head["memory_ratio"] < 1
+    assert len(prompts) == 3
+    assert all(row["gain"] > 0 for row in prompts)
+
+
+@pytest.mark.slow
+def test_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("trl", reason="trl is not installed (extra: trl)")
+    monkeypatch.setenv("MINICPPO_CACHE", str(tmp_path.parent))
+    rows = small("end_to_end", monkeypatch, tmp_path)
+    assert [row["kind"] for row in rows] == ["peers"] * 4 + ["growth in T"] * 2 + ["growth in V"] * 2
+    assert all(row["ratio"] > 0 for row in rows[:4])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (row,) = small("memory", monkeypatch, tmp_path)
+    assert 100 < row["largest_mb"] < row["together_mb"]
+
+
+def test_a_small_run_touches_no_committed_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = {path: path.stat().st_mtime_ns for path in RESULTS.iterdir()}
+    run("mask", monkeypatch)
+    assert before == {path: path.stat().st_mtime_ns for path in RESULTS.iterdir()}
+
+
+def test_an_interrupted_run_keeps_its_rows_and_the_result_before(tmp_path: Path) -> None:
+    result = tmp_path / "it.json"
+    args = options("").parse_args(["--json", str(result)])
+    store(args, "it", [1, 2])
+    store(args, "it", [3], done=False)
+    assert json.loads(result.read_text())["rows"] == [1, 2]
+    assert json.loads((tmp_path / "it.partial.json").read_text())["rows"] == [3]
+    store(args, "it", [3, 4])
+    assert json.loads(result.read_text())["rows"] == [3, 4]
+    assert not (tmp_path / "it.partial.json").exists()
+
+
+def test_make_runs_them_all() -> None:
+    makefile = (Path(__file__).parents[2] / "Makefile").read_text(encoding="utf-8")
+    (line,) = (line for line in makefile.splitlines() if line.startswith("BENCHMARKS :="))
+    assert set(line.split(":=")[1].split()) == set(NAMES) - {"memory"}
+    assert "$(BENCHMARKS) memory;" in makefile

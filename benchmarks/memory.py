@@ -1,0 +1,78 @@
+"""Resident memory of `minicppo demo`: a short demo is started, and its processes are watched.
+
+    python -m benchmarks.memory [--json FILE] [--small]
+
+Every process counts at its largest; `together` is the most that all held at one moment, pages that they share counted
+once (PSS). Shapes are the demo's own; iterations and warm-up are few, which changes time alone. Linux only.
+"""
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.common import options, store, table
+
+SHORT = ("train.iterations=2", "eval.every=2", "warmup.max_steps=20", "warmup.target=0", "warmup.anneal=0")
+TINY = ("rollout.prompts=2", "train.minibatches=1", "train.epochs=1", "eval.problems=2", "warmup.batch=8")
+
+
+def tree(process: int) -> list[int]:
+    """A process and all below it."""
+    path = Path(f"/proc/{process}/task/{process}/children")
+    try:
+        children = map(int, path.read_text().split())
+    except OSError:  # ended meanwhile
+        return []
+    return [process, *(found for child in children for found in tree(child))]
+
+
+def resident(process: int) -> tuple[float, float]:
+    """MB of a process now: all its pages, and those it shares counted in part."""
+    try:
+        text = Path(f"/proc/{process}/smaps_rollup").read_text()
+    except OSError:
+        return 0.0, 0.0
+    rss, pss = (int(re.search(rf"^{key}:\s+(\d+)", text, re.M)[1]) / 1024 for key in ("Rss", "Pss"))  # type: ignore[index]
+    return rss, pss
+
+
+def watch(command: list[str], environment: dict[str, str]) -> dict[str, float]:
+    """The most MB of any process of the command, and of all together."""
+    started = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment)
+    largest = together = 0.0
+    while started.poll() is None:
+        now = [resident(process) for process in tree(started.pid)]
+        largest = max([largest, *(rss for rss, _ in now)])
+        together = max(together, sum(pss for _, pss in now))
+        time.sleep(0.05)
+    if started.returncode:
+        raise subprocess.CalledProcessError(started.returncode, command)
+    return {"largest_mb": largest, "together_mb": together}
+
+
+def measure(workers: int, small: bool) -> dict[str, Any]:
+    settings = [*SHORT, *(TINY if small else ())]
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-c", "from minicppo.cli import main; main()", "demo", "--out", f"{folder}/demo"]
+        environment = {**os.environ, "MINICPPO_CACHE": f"{folder}/cache"}
+        return {"workers": workers, **watch([*command, "--workers", str(workers), *settings], environment)}
+
+
+def main() -> None:
+    args = options(__doc__, repeats=1).parse_args()
+    rows: list[dict[str, Any]] = []
+    for workers in (2,) if args.small else (2, 1):
+        rows.append(measure(workers, args.small))
+        store(args, "memory", rows, done=False)
+    heads = {"runs at a time": "{workers}", "largest process, MB": "{largest_mb:.0f}"}
+    print(table(rows, {**heads, "together, MB": "{together_mb:.0f}"}))
+    store(args, "memory", rows, command=f"minicppo demo {' '.join(SHORT)}")
+
+
+if __name__ == "__main__":
+    main()
