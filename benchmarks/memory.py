@@ -13,7 +13,6 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 from benchmarks.common import options, store, table
 
@@ -55,22 +54,17 @@ def watch(command: list[str], environment: dict[str, str]) -> dict[str, float]:
     return {"largest_mb": largest, "together_mb": together}
 
 
-def measure(workers: int, small: bool) -> dict[str, Any]:
+def measure(small: bool) -> dict[str, float]:
     settings = [*SHORT, *(TINY if small else ())]
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-c", "from minicppo.cli import main; main()", "demo", "--out", f"{folder}/demo"]
-        environment = {**os.environ, "MINICPPO_CACHE": f"{folder}/cache"}
-        return {"workers": workers, **watch([*command, "--workers", str(workers), *settings], environment)}
+        return watch([*command, *settings], {**os.environ, "MINICPPO_CACHE": f"{folder}/cache"})
 
 
 def main() -> None:
     args = options(__doc__, repeats=1).parse_args()
-    rows: list[dict[str, Any]] = []
-    for workers in (2,) if args.small else (2, 1):
-        rows.append(measure(workers, args.small))
-        store(args, "memory", rows, done=False)
-    heads = {"runs at a time": "{workers}", "largest process, MB": "{largest_mb:.0f}"}
-    print(table(rows, {**heads, "together, MB": "{together_mb:.0f}"}))
+    rows = [measure(args.small)]
+    print(table(rows, {"largest process, MB": "{largest_mb:.0f}", "together, MB": "{together_mb:.0f}"}))
     store(args, "memory", rows, command=f"minicppo demo {' '.join(SHORT)}")
 
 

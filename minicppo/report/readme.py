@@ -14,10 +14,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from minicppo.report.targets import targets
 from minicppo.rules import METHODS, get_method
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("README.md", "REPRODUCTION.md")
+PAGES = ("README.md", "REPRODUCTION.md", "benchmarks/README.md")
 _BLOCK = re.compile(r"(<!-- generated: ([\w-]+) -->\n).*?(<!-- end -->)", re.S)
 
 
@@ -114,6 +115,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "methods": methods_table,
     "mask-benchmark": mask_benchmark,
     "speed": speed,
+    "targets": targets,
     "readings": readings,
 }
 
