@@ -13,6 +13,7 @@ import yaml
 pytest.importorskip("pyarrow")
 
 from minicppo.report.study.claims import claims, collapse, others, rivals, short_p, verdict
+from minicppo.report.study.figures import draw
 from minicppo.report.study.page import study_table
 from minicppo.report.study.plan import StudyConfig, grid, load_study
 from minicppo.report.study.plots import lines_plot, plots
@@ -122,6 +123,24 @@ def test_the_report_and_the_readme_table(study: StudyConfig) -> None:
     assert said in page
     assert "16 runs" in note, "20 cells, of which four share a run with another part"
     assert "minicppo study" in study_table(Path(study.results) / "nowhere")
+
+
+def test_axes_say_what_they_show(study: StudyConfig, found: list[Curve]) -> None:
+    drawn = plots(study, found, summarise(study, found))
+    assert {plot["kind"] for plot in drawn.values()} == {"scores", "lines", "profile", "improvement"}
+    for name, plot in drawn.items():
+        figure = draw(plot)
+        assert all(ax.get_xlabel() for ax in figure.axes[-1:]), name
+        named_rows = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+        assert figure.axes[0].get_ylabel() or "CPPO" in " ".join(named_rows), name
+        assert figure.get_suptitle().startswith(plot["title"])
+
+
+def test_ticks_are_the_runs(study: StudyConfig, found: list[Curve]) -> None:
+    own = groups(study, found, "headline")
+    rows = plots(study, found, summarise(study, found))["headline-scores"]["rows"]
+    for row, group in zip(rows, own, strict=True):
+        assert row["each"]["final"] == rounded(group.of("final"))
 
 
 def made_up_part(**changes: tuple[float, float, float]) -> dict[str, Any]:
