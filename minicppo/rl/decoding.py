@@ -176,14 +176,15 @@ class DirectDecoder(Decoder):
 
     def _capture(self, rows: int, columns: int) -> None:
         """Record a step of this shape. To run it beforehand is harmless: it writes the column that is written again."""
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):  # libraries set up their workspaces, autocast casts the weights
-            self._forward(rows, columns)
-        torch.cuda.current_stream().wait_stream(stream)
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
-            self.logits = self._forward(rows, columns)
+        with torch.cuda.device(self.tokens.device):
+            stream = torch.cuda.Stream()
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):  # libraries set up their workspaces, autocast casts the weights
+                self._forward(rows, columns)
+            torch.cuda.current_stream().wait_stream(stream)
+            self.graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self.graph):
+                self.logits = self._forward(rows, columns)
         self.captured = (rows, columns)
 
     def _forward(self, rows: int, columns: int) -> Tensor:
