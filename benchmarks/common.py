@@ -50,6 +50,7 @@ def seconds(
         console=Console(stderr=True),
         auto_refresh=False,
         transient=True,
+        disable=not sys.stderr.isatty(),
     ) as bar:
         task, shown = bar.add_task(what, total=rounds * len(functions)), 0.0
         for _ in range(rounds):

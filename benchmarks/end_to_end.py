@@ -18,6 +18,7 @@ import statistics
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -270,6 +271,7 @@ def _status(key: str) -> float:
 def main() -> None:
     args = options(__doc__).parse_args()
     torch.set_num_threads(args.threads)
+    warnings.simplefilter("ignore", FutureWarning)  # what TRL and transformers have to settle between them
     rows = []
     given = args.device, args.repeats, args.small
     for row in itertools.chain(peers(*given), growth(*given)):
