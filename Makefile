@@ -85,6 +85,7 @@ bench: $(STAMP) ## time the mask, sampling, scoring and a whole run beside their
 	for name in $(BENCHMARKS) memory; do $(BIN)/python -m benchmarks.$$name || exit 1; done
 	$(BIN)/python -m minicppo.report.growth
 	$(BIN)/python -m minicppo.report.readme
+	$(BIN)/python -m minicppo.report.targets
 
 bench-gpu: $(STAMP) ## the same on one CUDA GPU
 	for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name --device cuda || exit 1; done

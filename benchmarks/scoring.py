@@ -247,7 +247,7 @@ def measure_prompts(name: str, model: PreTrainedModel, rollout: Rollout, repeats
 def main() -> None:
     args = common.options(__doc__).parse_args()
     torch.set_num_threads(args.threads)
-    heads: tuple[tuple[int, int, int], ...] = ((5_000, 600, 16),) if args.small else HEADS[torch.device(args.device).type]
+    heads: tuple[tuple[int, int, int], ...] = ((5_000, 600, 16),) if args.small else HEADS[args.device]
     layers = 1 if args.device == "cpu" or args.small else 30
     rows: list[dict[str, Any]] = []
     for shape in heads:

@@ -1,4 +1,7 @@
-"""The speed and memory that this project set out to reach, beside what its committed benchmarks found."""
+"""The speed and memory that this project set out to reach, beside what its committed benchmarks found.
+
+    python -m minicppo.report.targets    # prints the table (make bench)
+"""
 
 from __future__ import annotations
 
@@ -117,3 +120,7 @@ def _targets() -> Iterable[Target]:
 
 def _fewer(row: dict[str, Any]) -> str:
     return "" if row["rows"] == 256 else f" ({row['rows']} rows)"
+
+
+if __name__ == "__main__":
+    print(targets())

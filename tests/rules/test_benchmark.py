@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from benchmarks.common import RESULTS, options, store
+from minicppo.report.targets import targets
 
 NAMES = ("mask", "sampling", "scoring", "end_to_end", "memory")
 
@@ -92,3 +93,12 @@ def test_make_runs_them_all() -> None:
     (line,) = (line for line in makefile.splitlines() if line.startswith("BENCHMARKS :="))
     assert set(line.split(":=")[1].split()) == set(NAMES) - {"memory"}
     assert "$(BENCHMARKS) memory;" in makefile
+
+
+def test_every_missed_target_says_why() -> None:
+    head, _, *lines = (line.strip("| ").split(" | ") for line in targets().splitlines() if line.startswith("|"))
+    assert [name.strip() for name in head[3:5]] == ["met", "why not"]
+    assert {line[3] for line in lines} <= {"yes", "no"}
+    assert all(line[4].strip() for line in lines if line[3] == "no")
+    for path in ("sampling, equal", "sampling, spread", "scoring", "mask, 512", "mask, 64", "rollout", "memory"):
+        assert any(line[0].startswith(path) for line in lines), path
