@@ -121,7 +121,7 @@ def check(policy: Policy, rollout: Rollout, name: str) -> None:
     log_p = logits[:, part.prompt_ids.shape[1] - 1 : -1].float().log_softmax(-1)
     own = log_p.gather(2, part.response_ids[..., None])[..., 0]
     error = float((own - part.log_probs)[part.response_mask].abs().max())
-    assert error < 1e-4, f"{name}: log-probs are off by {error}"
+    assert error < (1e-4 if own.device.type == "cpu" else 1e-3), f"{name}: log-probs are off by {error}"
 
 
 def measure(

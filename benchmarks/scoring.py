@@ -225,8 +225,9 @@ def measure_prompts(name: str, model: PreTrainedModel, rollout: Rollout, repeats
             hidden = scoring.hidden_states(policy, rollout)[valid]
         return hidden.detach(), *torch.autograd.grad(hidden, parameters, upstream)
 
+    limit = 1e-4 if valid.device.type == "cpu" else 1e-3
     for mine, theirs in zip(run(0), run(math.inf), strict=True):
-        assert float((mine - theirs).abs().max()) <= 1e-4 * float(theirs.abs().max())
+        assert float((mine - theirs).abs().max()) <= limit * float(theirs.abs().max())
     took = common.seconds(
         {"whole": lambda: run(math.inf), "once": lambda: run(0), "score": lambda: run(None)},
         repeats,
