@@ -188,6 +188,15 @@ def test_the_other_claims_follow_the_numbers() -> None:
     assert [short_p(p) for p in (0.0004, 0.034, 1.0)] == ["< .001", ".034", "1"]
 
 
+def test_a_leaning_is_said_and_not_called_settled() -> None:
+    part = made_up_part()
+    assert "uncorrected, favours CPPO." in rivals(part)
+    part["pairs"][-1]["final_difference"] = {"value": 0.1, "low": -0.1, "high": 0.3}
+    assert "favours" not in rivals(part)
+    part["rows"][1]["same_runs_as"] = "DPPO, paper"
+    assert "against DPPO (the runs of DPPO, paper) .90" in rivals(part)
+
+
 def test_a_verdict_needs_interval_and_test() -> None:
     """Three clear wins make an interval that is a point; they are still only three."""
     pair = made_up_part(chance=(1.0, 1.0, 1.0))["pairs"][-1]

@@ -74,14 +74,29 @@ def _families(part: dict[str, Any], pair: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _numbers(part: dict[str, Any], pair: dict[str, Any]) -> str:
-    finals = {(row["setting"], row["arm"]): Interval(**row["final"]).text() for row in part["rows"]}
-    where = f"{pair['setting']}: " if pair["setting"] else ""
-    one, other = (finals[pair["setting"], pair[side]] for side in ("first", "second"))
-    return (
-        f"{where}{pair['first']} {one} against {pair['second']} {other}: difference "
-        f"{Interval(**pair['final_difference']).text()}, P(better) {Interval(**pair['final']).text()}, "
-        f"p = {short_p(pair['p'])}."
+    rows = {row["arm"]: row for row in part["rows"] if row["setting"] == pair["setting"]}
+    one, other = (
+        f"{pair[side]}{_twin(rows[pair[side]])} {Interval(**rows[pair[side]]['final']).text()}"
+        for side in ("first", "second")
     )
+    where = f"{pair['setting']}: " if pair["setting"] else ""
+    difference = Interval(**pair["final_difference"])
+    return (
+        f"{where}{one} against {other}: difference {difference.text()}, P(better) {Interval(**pair['final']).text()}, "
+        f"p = {short_p(pair['p'])}.{_leaning(pair, difference)}"
+    )
+
+
+def _twin(row: dict[str, Any]) -> str:
+    return f" (the runs of {row['same_runs_as']})" if row["same_runs_as"] else ""
+
+
+def _leaning(pair: dict[str, Any], difference: Interval) -> str:
+    """Where the seeds lean one way without settling it."""
+    if verdict(pair) != TOLD_NOTHING or difference.low <= 0 <= difference.high:
+        return ""
+    ahead = pair["first"] if difference.low > 0 else pair["second"]
+    return f" The mean difference, taken alone and uncorrected, favours {ahead}."
 
 
 def short_p(p: float) -> str:
