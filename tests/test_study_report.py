@@ -184,15 +184,15 @@ def test_the_other_claims_follow_the_numbers() -> None:
     assert "Without one 20 of 20 runs collapse, with a mask 2 of 40 (DPPO 2 of 20; none with CPPO)." in collapse(part)
     assert others(part) == "**The others.** DPPO does better than none; CPPO does better than none."
     part["pairs"][0]["p"] = 0.06
-    assert others(part).endswith("CPPO does better than none. Not told apart: DPPO and none.")
+    assert others(part).endswith("CPPO does better than none. Not told apart: DPPO and none, leaning to DPPO.")
     assert [short_p(p) for p in (0.0004, 0.034, 1.0)] == ["< .001", ".034", "1"]
 
 
 def test_a_leaning_is_said_and_not_called_settled() -> None:
     part = made_up_part()
-    assert "uncorrected, favours CPPO." in rivals(part)
+    assert "p < .001, leaning to CPPO." in rivals(part)
     part["pairs"][-1]["final_difference"] = {"value": 0.1, "low": -0.1, "high": 0.3}
-    assert "favours" not in rivals(part)
+    assert "leaning" not in rivals(part)
     part["rows"][1]["same_runs_as"] = "DPPO, paper"
     assert "against DPPO (the runs of DPPO, paper) .90" in rivals(part)
 

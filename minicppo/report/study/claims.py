@@ -58,7 +58,7 @@ def others(part: dict[str, Any]) -> str:
     rest = [pair for pair in part["pairs"] if _families(part, pair) != RIVALS]
     apart = [pair for pair in rest if verdict(pair) != TOLD_NOTHING]
     told = [f"{verdict(pair).removesuffix(' better')} does better than {_loser(pair)}" for pair in apart]
-    same = [f"{pair['first']} and {pair['second']}" for pair in rest if pair not in apart]
+    same = [f"{pair['first']} and {pair['second']}{leaning(pair)}" for pair in rest if pair not in apart]
     parts = ["; ".join(told) + "." if told else "", f"Not told apart: {'; '.join(same)}." if same else ""]
     sentence = " ".join(part for part in parts if part)
     return f"**The others.** {sentence}" if sentence else ""
@@ -80,10 +80,10 @@ def _numbers(part: dict[str, Any], pair: dict[str, Any]) -> str:
         for side in ("first", "second")
     )
     where = f"{pair['setting']}: " if pair["setting"] else ""
-    difference = Interval(**pair["final_difference"])
+    p = short_p(pair["p"])
     return (
-        f"{where}{one} against {other}: difference {difference.text()}, P(better) {Interval(**pair['final']).text()}, "
-        f"p = {short_p(pair['p'])}.{_leaning(pair, difference)}"
+        f"{where}{one} against {other}: difference {Interval(**pair['final_difference']).text()}, "
+        f"P(better) {Interval(**pair['final']).text()}, p {p if p[0] == '<' else f'= {p}'}{leaning(pair)}."
     )
 
 
@@ -91,12 +91,12 @@ def _twin(row: dict[str, Any]) -> str:
     return f" (the runs of {row['same_runs_as']})" if row["same_runs_as"] else ""
 
 
-def _leaning(pair: dict[str, Any], difference: Interval) -> str:
-    """Where the seeds lean one way without settling it."""
+def leaning(pair: dict[str, Any]) -> str:
+    """To whom the seeds lean without settling it: the mean difference alone, uncorrected, excludes zero."""
+    difference = Interval(**pair["final_difference"])
     if verdict(pair) != TOLD_NOTHING or difference.low <= 0 <= difference.high:
         return ""
-    ahead = pair["first"] if difference.low > 0 else pair["second"]
-    return f" The mean difference, taken alone and uncorrected, favours {ahead}."
+    return f", leaning to {pair['first'] if difference.low > 0 else pair['second']}"
 
 
 def short_p(p: float) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from minicppo.report.study.claims import claims, short_p, verdict
+from minicppo.report.study.claims import claims, leaning, short_p, verdict
 from minicppo.report.study.stats import Interval
 
 HEADLINE = "headline"
@@ -36,7 +36,8 @@ def study_table(results: Path) -> str:
         return "No headline yet: `minicppo study configs/study.yaml --only tune --only headline` makes it."
     note = (
         f"{size(summary)}. Interquartile means over seeds with 95 % bootstrap intervals; a collapsed run ends below "
-        f"{summary['collapse']:g} times the accuracy at the start. One task, one starting policy, the same "
+        f"{summary['collapse']:g} times the accuracy at the start. p: a permutation test after Holm's correction; "
+        "leaning: only the mean paired difference, taken alone, excludes zero. One task, one starting policy, the same "
         f"{summary['held_out']['problems']} held-out problems for all."
     )
     return "\n\n".join([in_short(part), table(part, ("final", "collapsed")), note])
@@ -86,7 +87,8 @@ def conditions(summary: dict[str, Any]) -> str:
     return (
         "Interquartile means over seeds with 95 % bootstrap intervals; collapsed: below "
         f"{summary['collapse']:g} times the accuracy at the start, with Wilson's interval. Better: the interval of "
-        "P(better) excludes one half, and so does a permutation test at the 5 % level after Holm's correction. All "
+        "P(better) excludes one half, and so does a permutation test at the 5 % level after Holm's correction. "
+        "Leaning: only the mean paired difference, taken alone, excludes zero. All "
         f"runs are evaluated on the same {held['problems']} held-out problems, {held['samples']} samples each, and "
         "start from the same policy unless a part says otherwise: the intervals are about training seeds, not about "
         f"other problems or starts. {tuned}"
@@ -115,7 +117,7 @@ def comparisons(part: dict[str, Any]) -> str:
     for pair in part["pairs"]:
         cells = [*([pair["setting"]] if several else []), f"{pair['first']} over {pair['second']}"]
         cells += [Interval(**pair["final"]).text(), Interval(**pair["final_difference"]).text(), short_p(pair["p"])]
-        lines.append("| " + " | ".join([*cells, verdict(pair)]) + " |")
+        lines.append("| " + " | ".join([*cells, verdict(pair) + leaning(pair)]) + " |")
     return "\n".join(lines)
 
 
