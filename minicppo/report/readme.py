@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from minicppo.report.study.page import study_table
 from minicppo.report.targets import targets
 from minicppo.rules import METHODS, get_method
 
@@ -111,7 +112,13 @@ def readings() -> str:
     return "\n".join([*lines, "", source])
 
 
+def study() -> str:
+    """What the committed study says."""
+    return study_table(ROOT / "results")
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
+    "study": study,
     "methods": methods_table,
     "mask-benchmark": mask_benchmark,
     "speed": speed,
