@@ -45,7 +45,7 @@ def study_table(results: Path) -> str:
 
 def page(summary: dict[str, Any], command: str, pictures: Iterable[str]) -> str:
     """results/README.md: what was asked, what came out, how to make it again."""
-    machine, pictures = summary["machine"], set(pictures)
+    machine, pictures = summary["machine"], list(pictures)
     parts = [
         f"# Results of `{command}`",
         f"{size(summary)} on {machine['processor']} ({machine['device']}), torch {machine['torch']}, transformers "
@@ -65,7 +65,7 @@ def page(summary: dict[str, Any], command: str, pictures: Iterable[str]) -> str:
         if part["pairs"]:
             parts.append(comparisons(part))
         parts.append(_chosen(summary, name))
-        shown = [picture for picture in sorted(pictures) if picture.rpartition("-")[0] == name]
+        shown = [picture for picture in pictures if picture.rpartition("-")[0] == name]
         parts += [f"![{picture}](figures/{picture}.png)" for picture in shown]
     return "\n\n".join(part for part in parts if part) + "\n"
 
