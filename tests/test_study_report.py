@@ -15,7 +15,7 @@ pytest.importorskip("pyarrow")
 from minicppo.report.study.claims import claims, collapse, others, rivals, short_p, verdict
 from minicppo.report.study.figures import draw
 from minicppo.report.study.page import study_table
-from minicppo.report.study.plan import StudyConfig, grid, load_study
+from minicppo.report.study.plan import Seeds, StudyConfig, grid, load_study
 from minicppo.report.study.plots import lines_plot, plots
 from minicppo.report.study.stats import holm, permutation_p
 from minicppo.report.study.study import write_report
@@ -217,6 +217,14 @@ def test_what_is_missing_is_said(study: StudyConfig, found: list[Curve]) -> None
     assert summarise(study, found)["missing"] == {}
     kept = [curve for curve in found if curve.key[0] == "tune"][:-1]
     assert summarise(study, kept)["missing"] == {"tune": (1, 2), "headline": (6, 6), "pressure": (12, 12)}
+
+
+def test_runs_of_seeds_that_the_study_no_longer_has_do_not_count(study: StudyConfig, found: list[Curve]) -> None:
+    fewer = study.parts["pressure"].model_copy(update={"seeds": Seeds(count=2)})
+    less = study.model_copy(update={"parts": study.parts | {"pressure": fewer}})
+    summary = summarise(less, found)
+    assert {row["runs"] for row in summary["parts"]["pressure"]["rows"]} == {2, 4}
+    assert summary["missing"] == {}
 
 
 def test_runs_that_stand_in_two_places_are_counted_once(tmp_path: Path) -> None:

@@ -70,10 +70,10 @@ class Group:
 
 
 def groups(study: StudyConfig, curves: Sequence[Curve], part: str) -> list[Group]:
-    """The runs of a part, by setting and arm, in the order of the file."""
+    """The runs of a part, by setting and arm, in the order of the file; seeds that it no longer has do not count."""
     found: dict[tuple[str, str], list[Curve]] = {}
     for curve in curves:
-        if curve.key[0] == part:
+        if curve.key[0] == part and curve.key[3] in study.parts[part].seeds.all:
             found.setdefault(curve.key[1:3], []).append(curve)
     result = []
     for (setting, arm), own in found.items():
@@ -143,7 +143,7 @@ def _missing(study: StudyConfig, curves: Sequence[Curve]) -> dict[str, tuple[int
     for name, part in study.parts.items():
         arms = sum(max(1, len(arm.candidates)) for arm in part.arms.values())
         planned = arms * len(part.settings) * part.seeds.count
-        left = planned - sum(curve.key[0] == name for curve in curves)
+        left = planned - sum(len(group.curves) for group in groups(study, curves, name))
         if left:
             missing[name] = left, planned
     return missing
