@@ -21,13 +21,12 @@ TINY = ("rollout.prompts=2", "train.minibatches=1", "train.epochs=1", "eval.prob
 
 
 def tree(process: int) -> list[int]:
-    """A process and all below it."""
-    path = Path(f"/proc/{process}/task/{process}/children")
+    """A process and all below it, whichever of its threads started them."""
     try:
-        children = map(int, path.read_text().split())
+        texts = [(thread / "children").read_text() for thread in Path(f"/proc/{process}/task").iterdir()]
     except OSError:  # ended meanwhile
-        return []
-    return [process, *(found for child in children for found in tree(child))]
+        return [process]
+    return [process, *(found for child in " ".join(texts).split() for found in tree(int(child)))]
 
 
 def resident(process: int) -> tuple[float, float]:

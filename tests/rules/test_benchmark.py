@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
+import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from benchmarks.common import RESULTS, options, store
+from benchmarks.memory import tree
 from minicppo.report.targets import targets
 
 NAMES = ("mask", "sampling", "scoring", "end_to_end", "memory")
@@ -68,6 +72,17 @@ def test_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (row,) = small("memory", monkeypatch, tmp_path)
     assert 100 < row["largest_mb"] < row["together_mb"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_processes_count_whichever_thread_started_them() -> None:
+    with ThreadPoolExecutor(1) as pool:
+        child = pool.submit(subprocess.Popen, ["sleep", "60"]).result()
+        try:
+            assert child.pid in tree(os.getpid())
+        finally:
+            child.kill()
+            child.wait()
 
 
 def test_a_small_run_touches_no_committed_result(monkeypatch: pytest.MonkeyPatch) -> None:
