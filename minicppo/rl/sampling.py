@@ -49,9 +49,9 @@ class Rollout:
         return Rollout(**picked)
 
     def select(self, index: Tensor) -> "Rollout":
-        """Some rows (1-D indices), without the columns that are padding in all of them."""
+        """Some rows (1-D indices), without the columns that are padding in all of them; one is left at least."""
         first = int(self.prompt_mask[index].any(0).int().argmax())
-        width = int(self.response_mask[index].sum(1).max())
+        width = int(self.response_mask[index].sum(1).max().clamp(min=1))
         picked: dict[str, Any] = {}
         for field in fields(self):
             value = getattr(self, field.name)

@@ -88,7 +88,7 @@ def _cost(rows: int, runs: int, prompt: int, width: int, one_pass: float) -> tup
 
 def _by_length(policy: Policy, rollout: Rollout) -> list[Tensor]:
     """Indices of the rows to score together: while it pays, those at most half as long as the longest go on alone."""
-    lengths, run = rollout.response_mask.sum(1), _runs(rollout).cumsum(0)
+    lengths, run = rollout.response_mask.sum(1).clamp(min=1), _runs(rollout).cumsum(0)
     prompt, one_pass = rollout.prompt_ids.shape[1], pass_tokens(policy.model)
 
     def cost(rows: Tensor) -> float:

@@ -392,6 +392,21 @@ def test_short_responses_are_scored_apart_where_that_pays(
         torch.testing.assert_close(mine[valid], true, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("one_pass", [0, 100, math.inf])
+@pytest.mark.parametrize("ends", [[0, 0, 0, 0], [5, 0, 0, 0], [0, 3, 7, 0], [1, 0, 0, 1]])
+def test_responses_without_a_token_are_scored_with_the_others(
+    one_pass: float, ends: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scoring, "pass_tokens", lambda model: one_pass)
+    policy, rollout = sharp(MODELS["qwen3"]), groups((2, 2))
+    rollout = dataclasses.replace(rollout, response_mask=torch.arange(7) < torch.tensor(ends)[:, None])
+    found, valid = score(policy, rollout, 1.0, "topk").log_probs, rollout.response_mask
+    assert found.shape == valid.shape
+    assert bool(found.isfinite().all())
+    whole = dataclasses.replace(rollout, response_mask=torch.ones_like(valid))
+    torch.testing.assert_close(found[valid], plainly(policy, whole, 1.0)[0].view(valid.shape)[valid])
+
+
 def test_a_pass_costs_a_tiny_policy_more_tokens_than_a_large_one() -> None:
     tiny, larger = (
         Qwen3ForCausalLM(Qwen3Config(**{**SIZES, "hidden_size": width})) for width in (24, 96)
