@@ -12,6 +12,8 @@ the clock starts, both must give the same log-probs for the same responses.
 and as the vocabulary grows from 1k to 152k (128 tokens, Top-K CPPO). Peak memory is what a step adds to the process.
 """
 
+import ctypes
+import gc
 import itertools
 import math
 import statistics
@@ -246,13 +248,15 @@ def _now() -> float:
 
 
 def resident(device: str) -> float:
-    """MB in use now; the peak is counted from here."""
+    """MB in use now, memory that was freed given back; the peak is counted from here."""
     if device != "cpu":
         torch.cuda.reset_peak_memory_stats()
         return torch.cuda.memory_allocated() / 2**20
+    gc.collect()
     try:
+        ctypes.CDLL(None).malloc_trim(0)  # else what earlier steps freed is used again, and not seen
         Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
+    except (OSError, AttributeError):  # not Linux, or not glibc
         return math.nan
     return _status("VmRSS")
 

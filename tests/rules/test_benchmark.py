@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 
 from benchmarks.common import RESULTS, options, store
+from benchmarks.end_to_end import peak, resident
 from benchmarks.memory import tree
 from minicppo.report.targets import targets
 
@@ -72,6 +74,19 @@ def test_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (row,) = small("memory", monkeypatch, tmp_path)
     assert 100 < row["largest_mb"] < row["together_mb"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_the_peak_counts_memory_that_was_in_use_before() -> None:
+    pieces = [bytearray(10_000) for _ in range(8_000)]  # 80 MB from the heap, which keeps them when they are freed
+    kept = pieces[-1]
+    del pieces
+    before = resident("cpu")
+    if math.isnan(before):
+        pytest.skip("this system does not tell")
+    pieces = [bytearray(10_000) for _ in range(4_000)]
+    assert peak("cpu") - before > 30
+    assert len(kept) == len(pieces[0])
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
