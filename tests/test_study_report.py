@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from minicppo.report.study.figures import draw
 from minicppo.report.study.page import study_table
 from minicppo.report.study.plan import Seeds, StudyConfig, grid, load_study
 from minicppo.report.study.plots import lines_plot, plots
-from minicppo.report.study.stats import holm, permutation_p
+from minicppo.report.study.stats import Interval, holm, permutation_p
 from minicppo.report.study.study import write_report
 from minicppo.report.study.summary import POOLED, choose, groups, rounded, score, summarise
 from minicppo.report.study.table import Curve, Row, collect, curves, read_table, write_table
@@ -177,6 +178,16 @@ def test_the_answer_follows_the_numbers(chance: tuple[float, float, float], answ
     assert answer in rivals(part)
     assert "P(better)" in rivals(part)
     assert len(claims(part)) == 3
+
+
+def test_a_comparison_that_settles_nothing_contradicts_none() -> None:
+    part = made_up_part()
+    settled, second = part["pairs"][-1], Interval(0.2, 0.1, 0.3)
+    settled["final"] = asdict(Interval(0.8, 0.7, 0.9))
+    part["pairs"].append(settled | {"p": 0.2})
+    assert "** Settled in part. " in rivals(part)
+    part["pairs"][-1] = settled | {"final": asdict(second)}
+    assert "** It depends on the thresholds. " in rivals(part)
 
 
 def test_the_other_claims_follow_the_numbers() -> None:

@@ -49,7 +49,8 @@ def rivals(part: dict[str, Any]) -> str:
         return ""
     found = {verdict(pair).replace(pair["first"], "first").replace(pair["second"], "second") for pair in pairs}
     answers = {"first better": "Yes, here", "second better": "No, the other way round", TOLD_NOTHING: "Not settled"}
-    answer = answers[found.pop()] if len(found) == 1 else "It depends on the thresholds"
+    both = "Settled in part" if TOLD_NOTHING in found else "It depends on the thresholds"
+    answer = answers[found.pop()] if len(found) == 1 else both
     return f"**Does CPPO beat DPPO?** {answer}. " + " ".join(_numbers(part, pair) for pair in pairs)
 
 
