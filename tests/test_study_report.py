@@ -159,7 +159,8 @@ def made_up_part(**changes: tuple[float, float, float]) -> dict[str, Any]:
     return {
         "rows": rows,
         "pairs": [
-            {"setting": "", "first": a, "second": b, "final": p, "final_difference": interval, "p": 0.0004}
+            {"setting": "", "first": a, "second": b, "final": p, "final_difference": interval, "p": 0.0004,
+             "paired_p": 0.01}
             for a, b, p in pairs
         ],
     }
@@ -202,7 +203,9 @@ def test_the_other_claims_follow_the_numbers() -> None:
 def test_a_leaning_is_said_and_not_called_settled() -> None:
     part = made_up_part()
     assert "p < .001, leaning to CPPO." in rivals(part)
-    part["pairs"][-1]["final_difference"] = {"value": 0.1, "low": -0.1, "high": 0.3}
+    part["pairs"][-1]["final_difference"] = {"value": -0.1, "low": -0.2, "high": -0.01}
+    assert "p < .001, leaning to DPPO." in rivals(part)
+    part["pairs"][-1]["paired_p"] = 0.06
     assert "leaning" not in rivals(part)
     part["rows"][1]["same_runs_as"] = "DPPO, paper"
     assert "against DPPO (the runs of DPPO, paper) .90" in rivals(part)

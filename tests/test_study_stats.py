@@ -18,6 +18,7 @@ from minicppo.report.study.stats import (
     holm,
     iqm,
     paired_difference,
+    paired_p,
     performance_profile,
     permutation_p,
     probability_of_improvement,
@@ -206,3 +207,21 @@ def test_no_scores_is_an_error() -> None:
 def test_text() -> None:
     assert Interval(0.871, 0.8, 1.0).text() == ".87 [.80, 1.00]"
     assert Interval(-0.031, -0.12, 0.04).text() == "-.03 [-.12, .04]"
+
+
+def test_signs_dealt_out_by_lot_against_all_of_them() -> None:
+    first, second = np.array([0.3, 0.5, 0.9, 0.4]), np.array([0.1, 0.6, 0.2, 0.1])
+    differences = first - second
+    flips = [abs(np.dot(signs, differences)) for signs in itertools.product((-1, 1), repeat=4)]
+    exact = np.mean([flip >= abs(differences.sum()) - 1e-9 for flip in flips])
+    assert paired_p([first[:2], first[2:]], [second[:2], second[2:]]) == pytest.approx(exact, abs=0.02)
+    assert paired_p([np.ones(3)], [np.zeros(3)]) > 0.2 > paired_p([np.ones(20)], [np.zeros(20)])
+    with pytest.raises(ValueError, match="pair them"):
+        paired_p([first], [second[:2]])
+
+
+def test_three_equals_seldom_lean() -> None:
+    """A resampled interval of three differences excludes zero whenever they agree: once in four."""
+    rng = np.random.default_rng(0)
+    passed = [paired_p([rng.normal(size=3)], [rng.normal(size=3)], 999) < 0.05 for _ in range(100)]
+    assert not any(passed)

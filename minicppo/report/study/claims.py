@@ -93,11 +93,10 @@ def _twin(row: dict[str, Any]) -> str:
 
 
 def leaning(pair: dict[str, Any]) -> str:
-    """To whom the seeds lean without settling it: the mean difference alone, uncorrected, excludes zero."""
-    difference = Interval(**pair["final_difference"])
-    if verdict(pair) != TOLD_NOTHING or difference.low <= 0 <= difference.high:
+    """To whom the seeds lean without settling it: the differences of paired runs, uncorrected, pass a test."""
+    if verdict(pair) != TOLD_NOTHING or pair["paired_p"] >= SIGNIFICANT:
         return ""
-    return f", leaning to {pair['first'] if difference.low > 0 else pair['second']}"
+    return f", leaning to {pair['first'] if pair['final_difference']['value'] > 0 else pair['second']}"
 
 
 def short_p(p: float) -> str:

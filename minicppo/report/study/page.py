@@ -37,7 +37,7 @@ def study_table(results: Path) -> str:
     note = (
         f"{size(summary)}. Interquartile means over seeds with 95 % bootstrap intervals; a collapsed run ends below "
         f"{summary['collapse']:g} times the accuracy at the start. p: a permutation test after Holm's correction; "
-        "leaning: only the mean paired difference, taken alone, excludes zero. One task, one starting policy, the same "
+        "leaning: only the differences of paired runs, taken alone, pass one that deals out their signs. One task, one starting policy, the same "
         f"{summary['held_out']['problems']} held-out problems for all."
     )
     return "\n\n".join([in_short(part), table(part, ("final", "collapsed")), note])
@@ -88,7 +88,8 @@ def conditions(summary: dict[str, Any]) -> str:
         "Interquartile means over seeds with 95 % bootstrap intervals; collapsed: below "
         f"{summary['collapse']:g} times the accuracy at the start, with Wilson's interval. Better: the interval of "
         "P(better) excludes one half, and so does a permutation test at the 5 % level after Holm's correction. "
-        "Leaning: only the mean paired difference, taken alone, excludes zero. All "
+        "Leaning: only the differences of paired runs, taken alone, pass one that deals out their signs. Three runs "
+        "against three pass neither, whatever they say. All "
         f"runs are evaluated on the same {held['problems']} held-out problems, {held['samples']} samples each, and "
         "start from the same policy unless a part says otherwise: the intervals are about training seeds, not about "
         f"other problems or starts. {tuned}"

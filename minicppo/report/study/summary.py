@@ -16,6 +16,7 @@ from minicppo.report.study.stats import (
     holm,
     iqm,
     paired_difference,
+    paired_p,
     permutation_p,
     probability_of_improvement,
     share,
@@ -200,7 +201,7 @@ def _pooled_rows(found: Sequence[Group]) -> list[dict[str, Any]]:
 def _compared(found: Sequence[Group], pairs: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
     """The first of each pair against the second, setting by setting and pooled, in final accuracy and in area.
 
-    `p` is of the final accuracy, corrected for the number of comparisons of the setting.
+    `p` is of the final accuracy, corrected for the number of comparisons of the setting; `paired_p` is not corrected.
     """
     settings = list(dict.fromkeys(group.setting for group in found))
     compared = []
@@ -214,7 +215,7 @@ def _compared(found: Sequence[Group], pairs: Sequence[tuple[str, str]]) -> list[
                 if x:
                     row[name] = asdict(probability_of_improvement(x, y))
                     row[f"{name}_difference"] = asdict(paired_difference(x, y))
-                    row |= {"p": permutation_p(x, y)} if name == "final" else {}
+                    row |= {"p": permutation_p(x, y), "paired_p": paired_p(x, y)} if name == "final" else {}
             if "final" in row:
                 family.append(row)
         for row, p in zip(family, holm([row["p"] for row in family]), strict=True):
