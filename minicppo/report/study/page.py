@@ -37,8 +37,8 @@ def study_table(results: Path) -> str:
     note = (
         f"{size(summary)}. Interquartile means over seeds with 95 % bootstrap intervals; a collapsed run ends below "
         f"{summary['collapse']:g} times the accuracy at the start. p: a permutation test after Holm's correction; "
-        "leaning: only the differences of paired runs, taken alone, pass one that deals out their signs. One task, one starting policy, the same "
-        f"{summary['held_out']['problems']} held-out problems for all."
+        "leaning: only the differences of paired runs, taken alone, pass one that deals out their signs. One task, one "
+        f"starting policy, the same {summary['held_out']['problems']} held-out problems for all."
     )
     return "\n\n".join([in_short(part), table(part, ("final", "collapsed")), note])
 
