@@ -44,7 +44,7 @@ def _measured(name: str) -> dict[str, Any]:
 def _targets() -> Iterable[Target]:
     sampling = _measured("sampling")["rows"]
     for lengths, least, why in (
-        ("equal", 2, "attention, bound by memory, takes half the time, at 30M products 3/4; `generate` pays both alike"),
+        ("equal", 2, "attention, bound by memory, takes half the time (at 30M products 3/4), and `generate` pays both"),
         ("spread", 3, "a step over few rows costs nearly what it costs over many: dispatch at 0.1M, weights at 30M"),
     ):
         rows = [row for row in sampling if row["lengths"] == lengths]
