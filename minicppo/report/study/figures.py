@@ -86,18 +86,20 @@ def _places(rows: Sequence[Mapping[str, Any]]) -> tuple[list[float], dict[float,
 
 
 def _lines(plot: Plot) -> Figure:
-    """Panels of the same number share their scale, and say what it is once a row."""
+    """Panels of one number share its scale, and say what it is once a row; several numbers have scales by setting."""
     panels = plot["panels"]
     figure, axes = _grid(panels, 2.3)
     styles = _styles([line for panel in panels for line in panel["lines"]])
-    ends = _ends(panels)
-    for ax, panel in zip(axes, panels, strict=True):
+    by_setting = len({panel["label"] for panel in panels}) > 1
+    scales = [(panel["label"], panel["setting"] if by_setting else "") for panel in panels]
+    ends = _ends(panels, scales)
+    for ax, panel, scale in zip(axes, panels, scales, strict=True):
         for line in panel["lines"]:
             _banded(ax, line, styles)
         ax.set_title(": ".join(part for part in (panel["setting"], panel["name"]) if part))
         ax.set_xlabel("iteration (one rollout batch each)")
         ax.set_ylabel(panel["label"])
-        ax.set_ylim(*ends[panel["label"]])
+        ax.set_ylim(*ends[scale])
         ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     _thin_labels(axes)
     _legend(figure, plot, "interquartile mean of the seeds and 95 % band")
@@ -131,15 +133,15 @@ def _grid(panels: Sequence[Plot], height: float) -> tuple[Figure, list[Axes]]:
     return figure, axes[: len(panels)]
 
 
-def _ends(panels: Sequence[Plot]) -> dict[str, tuple[float, float]]:
-    """The scale of each number: all that its bands reach, and a little more."""
-    reach: dict[str, list[float]] = {}
-    for panel in panels:
+def _ends(panels: Sequence[Plot], scales: Sequence[tuple[str, str]]) -> dict[tuple[str, str], tuple[float, float]]:
+    """The two ends of each scale: all that the bands of its panels reach, and a little more."""
+    reach: dict[tuple[str, str], list[float]] = {}
+    for panel, scale in zip(panels, scales, strict=True):
         for line in panel["lines"]:
-            reach.setdefault(panel["label"], []).extend([*line["low"], *line["high"]])
+            reach.setdefault(scale, []).extend([*line["low"], *line["high"]])
     return {
-        label: (min(y) - 0.04 * (max(y) - min(y) or 1), max(y) + 0.04 * (max(y) - min(y) or 1))
-        for label, y in reach.items()
+        scale: (min(y) - 0.04 * (max(y) - min(y) or 1), max(y) + 0.04 * (max(y) - min(y) or 1))
+        for scale, y in reach.items()
     }
 
 
