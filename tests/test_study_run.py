@@ -9,7 +9,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
@@ -18,7 +20,7 @@ from rich.console import Console
 
 from minicppo.cli import main
 from minicppo.report.study.plan import StudyConfig, grid, load_study
-from minicppo.report.study.runner import DIVERGED, WARMUP, distinct, is_done, work_through
+from minicppo.report.study.runner import DIVERGED, WARMUP, distinct, follow, is_done, work_through
 from minicppo.rl.config import ConfigError
 
 pytest.importorskip("pyarrow")
@@ -196,6 +198,25 @@ def test_what_cannot_start_and_what_blows_up_do_not_stop_the_rest(tmp_path: Path
     status = {row["setting"]: row["status"] for row in rows}
     assert status == {"good": "finished", "hot": "diverged"}
     assert [row["accuracy"] for row in rows if row["setting"] == "hot"][-1] == 0.0
+
+
+def test_after_a_failure_what_runs_is_heard_out_and_nothing_starts() -> None:
+    events: SimpleQueue[tuple[str, int]] = SimpleQueue()
+    heard = []
+
+    def fail() -> None:
+        raise OSError("No space left on device")
+
+    def work(name: str) -> None:
+        time.sleep(1)
+        events.put((name, 1))
+
+    with ThreadPoolExecutor(2) as pool:
+        jobs = [pool.submit(fail), *(pool.submit(work, name) for name in ("first", "second", "third"))]
+        with pytest.raises(OSError, match="No space left"):
+            follow(jobs, events, lambda run, iteration: heard.append((run, iteration)))
+        assert [job.cancelled() for job in jobs] == [False, False, False, True]
+    assert sorted(heard) == [("first", 1), ("second", 1)]
 
 
 def test_what_needs_tuning_waits_for_it(tmp_path: Path) -> None:

@@ -15,7 +15,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
-from queue import Empty
 from typing import Any
 
 from minicppo.report.study.plan import Cell
@@ -63,34 +62,34 @@ def work_through(runs: dict[str, RunConfig], out: Path, workers: int, report: Re
     if not waiting:
         return Outcome({})
     context = multiprocessing.get_context("spawn")  # forked children would inherit torch's thread pools
-    events = context.Queue()
+    events = context.SimpleQueue()  # its put returns when the event is on its way: none arrives after the job's result
     pool = ProcessPoolExecutor(min(workers, len(waiting)), context, _begin, (events,))
     try:
         warmups = {_start_key(config): config for config in waiting.values() if not _is_warm(config)}
         jobs = {key: pool.submit(_warm_up, config) for key, config in warmups.items()}
-        _follow(list(jobs.values()), events, report)
+        follow(list(jobs.values()), events, report)
         cold = {key: reason for key, job in jobs.items() if (reason := job.result())}
         failed = {name: cold[_start_key(c)] for name, c in waiting.items() if _start_key(c) in cold}
         ready = {name: config for name, config in waiting.items() if name not in failed}
-        _follow([pool.submit(_finish, name, config, out / name) for name, config in ready.items()], events, report)
+        follow([pool.submit(_finish, name, config, out / name) for name, config in ready.items()], events, report)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
     return Outcome(failed)
 
 
-def _follow(jobs: Sequence[Future[Any]], events: Any, report: Report) -> None:
-    """Pass events on until every job is done; raises what the first failed job raised."""
+def follow(jobs: Sequence[Future[Any]], events: Any, report: Report) -> None:
+    """Pass events on until every job is done. After a failure no other starts; those at work go on."""
     while True:
-        running = wait(jobs, timeout=0.3).not_done
-        try:
-            while True:
-                report(*events.get_nowait())
-        except Empty:
-            pass
-        for job in jobs:
-            if job.done():
-                job.result()
+        done, running = wait(jobs, timeout=0.3)
+        while not events.empty():
+            report(*events.get())
+        failed = [job for job in done if not job.cancelled() and job.exception()]
+        if failed:
+            for job in running:
+                job.cancel()
         if not running:
+            for job in failed:
+                job.result()
             return
 
 
