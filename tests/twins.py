@@ -173,10 +173,14 @@ def loop_weights(s: Subject, method: Any, row: Trace, *, width: int, k: int = 2)
         params["div"] = loop_divergence(s, params.pop("divergence"), row, k, variant)
     if params.pop("direction", "ratio") == "predicted":
         params["away"] = [t.advantage * drift(s, t, method.needs, k) > 0 for t in row]
-    if family == "cppo":
+    if family in ("cppo", "decoupled"):
         params["weights"] = _weights(s, params, len(row), width)
-        for done in ("schedule", "length", "seed"):
-            del params[done]
+    if family == "decoupled":
+        params["w_min"] = params.pop("budget_w_min")
+        params["budget_weights"] = _weights(s, params, len(row), width)
+        del params["w_min"]
+    for done in ("schedule", "length", "seed"):
+        params.pop(done, None)
     return s.reference.WEIGHTS[family](*sampled(row), [t.advantage for t in row], **params)
 
 
@@ -190,11 +194,11 @@ def drift(s: Subject, token: Any, needs: str, k: int = 2) -> float:
 
 
 def _weights(s: Subject, params: dict[str, Any], n: int, width: int) -> list[float]:
-    if params["schedule"] == "constant":
+    if params.get("schedule") == "constant":
         return [1.0] * n
     total = {"own": n, "padded": width}.get(params["length"], params["length"])
     weights = s.reference.linear_weights(total, params["w_min"])
-    if params["schedule"] == "shuffled":  # the permutation itself is the rules' own; that it is one is tested apart
+    if params.get("schedule") == "shuffled":  # the permutation itself is the rules' own; that it is one is tested apart
         valid = torch.ones(1, n, dtype=torch.bool)
         return s.rules.position_weights(valid, params["w_min"], schedule="shuffled", seed=params["seed"])[0].tolist()
     return weights[:n]

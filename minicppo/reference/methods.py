@@ -146,6 +146,35 @@ def cppo(
     return [x * min(rho, ratio_cap) for x, rho in zip(passed, ratios(mu, pi), strict=True)]
 
 
+def decoupled(
+    mu: Floats,
+    pi: Floats,
+    adv: Floats,
+    *,
+    div: Floats,
+    delta: float,
+    delta_b: float,
+    weights: Floats,
+    budget_weights: Floats,
+    budget: str = "dynamic",
+    cap_factor: float = 2.0,
+    quantile: float = 0.9,
+    ratio_cap: float = math.inf,
+    away: Sequence[bool] | None = None,
+) -> list[float]:
+    """Ours: Algorithm 1 with the weights w of the token limit and others, v, for the budget."""
+    away = moves_away(mu, pi, adv) if away is None else away
+    if budget == "dynamic":
+        delta_b = dynamic_budget(div, delta_b, cap_factor, quantile)
+    g = []
+    room = math.inf if budget == "off" else delta
+    for rho, d, out, w, v in zip(ratios(mu, pi), div, away, weights, budget_weights, strict=True):
+        masked = out and (w * d > delta or v * d > room)
+        g.append(0.0 if masked else min(rho, ratio_cap))
+        room += v * (delta_b - d)
+    return g
+
+
 WEIGHTS: dict[str, Callable[..., list[float]]] = {
-    f.__name__: f for f in (reinforce, none, ppo, cispo, minpro, gspo, sapo, drpo, dppo, trm, cppo)
+    f.__name__: f for f in (reinforce, none, ppo, cispo, minpro, gspo, sapo, drpo, dppo, trm, cppo, decoupled)
 }

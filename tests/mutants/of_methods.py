@@ -216,6 +216,18 @@ BY_DIVERGENCE = mutants_of(
         "slack[:, 1:] -= mask.score[:, :-1]",
         "water_filling_keeps_the_budget",
     ),
+    (
+        "both tests take the token limit's weight",
+        "rows(w_min=budget_w_min, budget=budget)",
+        "rows(w_min=w_min, budget=budget)",
+        "decoupled_weights_act_on_their_own_test",
+    ),
+    (
+        "the decoupled limit is told in the budget's units",
+        "room = prefix.slack * cap.weight / ",
+        "room = prefix.slack + 0 * cap.weight / ",
+        "decoupled_weights_act_on_their_own_test",
+    ),
 )
 
 LOG = mutants_of(

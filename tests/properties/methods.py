@@ -150,6 +150,8 @@ def separating_rows() -> tuple[Trace, ...]:
     rows.append((Token(rare, now, 0, 1.0), Token(now, rare, 1, 1.0)))  # rho = 15: beyond every weight cap
     seen, hidden = (0.3, 0.2, 0.15), (0.15, 0.1, 0.05, 0.03, 0.02)
     rows.append((Token((*seen, *hidden), (*seen, *hidden[::-1]), 0, 1.0),))  # all drift is outside the top K
+    even, tilted = (0.44, *[0.08] * 7), (0.608, *[0.056] * 7)
+    rows.append((*[Token(even, even, 0, 1.0)] * 7, Token(even, tilted, 0, 1.0)))  # within delta / w_8 after quiet ones
     return tuple(rows)
 
 
@@ -373,3 +375,27 @@ def dppo_is_cppo_unweighted_unbudgeted(s: Subject, drawn: Rows) -> None:
         assert torch.equal(dppo.weight, cppo.weight)
         weighted = s.rules.get_method("cppo-no-budget", **common)(batch)
         assert not (dppo.token_mask & ~weighted.token_mask).any()
+
+
+EIGHTHS = multiples(1 / 8, 1, 8)
+
+
+@prop("ours, theory 2", traces(), EIGHTHS, EIGHTHS, st.sampled_from(["dynamic", "fixed", "off"]))
+def decoupled_weights_act_on_their_own_test(
+    s: Subject, drawn: Rows, w_min: float, budget_w_min: float, budget: str
+) -> None:
+    """With one weight the decoupled rule is CPPO; with two it is its loop, and c_t is the limit on w_t D_t."""
+    rows, layout = drawn
+    batch = token_batch(s, rows, layout, "log_probs")
+    common = {"delta": 0.10001, "delta_b": 0.01001, "budget": budget}
+    m = s.rules.get_method("cppo-decoupled", w_min=w_min, budget_w_min=budget_w_min, **common)
+    out = m(batch)
+    for mine, row in zip(layout.gather(out.weight), rows, strict=True):
+        close(mine, loop_weights(s, m, row, width=layout.width))
+    beyond = out.position_weight * out.divergence > out.threshold
+    assert torch.equal(out.token_mask, batch.mask & ~(batch.away & beyond))
+    same = s.rules.get_method("cppo-decoupled", w_min=w_min, budget_w_min=w_min, **common)(batch)
+    cppo = s.rules.get_method("cppo", w_min=w_min, **common)(batch)
+    assert torch.equal(same.weight, cppo.weight)
+    assert torch.equal(same.reason, cppo.reason)
+    close(same.threshold, cppo.threshold)

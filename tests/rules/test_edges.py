@@ -107,7 +107,7 @@ def test_gspo_and_reasons_of_whole_responses() -> None:
     row = rules.diagnostics(BATCHES["log_probs"], out)
     assert 0 < row["accept/rate"] < 1
     lengths = {k for k in row if k.startswith("accept/len_")}
-    assert lengths == {"accept/len_1", "accept/len_2", "accept/len_16"}
+    assert lengths == {"accept/len_1", "accept/len_2", "accept/len_8", "accept/len_16"}
 
 
 @pytest.mark.parametrize("name", rules.METHODS)

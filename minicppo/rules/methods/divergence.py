@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from functools import partial
 from typing import Annotated
 
 import torch
@@ -37,6 +38,14 @@ def _cap_stats(batch: TokenBatch, ratio_cap: float) -> dict[str, Tensor]:
     if math.isinf(ratio_cap):
         return {}
     return {"ratio/above_cap": batch.ratio > ratio_cap}
+
+
+def _budget_stats(mask: CPPOMask, delta_b: float, cap_factor: float) -> dict[str, Tensor]:
+    """How often the dynamic budget stands at either end."""
+    if mask.delta_b is None:  # an infinite floor
+        return {}
+    floor, cap = mask.delta_b.new_tensor([delta_b, cap_factor * delta_b])
+    return {"budget/at_floor": mask.delta_b <= floor, "budget/at_cap": mask.delta_b >= cap}
 
 
 @checked
@@ -118,10 +127,7 @@ def cppo(
     if gate == "budget":
         mask = charge_what_passes(mask)
     passed = gate_values(mask, gate)
-    stats = _cap_stats(batch, ratio_cap)
-    if budget == "dynamic" and mask.delta_b is not None:
-        stats["budget/at_floor"] = mask.delta_b <= mask.delta_b.new_tensor(delta_b)
-        stats["budget/at_cap"] = mask.delta_b >= mask.delta_b.new_tensor(cap_factor * delta_b)
+    stats = _cap_stats(batch, ratio_cap) | (_budget_stats(mask, delta_b, cap_factor) if budget == "dynamic" else {})
     return TokenWeights(
         weight=(passed * batch.ratio.clamp(max=ratio_cap)).float() * batch.mask,
         token_mask=(passed > 0) & batch.mask,
@@ -131,6 +137,59 @@ def cppo(
         divergence=D,
         position_weight=mask.weight,
         delta_b=mask.delta_b,
+        stats=stats,
+    )
+
+
+@checked
+def decoupled(
+    batch: TokenBatch,
+    *,
+    delta: Delta = 0.15,
+    delta_b: DeltaB = 0.02,
+    w_min: WMin = 0.8,
+    budget_w_min: Annotated[float, Hyper("ours: the pathwise bound is tightest at 1", low=0, high=1)] = 1.0,
+    budget: Budget = "dynamic",
+    divergence: DivergenceName = "binary_tv",
+    length: Length = "own",
+    cap_factor: CapFactor = 2.0,
+    quantile: Quantile = 0.9,
+    ratio_cap: RatioCap = math.inf,
+    direction: Direction = "ratio",
+    topk_variant: TopKVariant = "union",
+) -> TokenWeights:
+    """The two tests of `cppo` with a weight each: w_t D_t <= delta, v_t D_t <= delta + sum_{j<t} v_j (delta_b - D_j).
+
+    v falls from 1 to budget_w_min; in `cppo` v = w. `threshold` is the limit that both together put on w_t D_t.
+    """
+    D = token_divergence(batch, divergence, topk_variant=topk_variant)
+    rows = partial(
+        mask_rows,
+        batch.mask,
+        D,
+        _away(batch, direction),
+        delta=delta,
+        delta_b=delta_b,
+        cap_factor=cap_factor,
+        quantile=quantile,
+        schedule="linear",
+        length=length,
+    )
+    cap, prefix = rows(w_min=w_min, budget="off"), rows(w_min=budget_w_min, budget=budget)
+    token = cap.reason == Reason.TOKEN
+    spent = (prefix.reason == Reason.PREFIX) | (prefix.reason == Reason.BOTH)
+    keep = batch.mask & ~token & ~spent
+    room = prefix.slack * cap.weight / prefix.weight.masked_fill(~batch.mask, 1.0)
+    stats = _cap_stats(batch, ratio_cap) | (_budget_stats(prefix, delta_b, cap_factor) if budget == "dynamic" else {})
+    return TokenWeights(
+        weight=(batch.ratio.clamp(max=ratio_cap) * keep).float(),
+        token_mask=keep,
+        reason=cap.reason.masked_fill(spent, int(Reason.PREFIX)).masked_fill(spent & token, int(Reason.BOTH)),
+        raw_weight=batch.ratio * batch.mask,
+        threshold=torch.where(batch.mask, room.clamp(max=delta), 0.0),
+        divergence=D,
+        position_weight=cap.weight,
+        delta_b=prefix.delta_b,
         stats=stats,
     )
 

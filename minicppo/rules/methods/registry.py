@@ -34,6 +34,7 @@ FAMILIES = {
     "dppo": Family(by_divergence.dppo, "M_DPPO min(rho, C)", "arXiv 2602.04879"),
     "trm": Family(by_divergence.trm, "M(y) rho", "arXiv 2512.23075", "sequence"),
     "cppo": Family(by_divergence.cppo, "M_CPPO rho", "arXiv 2606.10968"),
+    "decoupled": Family(by_divergence.decoupled, "M_CPPO rho, two weights", "ours, after arXiv 2606.10968"),
 }
 
 
@@ -101,6 +102,7 @@ METHODS: dict[str, MethodSpec] = {
     "cppo-verl": MethodSpec(
         "cppo", "the authors' verl branch: padded length, budget cap 5x", {"length": "padded", "cap_factor": 5.0}
     ),
+    "cppo-decoupled": MethodSpec("decoupled", "ablation: weighted token limit, unweighted budget (ours)"),
 }
 
 
