@@ -181,6 +181,13 @@ def test_the_answer_follows_the_numbers(chance: tuple[float, float, float], answ
     assert len(claims(part)) == 3
 
 
+def test_a_replication_answers_for_itself() -> None:
+    again = made_up_part(chance=(0.5, 0.3, 0.7))
+    told = claims(made_up_part(chance=(0.8, 0.6, 0.9)), again)
+    assert [sentence.partition("** ")[2].partition(".")[0] for sentence in told[1:3]] == ["Yes, here", "Not settled"]
+    assert told[2].startswith(f"**And on {again['rows'][0]['runs']} other seeds, asked alone?** ")
+
+
 def test_a_comparison_that_settles_nothing_contradicts_none() -> None:
     part = made_up_part()
     settled, second = part["pairs"][-1], Interval(0.2, 0.1, 0.3)

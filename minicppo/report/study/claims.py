@@ -22,9 +22,15 @@ def verdict(pair: dict[str, Any]) -> str:
     return TOLD_NOTHING
 
 
-def claims(part: dict[str, Any]) -> list[str]:
-    """One sentence each on collapse, on CPPO against DPPO, and on every other comparison of the part."""
-    return [sentence for sentence in (collapse(part), rivals(part), others(part)) if sentence]
+def claims(part: dict[str, Any], replication: dict[str, Any] | None = None) -> list[str]:
+    """One sentence each on collapse, on CPPO against DPPO, and on every other comparison of the part.
+
+    replication: the part that asks the second of these again, of other seeds.
+    """
+    told = [collapse(part), rivals(part), others(part)]
+    if replication is not None:
+        told.insert(2, rivals(replication, f"And on {replication['rows'][0]['runs']} other seeds, asked alone?"))
+    return [sentence for sentence in told if sentence]
 
 
 def collapse(part: dict[str, Any]) -> str:
@@ -42,7 +48,7 @@ def collapse(part: dict[str, Any]) -> str:
     return f"**Does a mask matter?** Without one {hits} of {runs} runs collapse, {masked}{where}."
 
 
-def rivals(part: dict[str, Any]) -> str:
+def rivals(part: dict[str, Any], question: str = "Does CPPO beat DPPO?") -> str:
     """Whether CPPO beats DPPO: the answer, and the numbers that it rests on."""
     pairs = [pair for pair in part["pairs"] if _families(part, pair) == RIVALS]
     if not pairs:
@@ -51,7 +57,7 @@ def rivals(part: dict[str, Any]) -> str:
     answers = {"first better": "Yes, here", "second better": "No, the other way round", TOLD_NOTHING: "Not settled"}
     both = "Settled in part" if TOLD_NOTHING in found else "It depends on the thresholds"
     answer = answers[found.pop()] if len(found) == 1 else both
-    return f"**Does CPPO beat DPPO?** {answer}. " + " ".join(_numbers(part, pair) for pair in pairs)
+    return f"**{question}** {answer}. " + " ".join(_numbers(part, pair) for pair in pairs)
 
 
 def others(part: dict[str, Any]) -> str:

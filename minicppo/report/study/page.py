@@ -10,7 +10,7 @@ from typing import Any
 from minicppo.report.study.claims import claims, leaning, short_p, verdict
 from minicppo.report.study.stats import Interval
 
-HEADLINE = "headline"
+HEADLINE, REPLICATION = "headline", "replication"
 LEGEND = (
     "Final accuracy: sampled, on held-out problems, after the last iteration. Mean reward and lowest late reward: of "
     "the rollout batches, over training and in its second half. Differences are means of runs paired by seed, which "
@@ -40,7 +40,7 @@ def study_table(results: Path) -> str:
         "leaning: only the differences of paired runs, taken alone, pass one that deals out their signs. One task, one "
         f"starting policy, the same {summary['held_out']['problems']} held-out problems for all."
     )
-    return "\n\n".join([in_short(part), table(part, ("final", "collapsed")), note])
+    return "\n\n".join([in_short(summary), table(part, ("final", "collapsed")), note])
 
 
 def page(summary: dict[str, Any], command: str, pictures: Iterable[str]) -> str:
@@ -56,7 +56,7 @@ def page(summary: dict[str, Any], command: str, pictures: Iterable[str]) -> str:
         _missing(summary, command),
     ]
     if HEADLINE in summary["parts"]:
-        parts += ["## In short", in_short(summary["parts"][HEADLINE])]
+        parts += ["## In short", in_short(summary)]
     parts += ["## How to read the numbers", conditions(summary), LEGEND]
     for name, part in summary["parts"].items():
         left, planned = summary["missing"].get(name, (0, 0))
@@ -70,9 +70,10 @@ def page(summary: dict[str, Any], command: str, pictures: Iterable[str]) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def in_short(part: dict[str, Any]) -> str:
-    """The part's claims, one a line."""
-    return "\n".join(f"- {sentence}" for sentence in claims(part))
+def in_short(summary: dict[str, Any]) -> str:
+    """What the headline claims, and what its replication does, one a line."""
+    told = claims(summary["parts"][HEADLINE], summary["parts"].get(REPLICATION))
+    return "\n".join(f"- {sentence}" for sentence in told)
 
 
 def size(summary: dict[str, Any]) -> str:
