@@ -81,7 +81,8 @@ def explain(
     if out.position_weight is not None and out.divergence is not None:
         score = out.position_weight * out.divergence
         columns |= {"w": out.position_weight[0].tolist(), "Z": score[0].tolist()}
-        columns |= {"S": score.cumsum(1)[0].tolist(), "W": out.position_weight.cumsum(1)[0].tolist()}
+        if "budget_w_min" not in rule.params:  # whose S and W have weights of their own
+            columns |= {"S": score.cumsum(1)[0].tolist(), "W": out.position_weight.cumsum(1)[0].tolist()}
     if out.threshold is not None:
         columns["c"] = out.threshold[0].tolist()
     columns["g"] = out.weight[0].tolist()
@@ -120,7 +121,8 @@ def table(rows: Sequence[dict[str, Any]], title: str) -> Table:
 
 def legend(rows: Sequence[dict[str, Any]]) -> str:
     """What the columns and the verdicts mean."""
-    columns = "; ".join(f"{name}: {text}" for name, text in MEANINGS.items() if rows[0][name] is not None)
+    meanings = MEANINGS if rows[0]["S"] is not None else MEANINGS | {"c": "limit on Z, of both tests"}
+    columns = "; ".join(f"{name}: {text}" for name, text in meanings.items() if rows[0][name] is not None)
     used = "" if rows[0]["delta_b"] is None else f"\ndelta_b used: {_cell(rows[0]['delta_b'])}"
     return f"{columns}{used}\nVerdicts. {REASONS}"
 
