@@ -1,13 +1,15 @@
 """`minicppo explain` beside the worked example and the reference loop."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
+from matplotlib.patches import StepPatch
 
 from minicppo.cli import main
 from minicppo.reference import cppo_steps, linear_weights
-from minicppo.report.explain import COLUMNS, explain, picture
+from minicppo.report.explain import COLUMNS, explain, legend, picture
 from minicppo.rules import METHODS, get_method
 
 MU, PI = [0.5, 0.4, 0.5, 0.9, 0.3], [0.6, 0.48, 0.4, 0.91, 0.5]
@@ -51,6 +53,18 @@ def test_explains_every_method(method: str) -> None:
     rows = explain(MU, PI, [1.0], method, divergence=None if rule.needs == "log_probs" else [0.1, 0.08, 0.1, 0.01, 0.2])
     assert [set(row) for row in rows] == [{*COLUMNS, "reason", "delta_b"}] * 5
     assert picture(rows, method).axes
+
+
+@pytest.mark.parametrize("method", ["cppo", "cppo-decoupled", "dppo", "dppo-kl", "ppo", "grpo"])
+@pytest.mark.parametrize("advantage", [1.0, -1.0])
+def test_masked_is_what_moves_away_beyond_its_limit(method: str, advantage: float) -> None:
+    rows = explain(MU, PI, [advantage], method)
+    for row in rows:
+        tested = next(x for x in (row["Z"], row["D"], abs(math.log(row["rho"]))) if x is not None)
+        assert row["verdict"].startswith("MASK") == (advantage * (row["rho"] - 1) > 0 and tested > row["c"])
+    assert "limit on" in legend(rows)
+    (line,) = (child for child in picture(rows, method).axes[0].patches if isinstance(child, StepPatch))
+    assert line.get_data().values.tolist() == [row["c"] for row in rows]
 
 
 @pytest.mark.parametrize(

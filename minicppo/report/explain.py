@@ -15,6 +15,7 @@ from rich.table import Table
 from minicppo.report.response import draw_threshold, draw_verdicts, legend_entries
 from minicppo.report.style import house_style, new_figure
 from minicppo.rules import Reason, TokenBatch, get_method
+from minicppo.rules.methods.registry import FAMILIES, Method
 
 VERDICTS = {
     Reason.TOWARD: "keep, toward",
@@ -83,8 +84,9 @@ def explain(
         columns |= {"w": out.position_weight[0].tolist(), "Z": score[0].tolist()}
         if "budget_w_min" not in rule.params:  # whose S and W have weights of their own
             columns |= {"S": score.cumsum(1)[0].tolist(), "W": out.position_weight.cumsum(1)[0].tolist()}
-    if out.threshold is not None:
-        columns["c"] = out.threshold[0].tolist()
+    limits = out.threshold[0].tolist() if out.threshold is not None else _limits(rule, advantages)
+    if limits:
+        columns["c"] = limits
     columns["g"] = out.weight[0].tolist()
     codes = [Reason(code) for code in out.reason[0].tolist()]
     return [
@@ -97,6 +99,17 @@ def explain(
         }
         for t in range(len(mu))
     ]
+
+
+def _limits(rule: Method, advantages: Sequence[float]) -> list[float]:
+    """The limits of a token method without a threshold of its own: DPPO's on D, PPO's on |log rho| by the sign of A."""
+    if rule.family is FAMILIES["dppo"]:
+        return [rule.params["delta"]] * len(advantages)
+    if rule.family is FAMILIES["ppo"]:
+        low = rule.params["clip_low"]
+        up, down = math.log1p(rule.params["clip_high"]), math.inf if low == 1 else -math.log1p(-low)
+        return [up if A > 0 else down for A in advantages]
+    return []
 
 
 def _verdict(code: Reason, weight: float) -> str:
@@ -121,7 +134,9 @@ def table(rows: Sequence[dict[str, Any]], title: str) -> Table:
 
 def legend(rows: Sequence[dict[str, Any]]) -> str:
     """What the columns and the verdicts mean."""
-    meanings = MEANINGS if rows[0]["S"] is not None else MEANINGS | {"c": "limit on Z, of both tests"}
+    meanings = dict(MEANINGS)
+    if rows[0]["S"] is None:
+        meanings["c"] = "limit on " + next(name for name in ("Z", "D", "|log rho|") if rows[0].get(name, 0) is not None)
     columns = "; ".join(f"{name}: {text}" for name, text in meanings.items() if rows[0][name] is not None)
     used = "" if rows[0]["delta_b"] is None else f"\ndelta_b used: {_cell(rows[0]['delta_b'])}"
     return f"{columns}{used}\nVerdicts. {REASONS}"
