@@ -54,7 +54,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> StudyConfig:
             rows += fake_rows(cell)
     write_table(rows, folder / "results" / "study.parquet")
     machine = dict.fromkeys(("processor", "device", "torch", "transformers", "python"), "X")
-    (folder / "results" / "machine.json").write_text(json.dumps(machine))
+    (folder / "results" / "machines.json").write_text(json.dumps([machine, {**machine, "kernels": "AVX2"}]))
     return study
 
 
@@ -117,7 +117,7 @@ def test_the_report_and_the_readme_table(study: StudyConfig) -> None:
     for title in ("Thresholds", "The comparison", "Pressure"):
         assert f"## {title}" in page
     assert "Still to be run" not in page
-    assert "--only tune --only headline --only pressure" in page
+    assert "on X (X), torch X, transformers X, Python X; and on X (X, AVX2 kernels), torch X" in page
     text = study_table(Path(study.results))
     said, table, note = text.split("\n\n")
     assert "| CPPO, tuned | 2 |" in table

@@ -26,7 +26,7 @@ from minicppo.rl.config import ConfigError
 pytest.importorskip("pyarrow")
 
 from minicppo.report.study.study import plan_table, run_study, update_table, write_report
-from minicppo.report.study.table import Row, read_table
+from minicppo.report.study.table import Row, read_table, write_table
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = [
@@ -129,7 +129,7 @@ def test_the_report_comes_from_the_table_alone(whole: Path, capsys: pytest.Captu
     before = {p: p.read_bytes() for p in results.rglob("*") if p.suffix in (".json", ".md", ".parquet")}
     assert before
     for path in before:
-        if path.suffix != ".parquet" and path.name != "machine.json":
+        if path.suffix != ".parquet" and path.name != "machines.json":
             path.unlink()
     write_report(tiny(whole), "minicppo study tiny.yaml")
     assert before == {p: p.read_bytes() for p in before}
@@ -143,6 +143,39 @@ def test_rows_outlive_their_runs_but_not_their_settings(whole: Path, tmp_path: P
     assert update_table(tiny(tmp_path), tmp_path / "nowhere") == rows
     changed = update_table(tiny(tmp_path, settings=[*SMALL, "train.lr=1e-3"]), tmp_path / "nowhere")
     assert changed == []
+
+
+@pytest.mark.slow
+def test_what_the_table_holds_is_run_only_again(whole: Path, tmp_path: Path) -> None:
+    study, out, table = tiny(tmp_path), tmp_path / "runs", tmp_path / "results" / "study.parquet"
+    rows = read_table(whole / "results" / "study.parquet")
+    last = grid(study, "headline", {})[-1]  # its other cell of the same settings goes with it
+    kept = [row for row in rows if row["run"] != last.run]
+    assert len(kept) < len(rows)
+    write_table(kept, table)
+    run_study(study, out, 1, [], Console(quiet=True))
+    assert [path.name for path in out.iterdir()] == [last.run]
+    assert told(read_table(table)) == told(rows)
+    assert [m["device"] for m in json.loads((tmp_path / "results" / "machines.json").read_text())] == ["CPU"]
+
+    run_study(study, out, 1, [], Console(quiet=True))
+    assert len(list(out.iterdir())) == 1
+    run_study(study, out, 1, ["tune"], Console(quiet=True), again=True)
+    assert len(list(out.iterdir())) == 3
+
+
+@pytest.mark.slow
+def test_cells_of_equal_settings_share_rows_of_the_table(whole: Path, tmp_path: Path) -> None:
+    rows = read_table(whole / "results" / "study.parquet")
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "study.parquet").write_bytes((whole / "results" / "study.parquet").read_bytes())
+    headline = TINY["parts"]["headline"]
+    repeated = {**headline, "compare": {}, "arms": {"the same": headline["arms"]["none"]}}
+    study = tiny(tmp_path, parts={**TINY["parts"], "repeated": repeated})
+    found = update_table(study, tmp_path / "nowhere")
+    assert found[: len(rows)] == rows
+    labels = {"part": "headline", "arm": "none"}
+    assert [row | labels for row in found[len(rows) :]] == [row for row in rows if row["arm"] == "none"]
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ def study(
         int | None, typer.Option(min=1, help="Runs at a time. [default: one a core, or one on a GPU]")
     ] = None,
     only: Annotated[list[str] | None, typer.Option("--only", help="A part by name; may be repeated.")] = None,
+    again: Annotated[bool, typer.Option("--again", help="Also run what the table of results has already.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what there is to do, and do nothing.")] = False,
     report_only: Annotated[
         bool, typer.Option("--report-only", help="Write figures and page from the table; run nothing.")
@@ -25,13 +26,15 @@ def study(
 ) -> None:
     """Run a grid of methods, seeds and settings, and write its table, figures and page.
 
-    What is finished is never run again; killed or interrupted, it goes on where it stopped when called again. Tuning
-    parts run before the parts that use what they choose. Needs pyarrow: `pip install "minicppo[study]"`.
+    What is finished, here or in the committed table, is not run again; killed or interrupted, it goes on where it
+    stopped when called again. Tuning parts run before the parts that use what they choose. Needs pyarrow:
+    `pip install "minicppo[study]"`.
 
     Examples:
 
     - `minicppo study configs/study.yaml --dry-run`
     - `minicppo study configs/study.yaml --only tune --only headline --workers 2`
+    - `minicppo study configs/study.yaml --again` makes all results anew
     - `minicppo study configs/study.yaml --report-only`
     """
     from minicppo.report.study.plan import load_study
@@ -46,7 +49,7 @@ def study(
     if not report_only:
         at_once = workers or (1 if device_of(loaded).type == "cuda" else os.cpu_count() or 1)
         try:
-            failed = run_study(loaded, folder, at_once, only or [], console)
+            failed = run_study(loaded, folder, at_once, only or [], console, again=again)
         except KeyboardInterrupt:
             stopped("Type the same command again to go on.")
     for path in write_report(loaded, f"minicppo study {config}"):

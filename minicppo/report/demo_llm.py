@@ -59,11 +59,12 @@ def run_demo_llm(
         start = _ready(starting_policy(config), config)
     require_room(config, int(start.model.config.vocab_size))
     before = answers(start, config, SHOWN)
+    precision = str(start.autocast or start.model.dtype).removeprefix("torch.")
     del start
     console.print(
         f"[bold]{method}[/], {config.train.iterations} iterations of {config.rollout.prompts} x "
-        f"{config.rollout.group_size} answers, each batch used for {config.train.epochs} epochs -> {folder}; first and "
-        f"last, {config.eval.problems} held-out problems are answered"
+        f"{config.rollout.group_size} answers in {precision}, each batch used for {config.train.epochs} epochs -> "
+        f"{folder}; first and last, {config.eval.problems} held-out problems are answered"
     )
     _train(config, folder, console)
     after = answers(_ready(trained_policy(folder), config), config, SHOWN)
@@ -86,6 +87,7 @@ def run_demo_llm(
         "held_out_problems": config.eval.problems,
         "wall_s": time.perf_counter() - started[0],
         "cpu_s": time.process_time() - started[1],
+        "precision": precision,
         "load": os.getloadavg()[0],
         "process_peak_memory_mb": peak_memory_mb(),
     }

@@ -14,12 +14,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from minicppo.report.study.page import study_table
+from minicppo.report.study.page import part_tables, study_table
 from minicppo.report.targets import targets
 from minicppo.rules import METHODS, get_method
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("README.md", "REPRODUCTION.md", "benchmarks/README.md")
+PAGES = ("README.md", "REPRODUCTION.md", "benchmarks/README.md", "docs/demo-llm.md")
 _BLOCK = re.compile(r"(<!-- generated: ([\w-]+) -->\n).*?(<!-- end -->)", re.S)
 
 
@@ -117,8 +117,14 @@ def study() -> str:
     return study_table(ROOT / "results")
 
 
+def study_llm() -> str:
+    """What the study of the pretrained model says."""
+    return part_tables(ROOT / "results" / "llm", "pressure")
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "study": study,
+    "study-llm": study_llm,
     "methods": methods_table,
     "mask-benchmark": mask_benchmark,
     "speed": speed,

@@ -131,7 +131,8 @@ class TrainConfig(Section):
     micro_batch: int | None = Field(None, ge=1)  # responses per forward pass; null: the whole minibatch
     checkpoint_every: int = Field(10, ge=1)  # iterations
     keep_checkpoints: int = Field(1, ge=1)
-    autocast: Literal["auto", "off", "bfloat16"] = "auto"  # auto: bfloat16 on CUDA, off elsewhere
+    # auto: bfloat16 on CUDA, off elsewhere; native: also on a CPU that multiplies it in hardware
+    autocast: Literal["auto", "native", "off", "bfloat16"] = "auto"
 
     @field_validator("loss_agg_mode")
     @classmethod

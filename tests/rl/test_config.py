@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from minicppo.rl.config import ConfigError, RunConfig, load_config, preset_names
 
@@ -118,6 +119,15 @@ def test_a_from_scratch_policy_needs_an_alphabet_and_a_warm_up_demonstrations(
     monkeypatch.setattr(ChainTask, "demonstration", Task.demonstration)
     with pytest.raises(ConfigError, match="no demonstrations to warm up on: set warmup to null"):
         small_config()
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_native_is_bfloat16_where_the_processor_multiplies_it(native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("minicppo.rl.config.has_native_bfloat16", lambda: native)
+    config = load_config("smollm2-demo", ["device=cpu"])
+    assert config.train.autocast == "native"
+    assert config.autocast_dtype() is config.rollout_dtype() is (torch.bfloat16 if native else None)
+    assert load_config("learn", ["device=cpu"]).autocast_dtype() is None
 
 
 @pytest.mark.parametrize(("text", "value"), [("off", "off"), ("'off'", "off"), ("bfloat16", "bfloat16")])

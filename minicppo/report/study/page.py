@@ -9,6 +9,7 @@ from typing import Any
 
 from minicppo.report.study.claims import claims, leaning, short_p, verdict
 from minicppo.report.study.stats import Interval
+from minicppo.report.study.summary import POOLED
 
 HEADLINE, REPLICATION = "headline", "replication"
 LEGEND = (
@@ -43,15 +44,26 @@ def study_table(results: Path) -> str:
     return "\n\n".join([in_short(summary), table(part, ("final", "collapsed")), note])
 
 
+def part_tables(results: Path, name: str) -> str:
+    """One part by setting, and its comparisons over all settings, for a page beside the study's own."""
+    path = results / "summary.json"
+    if not path.is_file():
+        return "No results yet."
+    summary = json.loads(path.read_text(encoding="utf-8"))
+    part = summary["parts"][name]
+    over_all = {**part, "pairs": [pair for pair in part["pairs"] if pair["setting"] == POOLED]}
+    note = f"{size(summary)}. {conditions(summary)}"
+    return "\n\n".join([table(part, ("final", "collapsed")), comparisons(over_all), note])
+
+
 def page(summary: dict[str, Any], command: str, pictures: Iterable[str]) -> str:
     """results/README.md: what was asked, what came out, how to make it again."""
-    machine, pictures = summary["machine"], list(pictures)
+    pictures = list(pictures)
     parts = [
         f"# Results of `{command}`",
-        f"{size(summary)} on {machine['processor']} ({machine['device']}), torch {machine['torch']}, transformers "
-        f"{machine['transformers']}, Python {machine['python']}. This page, `summary.json` and the figures are drawn "
-        "from `study.parquet`; beside each figure lies the data in it.",
-        f"```bash\n{command} --only {' --only '.join(summary['parts'])}   # what is finished is kept\n"
+        f"{size(summary)} on {'; and on '.join(map(_machine, summary['machines']))}. This page, `summary.json` and the "
+        "figures are drawn from `study.parquet`; beside each figure lies the data in it.",
+        f"```bash\n{command}   # runs what the table lacks; --again runs everything, --only NAME one part\n"
         f"{command} --report-only   # page and figures again, from the table alone\n```",
         _missing(summary, command),
     ]
@@ -142,6 +154,12 @@ def _missing(summary: dict[str, Any], command: str) -> str:
         return ""
     told = ", ".join(f"`{name}` ({left} of {of} runs)" for name, (left, of) in summary["missing"].items())
     return f"Still to be run: {told}, each by `{command} --only NAME`."
+
+
+def _machine(machine: dict[str, Any]) -> str:
+    kernels = f", {machine['kernels']} kernels" if "kernels" in machine else ""
+    versions = f"torch {machine['torch']}, transformers {machine['transformers']}, Python {machine['python']}"
+    return f"{machine['processor']} ({machine['device']}{kernels}), {versions}"
 
 
 def _params(params: dict[str, Any]) -> str:

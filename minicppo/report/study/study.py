@@ -24,13 +24,16 @@ from minicppo.report.study.table import Row, collect, curves, read_table, write_
 from minicppo.rl.config import ConfigError
 from minicppo.rl.rundir import write_atomically
 
-TABLE, SUMMARY, PAGE, FIGURES, MACHINE = "study.parquet", "summary.json", "README.md", "figures", "machine.json"
+TABLE, SUMMARY, PAGE, FIGURES, MACHINES = "study.parquet", "summary.json", "README.md", "figures", "machines.json"
 
 
-def run_study(study: StudyConfig, out: Path, workers: int, only: Sequence[str], console: Console) -> dict[str, str]:
+def run_study(
+    study: StudyConfig, out: Path, workers: int, only: Sequence[str], console: Console, *, again: bool = False
+) -> dict[str, str]:
     """Do what is missing of the chosen parts, tuning before what needs it; the table is written after each part.
 
-    Returns the runs that could not start, with the reason.
+    What the table holds is done, wherever it ran; `again` runs it once more here. Returns the runs that could not
+    start, with the reason.
 
     Raises:
         ConfigError: a part whose thresholds have not been tuned.
@@ -43,9 +46,12 @@ def run_study(study: StudyConfig, out: Path, workers: int, only: Sequence[str], 
         if missing:
             told = ", ".join(sorted(missing))
             raise ConfigError(f"part {name!r} needs the thresholds of part {told!r}: finish that first (--only {told})")
-        runs = distinct(grid(study, name, winners))
+        known = set() if again else {row["run"] for row in rows}
+        runs = {run: config for run, config in distinct(grid(study, name, winners)).items() if run not in known}
+        if not runs:
+            continue
         results(study).mkdir(parents=True, exist_ok=True)
-        write_atomically(results(study) / MACHINE, _json(machine(study)))
+        note_machine(study)
         with StudyProgress(console, name, runs, out) as display:
             failed |= work_through(runs, out, workers, display.report).failed
     update_table(study, out)
@@ -89,7 +95,7 @@ def write_report(study: StudyConfig, command: str) -> list[Path]:
     summary = summarise(study, found)
     drawn = plots(study, found, summary)
     pictures = draw_all(drawn, folder / FIGURES)
-    summary["machine"] = json.loads((folder / MACHINE).read_text(encoding="utf-8"))
+    summary["machines"] = json.loads((folder / MACHINES).read_text(encoding="utf-8"))
     write_atomically(folder / SUMMARY, _json(rounded(summary)))
     write_atomically(folder / PAGE, page(summary, command, drawn).encode())
     return [folder / PAGE, folder / SUMMARY, *pictures]
@@ -119,11 +125,20 @@ def plan_table(study: StudyConfig, out: Path, only: Sequence[str]) -> Table:
     return table
 
 
+def note_machine(study: StudyConfig) -> None:
+    """Add this machine to those that the results come from."""
+    path = results(study) / MACHINES
+    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    if (here := machine(study)) not in known:
+        write_atomically(path, _json([*known, here]))
+
+
 def machine(study: StudyConfig) -> dict[str, Any]:
-    """What the runs were made with."""
+    """What the runs are made with."""
     device = device_of(study)
     return {
         "processor": _processor(),
+        "kernels": torch.backends.cpu.get_cpu_capability(),  # of equally named processors, what tells rounding apart
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
         "threads_per_run": run_config(study, []).threads,
         "torch": torch.__version__,

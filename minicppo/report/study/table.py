@@ -77,7 +77,7 @@ def rows_of(cell: Cell, folder: Path) -> list[Row]:
     method = get_method(cell.config.method.name, **cell.config.method.params)
     diverged = (folder / DIVERGED).is_file()
     labels = {
-        **dict(zip(("part", "setting", "arm", "seed"), cell.key, strict=True)),
+        **_place(cell),
         "method": method.name,
         "params": json.dumps(dict(method.params), default=str, sort_keys=True),
         "run": cell.run,
@@ -110,17 +110,20 @@ def rows_of(cell: Cell, folder: Path) -> list[Row]:
 
 
 def collect(cells: Iterable[Cell], out: Path, known: Sequence[Row]) -> list[Row]:
-    """The rows of every cell that is done under `out`, and of every other cell that `known` has for the same settings.
+    """The rows of every cell whose run is done under `out`, or is in `known`, be it for another cell of equal settings.
 
     What `known` holds of cells that are no longer in the grid is dropped.
     """
-    kept: dict[tuple[Key, str], list[Row]] = {}
+    kept: dict[str, dict[int, Row]] = {}
     for row in known:
-        kept.setdefault((_key(row), row["run"]), []).append(row)
+        kept.setdefault(row["run"], {})[row["iteration"]] = row
     rows: list[Row] = []
     for cell in cells:
         folder = out / cell.run
-        rows += rows_of(cell, folder) if is_done(folder) else kept.get((cell.key, cell.run), [])
+        if is_done(folder):
+            rows += rows_of(cell, folder)
+        else:
+            rows += [row | _place(cell) for row in kept.get(cell.run, {}).values()]
     return rows
 
 
@@ -161,6 +164,10 @@ def read_table(path: Path) -> list[Row]:
         return []
     rows: list[Row] = parquet.read_table(path).to_pylist()
     return rows
+
+
+def _place(cell: Cell) -> Row:
+    return dict(zip(("part", "setting", "arm", "seed"), cell.key, strict=True))
 
 
 def _key(row: Row) -> Key:
