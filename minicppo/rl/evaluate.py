@@ -4,6 +4,8 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
+import torch
+
 from minicppo.rl.config import ConfigError, RunConfig
 from minicppo.rl.data import load_data
 from minicppo.rl.policy import Policy
@@ -85,21 +87,20 @@ def evaluate(
     graded = greedy = Graded([], [], [], [])
     for start in range(0, len(problems), size):
         part = problems[start : start + size]
-        prompts = [policy.encode(problem.prompt) for problem in part]
-        sampled = sample(
+        rollout = sample(
             policy,
-            prompts,
+            [policy.encode(problem.prompt) for problem in part],
             limit,
             settings.temperature,
             generator,
             samples=settings.samples,
             batch=settings.batch,
             top_p=settings.top_p,
+            likeliest=True,
         )
-        at_once = settings.batch and settings.batch * settings.samples  # as many responses as just now
-        likeliest = sample(policy, prompts, limit, settings.temperature, None, batch=at_once)
-        graded += grade(policy, task, part, sampled)
-        greedy += grade(policy, task, part, likeliest)
+        first = torch.arange(len(rollout), device=rollout.log_probs.device) % (settings.samples + 1) == 0
+        graded += grade(policy, task, part, rollout.rows(~first))
+        greedy += grade(policy, task, part, rollout.rows(first))
         if on_progress is not None:
             on_progress(start + len(part), len(problems))
     accuracy, error = clustered_mean(graded.rewards, settings.samples)

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from minicppo.rl.decoding import Decoder, decoder_for
 from minicppo.rl.drawing import draw
@@ -72,6 +73,7 @@ def sample(
     samples: int = 1,
     batch: int | None = None,
     top_p: float = 1.0,
+    likeliest: bool = False,
 ) -> Rollout:
     """Sample `samples` responses to each prompt from the untruncated softmax at `temperature`.
 
@@ -85,6 +87,7 @@ def sample(
         batch: most prompts per forward pass (all by default).
         top_p: for evaluation only: sample from the fewest likeliest tokens that hold this much probability. Log-probs
             stay those of the whole softmax, so such a rollout is no sample of mu and must not be trained on.
+        likeliest: for evaluation only: before its samples, each prompt has a row of likeliest tokens.
 
     Raises:
         ValueError: no prompts, an empty prompt, a temperature or length that is not positive; top_p outside (0, 1], or
@@ -102,8 +105,11 @@ def sample(
             f"top_p must lie in (0, 1] and be 1 where cells are kept, got {top_p} with keep={keep!r}: truncated "
             "samples are for evaluation; to train, sample with top_p=1"
         )
-    n = len(prompts) * samples
-    uniforms = None if generator is None else torch.rand(n, max_new_tokens, generator=generator, dtype=torch.float64)
+    uniforms = None
+    if generator is not None:
+        uniforms = torch.rand(len(prompts), samples, max_new_tokens, generator=generator, dtype=torch.float64)
+        uniforms = F.pad(uniforms, (0, 0, int(likeliest), 0)).flatten(0, 1)
+    samples += likeliest
     decoder = decoder_for(policy.model)
     by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     parts, rows_of_parts = [], []
@@ -113,7 +119,7 @@ def sample(
         noise = None if uniforms is None else uniforms[rows].to(policy.device)
         chosen = [prompts[i] for i in chunk.tolist()]
         parts.append(
-            _sample_chunk(policy, decoder, chosen, max_new_tokens, temperature, noise, keep, k, samples, top_p)
+            _sample_chunk(policy, decoder, chosen, max_new_tokens, temperature, noise, keep, k, samples, top_p, likeliest)
         )
         rows_of_parts.append(rows)
     if len(parts) == 1:
@@ -132,6 +138,7 @@ def _sample_chunk(
     k: int,
     samples: int,
     top_p: float,
+    likeliest: bool,
 ) -> Rollout:
     prompt_ids, prompt_mask = _pad_left(prompts, policy.pad_id, policy.device)
     n, cuda = len(prompts) * samples, policy.device.type == "cuda"
@@ -142,7 +149,12 @@ def _sample_chunk(
         logits = decoder.read(prompt_ids, prompt_mask, samples, max_new_tokens)
         for t in range(max_new_tokens):
             logits = logits.float() / temperature
-            tokens = logits.argmax(-1) if uniforms is None else draw(logits, uniforms[rows, t], top_p)
+            if uniforms is None:
+                tokens = logits.argmax(-1)
+            else:
+                tokens = draw(logits, uniforms[rows, t], top_p)
+                if likeliest:
+                    tokens = torch.where(rows % samples == 0, logits.argmax(-1), tokens)
             record.write(rows, t, logits, tokens)
             alive &= tokens != policy.eos_id
             if t + 1 == max_new_tokens:

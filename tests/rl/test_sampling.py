@@ -64,6 +64,22 @@ def test_top_k_cells_are_the_likeliest_of_the_sampling_policy(policy: Policy, ra
     assert torch.equal(top.cell_log_probs[top.response_mask], expected[top.response_mask])
 
 
+@pytest.mark.parametrize("batch", [None, 2])
+def test_the_likeliest_tokens_come_beside_the_samples(
+    policy: Policy, ragged_prompts: list[list[int]], batch: int | None
+) -> None:
+    both = sample(policy, ragged_prompts, 20, 0.7, seeded(), samples=3, batch=batch, likeliest=True)
+    first = torch.arange(len(both)) % 4 == 0
+    alone = (
+        (first, sample(policy, ragged_prompts, 20, 0.7, None)),
+        (~first, sample(policy, ragged_prompts, 20, 0.7, seeded(), samples=3)),
+    )
+    for rows, expected in alone:
+        found, width = both.rows(rows), expected.response_ids.shape[1]
+        assert torch.equal(found.response_ids[:, :width], expected.response_ids)
+        assert int(found.response_mask.sum()) == int(expected.response_mask.sum())
+
+
 def test_greedy_tokens_are_those_of_generate(policy: Policy, ragged_prompts: list[list[int]]) -> None:
     rollout = sample(policy, ragged_prompts, 24, 1.0, None)
     generated = policy.model.generate(
