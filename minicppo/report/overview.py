@@ -59,7 +59,7 @@ def overview() -> Figure:
         _steps(middle, threshold / w)
         middle.set_title(r"CPPO: the same tokens, with position weights $w_t$ and a prefix budget $\delta_b$")
         for ax in (top, middle):
-            ax.set_ylabel(r"divergence $D_t$")
+            ax.set_ylabel(r"divergence $D_t$ (TV)")
             ax.set_ylim(0 if ax is top else -0.06, 0.26)
         middle.axhspan(-0.06, 0, color="#f0f0f0", zorder=0)
         middle.axhline(0, color=GREY, linewidth=0.8)
@@ -68,7 +68,7 @@ def overview() -> Figure:
         _note(middle, "an early burst uses up the budget ...", (6, 0.112), (7.4, 0.2))
         _note(middle, "... so small moves are masked\nuntil the account has recovered", (9, 0.052), (10.5, 0.1))
         _note(middle, "late tokens may move more:\nmasked above, kept here", (36, 0.172), (25.5, 0.21))
-        middle.text(18.5, DELTA / w[18] + 0.008, r"token test alone: $\delta / w_t$", color="#606060", fontsize=8)
+        middle.text(18.5, DELTA / w[18] + 0.015, r"token test alone: $\delta / w_t$", color="#606060", fontsize=8)
         _note(middle, r"still allowed: $c_t / w_t$", (27.5, threshold[26] / w[26]), (26, 0.028))
 
         _account(bottom, cppo)
@@ -91,7 +91,7 @@ def _account(ax: Axes, mask: CPPOMask) -> None:
     ax.stairs(allowed, edges, color=BLACK, label=r"allowed: $\delta + \delta_b W_{t-1}$", **look)
     ax.stairs(drifted, edges, color=VERMILLION, linestyle="--", label=r"drifted so far: $S_{t-1}$", **look)
     ax.set_title("The account behind it: every token deposits and every token withdraws, masked or not")
-    ax.set_ylabel(r"weighted sum of $D$")
+    ax.set_ylabel(r"sum of $w D$ (TV)")
     ax.set_ylim(bottom=0)
     ax.grid(visible=False, axis="x")
     ax.legend(loc="upper left")
