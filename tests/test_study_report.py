@@ -10,14 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 pytest.importorskip("pyarrow")
 
 from minicppo.report.study.claims import claims, collapse, others, rivals, short_p, verdict
-from minicppo.report.study.figures import draw
+from minicppo.report.study.figures import digest, draw
 from minicppo.report.study.page import study_table
 from minicppo.report.study.plan import Seeds, StudyConfig, grid, load_study
-from minicppo.report.study.plots import lines_plot, plots
+from minicppo.report.study.plots import lines_plot, plots, profile_plot, scores_plot
 from minicppo.report.study.stats import Interval, holm, permutation_p
 from minicppo.report.study.study import write_report
 from minicppo.report.study.summary import POOLED, choose, groups, rounded, score, summarise
@@ -263,6 +264,12 @@ def test_runs_that_stand_in_two_places_are_counted_once(tmp_path: Path) -> None:
     summary = summarise(twice, curves(rows))
     assert list(summary["parts"]) == ["headline"]
     assert summary["missing"]["later"] == (1, 3)
+    own = groups(twice, curves(rows), "headline")
+    for plot in (lines_plot("", own, {"reward": "reward"}), profile_plot("", own)):
+        (panel,) = plot["panels"]
+        assert [(line["arm"], line["same"]) for line in panel["lines"]] == [("none", []), ("CPPO", ["CPPO, again"])]
+        told = [text.get_text() for text in draw(plot).legends[0].get_texts()]
+        assert told == ["none", "CPPO = CPPO, again"], "a line that lies under another is not listed beside it"
     twins = {row["arm"]: row["same_runs_as"] for row in summary["parts"]["headline"]["rows"]}
     assert twins == {"none": "", "CPPO": "", "CPPO, again": "CPPO"}
     assert "with a mask 2 of 2" in collapse(summary["parts"]["headline"])
@@ -281,6 +288,22 @@ def test_many_arms_get_a_panel_a_family() -> None:
     assert {panel["name"]: len(panel["lines"]) for panel in drawn["panels"]} == {"DPPO": 3, "CPPO": 3}
 
 
+def test_arms_of_one_look_are_told_apart() -> None:
+    """The reference, or what tuning chose, is drawn full; the others are named by their panels, once in the legend."""
+    committed = load_study(ROOT / "configs" / "study.yaml")
+    reference = "delta_b 0.02, w_min 0.8"
+    rows = [row for cell in grid(committed, "sensitivity", {}) for row in fake_rows(cell)]
+    found = curves(rows)
+    own, part = groups(committed, found, "sensitivity"), summarise(committed, found)["parts"]["sensitivity"]
+    assert [row["arm"] for row in scores_plot(part, own, set(), reference)["rows"] if row["full"]] == [reference]
+    chosen = scores_plot(part, own, {"w_min 1"}, reference)
+    assert [row["arm"] for row in chosen["rows"] if row["full"]] == ["w_min 1"]
+    markers = [line.get_fillstyle() for line in draw(chosen).axes[0].lines if line.get_marker() == "o"]
+    assert markers == ["none"] * 7 + ["full"]
+    legend = draw(lines_plot("", own, {"reward": "reward"}, reference)).legends[0]
+    assert [text.get_text() for text in legend.get_texts()] == [reference, "as the panel says"]
+
+
 @pytest.mark.parametrize("config", ["study", "study-gpu", "study-llm", "study-llm-gpu"])
 def test_committed_figures_show_the_committed_results(config: str) -> None:
     committed = load_study(ROOT / "configs" / f"{config}.yaml")
@@ -295,4 +318,7 @@ def test_committed_figures_show_the_committed_results(config: str) -> None:
     drawn = json.loads(json.dumps(plots(committed, known, summary)))
     assert {path.stem for path in (folder / "figures").glob("*.png")} == set(drawn)
     for name, plot in drawn.items():
-        assert json.loads((folder / "figures" / f"{name}.json").read_text()) == plot, name
+        data = (folder / "figures" / f"{name}.json").read_bytes()
+        assert json.loads(data) == plot, name
+        with Image.open(folder / "figures" / f"{name}.png") as picture:
+            assert picture.info["Source"] == digest(data), f"{name}.png was not drawn from the data beside it"

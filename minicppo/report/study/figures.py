@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -23,19 +24,28 @@ SCORE_LABELS = {
     "collapsed": "collapsed runs (share)",
 }
 BAND = 0.13
+NAMED = "as the panel says"  # where arms that have a panel each all look the same
 
 
 def draw_all(plots: Mapping[str, Plot], folder: Path) -> list[Path]:
-    """Write NAME.png and NAME.json for every plot, and remove what no plot is called; returns the pictures."""
+    """Write NAME.png and NAME.json for every plot, and remove what no plot is called; returns the pictures.
+
+    A picture bears the digest of its data: one that was not drawn again with them is found out.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("*.*"):
         if old.suffix in (".png", ".json") and old.stem not in plots:
             old.unlink()
     pictures = []
     for name, plot in plots.items():
-        write_atomically(folder / f"{name}.json", (json.dumps(plot, indent=1) + "\n").encode())
-        pictures.append(save(draw(plot), folder / f"{name}.png"))
+        data = (json.dumps(plot, indent=1) + "\n").encode()
+        write_atomically(folder / f"{name}.json", data)
+        pictures.append(save(draw(plot), folder / f"{name}.png", digest(data)))
     return pictures
+
+
+def digest(data: bytes) -> str:
+    return f"sha256 {hashlib.sha256(data).hexdigest()}"
 
 
 def draw(plot: Plot) -> Figure:
@@ -47,7 +57,8 @@ def draw(plot: Plot) -> Figure:
 
 def _scores(plot: Plot) -> Figure:
     """One row an arm, settings one under the other; its runs, their centre and its interval in four columns."""
-    rows, styles = plot["rows"], _styles(plot["rows"])
+    rows = plot["rows"]
+    styles = _styles(sorted(rows, key=lambda row: not row["full"]))
     places, heads = _places(rows)
     lowest = places[-1]
     figure = new_figure(9.2, 1.1 - 0.25 * lowest)
@@ -93,9 +104,11 @@ def _lines(plot: Plot) -> Figure:
     by_setting = len({panel["label"] for panel in panels}) > 1
     scales = [(panel["label"], panel["setting"] if by_setting else "") for panel in panels]
     ends = _ends(panels, scales)
+    named = [styles[panel["name"]] for panel in panels if panel["name"] in styles]
+    alike = len(named) > 1 and all(style == named[0] for style in named)
     for ax, panel, scale in zip(axes, panels, scales, strict=True):
         for line in panel["lines"]:
-            _banded(ax, line, styles)
+            _banded(ax, line, styles, NAMED if alike and line["arm"] == panel["name"] else "")
         ax.set_title(": ".join(part for part in (panel["setting"], panel["name"]) if part))
         ax.set_xlabel("iteration (one rollout batch each)")
         ax.set_ylabel(panel["label"])
@@ -201,9 +214,9 @@ def _styles(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     return styles
 
 
-def _banded(ax: Axes, line: Plot, styles: Mapping[str, dict[str, Any]]) -> None:
-    style, x = styles[line["arm"]], line["x"]
-    ax.plot(x, line["value"], label=line["arm"], linewidth=1.5, markevery=max(1, len(x) // 7), **style)
+def _banded(ax: Axes, line: Plot, styles: Mapping[str, dict[str, Any]], label: str = "") -> None:
+    style, x, label = styles[line["arm"]], line["x"], label or " = ".join([line["arm"], *line["same"]])
+    ax.plot(x, line["value"], label=label, linewidth=1.5, markevery=max(1, len(x) // 7), **style)
     ax.fill_between(x, line["low"], line["high"], color=style["color"], alpha=BAND, linewidth=0)
 
 

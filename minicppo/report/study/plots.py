@@ -23,7 +23,7 @@ MASKS = {
 }
 CERTIFICATE = {
     "surrogate": "surrogate gain $L'$ (reward)",
-    "gain": "lower bound of the gain (reward)",
+    "gain_low": "gain that is certain (reward)",
     "drift": r"drift: mean $|\log \pi - \log \mu|$ (nats)",
 }
 THRESHOLDS = np.linspace(0, 1, 51)
@@ -40,7 +40,7 @@ def plots(study: StudyConfig, curves: Sequence[Curve], summary: dict[str, Any]) 
             for label, arm in settings.arms.items()
             if name in summary["winners"]
         }
-        found[f"{name}-scores"] = scores_plot(part, own, best)
+        found[f"{name}-scores"] = scores_plot(part, own, best, reference)
         if not settings.tunes and len({group.arm for group in own}) <= MOST_ARMS:
             found[f"{name}-curves"] = lines_plot(part["title"], own, {"reward": "mean training reward"}, reference)
         if part["pairs"]:
@@ -54,13 +54,17 @@ def plots(study: StudyConfig, curves: Sequence[Curve], summary: dict[str, Any]) 
     return {name: rounded(plot) for name, plot in found.items() if plot.get("panels", True)}
 
 
-def scores_plot(part: dict[str, Any], found: Sequence[Group], chosen: set[str]) -> Plot:
-    """Each run's scores, their IQM and the share of collapsed runs with intervals, by setting and arm."""
+def scores_plot(part: dict[str, Any], found: Sequence[Group], chosen: set[str], reference: str = "") -> Plot:
+    """Each run's scores, their IQM and the share of collapsed runs with intervals, by setting and arm.
+
+    Of several arms of one method the chosen one is drawn full, or the reference where all are of one method.
+    """
     runs = {(group.setting, group.arm): {name: group.of(name) for name in SCORES} for group in found}
     kept = ("setting", "arm", "method", "runs", *SCORES, "collapsed")
+    full = chosen or ({reference} if len({group.method for group in found}) == 1 else set())
     rows = [
         {key: row[key] for key in kept}
-        | {"each": runs[row["setting"], row["arm"]], "chosen": row["arm"] in chosen}
+        | {"each": runs[row["setting"], row["arm"]], "chosen": row["arm"] in chosen, "full": row["arm"] in full}
         for row in part["rows"]
         if row["setting"] != POOLED
     ]
@@ -72,8 +76,9 @@ def lines_plot(title: str, found: Sequence[Group], names: dict[str, str], refere
     settings = list(dict.fromkeys(group.setting for group in found))
     panels = []
     for setting in settings:
+        arms = _arms([group for group in found if group.setting == setting])
         for name, label in names.items():
-            lines = [_line(group, name) for group in found if group.setting == setting]
+            lines = [_line(group, name) | {"same": same} for (group,), same in arms]
             lines = [line for line in lines if np.any(line["value"])]  # what is always zero says nothing
             panels += [{**panel, "setting": setting, "label": label} for panel in _panels(lines, reference)]
     return {"kind": "lines", "title": title, "panels": panels}
@@ -97,6 +102,19 @@ def _panels(lines: list[Plot], reference: str = "") -> list[Plot]:
     return [{"name": line["arm"], "lines": [*beside, line]} for line in lines if line not in beside]
 
 
+def _arms(found: Sequence[Group]) -> list[tuple[list[Group], list[str]]]:
+    """Each arm's groups, with the later arms of the very same runs: tuning may choose the default, and hide it."""
+    kept: dict[tuple[str, ...], tuple[list[Group], list[str]]] = {}
+    for arm in dict.fromkeys(group.arm for group in found):
+        own = [group for group in found if group.arm == arm]
+        runs = tuple(curve.run for group in own for curve in group.curves)
+        if runs in kept:
+            kept[runs][1].append(arm)
+        else:
+            kept[runs] = own, []
+    return list(kept.values())
+
+
 def _line(group: Group, name: str) -> Plot:
     """The iterations at which every run of the group has the number."""
     table = np.stack([curve.values[name] for curve in group.curves])
@@ -111,14 +129,12 @@ def _line(group: Group, name: str) -> Plot:
 def profile_plot(title: str, found: Sequence[Group]) -> Plot:
     """Share of runs whose final accuracy is above each threshold."""
     lines = []
-    for arm in dict.fromkeys(group.arm for group in found):
-        own = [group for group in found if group.arm == arm]
+    for own, same in _arms(found):
         middle, low, high = bootstrap_band(
             [group.of("final") for group in own], lambda draws: performance_profile(draws, THRESHOLDS), resamples=1000
         )
-        lines.append(
-            {"arm": arm, "method": own[0].method, "x": THRESHOLDS, "value": middle, "low": low, "high": high}
-        )
+        line: Plot = {"arm": own[0].arm, "method": own[0].method, "same": same}
+        lines.append(line | {"x": THRESHOLDS, "value": middle, "low": low, "high": high})
     return {"kind": "profile", "title": title, "panels": _panels(lines)}
 
 
