@@ -14,9 +14,9 @@ from PIL import Image
 
 pytest.importorskip("pyarrow")
 
-from minicppo.report.study.claims import claims, collapse, others, rivals, short_p, verdict
+from minicppo.report.study.claims import claims, collapse, other_scores, others, rivals, short_p, verdict
 from minicppo.report.study.figures import digest, draw
-from minicppo.report.study.page import study_table
+from minicppo.report.study.page import _best, _masked, study_table
 from minicppo.report.study.plan import Seeds, StudyConfig, grid, load_study
 from minicppo.report.study.plots import lines_plot, plots, profile_plot, scores_plot
 from minicppo.report.study.stats import Interval, holm, permutation_p
@@ -158,6 +158,7 @@ def made_up_part(**changes: tuple[float, float, float]) -> dict[str, Any]:
     chance = dict(zip(("value", "low", "high"), changes.get("chance", (0.5, 0.3, 0.7)), strict=True))
     pairs = [("DPPO", "none", won), ("CPPO", "none", won), ("CPPO", "DPPO", chance)]
     return {
+        "preset": "stale",
         "rows": rows,
         "pairs": [
             {"setting": "", "first": a, "second": b, "final": p, "final_difference": interval, "p": 0.0004,
@@ -201,11 +202,32 @@ def test_a_comparison_that_settles_nothing_contradicts_none() -> None:
 
 def test_the_other_claims_follow_the_numbers() -> None:
     part = made_up_part()
-    assert "Without one 20 of 20 runs collapse, with a mask 2 of 40 (DPPO 2 of 20; none with CPPO)." in collapse(part)
+    assert collapse(part).endswith(
+        "Under `stale` 20 of 20 runs without one collapse, with a mask 2 of 40 (DPPO 2 of 20; none with CPPO)."
+    )
     assert others(part) == "**The others.** DPPO does better than none; CPPO does better than none."
     part["pairs"][0]["p"] = 0.06
     assert others(part).endswith("CPPO does better than none. Not told apart: DPPO and none, leaning to DPPO.")
     assert [short_p(p) for p in (0.0004, 0.034, 1.0)] == ["< .001", ".034", "1"]
+
+
+def test_what_other_scores_seem_to_tell_apart_is_asked() -> None:
+    part = made_up_part()
+    assert other_scores(part) == ""
+    part["pairs"][-1] |= {"area": asdict(Interval(0.8, 0.6, 0.9)), "worst": asdict(Interval(0.2, 0.1, 0.4))}
+    told = other_scores(part)
+    assert "mean reward, CPPO over DPPO (.80 [.60, .90]); lowest late reward, DPPO over CPPO (.20 [.10, .40])" in told
+    assert claims(part)[-1] == told
+    part["pairs"][-1]["area"] = asdict(Interval(0.6, 0.5, 0.7))
+    assert "mean reward" not in other_scores(part)
+
+
+def test_ties_and_gates_are_told() -> None:
+    row = {"masked": 0.0, "gated": 0.0966, "method": "grpo", "final": {"value": 0.8}, "arm": "one"}
+    assert _masked(row) == "9.66 gated"
+    assert _masked(row | {"gated": 0.0, "masked": 0.01}) == "1.00"
+    lower = row | {"arm": "three", "final": {"value": 0.7}}
+    assert _best([row, row | {"arm": "two"}, lower], "grpo", "final") == ["one", "two"]
 
 
 def test_a_leaning_is_said_and_not_called_settled() -> None:

@@ -119,7 +119,9 @@ def sample(
         noise = None if uniforms is None else uniforms[rows].to(policy.device)
         chosen = [prompts[i] for i in chunk.tolist()]
         parts.append(
-            _sample_chunk(policy, decoder, chosen, max_new_tokens, temperature, noise, keep, k, samples, top_p, likeliest)
+            _sample_chunk(
+                policy, decoder, chosen, max_new_tokens, temperature, noise, keep, k, samples, top_p, likeliest
+            )
         )
         rows_of_parts.append(rows)
     if len(parts) == 1:

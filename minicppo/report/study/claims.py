@@ -23,11 +23,11 @@ def verdict(pair: dict[str, Any]) -> str:
 
 
 def claims(part: dict[str, Any], replication: dict[str, Any] | None = None) -> list[str]:
-    """One sentence each on collapse, on CPPO against DPPO, and on every other comparison of the part.
+    """One sentence each on collapse, on CPPO against DPPO, on every other comparison of the part, and on other scores.
 
     replication: the part that asks the second of these again, of other seeds.
     """
-    told = [collapse(part), rivals(part), others(part)]
+    told = [collapse(part), rivals(part), others(part), other_scores(part)]
     if replication is not None:
         told.insert(2, rivals(replication, f"And on {replication['rows'][0]['runs']} other seeds, asked alone?"))
     return [sentence for sentence in told if sentence]
@@ -45,7 +45,8 @@ def collapse(part: dict[str, Any]) -> str:
     safe = [arm for arm, (n, _) in counts.items() if not n]
     masked = f"with a mask {sum(n for n, _ in counts.values())} of {sum(of for _, of in counts.values())}"
     where = f" ({'; '.join([*fallen, *(['none with ' + _listed(safe)] if safe else [])])})" if fallen else ""
-    return f"**Does a mask matter?** Without one {hits} of {runs} runs collapse, {masked}{where}."
+    bare_runs = f"Under `{part['preset']}` {hits} of {runs} runs without one collapse"
+    return f"**Does a mask matter?** {bare_runs}, {masked}{where}."
 
 
 def rivals(part: dict[str, Any], question: str = "Does CPPO beat DPPO?") -> str:
@@ -69,6 +70,23 @@ def others(part: dict[str, Any]) -> str:
     parts = ["; ".join(told) + "." if told else "", f"Not told apart: {'; '.join(same)}." if same else ""]
     sentence = " ".join(part for part in parts if part)
     return f"**The others.** {sentence}" if sentence else ""
+
+
+def other_scores(part: dict[str, Any]) -> str:
+    """What final accuracy does not tell apart, but another score seems to."""
+    told = []
+    for name, label in (("area", "mean reward"), ("worst", "lowest late reward")):
+        found = []
+        for pair in part["pairs"]:
+            if verdict(pair) == TOLD_NOTHING and name in pair:
+                chance = Interval(**pair[name])
+                if chance.low > 0.5 or chance.high < 0.5:
+                    better, worse = ("first", "second") if chance.low > 0.5 else ("second", "first")
+                    found.append(f"{pair[better]} over {pair[worse]} ({chance.text()})")
+        if found:
+            told.append(f"{label}, {' and '.join(found)}")
+    note = "each P(better) taken alone, and meant as a question to other seeds"
+    return f"**By other scores?** {'; '.join(told)}: {note}." if told else ""
 
 
 def _loser(pair: dict[str, Any]) -> str:

@@ -83,8 +83,9 @@ def page(summary: dict[str, Any], command: str, pictures: Iterable[str]) -> str:
 
 
 def in_short(summary: dict[str, Any]) -> str:
-    """What the headline claims, and what its replication does, one a line."""
-    told = claims(summary["parts"][HEADLINE], summary["parts"].get(REPLICATION))
+    """What the headline claims, and what its replication does once it is whole, one a line."""
+    whole = REPLICATION not in summary["missing"]
+    told = claims(summary["parts"][HEADLINE], summary["parts"].get(REPLICATION) if whole else None)
     return "\n".join(f"- {sentence}" for sentence in told)
 
 
@@ -119,7 +120,7 @@ def table(part: dict[str, Any], scores: Iterable[str] = tuple(COLUMNS)) -> str:
         arm = row["arm"] + (f" (the runs of {row['same_runs_as']})" if row["same_runs_as"] else "")
         cells = [*([row["setting"]] if several else []), arm, str(row["runs"])]
         cells += [Interval(**row[name]).text() for name in scores]
-        cells.append("-" if row["masked"] is None else f"{100 * row['masked']:.2f}")
+        cells.append(_masked(row))
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -142,11 +143,26 @@ def _chosen(summary: dict[str, Any], name: str) -> str:
     if not winners:
         return ""
     told = "; ".join(f"`{method}` {_params(params)}" for method, params in winners.items())
-    seeds, rows = summary["parts"][name]["seeds"], len(summary["parts"][name]["rows"])
+    seeds, rows = summary["parts"][name]["seeds"], summary["parts"][name]["rows"]
+    tied = [", ".join(equals) for method in winners if len(equals := _best(rows, method, summary["choose"])) > 1]
+    note = f" Equally high, and the first of them taken: {'; '.join(tied)}." if tied else ""
     return (
         f"Tuned: the candidate with the highest interquartile mean of `{summary['choose']}` over {seeds} seeds of its "
-        f"own, out of {rows // len(winners)} for each method: {told}."
+        f"own, out of {len(rows) // len(winners)} for each method: {told}.{note}"
     )
+
+
+def _best(rows: list[dict[str, Any]], method: str, choose: str) -> list[str]:
+    """The candidates of a method that score highest, all of them."""
+    own = {row["arm"]: row[choose]["value"] for row in rows if row["method"] == method}
+    return [arm for arm, value in own.items() if value == max(own.values())]
+
+
+def _masked(row: dict[str, Any]) -> str:
+    """The share of the tokens that were masked, or scaled down where the method does that instead."""
+    if row["masked"] is None:
+        return "-"
+    return f"{100 * row['gated']:.2f} gated" if row["gated"] else f"{100 * row['masked']:.2f}"
 
 
 def _missing(summary: dict[str, Any], command: str) -> str:

@@ -119,6 +119,7 @@ def summarise(study: StudyConfig, curves: Sequence[Curve]) -> dict[str, Any]:
         parts[name] = {
             "title": part.title,
             "question": part.question,
+            "preset": study.preset,
             "seeds": part.seeds.count,
             "rows": [_row(found, group.setting, group.arm) for group in found] + _pooled_rows(found),
             "pairs": _compared(found, part.pairs),
@@ -174,6 +175,7 @@ def _row(found: Sequence[Group], setting: str, arm: str) -> dict[str, Any]:
         "diverged": sum(int(group.of("diverged").sum()) for group in own),
         "masked": mean("masked"),
         "masked_prefix_only": mean("masked_prefix_only"),
+        "gated": mean("gated"),
         "drift": mean("drift"),
         "seconds_per_run": float(np.mean([np.nansum(c.values["seconds"]) for group in own for c in group.curves])),
     }
@@ -199,7 +201,7 @@ def _pooled_rows(found: Sequence[Group]) -> list[dict[str, Any]]:
 
 
 def _compared(found: Sequence[Group], pairs: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
-    """The first of each pair against the second, setting by setting and pooled, in final accuracy and in area.
+    """The first of each pair against the second, setting by setting and pooled, by every score.
 
     `p` is of the final accuracy, corrected for the number of comparisons of the setting; `paired_p` is not corrected.
     """
@@ -210,7 +212,7 @@ def _compared(found: Sequence[Group], pairs: Sequence[tuple[str, str]]) -> list[
         for first, second in pairs:
             one, other = _matching(found, setting, first), _matching(found, setting, second)
             row: dict[str, Any] = {"setting": setting, "first": first, "second": second}
-            for name in ("final", "area"):
+            for name in SCORES:
                 x, y = _aligned(one, other, name)
                 if x:
                     row[name] = asdict(probability_of_improvement(x, y))
