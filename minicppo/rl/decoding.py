@@ -70,9 +70,10 @@ def _read(model: PreTrainedModel, ids: Tensor, mask: Tensor) -> tuple[Tensor, Dy
         use_cache=True,
         logits_to_keep=1,
     )
-    if output.get("past_key_values") is None:
+    filled = all(getattr(layer, "is_initialized", True) for layer in cache.layers)  # recurrent ones do not tell
+    if output.get("past_key_values") is None or not filled:
         raise ValueError(
-            f"{type(model).__name__} returned no past_key_values, the one cache it can be sampled from: take a model "
+            f"{type(model).__name__} filled no past_key_values, the one cache it can be sampled from: take a model "
             "with attention, and leave training mode where gradient checkpointing is on"
         )
     return output.logits[:, -1], cache, positions[:, -1] + 1

@@ -160,8 +160,19 @@ def test_a_model_that_leaves_the_cache_empty_is_refused() -> None:
     """It would sample each token as if the one before it were the whole prompt."""
     mamba = MambaForCausalLM(MambaConfig(vocab_size=16, hidden_size=24, num_hidden_layers=2, state_size=4))
     policy = Policy(mamba.eval(), character_tokenizer(ALPHABET))
-    with pytest.raises(ValueError, match="MambaForCausalLM returned no past_key_values"):
+    with pytest.raises(ValueError, match="MambaForCausalLM filled no past_key_values"):
         sample(policy, [[5, 6, 7]], 4, 1.0, None)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_checkpointing_which_leaves_the_cache_empty_is_refused(name: str) -> None:
+    """In training mode only; some models return the empty cache all the same."""
+    policy = build(name)
+    policy.model.gradient_checkpointing_enable()
+    sample(policy, PROMPTS, 4, 1.0, None)
+    policy.model.train()
+    with pytest.raises(ValueError, match="leave training mode where gradient checkpointing is on"):
+        sample(policy, PROMPTS, 4, 1.0, None)
 
 
 def steps(decoder: DirectDecoder | GeneralDecoder, poison: float | None = None) -> list[Tensor]:
