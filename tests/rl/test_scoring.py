@@ -29,6 +29,8 @@ from transformers import (
     MambaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
     PreTrainedModel,
     Qwen3Config,
     Qwen3ForCausalLM,
@@ -279,6 +281,13 @@ def test_shaped_logits_are_noticed_and_made_whole(name: str, tiled: None) -> Non
     )
     shaped = policy.model(input_ids=rollout.prompt_ids[:1]).logits
     assert not torch.allclose(linear, shaped, atol=0.01), "the shaping must matter for this test to mean anything"
+
+
+def test_a_head_that_goes_around_its_base_model_is_not_taken_for_a_linear_one(tiled: None) -> None:
+    policy, rollout = sharp(lambda: OPTForCausalLM(OPTConfig(**SIZES, ffn_dim=32, word_embed_proj_dim=24))), groups()
+    assert linear_head(policy.model) is None
+    found = score(policy, rollout, 1.0, "topk").log_probs[rollout.response_mask]
+    torch.testing.assert_close(found, plainly(policy, rollout, 1.0)[0], atol=1e-5, rtol=1e-5)
 
 
 def test_gemma2_without_its_cap_is_linear() -> None:
