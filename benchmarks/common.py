@@ -24,13 +24,22 @@ RESULTS = Path(__file__).parent / "results"
 def options(description: str | None, **defaults: Any) -> argparse.ArgumentParser:
     """--device, --threads, --repeats, --small and --json; a benchmark adds its own."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--device", default="cpu", type=_device, help="cpu or cuda")
     parser.add_argument("--threads", type=int, default=1, help="of torch, on the CPU")
     parser.add_argument("--repeats", type=int, default=7, help="each candidate's turns; the median counts")
     parser.add_argument("--small", action="store_true", help="tiny sizes, in seconds: the figures mean nothing")
     parser.add_argument("--json", type=Path, help="where the rows go (default: benchmarks/results; --small: nowhere)")
     parser.set_defaults(**defaults)
     return parser
+
+
+def _device(name: str) -> str:
+    """The device's name, if it is one of the two and is here."""
+    if name not in ("cpu", "cuda"):
+        raise argparse.ArgumentTypeError(f"{name!r} is neither cpu nor cuda")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise argparse.ArgumentTypeError("torch finds no CUDA GPU here; leave --device out to run on the CPU")
+    return name
 
 
 def seconds(

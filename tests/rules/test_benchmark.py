@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from benchmarks.common import RESULTS, options, store
 from benchmarks.end_to_end import peak, resident
@@ -104,6 +105,16 @@ def test_a_small_run_touches_no_committed_result(monkeypatch: pytest.MonkeyPatch
     before = {path: path.stat().st_mtime_ns for path in RESULTS.iterdir()}
     run("mask", monkeypatch)
     assert before == {path: path.stat().st_mtime_ns for path in RESULTS.iterdir()}
+
+
+@pytest.mark.parametrize(("device", "message"), [("cuda", "no CUDA GPU"), ("tpu", "neither cpu nor cuda")])
+def test_a_device_that_is_not_here_is_refused_at_once(
+    device: str, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit):
+        run("mask", monkeypatch, "--device", device)
+    assert message in capsys.readouterr().err
 
 
 def test_an_interrupted_run_keeps_its_rows_and_the_result_before(tmp_path: Path) -> None:
