@@ -25,6 +25,7 @@ UNIT = re.compile(
     r"(?P<value>.*?[\d})%a-z])(?P<gap>\s*)(?P<unit>(?<![A-Za-z\\])[A-Za-z]+(?:[ ./]+[A-Za-z]+)*)"
     r"\s*(?P<power>\^\s*\{?[23]\}?)?"
 )
+RAY = re.compile(r"[a-z]\s*(?P<sign><|>|\\leq?|\\geq?)(?![a-z])\s*(?P<end>[^<>=]+)")
 BASED = re.compile(r"(?P<digits>[0-9A-Z]+)_\{?(?P<base>\d+)\}?")
 SCALES = {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9}
 PLAIN = r"\d+(?:\.\d*)?|\.\d+"
@@ -37,6 +38,7 @@ NUMBERS = [
     re.compile(r"(?P<mixed>\d+)(?:\s+|\s*[-+]\s*(?=\d+/))(?P<over>\d+)\s*/\s*(?P<under>\d+)"),
     re.compile(rf"(?P<whole>{PLAIN})\s*(?:\\times|\\cdot|x|X|\*)\s*10\s*\^\s*\{{?\s*(?P<power>[-+]?\d{{1,3}})\s*\}}?"),
     re.compile(rf"(?P<whole>{PLAIN})[eE](?P<power>[-+]?\d{{1,3}})"),
+    re.compile(r"(?P<whole>\d*)\.(?P<fixed>\d*)\\overline\s*\{\s*(?P<period>\d+)\s*\}"),
 ]
 
 
@@ -68,11 +70,24 @@ def _compare(gold: str, answer: str) -> bool | None:
         if plain is None:
             return _letters(gold) == _letters(answer)
     alternatives = bool(re.search(r",|\\pm|=", gold))
-    if alternatives:
+    if r"\cup" in gold:
+        answer = r" \cup ".join(map(_interval, re.split(r"\s+or\s+", answer)))
+    elif alternatives:
         answer = re.sub(r",?\s+(?:and|or)\s+", ", ", answer)
     if HEDGES.search(answer):
         return False
     return _same_quantity(gold, answer)
+
+
+def _interval(text: str) -> str:
+    """What `x < 2` says, as an interval; anything else as it is."""
+    match = RAY.fullmatch(text.strip())
+    if match is None:
+        return text
+    sign, end = match["sign"], match["end"]
+    if sign in ("<", r"\le", r"\leq"):
+        return rf"(-\infty, {end}{')' if sign == '<' else ']'}"
+    return rf"{'(' if sign == '>' else '['}{end}, \infty)"
 
 
 def _same_quantity(gold: str, answer: str) -> bool | None:
@@ -129,6 +144,10 @@ def _number(text: str) -> tuple[Fraction | None, bool]:
             if not Fraction(part["under"]):
                 return None, percent
             value = Fraction(part["over"]) / Fraction(part["under"]) + int(part.get("mixed") or 0)
+        elif "period" in part:
+            fixed, period = part["fixed"], part["period"]
+            value = Fraction(f"{part['whole'] or 0}.{fixed or 0}")
+            value += Fraction(int(period), 10 ** len(fixed) * (10 ** len(period) - 1))
         else:
             value = Fraction(re.sub("[, ]", "", part["whole"])) * Fraction(10) ** int(part.get("power") or 0)
         return sign * value * scale, percent
@@ -141,8 +160,8 @@ def _split_unit(text: str) -> tuple[str, str] | None:
     if match is None or not re.search(r"\d|\\pi", match["value"]):
         return None
     words = [word.lower() for word in re.split(r"[ ./]+", match["unit"]) if word]
-    if any(word in FUNCTIONS or HEDGES.search(word) for word in words):
-        return None
+    if any(word in FUNCTIONS or HEDGES.search(word) for word in (words[:-1] if words[-1] in UNITS else words)):
+        return None  # but min and sec without an argument are units
     known = [UNITS.get(word, UNITS.get(word.rstrip("s"), word.rstrip("s"))) for word in words]
     if any(len(word) < 3 and word not in SHORT_UNITS for word in words):
         return None  # a variable

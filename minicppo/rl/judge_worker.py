@@ -12,6 +12,7 @@ import signal
 import sys
 
 MEMORY = 4 * 2**30  # bytes of address space
+PLACES = 12  # in which a decimal must agree: math-verify's own 6 take 0.0000001 for pi / 10^7
 PATIENCE = 3  # seconds on the clock for a second of computing
 
 
@@ -47,7 +48,7 @@ def main() -> None:
             expected, given = read(gold), read(answer)
             if not expected or not given:
                 return None
-            return bool(verify(expected, given, allow_set_relation_comp=True, timeout_seconds=None))
+            return bool(verify(expected, given, PLACES, allow_set_relation_comp=True, timeout_seconds=None))
         except Exception:  # of any library below, about a text that anyone may have written
             return None
 

@@ -16,7 +16,7 @@ LEAD = re.compile(
     r"(?i)^(?:so|thus|hence|therefore)?,?\s*(?:the\s+)?(?:final\s+)?(?:correct\s+)?"
     r"(?:answer|result)\s*(?:is\b|:|=)\s*:?\s*"
 )
-TEXT = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox|operatorname)\s*\{([^{}]*)\}")
+TEXT = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox|underline|operatorname)\s*\{([^{}]*)\}")
 REPLACED = [
     (r"(?<!\\)\\[()\[\]]|\\?\$|[€£]|`", ""),  # mathematics mode and money
     (r"\\(?:left|right|[bB]igg?[lr]?|displaystyle|limits|!)(?![a-zA-Z])", ""),
@@ -28,6 +28,8 @@ REPLACED = [
     (r"\*\*", "^"),
     (r"(?<=[\d\)])\s*\*\s*(?=[\d\(\\a-zA-Z])", r"\\cdot "),
     (r"(?<![\\a-zA-Z])(sqrt|pi)(?![a-zA-Z])", r"\\\1"),
+    (r"(?<![\\a-zA-Z])((?:arc)?(?:sin|cos|tan)|cot|sec|csc|ln|log|exp)(?=\s*[(^_\\]| \d| [a-z]\b)", r"\\\1"),
+    (r"\\varnothing(?![a-z])", r"\\emptyset"),
     (r"\\sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}"),
     (r"√\s*\(([^()]*)\)", r"\\sqrt{\1}"),
     (r"√\s*(\d+|[a-zA-Z])", r"\\sqrt{\1}"),
