@@ -89,6 +89,8 @@ bench: $(STAMP) ## time the mask, sampling, scoring and a whole run beside their
 
 bench-gpu: $(STAMP) ## the same on one CUDA GPU
 	for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name --device cuda || exit 1; done
+	$(BIN)/python -m minicppo.report.readme
+	$(BIN)/python -m minicppo.report.targets
 
 study: $(STAMP) ## compare the methods over many seeds (hours; what is finished is kept), into results/
 	$(BIN)/minicppo study configs/study.yaml

@@ -24,17 +24,18 @@ def draw(logits: Tensor, uniforms: Tensor, top_p: float = 1.0) -> Tensor:
     totals = blocks.sum(-1, dtype=torch.float64)
     block, rest = _locate(totals, uniforms * totals.sum(-1))
     token, _ = _locate(blocks[torch.arange(len(p), device=p.device), block].double(), rest)
-    return block * BLOCK + token
+    return (block * BLOCK + token).clamp(max=p.shape[1] - 1)  # logits that are no numbers: sample() tells
 
 
 def _locate(weights: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """(B,) first index at which the running sum of weights (B, M) exceeds the target (B,), and what is left of it.
 
-    Its weight is never zero: rounding must not push the target out of [0, total).
+    Its weight is never zero: rounding must not push the target out of [0, total). Of weights that are not
+    numbers it is the last.
     """
     running = weights.cumsum(-1)
     target = target[:, None].clamp(min=0).minimum(running[:, -1:].nextafter(target.new_zeros(1)))
-    index = torch.searchsorted(running, target, right=True)
+    index = torch.searchsorted(running, target, right=True).clamp(max=weights.shape[1] - 1)
     return index[:, 0], (target - running.gather(1, index) + weights.gather(1, index))[:, 0]
 
 

@@ -92,6 +92,7 @@ def sample(
     Raises:
         ValueError: no prompts, an empty prompt, a temperature or length that is not positive; top_p outside (0, 1], or
             below 1 together with cells.
+        FloatingPointError: the policy's logits are not finite.
     """
     if not prompts or not all(prompts):
         raise ValueError("sample needs at least one prompt, and no prompt may be empty")
@@ -219,6 +220,12 @@ class _Record:
         for values in (self.log_probs, self.cells, self.cell_ids):
             if values is not None:
                 values[over] = 0
+        broken = int(self.log_probs.isnan().any(1).sum())
+        if broken:
+            raise FloatingPointError(
+                f"{broken} of {self.n} responses have log-probs that are not numbers: the policy's logits are not "
+                "finite; lower train.lr, or look at the weights it was loaded from"
+            )
         width = int((~over).sum(1).max())
         return Rollout(
             prompt_ids,

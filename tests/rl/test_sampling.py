@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 
@@ -62,6 +63,17 @@ def test_top_k_cells_are_the_likeliest_of_the_sampling_policy(policy: Policy, ra
     assert torch.equal(top.response_ids, full.response_ids)
     expected = full.cell_log_probs.sort(-1, descending=True).values[..., :4]
     assert torch.equal(top.cell_log_probs[top.response_mask], expected[top.response_mask])
+
+
+@pytest.mark.parametrize("generator", [None, seeded()])
+def test_logits_that_are_not_finite_are_told(
+    policy: Policy, ragged_prompts: list[list[int]], generator: torch.Generator | None
+) -> None:
+    broken = dataclasses.replace(policy, model=copy.deepcopy(policy.model))
+    with torch.no_grad():
+        broken.model.get_output_embeddings().weight[3] = math.nan
+    with pytest.raises(FloatingPointError, match="logits are not finite"):
+        sample(broken, ragged_prompts, 8, 1.0, generator)
 
 
 @pytest.mark.parametrize("batch", [None, 2])
