@@ -7,7 +7,7 @@ from typing import Any
 
 from minicppo.engines import memory, verl_config
 from minicppo.engines.memory import Assumptions, Load, architecture_of
-from minicppo.engines.trl_pin import WITHOUT_EFFECT
+from minicppo.engines.trl_settings import WITHOUT_EFFECT, micro_batches, trl_settings
 from minicppo.rl.config import ConfigError, RunConfig
 from minicppo.rules import get_method
 
@@ -144,7 +144,7 @@ def _trl_refusals(config: RunConfig) -> list[str]:
     for override in cluster.overrides:
         if override.partition("=")[0] in WITHOUT_EFFECT:
             wrong.append(f"cluster.overrides: {override} would change nothing: set train.lr and its neighbours")
-    responses, rows, accumulation = _micro_batches(config)
+    responses, rows, accumulation = micro_batches(config, cluster.gpus)
     if rows * accumulation * cluster.gpus != responses:
         wrong.append(
             f"{responses} responses an update do not split into micro-batches of {rows} on {cluster.gpus} GPUs: set "
@@ -158,13 +158,6 @@ def _trl_refusals(config: RunConfig) -> list[str]:
     return [f"engine trl: {text}" for text in wrong]
 
 
-def _micro_batches(config: RunConfig) -> tuple[int, int, int]:
-    """Responses of an update, those of one process in one forward pass, and how many passes it makes."""
-    responses = verl_config.minibatch_prompts(config) * config.rollout.group_size
-    rows = max(min(config.train.micro_batch or responses, responses // config.cluster.gpus), 1)
-    return responses, rows, responses // (rows * config.cluster.gpus)
-
-
 def _settings(config: RunConfig, run_dir: Path) -> dict[str, str]:
     """The engine's own settings, by name."""
     if config.engine == "verl":
@@ -172,26 +165,8 @@ def _settings(config: RunConfig, run_dir: Path) -> dict[str, str]:
         return {key: value for key, _, value in pairs}
     if config.engine == "local":
         return {}
-    train = config.train
-    _, rows, accumulation = _micro_batches(config)
-    settings: dict[str, Any] = {
-        "method": config.method.name,
-        "method_params": dict(config.method.params),
-        "num_generations": config.rollout.group_size,
-        "max_completion_length": config.max_new_tokens(config.make_task()),
-        "temperature": config.rollout.temperature,
-        "per_device_train_batch_size": rows,
-        "gradient_accumulation_steps": accumulation,
-        "steps_per_generation": train.minibatches * accumulation,
-        "num_iterations": train.epochs,
-        "max_steps": train.iterations * train.minibatches * train.epochs,
-        "learning_rate": train.lr,
-        "max_grad_norm": train.grad_clip,
-    }
-    for override in config.cluster.overrides:
-        key, _, value = override.partition("=")
-        settings[key] = value
-    return {key: str(value) for key, value in settings.items()}
+    on_gpus = config.model_copy(update={"device": "cuda"})
+    return {key: str(value) for key, value in trl_settings(on_gpus, run_dir, config.cluster.gpus).items()}
 
 
 def _model(load: Load) -> dict[str, float]:

@@ -6,16 +6,9 @@ from typing import Any, ClassVar
 
 from trl import GRPOConfig
 
+from minicppo.engines.trl_settings import LOSS_TYPES
 from minicppo.rules import Method, get_method
 
-# TRL's aggregations and ours. Its cispo, sapo and vespo are these again with a token weight of their own.
-LOSS_TYPES = {
-    "dapo": "token-mean",  # over the rollout's tokens per update, counted on all processes
-    "bnpo": "token-mean",  # over each micro-batch's own tokens
-    "grpo": "seq-mean-token-mean",
-    "luspo": "seq-mean-token-sum",
-    "dr_grpo": "seq-mean-token-sum-norm",  # the horizon is max_completion_length
-}
 HARMLESS_GENERATION_KWARGS = {"stop", "stop_token_ids", "seed"}
 TRUNCATED = (
     "sampling then draws from another distribution than the one that is scored, and every ratio and divergence is "

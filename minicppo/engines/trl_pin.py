@@ -5,11 +5,6 @@ from importlib.metadata import PackageNotFoundError, version
 from packaging.specifiers import SpecifierSet
 
 PIN = ">=1.16,<1.17"
-# Settings of TRL's own optimiser and schedule: the engine makes both from `train`, so that these would change nothing.
-WITHOUT_EFFECT = frozenset(
-    "learning_rate weight_decay adam_beta1 adam_beta2 adam_epsilon optim optim_args lr_scheduler_type "
-    "lr_scheduler_kwargs warmup_steps warmup_ratio".split()
-)
 
 
 def require_pinned() -> None:

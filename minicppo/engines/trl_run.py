@@ -14,13 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from datasets import Dataset
 from transformers import PrinterCallback
 
-from minicppo.engines.trl_config import LOSS_TYPES, CPPOConfig
+from minicppo.engines.trl_config import CPPOConfig
 from minicppo.engines.trl_log import RunLog, whole_checkpoint
-from minicppo.engines.trl_pin import WITHOUT_EFFECT
+from minicppo.engines.trl_settings import WITHOUT_EFFECT, micro_batches, trl_settings
 from minicppo.engines.trl_trainer import CPPOTrainer
 from minicppo.rl.config import RunConfig
 from minicppo.rl.evaluate import held_out_problems
@@ -30,8 +29,6 @@ from minicppo.rl.seeding import rng_for
 from minicppo.rl.tasks import Problem, Task, sample_problems
 from minicppo.rl.trainer import OnEvent, starting_policy
 from minicppo.rules.hyper import nearest
-
-LOSS_TYPE_OF = {mode: name for name, mode in reversed(LOSS_TYPES.items())}
 
 
 def train(config: RunConfig, run_dir: str | Path, on_event: OnEvent | None = None) -> Path:
@@ -71,13 +68,12 @@ def resume(run_dir: str | Path, on_event: OnEvent | None = None) -> Path:
 
 
 def trl_config(config: RunConfig, run_dir: Path) -> CPPOConfig:
-    """The configuration as TRL's: one rollout of prompts x group_size responses, minibatches x epochs updates with it.
+    """The configuration as TRL's.
 
     Raises:
         ValueError: a setting that TRL cannot carry out, with the way out.
     """
-    settings, rollout, task = config.train, config.rollout, config.make_task()
-    horizon = config.max_new_tokens(task)
+    settings, horizon = config.train, config.max_new_tokens(config.make_task())
     if settings.staleness:
         raise ValueError(f"train.staleness={settings.staleness}: TRL samples with the newest weights. Way out: 0")
     if settings.loss_agg_mode == "seq-mean-token-sum-norm" and settings.horizon not in (None, horizon):
@@ -90,48 +86,14 @@ def trl_config(config: RunConfig, run_dir: Path) -> CPPOConfig:
             f"rollout.autocast={config.rollout.autocast}: TRL samples in the precision it scores in. Way out: same"
         )
     world = int(os.environ.get("WORLD_SIZE", "1"))
-    responses = rollout.prompts // settings.minibatches * rollout.group_size
-    rows = max(min(settings.micro_batch or responses, responses // world), 1)
-    if responses % (rows * world):
+    responses, rows, accumulation = micro_batches(config, world)
+    if rows * accumulation * world != responses:
         raise ValueError(
             f"{responses} responses an update do not split into micro-batches of {rows} on {world} processes. Way out: "
             "a train.micro_batch that divides them"
         )
-    accumulation = responses // (rows * world)
-    updates = settings.minibatches * settings.epochs
-    chosen: dict[str, Any] = {
-        "output_dir": str(run_dir / "trl"),
-        "method": config.method.name,
-        "method_params": dict(config.method.params),
-        "cells": rollout.cells,
-        "rollout_batch": rollout.batch,
-        "loss_type": LOSS_TYPE_OF[settings.loss_agg_mode],
-        "scale_rewards": "group" if settings.normalize_std else "none",
-        "num_generations": rollout.group_size,
-        "max_completion_length": horizon,
-        "temperature": rollout.temperature,
-        "per_device_train_batch_size": rows,
-        "gradient_accumulation_steps": accumulation,
-        "steps_per_generation": settings.minibatches * accumulation,
-        "num_iterations": settings.epochs,
-        "max_steps": settings.iterations * updates,
-        "shuffle_dataset": False,  # the problems are drawn in order, as the local trainer draws them
-        "learning_rate": settings.lr,
-        "max_grad_norm": settings.grad_clip,
-        "gradient_checkpointing": config.model.path is not None,
-        "bf16": config.autocast_dtype() is torch.bfloat16,
-        "seed": config.seed,
-        "use_cpu": config.resolved_device().type == "cpu",
-        "logging_steps": 1,
-        "save_strategy": "steps",
-        "save_steps": settings.checkpoint_every * updates,
-        "save_total_limit": None,  # `RunLog` removes old checkpoints, once the new one is whole
-        "report_to": "none",
-        "disable_tqdm": True,
-        "ddp_timeout": 24 * 3600,  # while the first process evaluates, the others wait
-    }
     for override in config.cluster.overrides:
-        key, _, value = override.partition("=")
+        key = override.partition("=")[0]
         if key not in CPPOConfig.__dataclass_fields__:
             known = nearest(key, list(CPPOConfig.__dataclass_fields__))
             raise ValueError(f"cluster.overrides: TRL has no setting {key!r}{known}")
@@ -139,9 +101,8 @@ def trl_config(config: RunConfig, run_dir: Path) -> CPPOConfig:
             raise ValueError(
                 f"cluster.overrides: {override} would change nothing. Way out: train.lr and its neighbours"
             )
-        chosen[key] = yaml.safe_load(value)
     with quiet():
-        return CPPOConfig(**chosen)
+        return CPPOConfig(**trl_settings(config, run_dir, world))
 
 
 def _run_to_end(

@@ -23,5 +23,7 @@ def test_planned_settings_are_the_engines(
     overrides = ["engine=trl", f"method={method}", "cluster.gpus_per_node=1", "cluster.overrides=[vllm_mode=server]"]
     config = load_config(preset, overrides)
     planned = make_plan(config, tmp_path, [preset]).settings
+    assert (planned.pop("bf16"), planned.pop("use_cpu")) == ("True", "False")  # as on the GPUs that it is a plan for
     found = trl_config(config, tmp_path)
+    assert (planned.pop("report_to"), planned.pop("save_strategy")) == ("none", found.save_strategy.value)
     assert planned == {key: str(getattr(found, key)) for key in planned}
