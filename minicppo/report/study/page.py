@@ -98,6 +98,7 @@ def conditions(summary: dict[str, Any]) -> str:
     """What the intervals are about, and what they are not: the caveats that a table cannot carry."""
     held = summary["held_out"]
     tuned = " ".join(_chosen(summary, name) for name in summary["winners"])
+    samples = "one sample" if held["samples"] == 1 else f"{held['samples']} samples"
     several = "Each part ran on one machine; on another the same start rounds differently. "
     return (
         "Interquartile means over seeds with 95 % bootstrap intervals; collapsed: below "
@@ -105,7 +106,7 @@ def conditions(summary: dict[str, Any]) -> str:
         "P(better) excludes one half, and so does a permutation test at the 5 % level after Holm's correction. "
         "Leaning: only the differences of paired runs, taken alone, pass one that deals out their signs. Three runs "
         "against three pass neither, whatever they say. All "
-        f"runs are evaluated on the same {held['problems']} held-out problems, {held['samples']} samples each, and "
+        f"runs are evaluated on the same {held['problems']} held-out problems, {samples} each, and "
         "start from the same policy unless a part says otherwise: the intervals are about training seeds, not about "
         f"other problems or starts. {several if len(summary['machines']) > 1 else ''}{tuned}"
     ).strip()

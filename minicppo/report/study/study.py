@@ -96,7 +96,8 @@ def write_report(study: StudyConfig, command: str) -> list[Path]:
     drawn = plots(study, found, summary)
     pictures = draw_all(drawn, folder / FIGURES)
     summary["machines"] = json.loads((folder / MACHINES).read_text(encoding="utf-8"))
-    write_atomically(folder / SUMMARY, _json(rounded(summary)))
+    summary = rounded(summary)  # the page then says what the README says, which is made of the file
+    write_atomically(folder / SUMMARY, _json(summary))
     write_atomically(folder / PAGE, page(summary, command, drawn).encode())
     return [folder / PAGE, folder / SUMMARY, *pictures]
 
