@@ -211,7 +211,7 @@ def test_every_committed_picture_has_a_source() -> None:
 
 def test_the_demo_s_picture_shows_the_recorded_run() -> None:
     """The run kept for the picture is the one whose numbers the documentation gives."""
-    run, (told,) = (
+    run, (told, *_) = (
         load_run(ROOT / "benchmarks" / "results" / "demo-llm"),
         json.loads((ROOT / "benchmarks" / "results" / "demo-llm.json").read_text())["rows"],
     )
