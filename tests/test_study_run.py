@@ -20,7 +20,8 @@ from rich.console import Console
 
 from minicppo.cli import main
 from minicppo.report.study.plan import StudyConfig, grid, load_study
-from minicppo.report.study.runner import DIVERGED, WARMUP, distinct, follow, is_done, work_through
+from minicppo.report.study.runner import DIVERGED, WARMUP, distinct, is_done, work_through
+from minicppo.report.workers import follow
 from minicppo.rl.config import ConfigError
 
 pytest.importorskip("pyarrow")

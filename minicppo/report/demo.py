@@ -8,12 +8,9 @@ survives with one. It cannot rank the masks.
 from __future__ import annotations
 
 import json
-import multiprocessing
 import shutil
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
-from queue import Empty
 from typing import Any
 
 import torch
@@ -22,6 +19,7 @@ from rich.console import Console
 from minicppo.report.progress import RunProgress
 from minicppo.report.runs import load_run
 from minicppo.report.tables import Result, results, rich_table
+from minicppo.report.workers import follow, start_workers, tell
 from minicppo.report.write import write_report
 from minicppo.rl.config import RunConfig, load_config
 from minicppo.rl.rundir import RunDir
@@ -116,20 +114,12 @@ def _train_all(configs: Mapping[str, RunConfig], out: Path, workers: int, displa
         display.add(name, config.train.iterations, 0 if name in waiting else config.train.iterations)
     if not waiting:
         return
-    context = multiprocessing.get_context("spawn")  # forked children would inherit torch's thread pools
-    with context.Manager() as manager:
-        events = manager.Queue()
-        # a process a run, so that each one's peak memory is its own
-        pool = ProcessPoolExecutor(workers, mp_context=context, max_tasks_per_child=1)
-        try:
-            jobs = [pool.submit(_train_one, configs[name], out / name, name, events) for name in waiting]
-            while not all(job.done() for job in jobs):
-                _show(events, display, jobs)
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-        _show(events, display, jobs)
-        for job in jobs:
-            job.result()
+    pool, events = start_workers(workers, runs_each=1)  # a process a run, so that each one's peak memory is its own
+    try:
+        jobs = [pool.submit(_train_one, configs[name], out / name, name) for name in waiting]
+        follow(jobs, events, display.handle)
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _warm_up(config: RunConfig, display: RunProgress) -> None:
@@ -141,24 +131,12 @@ def _warm_up(config: RunConfig, display: RunProgress) -> None:
     display.end_warm_up()
 
 
-def _show(events: Any, display: RunProgress, jobs: Sequence[Future[None]]) -> None:
-    """Pass waiting events on to the display; returns when there are none for a moment, or a job has failed."""
-    while True:
-        try:
-            display.handle(*events.get(timeout=0.2))
-        except Empty:
-            failed = [job for job in jobs if job.done() and not job.cancelled() and job.exception()]
-            if failed:
-                failed[0].result()
-            return
-
-
-def _train_one(config: RunConfig, folder: Path, name: str, events: Any) -> None:
+def _train_one(config: RunConfig, folder: Path, name: str) -> None:
     """One run to its end, in a process of its own."""
     try:
         if (folder / "config.yaml").exists():
-            resume(folder, lambda event: events.put((name, dict(event))))
+            resume(folder, lambda event: tell(name, dict(event)))
         else:
-            train(config, folder, lambda event: events.put((name, dict(event))))
+            train(config, folder, lambda event: tell(name, dict(event)))
     except KeyboardInterrupt:
         return  # the parent process was interrupted too, and says so

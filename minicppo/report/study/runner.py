@@ -7,17 +7,14 @@ process that started them, so that a restarted study finds its runs free.
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
 import shutil
-import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from minicppo.report.study.plan import Cell
+from minicppo.report.workers import follow, start_workers, tell
 from minicppo.rl.config import RunConfig
 from minicppo.rl.rundir import RunDir, write_atomically
 from minicppo.rl.trainer import resume, starting_policy, train
@@ -27,7 +24,6 @@ DIVERGED = "diverged.json"  # why a run ended in numbers that are not finite; it
 WARMUP = "warm-up"
 EVENT_STEPS = 25  # of a warm-up
 Report = Callable[[str, int], None]  # (run, iterations done), or (WARMUP, steps done)
-_events: Any = None  # a worker's line to the process that started it
 
 
 @dataclass(frozen=True)
@@ -61,9 +57,7 @@ def work_through(runs: dict[str, RunConfig], out: Path, workers: int, report: Re
             waiting[name] = config
     if not waiting:
         return Outcome({})
-    context = multiprocessing.get_context("spawn")  # forked children would inherit torch's thread pools
-    events = context.SimpleQueue()  # its put returns when the event is on its way: none arrives after the job's result
-    pool = ProcessPoolExecutor(min(workers, len(waiting)), context, _begin, (events,))
+    pool, events = start_workers(min(workers, len(waiting)))
     try:
         warmups = {_start_key(config): config for config in waiting.values() if not _is_warm(config)}
         jobs = {key: pool.submit(_warm_up, config) for key, config in warmups.items()}
@@ -77,22 +71,6 @@ def work_through(runs: dict[str, RunConfig], out: Path, workers: int, report: Re
     return Outcome(failed)
 
 
-def follow(jobs: Sequence[Future[Any]], events: Any, report: Report) -> None:
-    """Pass events on until every job is done. After a failure no other starts; those at work go on."""
-    while True:
-        done, running = wait(jobs, timeout=0.3)
-        while not events.empty():
-            report(*events.get())
-        failed = [job for job in done if not job.cancelled() and job.exception()]
-        if failed:
-            for job in running:
-                job.cancel()
-        if not running:
-            for job in failed:
-                job.result()
-            return
-
-
 def _start_key(config: RunConfig) -> str:
     return warmup_key(config) if config.warmup is not None else ""
 
@@ -101,28 +79,14 @@ def _is_warm(config: RunConfig) -> bool:
     return config.warmup is None or (cache_dir() / f"warmup-{warmup_key(config)}").is_dir()
 
 
-def _begin(events: Any) -> None:
-    """A worker's first act: find its line home, and leave when home is gone."""
-    global _events
-    _events = events
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def leave_with_parent() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=leave_with_parent, daemon=True).start()
-
-
 def _warm_up(config: RunConfig) -> str:
     """Train a warm-up into the cache; returns why that failed, or nothing."""
-    def tell(event: Any) -> None:
+    def heard(event: Any) -> None:
         if event["step"] % EVENT_STEPS == 0:
-            _events.put((WARMUP, event["step"]))
+            tell(WARMUP, event["step"])
 
     try:
-        starting_policy(config, tell)
+        starting_policy(config, heard)
     except RuntimeError as error:
         return str(error)
     return ""
@@ -131,21 +95,21 @@ def _warm_up(config: RunConfig) -> str:
 def _finish(name: str, config: RunConfig, folder: Path) -> None:
     """One run from where it stands to its end; what is kept of it are settings, metrics and summary."""
 
-    def tell(event: Any) -> None:
+    def heard(event: Any) -> None:
         if event["kind"] == "iteration" and event["iteration"] < config.train.iterations:
-            _events.put((name, event["iteration"]))
+            tell(name, event["iteration"])
 
     try:
         if (folder / "config.yaml").exists():
-            resume(folder, tell)
+            resume(folder, heard)
         else:
-            train(config, folder, tell)
+            train(config, folder, heard)
     except FloatingPointError as error:
         write_atomically(folder / DIVERGED, json.dumps({"error": str(error)}).encode())
     except KeyboardInterrupt:
         return  # the parent process was interrupted too, and says so
     slim(folder)
-    _events.put((name, config.train.iterations))
+    tell(name, config.train.iterations)
 
 
 def slim(folder: Path) -> None:
