@@ -13,18 +13,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 
 from minicppo.report.progress import RunProgress
 from minicppo.report.runs import load_run
 from minicppo.report.tables import Result, results, rich_table
 from minicppo.report.workers import follow, start_workers, tell
-from minicppo.report.write import write_report
 from minicppo.rl.config import RunConfig, load_config
 from minicppo.rl.rundir import RunDir
-from minicppo.rl.trainer import resume, train
-from minicppo.rl.warmup import initial_policy
+
+# the trainer is imported by the workers, matplotlib after them: this process only watches, and stays small
 
 METHODS = ("cppo-exact", "dppo-exact", "grpo", "none")
 
@@ -56,6 +54,8 @@ def run_demo(
     runs = [load_run(out / name) for name in METHODS]
     rows = results(runs)
     reading = what_to_look_at(rows)
+    from minicppo.report.write import write_report
+
     files = write_report(runs, out, reading)
     summary = {"preset": "stale", "seed": configs["none"].seed, "methods": {row.method: row.as_dict() for row in rows}}
     (out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
@@ -106,33 +106,32 @@ def require_same_settings(folder: Path, config: RunConfig) -> None:
 
 
 def _train_all(configs: Mapping[str, RunConfig], out: Path, workers: int, display: RunProgress) -> None:
-    """Bring every run to its end, the warm-up first, in this process, since all of them start from it."""
+    """Bring every run to its end, after the warm-up that all of them start from."""
     waiting = [name for name in configs if not RunDir(out / name).finished]
-    if waiting:
-        _warm_up(configs[waiting[0]], display)
     for name, config in configs.items():
         display.add(name, config.train.iterations, 0 if name in waiting else config.train.iterations)
     if not waiting:
         return
     pool, events = start_workers(workers, runs_each=1)  # a process a run, so that each one's peak memory is its own
     try:
+        follow([pool.submit(_warm_up, configs[waiting[0]], waiting[0])], events, display.handle)
         jobs = [pool.submit(_train_one, configs[name], out / name, name) for name in waiting]
         follow(jobs, events, display.handle)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _warm_up(config: RunConfig, display: RunProgress) -> None:
+def _warm_up(config: RunConfig, name: str) -> None:
     """Train the warm-up into the cache, or find it there."""
-    assert config.warmup is not None
-    steps = config.warmup.max_steps
-    torch.set_num_threads(config.threads)  # part of what identifies a warm-up
-    initial_policy(config, config.make_task(), lambda step, accuracy: display.warm_up(step, steps, accuracy))
-    display.end_warm_up()
+    from minicppo.rl.trainer import starting_policy
+
+    starting_policy(config, lambda event: tell(name, dict(event)))
 
 
 def _train_one(config: RunConfig, folder: Path, name: str) -> None:
     """One run to its end, in a process of its own."""
+    from minicppo.rl.trainer import resume, train
+
     try:
         if (folder / "config.yaml").exists():
             resume(folder, lambda event: tell(name, dict(event)))

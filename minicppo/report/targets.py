@@ -124,7 +124,7 @@ def _of_the_cpu() -> Iterable[Target]:
             ("700 MB", ""),
             f"{memory[key]:,.0f} MB",
             memory[key] <= 700,
-            "the display and two runs are processes of their own, each with 300 MB of imports (torch, transformers)",
+            "where runs cannot be forked, each has 300 MB of imports of its own (torch, transformers)",
         )
     took = sum(_measured(name).get("took_s", math.nan) for name in (*BENCH, "memory"))
     if not math.isnan(took):

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from typing import Any
+
+import torch
 
 _events: Any = None  # a worker's line to the process that started it
 
 
 def start_workers(count: int, runs_each: int | None = None) -> tuple[ProcessPoolExecutor, Any]:
     """A pool, and the queue of what its workers `tell`. runs_each: after so many jobs a fresh process takes over."""
-    context = multiprocessing.get_context("spawn")  # forked children would inherit torch's thread pools
+    # Forked by a server that has only imported: workers share those pages, and start at once. Never forked from here,
+    # where torch has threads; nor where CUDA may have been touched, nor on macOS, whose libraries do not survive it.
+    forked = sys.platform == "linux" and not torch.cuda.is_available()
+    context = multiprocessing.get_context("forkserver" if forked else "spawn")
+    context.set_forkserver_preload(["minicppo.rl.trainer"])
     events = context.SimpleQueue()  # its put returns when the event is on its way: none arrives after the job's result
-    return ProcessPoolExecutor(count, context, _begin, (events,), max_tasks_per_child=runs_each), events
+    begin = (events, dict(os.environ))
+    return ProcessPoolExecutor(count, context, _begin, begin, max_tasks_per_child=runs_each), events
 
 
 def tell(*event: Any) -> None:
@@ -40,10 +48,11 @@ def follow(jobs: Sequence[Future[Any]], events: Any, report: Callable[..., None]
             return
 
 
-def _begin(events: Any) -> None:
-    """A worker's first act: find its line home, and leave when home is gone."""
+def _begin(events: Any, environment: Mapping[str, str]) -> None:
+    """A worker's first act: find its line home, take over the settings there, and leave when home is gone."""
     global _events
     _events = events
+    os.environ.update(environment)  # the server began with those of an earlier day
     parent = multiprocessing.parent_process()
     assert parent is not None
 

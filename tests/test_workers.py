@@ -1,0 +1,35 @@
+"""Worker processes: what they inherit, and what the process that started them does without."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from minicppo.report.workers import start_workers
+
+
+def test_workers_see_the_environment_of_the_day(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the pool's start, that is: the server that forks them may have begun with another."""
+    for day in ("monday", "tuesday"):
+        monkeypatch.setenv("MINICPPO_TEST_DAY", day)
+        pool, _ = start_workers(1)
+        with pool:
+            assert pool.submit(os.getenv, "MINICPPO_TEST_DAY").result() == day
+
+
+def test_every_run_may_have_a_process_of_its_own() -> None:
+    pool, _ = start_workers(1, runs_each=1)
+    with pool:
+        first, second = pool.submit(os.getpid), pool.submit(os.getpid)
+        assert os.getpid() != first.result() != second.result()
+
+
+def test_the_demo_s_display_does_without_the_trainer() -> None:
+    """Its imports would be a third copy of 300 MB (benchmarks/README.md, Memory)."""
+    heavy = ("transformers", "matplotlib", "scipy")
+    code = f"import sys, minicppo.report.demo; print([name for name in {heavy} if name in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=100)
+    assert found.stdout.strip() == "[]"
