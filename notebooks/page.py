@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 import warnings
@@ -10,6 +11,7 @@ from pathlib import Path
 from IPython.display import Image
 from matplotlib.figure import Figure
 
+from minicppo.report.study.figures import digest
 from minicppo.report.style import save
 
 FAST = os.environ.get("MINICPPO_FAST") == "1"  # smaller numbers: each notebook in well under 40 s
@@ -24,5 +26,15 @@ os.environ.setdefault("MINICPPO_CACHE", str(HERE.parent / "runs" / ".cache"))  #
 
 def show(figure: Figure, name: str | None = None) -> Image:
     """The figure as a picture; with a name it is also FIGURES/NAME.png, for the page as a code host shows it."""
-    path = FIGURES / f"{name}.png" if name else SCRATCH / "unnamed.png"
-    return Image(filename=str(save(figure, path)))
+    if name is None:
+        return Image(filename=str(save(figure, SCRATCH / "unnamed.png")))
+    return Image(filename=str(save(figure, FIGURES / f"{name}.png", drawn_from(name))))
+
+
+def drawn_from(name: str) -> str:
+    """The digest that figure NAME bears: of its notebook's code and, for the comparison, of the study's results."""
+    (page,) = HERE.glob(f"{name[:2]}_*.ipynb")
+    cells = json.loads(page.read_text(encoding="utf-8"))["cells"]
+    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    results = [(HERE.parent / "results" / "summary.json").read_text(encoding="utf-8")] if name[:2] == "06" else []
+    return digest(json.dumps([*code, *results]).encode())

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
 PAGES = sorted(FOLDER.glob("*.ipynb"))
@@ -95,6 +96,17 @@ def test_figures_and_links_exist(path: Path) -> None:
     drawn = set(re.findall(rf'"({path.stem[:2]}-[\w-]+)(?:\.png)?"', code))
     assert shown == drawn, "every figure that a cell writes is shown in the text"
     assert shown == {figure.stem for figure in (FOLDER / "figures").glob(f"{path.stem[:2]}-*.png")}
+
+
+def test_figures_are_of_the_code_that_draws_them(path: Path) -> None:
+    """`make notebooks` draws them again."""
+    pytest.importorskip("IPython", reason="IPython is not installed: pip install -e .[dev]")
+    from notebooks.page import drawn_from
+
+    for figure in (FOLDER / "figures").glob(f"{path.stem[:2]}-*.png"):
+        with Image.open(figure) as picture:
+            drawn = picture.info.get("Source")
+        assert drawn == drawn_from(figure.stem), f"run python -m notebooks.run {path.stem}"
 
 
 @pytest.mark.slow

@@ -27,8 +27,9 @@ def draw_shared_parameter(target: Path) -> Path:
         for panel, (slopes, title) in zip(axes, EXAMPLES, strict=True):
             full = shared_parameter_flow(np.array(slopes), dppo)
             stopped = shared_parameter_flow(np.array(slopes), cppo)
-            for t, color in enumerate((style.BLUE, style.ORANGE)):
-                panel.plot(full.theta, full.divergence[:, t], color=color, label=f"$D_{t + 1}$")
+            for t, (color, marker) in enumerate(((style.BLUE, "^"), (style.ORANGE, "v"))):
+                look = {"color": color, "marker": marker, "markersize": 5, "markevery": 0.12}
+                panel.plot(full.theta, full.divergence[:, t], label=f"$D_{t + 1}$", **look)
             panel.plot(full.theta, full.divergence.sum(axis=1), color=style.BLACK, label="$S_2 = D_1 + D_2$")
             panel.axhline(cppo.limits[1], color=style.VERMILLION, ls="--", label="budget $\\delta + \\delta_b$ = 0.17")
             panel.axhline(cppo.delta, color=style.GREY, ls=":", label="cap $\\delta$ = 0.15")

@@ -53,5 +53,6 @@ def thresholds(
     console.print(tables.reach_table())
     if plot is not None:
         from minicppo.report.frontier import draw_frontier
+        from minicppo.report.style import save
 
-        console.print(f"frontier drawn into {draw_frontier(rows, plot)}")
+        console.print(f"frontier drawn into {save(draw_frontier(rows), plot)}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -95,12 +97,11 @@ def _stack_reasons(ax: Axes, run: Run) -> None:
         if np.all(share < 1e-6):  # rounding of the shares in the log
             continue
         top = floor + 100.0 * share
-        ax.fill_between(
-            x, floor, top, step="mid", label=label, facecolor=color, hatch=hatch, edgecolor="white", linewidth=0
-        )
+        look: Any = {"facecolor": color, "hatch": hatch, "edgecolor": "white", "linewidth": 0}
+        ax.bar(x, top - floor, 1.0, floor, label=label, **look)
         floor = top
     if np.any(floor > 0):
-        ax.step(x, floor, where="mid", color=BLACK, linewidth=0.8)
+        ax.stairs(floor, [*(x - 0.5), x[-1] + 0.5], color=BLACK, linewidth=0.8)
     else:
         ax.text(0.5, 0.5, "nothing is masked", ha="center", va="center", transform=ax.transAxes, color=GREY)
 

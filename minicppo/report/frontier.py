@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from matplotlib.figure import Figure
 
 from minicppo.bounds.design import Design, Method
 from minicppo.report import style
@@ -15,10 +15,10 @@ LINES: dict[Method, tuple[str, style.LineStyle]] = {
 }
 
 
-def draw_frontier(rows: list[dict[Method, Design]], path: Path, paper: tuple[int, float] | None = (8192, 0.02)) -> Path:
-    """Draw the TV allowed per token against T for every method, mark (T, delta_b) as the paper sets them.
+def draw_frontier(rows: list[dict[Method, Design]], paper: tuple[int, float] | None = (8192, 0.02)) -> Figure:
+    """The TV allowed per token against T for every method, with (T, delta_b) as the paper sets them.
 
-    rows: as `bounds.design.design_table` gives them. Returns `path`, a PNG.
+    rows: as `bounds.design.design_table` gives them.
     """
     with style.house_style():
         figure = style.new_figure(6.4, 4.2)
@@ -32,4 +32,4 @@ def draw_frontier(rows: list[dict[Method, Design]], path: Path, paper: tuple[int
         axes.set_ylabel("mean TV allowed per token")
         axes.set_title(f"Thresholds that certify a residual of {rows[0]['path'].bound:g}")
         axes.legend()
-    return style.save(figure, path)
+    return figure

@@ -24,6 +24,7 @@ SCORE_LABELS = {
     "collapsed": "collapsed runs (share)",
 }
 BAND = 0.13
+SURE = 1.0  # rewards are 0 or 1, so a gain beyond this is an estimate gone wild, and gets a scale of its own
 NAMED = "as the panel says"  # where arms that have a panel each all look the same
 
 
@@ -112,6 +113,8 @@ def _lines(plot: Plot) -> Figure:
         ax.set_title(": ".join(part for part in (panel["setting"], panel["name"]) if part))
         ax.set_xlabel("iteration (one rollout batch each)")
         ax.set_ylabel(panel["label"])
+        if "gain" in panel["label"] and max(map(abs, ends[scale])) > SURE:
+            ax.set_yscale("symlog", linthresh=0.1)
         ax.set_ylim(*ends[scale])
         ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     _thin_labels(axes)

@@ -10,7 +10,7 @@ import numpy as np
 from minicppo.report.study.claims import TOLD_NOTHING, verdict
 from minicppo.report.study.plan import StudyConfig, candidate_label
 from minicppo.report.study.stats import bootstrap_band, iqm, performance_profile
-from minicppo.report.study.summary import POOLED, SCORES, Group, groups, rounded
+from minicppo.report.study.summary import POOLED, SCORES, Group, groups, rounded, twins
 from minicppo.report.study.table import Curve
 
 Plot = dict[str, Any]
@@ -103,16 +103,13 @@ def _panels(lines: list[Plot], reference: str = "") -> list[Plot]:
 
 
 def _arms(found: Sequence[Group]) -> list[tuple[list[Group], list[str]]]:
-    """Each arm's groups, with the later arms of the very same runs: tuning may choose the default, and hide it."""
-    kept: dict[tuple[str, ...], tuple[list[Group], list[str]]] = {}
-    for arm in dict.fromkeys(group.arm for group in found):
-        own = [group for group in found if group.arm == arm]
-        runs = tuple(curve.run for group in own for curve in group.curves)
-        if runs in kept:
-            kept[runs][1].append(arm)
-        else:
-            kept[runs] = own, []
-    return list(kept.values())
+    """Each arm's groups, with the later arms of the very same runs, which would hide it."""
+    same = twins(found)
+    return [
+        ([group for group in found if group.arm == arm], [later for later, earlier in same.items() if earlier == arm])
+        for arm in dict.fromkeys(group.arm for group in found)
+        if arm not in same
+    ]
 
 
 def _line(group: Group, name: str) -> Plot:

@@ -168,7 +168,7 @@ def _row(found: Sequence[Group], setting: str, arm: str) -> dict[str, Any]:
         "setting": setting,
         "arm": arm,
         "method": own[0].method,
-        "same_runs_as": _twin(found, own),
+        "same_runs_as": twins([g for g in found if g.setting in {g.setting for g in own}]).get(arm, ""),
         "runs": runs,
         **{name: asdict(bootstrap([group.of(name) for group in own])) for name in SCORES},
         "collapsed": asdict(share(sum(int(group.of("collapsed").sum()) for group in own), runs)),
@@ -181,16 +181,13 @@ def _row(found: Sequence[Group], setting: str, arm: str) -> dict[str, Any]:
     }
 
 
-def _twin(found: Sequence[Group], own: Sequence[Group]) -> str:
-    """An earlier arm with the very same runs: tuning may choose what was the default already."""
-    runs = [curve.run for group in own for curve in group.curves]
+def twins(found: Sequence[Group]) -> dict[str, str]:
+    """Arms with the very same runs as an earlier one, and that one: tuning may choose what was the default already."""
+    runs: dict[str, list[str]] = {}
     for group in found:
-        if group.arm == own[0].arm:
-            break
-        same = [g for g in found if g.arm == group.arm and g.setting in {g.setting for g in own}]
-        if [curve.run for g in same for curve in g.curves] == runs:
-            return group.arm
-    return ""
+        runs.setdefault(group.arm, []).extend(curve.run for curve in group.curves)
+    first: dict[tuple[str, ...], str] = {}
+    return {arm: earlier for arm, own in runs.items() if (earlier := first.setdefault(tuple(own), arm)) != arm}
 
 
 def _pooled_rows(found: Sequence[Group]) -> list[dict[str, Any]]:
