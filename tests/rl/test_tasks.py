@@ -11,15 +11,15 @@ from minicppo.rl.tasks import Problem, Task, is_held_out, make_task, sample_prob
 from minicppo.rl.tasks.chain import ChainTask, apply
 
 
-@pytest.mark.parametrize("steps", [1, 3, 8, 84])
-def test_a_demonstration_scores_one_and_has_the_stated_length(steps: int) -> None:
-    task, rng = ChainTask(steps), random.Random(steps)
+@pytest.mark.parametrize(("steps", "rounds"), [(1, 1), (3, 1), (8, 1), (84, 1), (1, 5), (8, 8)])
+def test_a_demonstration_scores_one_and_has_the_stated_length(steps: int, rounds: int) -> None:
+    task, rng = ChainTask(steps, rounds), random.Random(steps)
     for _ in range(20):
         problem = task.problem(rng)
         response = task.demonstration(problem, rng, error_rate=0.0)
         assert task.score(problem, response) == 1.0
         assert task.well_formed(problem, response)
-        assert len(response) + 1 == task.max_new_tokens == 6 * steps + 3  # with the end-of-sequence token
+        assert len(response) + 1 == task.max_new_tokens == 6 * steps * rounds + 3  # with the end-of-sequence token
         assert set(response + problem.prompt) <= set(task.alphabet)
 
 
@@ -37,6 +37,19 @@ def test_the_answer_is_the_chain_read_from_left_to_right() -> None:
     assert problem.answer == str(value)
     assert apply(2, "-", 5) == 4
     assert apply(3, "*", 5) == 1
+
+
+def test_rounds_go_on_from_the_last_result() -> None:
+    """Each round is the same chain, begun where the one before ended; the prompt names its operations once."""
+    task = ChainTask(2, rounds=3)
+    problem = Problem("1+2*3=", "5", {"start": 1, "steps": (("+", 2), ("*", 3))})
+    worked = "1+2=3;3*3=2;2+2=4;4*3=5;5+2=0;0*3=0;#0"
+    assert task.demonstration(problem, random.Random(0), 0.0) == worked
+    assert task.well_formed(problem, worked)
+    assert not ChainTask(2).well_formed(problem, worked)
+    drawn = task.problem(random.Random(0))
+    assert drawn.prompt == ChainTask(2).problem(random.Random(0)).prompt
+    assert task.demonstration(drawn, random.Random(0), 0.0).endswith(f"#{drawn.answer}")
 
 
 def test_one_wrong_step_anywhere_ruins_the_answer() -> None:
@@ -110,7 +123,7 @@ def test_unique_problems_and_a_task_too_small_for_them() -> None:
     [
         ("chian", {}, "did you mean 'chain'"),
         ("chain", {"step": 3}, "no option 'step'.*did you mean 'steps'"),
-        ("chain", {"steps": 0}, r"steps = 0 is outside 1\.\.512"),
+        ("chain", {"steps": 0}, r"0 x 1 is outside 1\.\.512"),
     ],
 )
 def test_unknown_names_and_options(name: str, options: dict[str, int], message: str) -> None:

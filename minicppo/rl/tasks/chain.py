@@ -14,16 +14,22 @@ MODULUS = 7
 
 
 class ChainTask(Task):
-    """`steps` operations in a row; a response has 6 steps + 3 tokens (4 steps: 27, 8: 51, 16: 99, 84: 507)."""
+    """`steps` operations in a row, gone through `rounds` times; each step takes 6 tokens of the response, and 3 end it.
+
+    4 steps make 27 tokens, 8 make 51, 84 make 507; 8 steps in 8 rounds make 387. Rounds lengthen a response without more to
+    find in the prompt: a tiny policy keeps its place among 8 operations, hardly among 64.
+    """
 
     name = "chain"
     alphabet = "0123456+-*=;#"
 
-    def __init__(self, steps: int = 8):
-        if not 1 <= steps <= 512:
-            raise ValueError(f"chain: steps = {steps} is outside 1..512 (3 to 84 steps give 21 to 507 response tokens)")
-        self.steps = steps
-        self.max_new_tokens = 6 * steps + 3
+    def __init__(self, steps: int = 8, rounds: int = 1):
+        if not (steps >= 1 and rounds >= 1 and steps * rounds <= 512):
+            raise ValueError(
+                f"chain: steps x rounds = {steps} x {rounds} is outside 1..512 (3 to 84 give 21 to 507 response tokens)"
+            )
+        self.steps, self.rounds = steps, rounds
+        self.max_new_tokens = 6 * steps * rounds + 3
 
     def problem(self, rng: random.Random) -> Problem:
         """A chain with uniform start, operators and operands."""
@@ -33,7 +39,7 @@ class ChainTask(Task):
             op = rng.choice("+-*")
             steps.append((op, rng.randrange(1 if op == "*" else 0, MODULUS)))
         value = start
-        for op, operand in steps:
+        for op, operand in steps * self.rounds:
             value = apply(value, op, operand)
         prompt = f"{start}{''.join(f'{op}{operand}' for op, operand in steps)}="
         return Problem(prompt, str(value), {"start": start, "steps": tuple(steps)})
@@ -44,12 +50,12 @@ class ChainTask(Task):
 
     def well_formed(self, problem: Problem, response: str) -> bool:
         """Whether it is n steps and an answer, right or wrong."""
-        return re.fullmatch(rf"([0-6][-+*][0-6]=[0-6];){{{self.steps}}}#[0-6]", response) is not None
+        return re.fullmatch(rf"([0-6][-+*][0-6]=[0-6];){{{self.steps * self.rounds}}}#[0-6]", response) is not None
 
     def demonstration(self, problem: Problem, rng: random.Random, error_rate: float) -> str:
         """The worked chain; each result is replaced by a wrong one with probability `error_rate`, and carried on."""
         value, parts = problem.data["start"], []
-        for op, operand in problem.data["steps"]:
+        for op, operand in problem.data["steps"] * self.rounds:
             result = apply(value, op, operand)
             if rng.random() < error_rate:
                 result = (result + rng.randrange(1, MODULUS)) % MODULUS
