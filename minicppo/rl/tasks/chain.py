@@ -16,8 +16,8 @@ MODULUS = 7
 class ChainTask(Task):
     """`steps` operations in a row, gone through `rounds` times; each step takes 6 tokens of the response, and 3 end it.
 
-    4 steps make 27 tokens, 8 make 51, 84 make 507; 8 steps in 8 rounds make 387. Rounds lengthen a response without more to
-    find in the prompt: a tiny policy keeps its place among 8 operations, hardly among 64.
+    4 steps make 27 tokens, 8 make 51, 84 make 507; 8 steps in 8 rounds make 387. Rounds lengthen a response and leave
+    the prompt as it is: a tiny policy keeps its place among 8 operations, hardly among 64.
     """
 
     name = "chain"
