@@ -1,10 +1,12 @@
 """The rollout sampler beside `generate` of `transformers`: same model, prompts, temperature and lengths, one process.
 
-    python -m benchmarks.sampling [--device cpu|cuda] [--threads 1] [--repeats 7] [--json FILE] [--small] [--loop]
+    python -m benchmarks.sampling [--device cpu|cuda] [--threads 1] [--repeats 7] [--json FILE] [--small]
+        [--loop] [--large]
 
 Both return the sampled tokens and their log-probs; both are checked against a plain forward pass before they are timed.
 `generate` runs with its sampling warpers off and keeps log-probs on the way, without (B, T, V), which is its fastest
-way. `--loop` adds our sampler on the model's own growing cache.
+way. `--loop` adds our sampler on the model's own growing cache. On a CPU the 30M model samples 16 rows, to stay within
+minutes; `--large` times it alone, on 256 rows (half an hour), into `sampling-large.json`.
 
 Lengths: in `equal` no row ends before the cap; in `spread` the end-of-sequence token has probability 3 / cap at every
 step, so that lengths are geometric with a mean of about a third of the cap. Our sampler draws them; `generate` then
@@ -162,15 +164,18 @@ def measure(
 def main() -> None:
     parser = options(__doc__)
     parser.add_argument("--loop", action="store_true", help="time our sampler on the model's own growing cache, too")
+    parser.add_argument("--large", action="store_true", help="30M parameters alone, 256 rows: half an hour on a CPU")
     args = parser.parse_args()
     candidates = ["ours", "generate", "loop"] if args.loop else ["ours", "generate"]
     torch.set_num_threads(args.threads)
     result: list[dict[str, Any]] = []
-    for size in ["0.1M"] if args.small else SIZES:
-        rows, cap = (16, 12) if args.small else (ROWS[size] if args.device == "cpu" else 256, 128)
+    name = "sampling-large" if args.large else "sampling"
+    for size in ["0.1M"] if args.small else ["30M"] if args.large else SIZES:
+        few = args.device == "cpu" and not args.large
+        rows, cap = (16, 12) if args.small else (ROWS[size] if few else 256, 128)
         for lengths in ("equal", "spread"):
             result.append(measure(size, lengths, rows, cap, args.repeats, args.device, candidates))
-            store(args, "sampling", result, done=False)
+            store(args, name, result, done=False)
     columns = {
         "model": "{size}",
         "lengths": "{lengths}",
@@ -181,7 +186,7 @@ def main() -> None:
         **{f"times {name}": f"{{times_{name}:.2f}}" for name in candidates[1:]},
     }
     print(table(result, columns))
-    store(args, "sampling", result)
+    store(args, name, result)
 
 
 if __name__ == "__main__":

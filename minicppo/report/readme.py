@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from minicppo.report.study.page import part_tables, study_table
-from minicppo.report.targets import targets
+from minicppo.report.targets import RESULTS, targets
 from minicppo.rules import METHODS, get_method
 
 ROOT = Path(__file__).parents[2]
@@ -56,7 +56,8 @@ def speed() -> str:
     """The committed measurements of sampling, scoring and whole iterations, each beside its peer."""
     lines = ["| path | minicppo | beside | times faster |", "|---|---|---|---|"]
     sampling, scoring, whole = _measured("sampling"), _measured("scoring"), _measured("end_to_end")
-    for row in sampling["rows"]:
+    large = _measured("sampling-large")["rows"] if (RESULTS / "sampling-large.json").is_file() else []
+    for row in [*sampling["rows"], *large]:
         lines.append(
             f"| sampling, {row['size']} parameters, {row['rows']} rows, {row['lengths']} lengths "
             f"| {row['ours_tokens_per_s']:,.0f} tokens/s "
@@ -86,7 +87,7 @@ def speed() -> str:
 
 
 def _measured(name: str) -> dict[str, Any]:
-    return dict(json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text(encoding="utf-8")))
+    return dict(json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8")))
 
 
 def _source(result: dict[str, Any]) -> str:

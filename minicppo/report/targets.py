@@ -59,6 +59,9 @@ def _targets(where: str = "") -> Iterable[Target]:
         return other if gpu else cpu
 
     sampling = _measured(f"sampling{where}")["rows"]
+    if not gpu and (RESULTS / "sampling-large.json").is_file():
+        large = _measured("sampling-large")["rows"]
+        sampling = [row for row in sampling if row["size"] not in {row["size"] for row in large}] + large
     for lengths, least, why in (
         ("equal", 2, "attention, bound by memory, takes half the time (at 30M products 3/4), and `generate` pays both"),
         ("spread", 3, "a step over few rows costs nearly what it costs over many: dispatch at 0.1M, weights at 30M"),
