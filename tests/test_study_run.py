@@ -223,7 +223,7 @@ def test_what_cannot_start_and_what_blows_up_do_not_stop_the_rest(tmp_path: Path
     runs = distinct(grid(study, "bad", {}))
     by_setting = {cell.setting: cell.run for cell in grid(study, "bad", {})}
     seen: dict[str, int] = {}
-    outcome = work_through(runs, tmp_path / "runs", 1, lambda run, iteration: seen.update({run: iteration}))
+    outcome = work_through(runs, tmp_path / "runs", 1, lambda run, iteration, *_: seen.update({run: iteration}))
     assert list(outcome.failed) == [by_setting["cold"]]
     assert "raise warmup.max_steps" in outcome.failed[by_setting["cold"]]
     assert (tmp_path / "runs" / by_setting["hot"] / DIVERGED).is_file()

@@ -39,12 +39,13 @@ class StudyProgress:
     def finished(self) -> int:
         return sum(self.at[run] >= length for run, length in self.lengths.items())
 
-    def report(self, run: str, iteration: int) -> None:
+    def report(self, run: str, iteration: int, accuracy: float = 0.0) -> None:
         """A run has come to the end of an iteration, or a warm-up that runs wait for to a step."""
         if run == WARMUP:
-            self.progress.update(self.bar, note=f"{WARMUP}: step {iteration}")
-            if iteration % 500 == 0 and not self.console.is_terminal:
-                self.console.print(f"{self.name}: {WARMUP}, step {iteration}")
+            note = f"{WARMUP}: step {iteration}, greedy accuracy {accuracy:.2f}"
+            self.progress.update(self.bar, note=note)
+            if iteration % 250 == 0 and not self.console.is_terminal:
+                self.console.print(f"{self.name}: {note}")
             return
         self.at[run] = iteration
         ended = iteration >= self.lengths[run]

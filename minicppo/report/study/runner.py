@@ -23,7 +23,7 @@ from minicppo.rl.warmup import cache_dir, warmup_key
 DIVERGED = "diverged.json"  # why a run ended in numbers that are not finite; it would again
 WARMUP = "warm-up"
 EVENT_STEPS = 25  # of a warm-up
-Report = Callable[[str, int], None]  # (run, iterations done), or (WARMUP, steps done)
+Report = Callable[..., None]  # of (run, iterations done), or (WARMUP, steps done, greedy accuracy)
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def _warm_up(config: RunConfig) -> str:
     """Train a warm-up into the cache; returns why that failed, or nothing."""
     def heard(event: Any) -> None:
         if event["step"] % EVENT_STEPS == 0:
-            tell(WARMUP, event["step"])
+            tell(WARMUP, event["step"], event["accuracy"])
 
     try:
         starting_policy(config, heard)
