@@ -14,7 +14,16 @@ from PIL import Image
 
 pytest.importorskip("pyarrow")
 
-from minicppo.report.study.claims import claims, collapse, other_scores, others, rivals, short_p, verdict
+from minicppo.report.study.claims import (
+    claims,
+    collapse,
+    collapse_elsewhere,
+    other_scores,
+    others,
+    rivals,
+    short_p,
+    verdict,
+)
 from minicppo.report.study.figures import digest, draw
 from minicppo.report.study.page import _best, _masked, study_table
 from minicppo.report.study.plan import Seeds, StudyConfig, grid, load_study
@@ -158,7 +167,9 @@ def made_up_part(**changes: tuple[float, float, float]) -> dict[str, Any]:
     chance = dict(zip(("value", "low", "high"), changes.get("chance", (0.5, 0.3, 0.7)), strict=True))
     pairs = [("DPPO", "none", won), ("CPPO", "none", won), ("CPPO", "DPPO", chance)]
     return {
+        "title": "Made up",
         "preset": "stale",
+        "iterations": 20,
         "rows": rows,
         "pairs": [
             {"setting": "", "first": a, "second": b, "final": p, "final_difference": interval, "p": 0.0004,
@@ -203,8 +214,13 @@ def test_a_comparison_that_settles_nothing_contradicts_none() -> None:
 def test_the_other_claims_follow_the_numbers() -> None:
     part = made_up_part()
     assert collapse(part).endswith(
-        "Under `stale` 20 of 20 runs without one collapse, with a mask 2 of 40 (DPPO 2 of 20; none with CPPO)."
+        "Under `stale`, in 20 iterations, 20 of 20 runs without one collapse, with a mask 2 of 40 (DPPO 2 of 20; none "
+        "with CPPO)."
     )
+    assert collapse_elsewhere([part]).endswith("Yes: Made up, 2 of 40.")
+    for row in part["rows"][1:]:
+        row["collapsed"]["value"] = 0.0
+    assert collapse_elsewhere([part]) == ""
     assert others(part) == "**The others.** DPPO does better than none; CPPO does better than none."
     part["pairs"][0]["p"] = 0.06
     assert others(part).endswith("CPPO does better than none. Not told apart: DPPO and none, leaning to DPPO.")

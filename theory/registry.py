@@ -155,7 +155,7 @@ STATEMENTS: tuple[Statement, ...] = (
               "test_gate.py", ours.theorem_b),
     Statement("waterfill", "g = min(1, c_t / Z_t) on the gated sum keeps Eq. 8", "ours", "causal score", H,
               "mask.md#mixtures", "families.waterfill_gates", "test_gate.py", ours.waterfill),
-    Statement("flow", "The budget stops early-to-late leakage that DPPO allows", "ours",
+    Statement("flow", "The budget stops a late token that drags an early one under DPPO", "ours",
               "shared slopes (4, .2)", H, "mask.md#two-parameter-sharing-examples",
               "flow.shared_parameter_flow", "test_flow.py", mask.budget_holds),
     Statement("design", "Largest thresholds for a residual, and the inverse", "ours", "per method", H,

@@ -20,13 +20,13 @@ PANELS = [
     ("update", "drift", "Drift from the rollout policy", r"mean $|\log \pi - \log \mu|$ (nats)", False),
 ]
 
-# Disjoint shares of the response tokens, lowest band first: metric, label, colour, hatch.
+# Disjoint shares of the response tokens, lowest band first: metric, label, colour, hatch, its colour.
 REASONS = [
-    ("mask/token_only", "token test alone", BLUE, "///"),
-    ("mask/both", "both", GREY, "xxx"),
-    ("mask/prefix_only", "prefix budget alone", ORANGE, "\\\\\\"),
+    ("mask/token_only", "token test alone", BLUE, "///", "white"),
+    ("mask/both", "both", ORANGE, "xxx", BLUE),
+    ("mask/prefix_only", "prefix budget alone", ORANGE, "\\\\\\", "white"),
 ]
-REJECTED = ("whole response", SKY, "...")  # what no token's own test explains
+REJECTED = ("whole response", SKY, "...", "white")  # what no token's own test explains
 
 
 def curves(runs: list[Run]) -> Figure:
@@ -86,18 +86,18 @@ def masked_share(runs: list[Run]) -> Figure:
 
 def _stack_reasons(ax: Axes, run: Run) -> None:
     x, left = _mean_by_iteration(*run.series("update", "mask/frac"))
-    parts: list[tuple[np.ndarray, str, str, str]] = []
-    for key, label, color, hatch in REASONS:
+    parts: list[tuple[np.ndarray, str, str, str, str]] = []
+    for key, label, color, hatch, edge in REASONS:
         _, share = _mean_by_iteration(*run.series("update", key))
-        parts.append((share, label, color, hatch))
+        parts.append((share, label, color, hatch, edge))
         left = left - share
     parts.append((left, *REJECTED))
     floor = np.zeros_like(x)
-    for share, label, color, hatch in parts:
+    for share, label, color, hatch, edge in parts:
         if np.all(share < 1e-6):  # rounding of the shares in the log
             continue
         top = floor + 100.0 * share
-        look: Any = {"facecolor": color, "hatch": hatch, "edgecolor": "white", "linewidth": 0}
+        look: Any = {"facecolor": color, "hatch": hatch, "edgecolor": edge, "linewidth": 0}
         ax.bar(x, top - floor, 1.0, floor, label=label, **look)
         floor = top
     if np.any(floor > 0):

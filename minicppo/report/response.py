@@ -67,7 +67,7 @@ def one_response(run: Run, row: int | None = None, width: int = 56) -> Figure:
         draw_verdicts(ax, weighted, trace.reason[row, window], first=start + 1)
         if trace.threshold is not None:
             draw_threshold(ax, trace.threshold[row, window], float(weighted.max()), first=start + 1)
-        ax.set_ylabel(r"weighted divergence $Z_t = w_t D_t$")
+        ax.set_ylabel(r"weighted divergence $Z_t = w_t D_t$ (TV)")
         tokens = [_visible(token) for token in trace.tokens[row][window]]
         ax.set_xticks(range(start + 1, stop + 1), tokens, family="monospace")
         for label, verdict in zip(ax.get_xticklabels(), trace.reason[row, window], strict=True):

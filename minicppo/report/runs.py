@@ -18,7 +18,7 @@ from minicppo.rules import get_method
 
 @dataclass(frozen=True)
 class Trace:
-    """Token by token, one update: arrays (rows, tokens), None where the method has no such thing.
+    """The last batch token by token, as one more update would see it: arrays (rows, tokens), None where there is none.
 
     `divergence` falls back to the sampled token's |pi - mu|, `position_weight` to 1.
     """

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from minicppo.report.study.stats import Interval
+from minicppo.report.study.summary import POOLED
 
 SIGNIFICANT = 0.05
 TOLD_NOTHING = "not told apart"
@@ -45,8 +46,19 @@ def collapse(part: dict[str, Any]) -> str:
     safe = [arm for arm, (n, _) in counts.items() if not n]
     masked = f"with a mask {sum(n for n, _ in counts.values())} of {sum(of for _, of in counts.values())}"
     where = f" ({'; '.join([*fallen, *(['none with ' + _listed(safe)] if safe else [])])})" if fallen else ""
-    bare_runs = f"Under `{part['preset']}` {hits} of {runs} runs without one collapse"
-    return f"**Does a mask matter?** {bare_runs}, {masked}{where}."
+    setting = f"Under `{part['preset']}`, in {part['iterations']} iterations,"
+    return f"**Does a mask matter?** {setting} {hits} of {runs} runs without one collapse, {masked}{where}."
+
+
+def collapse_elsewhere(parts: Sequence[dict[str, Any]]) -> str:
+    """In which parts runs with a mask collapse, and how many of theirs."""
+    told = []
+    for part in parts:
+        masked = [row for row in part["rows"] if row["method"] != "none" and row["setting"] != POOLED]
+        fallen = sum(round(row["collapsed"]["value"] * row["runs"]) for row in masked)
+        if fallen:
+            told.append(f"{part['title']}, {fallen} of {sum(row['runs'] for row in masked)}")
+    return f"**Do runs with a mask collapse elsewhere?** Yes: {'; '.join(told)}." if told else ""
 
 
 def rivals(part: dict[str, Any], question: str = "Does CPPO beat DPPO?") -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from minicppo.report.study.claims import claims, leaning, short_p, verdict
+from minicppo.report.study.claims import claims, collapse_elsewhere, leaning, short_p, verdict
 from minicppo.report.study.stats import Interval
 from minicppo.report.study.summary import POOLED
 
@@ -86,7 +86,9 @@ def in_short(summary: dict[str, Any]) -> str:
     """What the headline claims, and what its replication does once it is whole, one a line."""
     whole = REPLICATION not in summary["missing"]
     told = claims(summary["parts"][HEADLINE], summary["parts"].get(REPLICATION) if whole else None)
-    return "\n".join(f"- {sentence}" for sentence in told)
+    others = [part for name, part in summary["parts"].items() if name not in (HEADLINE, REPLICATION)]
+    elsewhere = collapse_elsewhere(others)
+    return "\n".join(f"- {sentence}" for sentence in [*told[:1], elsewhere, *told[1:]] if sentence)
 
 
 def size(summary: dict[str, Any]) -> str:

@@ -120,6 +120,7 @@ def summarise(study: StudyConfig, curves: Sequence[Curve]) -> dict[str, Any]:
             "title": part.title,
             "question": part.question,
             "preset": study.preset,
+            "iterations": int(max(curve.values["iteration"].max() for group in found for curve in group.curves)),
             "seeds": part.seeds.count,
             "rows": [_row(found, group.setting, group.arm) for group in found] + _pooled_rows(found),
             "pairs": _compared(found, part.pairs),
