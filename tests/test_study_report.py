@@ -15,6 +15,7 @@ from PIL import Image
 pytest.importorskip("pyarrow")
 
 from minicppo.report.study.claims import (
+    arm_by_arm,
     claims,
     collapse,
     collapse_elsewhere,
@@ -218,6 +219,7 @@ def test_the_other_claims_follow_the_numbers() -> None:
         "with CPPO)."
     )
     assert collapse_elsewhere([part]).endswith("Yes: Made up, 2 of 40.")
+    assert arm_by_arm(part, "So?").startswith("**So?** none .90 [.80, .95], 20 of 20 collapse; DPPO .90 [.80, .95], 2 ")
     for row in part["rows"][1:]:
         row["collapsed"]["value"] = 0.0
     assert collapse_elsewhere([part]) == ""

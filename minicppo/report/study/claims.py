@@ -61,6 +61,17 @@ def collapse_elsewhere(parts: Sequence[dict[str, Any]]) -> str:
     return f"**Do runs with a mask collapse elsewhere?** Yes: {'; '.join(told)}." if told else ""
 
 
+def arm_by_arm(part: dict[str, Any], question: str) -> str:
+    """Each arm's final accuracy and collapsed runs, without a verdict."""
+    told = [
+        f"{row['arm']} {Interval(**row['final']).text()}, "
+        f"{round(row['collapsed']['value'] * row['runs'])} of {row['runs']} collapse"
+        for row in part["rows"]
+        if row["setting"] != POOLED
+    ]
+    return f"**{question}** {'; '.join(told)}."
+
+
 def rivals(part: dict[str, Any], question: str = "Does CPPO beat DPPO?") -> str:
     """Whether CPPO beats DPPO: the answer, and the numbers that it rests on."""
     pairs = [pair for pair in part["pairs"] if _families(part, pair) == RIVALS]

@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from minicppo.report.study.claims import claims, collapse_elsewhere, leaning, short_p, verdict
+from minicppo.report.study.claims import arm_by_arm, claims, collapse_elsewhere, leaning, short_p, verdict
 from minicppo.report.study.stats import Interval
 from minicppo.report.study.summary import POOLED
 
-HEADLINE, REPLICATION = "headline", "replication"
+HEADLINE, REPLICATION, SCALED = "headline", "replication", "horizon-scaled"
 LEGEND = (
     "Final accuracy: sampled, on held-out problems, after the last iteration. Mean reward and lowest late reward: of "
     "the rollout batches, over training and in its second half. Differences are means of runs paired by seed, which "
@@ -83,12 +83,16 @@ def page(summary: dict[str, Any], command: str, pictures: Iterable[str]) -> str:
 
 
 def in_short(summary: dict[str, Any]) -> str:
-    """What the headline claims, and what its replication does once it is whole, one a line."""
+    """What the headline claims, and what some other parts do once they are whole, one a line."""
     whole = REPLICATION not in summary["missing"]
     told = claims(summary["parts"][HEADLINE], summary["parts"].get(REPLICATION) if whole else None)
     others = [part for name, part in summary["parts"].items() if name not in (HEADLINE, REPLICATION)]
     elsewhere = collapse_elsewhere(others)
-    return "\n".join(f"- {sentence}" for sentence in [*told[:1], elsewhere, *told[1:]] if sentence)
+    told = [*told[:1], elsewhere, *told[1:]]
+    if SCALED in summary["parts"] and SCALED not in summary["missing"]:
+        question = "Do thresholds carry over to responses eight times as long, or only divided by as much (scaled)?"
+        told.append(arm_by_arm(summary["parts"][SCALED], question))
+    return "\n".join(f"- {sentence}" for sentence in told if sentence)
 
 
 def size(summary: dict[str, Any]) -> str:
