@@ -94,8 +94,8 @@ def what_to_look_at(rows: Sequence[Result]) -> str:
 - response.png: one response under CPPO, token by token; the threshold falls
   where the prefix drifts and recovers where it is quiet.
 
-What this does not show: which mask is best. One seed cannot, and over more
-seeds CPPO and DPPO have not been told apart in this setting."""
+What this does not show: which mask is best. One seed cannot; twenty did not
+tell CPPO and DPPO apart, forty others did (results/README.md)."""
 
 
 def require_same_settings(folder: Path, config: RunConfig) -> None:
