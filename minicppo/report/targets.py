@@ -131,7 +131,8 @@ def _of_the_cpu() -> Iterable[Target]:
         )
     took = sum(_measured(name).get("took_s", math.nan) for name in (*BENCH, "memory"))
     if not math.isnan(took):
-        yield Target("`make bench`", ("10 minutes", ""), f"{took / 60:.1f} minutes", took <= 600, "a slower or a busy processor: 9.2 minutes on another")
+        why = "a slower or a busy processor: 9.2 minutes on another"
+        yield Target("`make bench`", ("10 minutes", ""), f"{took / 60:.1f} minutes", took <= 600, why)
 
 
 def _fewer(row: dict[str, Any]) -> str:
