@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 
 import pytest
 
-from minicppo.report.workers import start_workers
+from minicppo.report.workers import start_workers, tell
 
 
 def test_workers_see_the_environment_of_the_day(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -25,6 +29,23 @@ def test_every_run_may_have_a_process_of_its_own() -> None:
     with pool:
         first, second = pool.submit(os.getpid), pool.submit(os.getpid)
         assert os.getpid() != first.result() != second.result()
+
+
+def tell_and_sleep() -> None:
+    tell(os.getpid())
+    time.sleep(60)
+
+
+def test_ctrl_c_ends_a_worker_before_its_next_job(tmp_path: Path) -> None:
+    """The next one is on its way to the worker already, where the pool cannot cancel it."""
+    pool, events = start_workers(1)
+    with pool:
+        pool.submit(tell_and_sleep)
+        queued = pool.submit((tmp_path / "begun").touch)
+        os.kill(*events.get(), signal.SIGINT)
+        with pytest.raises(BrokenProcessPool):
+            queued.result()
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_demo_s_display_does_without_the_trainer() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -52,6 +53,7 @@ def _begin(events: Any, environment: Mapping[str, str]) -> None:
     """A worker's first act: find its line home, take over the settings there, and leave when home is gone."""
     global _events
     _events = events
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends a worker, not only its job: the next would start
     os.environ.update(environment)  # the server began with those of an earlier day
     parent = multiprocessing.parent_process()
     assert parent is not None
