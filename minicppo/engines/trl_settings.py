@@ -6,7 +6,6 @@ from typing import Any
 import torch
 import yaml
 
-from minicppo.engines.verl_config import minibatch_prompts
 from minicppo.rl.config import RunConfig
 
 # TRL's aggregations and ours. Its cispo, sapo and vespo are these again with a token weight of their own.
@@ -27,7 +26,7 @@ WITHOUT_EFFECT = frozenset(
 
 def micro_batches(config: RunConfig, processes: int) -> tuple[int, int, int]:
     """Responses of an update, those of one process in one forward pass, and how many passes it makes."""
-    responses = minibatch_prompts(config) * config.rollout.group_size
+    responses = config.prompts_per_update * config.rollout.group_size
     rows = max(min(config.train.micro_batch or responses, responses // processes), 1)
     return responses, rows, responses // (rows * processes)
 

@@ -74,7 +74,7 @@ def _refusals(config: RunConfig) -> list[str]:
         wrong.append(f"rollout.autocast = {config.rollout.autocast}, but vLLM's bfloat16 is its own: set it to same")
     if train.autocast == "off":
         wrong.append("train.autocast = off, but it trains in bfloat16: set train.autocast=auto")
-    responses, ranks = minibatch_prompts(config) * config.rollout.group_size, data_parallel(config)
+    responses, ranks = config.prompts_per_update * config.rollout.group_size, data_parallel(config)
     if responses % ranks:
         wrong.append(f"{responses} responses an update do not divide among {ranks} data-parallel ranks: fewer GPUs")
     for override in cluster.overrides:
@@ -98,11 +98,6 @@ def closest_variant(name: str, *needs: str) -> str:
     return difflib.get_close_matches(name, able, n=1, cutoff=0.0)[0]
 
 
-def minibatch_prompts(config: RunConfig) -> int:
-    """Prompts an update is made of."""
-    return config.rollout.prompts // config.train.minibatches
-
-
 def is_megatron(config: RunConfig) -> bool:
     """Whether Megatron trains, not FSDP2."""
     cluster = config.cluster
@@ -116,7 +111,7 @@ def data_parallel(config: RunConfig) -> int:
 
 def tokens_per_gpu(config: RunConfig) -> int:
     """Tokens of one packed micro-batch: as many as `train.micro_batch` responses of the greatest length have."""
-    rows = minibatch_prompts(config) * config.rollout.group_size // data_parallel(config)
+    rows = config.prompts_per_update * config.rollout.group_size // data_parallel(config)
     longest = config.cluster.max_prompt_tokens + config.max_new_tokens(config.make_task())
     return longest * min(config.train.micro_batch or rows, rows)
 
@@ -194,7 +189,7 @@ def _actor(config: RunConfig) -> dict[str, Any]:
         "policy_loss.params": method_params(config),
         "loss_agg_mode": train.loss_agg_mode,
         "loss_scale_factor": horizon,
-        "ppo_mini_batch_size": minibatch_prompts(config),  # in prompts: verl multiplies by n
+        "ppo_mini_batch_size": config.prompts_per_update,  # in prompts: verl multiplies by n
         "ppo_epochs": train.epochs,
         "use_dynamic_bsz": True,
         "ppo_max_token_len_per_gpu": tokens_per_gpu(config),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -94,8 +95,8 @@ def what_to_look_at(rows: Sequence[Result]) -> str:
 - response.png: one response under CPPO, token by token; the threshold falls
   where the prefix drifts and recovers where it is quiet.
 
-What this does not show: which mask is best. One seed cannot; twenty did not
-tell CPPO and DPPO apart, forty others did (results/README.md)."""
+What this does not show: which mask is best. One seed cannot; the study's
+many are in results/README.md."""
 
 
 def require_same_settings(folder: Path, config: RunConfig) -> None:
@@ -125,17 +126,11 @@ def _warm_up(config: RunConfig, name: str) -> None:
     """Train the warm-up into the cache, or find it there."""
     from minicppo.rl.trainer import starting_policy
 
-    starting_policy(config, lambda event: tell(name, dict(event)))
+    starting_policy(config, partial(tell, name))
 
 
 def _train_one(config: RunConfig, folder: Path, name: str) -> None:
     """One run to its end, in a process of its own."""
-    from minicppo.rl.trainer import resume, train
+    from minicppo.rl.trainer import train_or_resume
 
-    try:
-        if (folder / "config.yaml").exists():
-            resume(folder, lambda event: tell(name, dict(event)))
-        else:
-            train(config, folder, lambda event: tell(name, dict(event)))
-    except KeyboardInterrupt:
-        return  # the parent process was interrupted too, and says so
+    train_or_resume(config, folder, partial(tell, name))

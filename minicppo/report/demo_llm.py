@@ -27,7 +27,7 @@ from minicppo.rl.config import ConfigError, RunConfig, load_config
 from minicppo.rl.gguf import convert_apart
 from minicppo.rl.policy import Policy, is_gguf
 from minicppo.rl.rundir import peak_memory_mb, write_atomically
-from minicppo.rl.trainer import resume, starting_policy, train, trained_policy
+from minicppo.rl.trainer import starting_policy, train_or_resume, trained_policy
 from minicppo.rules import get_method
 
 PRESET = "smollm2-demo"
@@ -154,10 +154,7 @@ def _train(config: RunConfig, folder: Path, console: Console) -> None:
     saved = list_checkpoints(folder / "checkpoints")
     with RunProgress(console) as display:
         display.add(folder.name, config.train.iterations, int(saved[-1].name) if saved else 0)
-        if (folder / "config.yaml").exists():
-            resume(folder, lambda event: display.handle(folder.name, event))
-        else:
-            train(config, folder, lambda event: display.handle(folder.name, event))
+        train_or_resume(config, folder, lambda event: display.handle(folder.name, event))
     for checkpoint in list_checkpoints(folder / "checkpoints"):
         (checkpoint / "optimizer.safetensors").unlink(missing_ok=True)
 

@@ -90,6 +90,11 @@ class RunConfig(Section):
             raise ValueError(f"task {self.task.name!r} has no demonstrations to warm up on: set warmup to null")
         return self
 
+    @property
+    def prompts_per_update(self) -> int:
+        """Prompts of a minibatch, each with its whole group."""
+        return self.rollout.prompts // self.train.minibatches
+
     def make_task(self) -> Task:
         """The task, fresh."""
         return make_task(self.task.name, **self.task.options)

@@ -73,6 +73,12 @@ def resume(run_dir: str | Path, on_event: OnEvent | None = None) -> Path:
     return run.path
 
 
+def train_or_resume(config: RunConfig, run_dir: str | Path, on_event: OnEvent | None = None) -> Path:
+    """`train`, or `resume` where the folder already holds a run."""
+    begun = (Path(run_dir) / "config.yaml").exists()
+    return resume(run_dir, on_event) if begun else train(config, run_dir, on_event)
+
+
 def starting_policy(config: RunConfig, on_event: OnEvent | None = None) -> Policy:
     """The policy that a run of this configuration starts from, warmed up if that is not cached."""
 
@@ -146,7 +152,7 @@ class Trainer:
         elif settings.staleness:
             self.state.history.append(_weights(self.state.policy))
         run.truncate_logs(sizes)
-        minibatch = self.config.rollout.prompts // settings.minibatches * self.config.rollout.group_size
+        minibatch = self.config.prompts_per_update * self.config.rollout.group_size
         self.rows_per_forward = min(settings.micro_batch or minibatch, minibatch)
         self.updater = Updater(self.config, self.method, self.keep, self.task, self.state)
 
@@ -242,12 +248,11 @@ class Trainer:
 
         Where groups were dropped there are fewer minibatches rather than smaller ones.
         """
-        settings, kept = self.config.train, batch.kept
-        size = self.config.rollout.prompts // settings.minibatches
-        for epoch in range(settings.epochs if len(kept) else 0):
+        kept = batch.kept
+        for epoch in range(self.config.train.epochs if len(kept) else 0):
             generator = generator_for(self.config.seed, f"shuffle-{epoch}", self.state.iteration)
             order = kept[torch.randperm(len(kept), generator=generator).to(kept.device)]
-            for groups in order.tensor_split(math.ceil(len(kept) / size)):
+            for groups in order.tensor_split(math.ceil(len(kept) / self.config.prompts_per_update)):
                 yield self.minibatch(batch, groups)
 
     def minibatch(self, batch: "Batch", groups: Tensor) -> Minibatch:

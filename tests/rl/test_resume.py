@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from minicppo.rl.config import RunConfig
 from minicppo.rl.rundir import RunDir
-from minicppo.rl.trainer import resume, train, trained_policy
+from minicppo.rl.trainer import resume, train, train_or_resume, trained_policy
 
 MakeConfig = Callable[..., RunConfig]
 Whole = Callable[[RunConfig], Path]
@@ -78,8 +78,8 @@ def test_resume_to_the_bit(
 ) -> None:
     config = small_config(train={"staleness": staleness})
     with pytest.raises(Stopped):
-        train(config, run_folder, stop_at(kind, count))
-    resume(run_folder)
+        train_or_resume(config, run_folder, stop_at(kind, count))
+    train_or_resume(config, run_folder)
     assert_same_runs(whole(config), run_folder)
     assert len(RunDir.open(run_folder).rows("timings.jsonl")) == 4
 

@@ -17,7 +17,7 @@ from minicppo.report.study.plan import Cell
 from minicppo.report.workers import follow, start_workers, tell
 from minicppo.rl.config import RunConfig
 from minicppo.rl.rundir import RunDir, write_atomically
-from minicppo.rl.trainer import resume, starting_policy, train
+from minicppo.rl.trainer import starting_policy, train_or_resume
 from minicppo.rl.warmup import cache_dir, warmup_key
 
 DIVERGED = "diverged.json"  # why a run ended in numbers that are not finite; it would again
@@ -100,14 +100,9 @@ def _finish(name: str, config: RunConfig, folder: Path) -> None:
             tell(name, event["iteration"])
 
     try:
-        if (folder / "config.yaml").exists():
-            resume(folder, heard)
-        else:
-            train(config, folder, heard)
+        train_or_resume(config, folder, heard)
     except FloatingPointError as error:
         write_atomically(folder / DIVERGED, json.dumps({"error": str(error)}).encode())
-    except KeyboardInterrupt:
-        return  # the parent process was interrupted too, and says so
     slim(folder)
     tell(name, config.train.iterations)
 
