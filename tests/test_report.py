@@ -7,14 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgba
 from matplotlib.image import imread
 
-from minicppo.report.curves import curves, masked_share
+from minicppo.report.curves import REASONS, curves, masked_share
 from minicppo.report.drift import by_position, drift_by_position
 from minicppo.report.growth import PANELS, ROOT, SERIES, growth
 from minicppo.report.overview import LENGTH, made_up_divergences, masks, overview
 from minicppo.report.pictures import PICTURES, draw_demo_llm
-from minicppo.report.response import MASKED, choose_response, choose_window, one_response
+from minicppo.report.response import LOOKS, MASKED, choose_response, choose_window, one_response
 from minicppo.report.runs import Run, Trace, differing_settings, labels, load_run
 from minicppo.report.style import line_styles, save
 from minicppo.report.tables import COLUMNS, cells, markdown_settings, markdown_table, result, results, rich_table
@@ -158,6 +159,23 @@ def test_axes_are_labelled(runs: list[Run]) -> None:
         assert all(ax.get_ylabel() or ax.get_shared_y_axes().get_siblings(ax) for ax in figure.axes)
         assert any(ax.get_xlabel() for ax in figure.axes)
         assert all(ax.get_title(loc="left") for ax in figure.axes)
+
+
+def test_a_reason_looks_the_same_wherever_it_is_drawn(runs: list[Run]) -> None:
+    reason_of = {label: reason for _, label, reason in REASONS}
+    bars = {str(bar.get_label()): bar.patches[0] for ax in masked_share(runs).axes for bar in ax.containers}
+    assert {"token test alone", "prefix budget alone"} <= set(bars)
+    for label, patch in bars.items():
+        _, face, edge, hatch = LOOKS[reason_of[label]]
+        assert (patch.get_facecolor(), patch.get_edgecolor()) == (to_rgba(face), to_rgba(edge))
+        assert patch.get_hatch() == hatch
+
+
+def test_the_bands_reach_the_masked_share(runs: list[Run]) -> None:
+    (ax,) = masked_share(runs[:1]).axes
+    tops = [patch.get_y() + patch.get_height() for patch in ax.containers[-1].patches]
+    _, masked = runs[0].series("update", "mask/frac")
+    assert tops == pytest.approx(100 * masked.reshape(-1, 4).mean(1))
 
 
 def test_a_run_without_a_trace_still_has_its_curves(tmp_path: Path) -> None:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from minicppo.report.response import LOOKS
 from minicppo.report.runs import Run, labels
-from minicppo.report.style import BLACK, BLUE, GREY, ORANGE, SKY, house_style, line_styles, new_figure
+from minicppo.report.style import BLACK, GREY, house_style, line_styles, new_figure
+from minicppo.rules import Reason
 
 # (kind of row, metric, title, axis label, in percent)
 PANELS = [
@@ -20,13 +20,12 @@ PANELS = [
     ("update", "drift", "Drift from the rollout policy", r"mean $|\log \pi - \log \mu|$ (nats)", False),
 ]
 
-# Disjoint shares of the response tokens, lowest band first: metric, label, colour, hatch, its colour.
+# Disjoint shares of the response tokens, lowest band first.
 REASONS = [
-    ("mask/token_only", "token test alone", BLUE, "///", "white"),
-    ("mask/both", "both", ORANGE, "xxx", BLUE),
-    ("mask/prefix_only", "prefix budget alone", ORANGE, "\\\\\\", "white"),
+    ("mask/token_only", "token test alone", Reason.TOKEN),
+    ("mask/both", "both", Reason.BOTH),
+    ("mask/prefix_only", "prefix budget alone", Reason.PREFIX),
 ]
-REJECTED = ("whole response", SKY, "...", "white")  # what no token's own test explains
 
 
 def curves(runs: list[Run]) -> Figure:
@@ -86,20 +85,20 @@ def masked_share(runs: list[Run]) -> Figure:
 
 def _stack_reasons(ax: Axes, run: Run) -> None:
     x, left = _mean_by_iteration(*run.series("update", "mask/frac"))
-    parts: list[tuple[np.ndarray, str, str, str, str]] = []
-    for key, label, color, hatch, edge in REASONS:
+    parts: list[tuple[np.ndarray, str, Reason]] = []
+    for key, label, reason in REASONS:
         _, share = _mean_by_iteration(*run.series("update", key))
-        parts.append((share, label, color, hatch, edge))
+        parts.append((share, label, reason))
         left = left - share
-    parts.append((left, *REJECTED))
+    parts.append((left, "whole response", Reason.SEQUENCE))  # what no token's own test explains
     floor = np.zeros_like(x)
-    for share, label, color, hatch, edge in parts:
+    for share, label, reason in parts:
         if np.all(share < 1e-6):  # rounding of the shares in the log
             continue
-        top = floor + 100.0 * share
-        look: Any = {"facecolor": color, "hatch": hatch, "edgecolor": edge, "linewidth": 0}
-        ax.bar(x, top - floor, 1.0, floor, label=label, **look)
-        floor = top
+        share = 100.0 * share
+        _, face, edge, hatch = LOOKS[reason]
+        ax.bar(x, share, 1.0, floor, label=label, facecolor=face, edgecolor=edge, hatch=hatch, linewidth=0)
+        floor = floor + share
     if np.any(floor > 0):
         ax.stairs(floor, [*(x - 0.5), x[-1] + 0.5], color=BLACK, linewidth=0.8)
     else:
