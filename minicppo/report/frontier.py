@@ -13,10 +13,11 @@ LINES: dict[Method, tuple[str, style.LineStyle]] = {
     "path": ("path budget (F4)", style.LineStyle(style.BLUE, "-", "D")),
     "chi2": ("chi-square budget (F7), as TV", style.LineStyle(style.GREEN, (0, (1, 1)), "^")),
 }
+PAPER = (8192, 0.02)  # T and delta_b as the paper sets them
 
 
-def draw_frontier(rows: list[dict[Method, Design]], paper: tuple[int, float] | None = (8192, 0.02)) -> Figure:
-    """The TV allowed per token against T for every method, with (T, delta_b) as the paper sets them.
+def draw_frontier(rows: list[dict[Method, Design]]) -> Figure:
+    """The TV allowed per token against T for every method, and the paper's.
 
     rows: as `bounds.design.design_table` gives them.
     """
@@ -26,8 +27,7 @@ def draw_frontier(rows: list[dict[Method, Design]], paper: tuple[int, float] | N
         horizons = [row["path"].horizon for row in rows]
         for method, (label, line) in LINES.items():
             axes.loglog(horizons, [row[method].tv for row in rows], label=label, **line.kwargs())
-        if paper is not None:
-            axes.loglog(*paper, "*", color=style.BLACK, markersize=12, label=f"paper: {paper[1]} at {paper[0]}")
+        axes.loglog(*PAPER, "*", color=style.BLACK, markersize=12, label=f"paper: {PAPER[1]} at {PAPER[0]}")
         axes.set_xlabel("horizon T (tokens)")
         axes.set_ylabel("mean TV allowed per token")
         axes.set_title(f"Thresholds that certify a residual of {rows[0]['path'].bound:g}")

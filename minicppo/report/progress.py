@@ -75,9 +75,9 @@ class RunProgress:
     def handle(self, name: str, event: Mapping[str, Any]) -> None:
         """Take one event of the run `name`: a row of its logs, or a step of its warm-up."""
         if event["kind"] == "warmup":
-            self.warm_up(event["step"], event["max_steps"], event["accuracy"])
+            self._show_warm_up(event["step"], event["max_steps"], event["accuracy"])
             return
-        self.end_warm_up()
+        self._end_warm_up()
         line = self._lines[name]
         if not line.started:
             self.progress.start_task(line.id)
@@ -89,7 +89,7 @@ class RunProgress:
             self.progress.update(line.id, note=text)
             self._print(f"{name}: iteration {event['iteration']} of {line.total:.0f}, held-out {text}")
 
-    def warm_up(self, step: int, max_steps: int, accuracy: float) -> None:
+    def _show_warm_up(self, step: int, max_steps: int, accuracy: float) -> None:
         """Show the supervised warm-up; it has its own line, above or below those of the runs that wait for it."""
         if self._warmup is None:
             self._warmup = self._add("warm-up", max_steps)
@@ -99,7 +99,7 @@ class RunProgress:
         if step % 250 == 0:
             self._print(f"warm-up: step {step} of at most {max_steps}, {note}")
 
-    def end_warm_up(self) -> None:
+    def _end_warm_up(self) -> None:
         """The warm-up, if there was one, is done: it ends when it is good enough, not after a number of steps."""
         if self._warmup is not None and not self._warmup.finished:
             self.progress.update(self._warmup.id, total=self._warmup.completed, note="done")
