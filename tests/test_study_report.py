@@ -26,7 +26,7 @@ from minicppo.report.study.claims import (
     verdict,
 )
 from minicppo.report.study.figures import digest, draw
-from minicppo.report.study.page import _best, _masked, study_table
+from minicppo.report.study.page import _best, _masked, in_short, study_table
 from minicppo.report.study.plan import Seeds, StudyConfig, grid, load_study
 from minicppo.report.study.plots import lines_plot, plots, profile_plot, scores_plot
 from minicppo.report.study.stats import Interval, holm, permutation_p
@@ -161,7 +161,7 @@ def made_up_part(**changes: tuple[float, float, float]) -> dict[str, Any]:
     interval = {"value": 0.9, "low": 0.8, "high": 0.95}
     rows = [
         {"setting": "", "arm": arm, "method": method, "same_runs_as": "", "runs": 20, "final": interval,
-         "collapsed": {"value": share}}
+         "collapsed": {"value": share}, "masked": 0.0 if method == "none" else 0.01, "gated": 0.0}
         for arm, (method, share) in arms.items()
     ]
     won = {"value": 1.0, "low": 1.0, "high": 1.0}
@@ -202,6 +202,18 @@ def test_a_replication_answers_for_itself() -> None:
     assert told[2].startswith(f"**And on {again['rows'][0]['runs']} other seeds, asked alone?** ")
 
 
+def test_collapse_is_told_of_every_part_once() -> None:
+    """The part of scaled thresholds, which borrows runs of the long horizon, tells of its own."""
+    parts = {name: made_up_part() | {"title": name} for name in ("headline", "replication", "long", "horizon-scaled")}
+    part = parts["headline"]
+    part |= {"rows": part["rows"][1:], "pairs": part["pairs"][2:]}  # with a mask all: the first sentence is left out
+    told = in_short({"parts": parts, "missing": {}}).splitlines()
+    assert told[0] == "- **Do runs with a mask or a gate collapse elsewhere?** Yes: long, 2 of 40."
+    assert [line[:20] for line in told[1:]] == ["- **Does CPPO beat D", "- **And on 20 other ", "- **horizon-scaled.*"]
+    missing = {"replication": (1, 40), "horizon-scaled": (1, 15)}
+    assert in_short({"parts": parts, "missing": missing}).splitlines() == told[:2], "half a part tells nothing"
+
+
 def test_a_comparison_that_settles_nothing_contradicts_none() -> None:
     part = made_up_part()
     settled, second = part["pairs"][-1], Interval(0.2, 0.1, 0.3)
@@ -218,8 +230,12 @@ def test_the_other_claims_follow_the_numbers() -> None:
         "Under `stale`, in 20 iterations, 20 of 20 runs without one collapse, with a mask 2 of 40 (DPPO 2 of 20; none "
         "with CPPO)."
     )
+    assert arm_by_arm(part).startswith("**Made up.** none .90 [.80, .95], 20 of 20 collapse; DPPO .90 [.80, .95], 2 ")
     assert collapse_elsewhere([part]).endswith("Yes: Made up, 2 of 40.")
-    assert arm_by_arm(part, "So?").startswith("**So?** none .90 [.80, .95], 20 of 20 collapse; DPPO .90 [.80, .95], 2 ")
+    part["rows"][-1] |= {"collapsed": {"value": 0.5}, "masked": 0.0}
+    assert collapse_elsewhere([part]).endswith("Yes: Made up, 2 of 20."), "no token was masked in the others"
+    part["rows"][-1]["gated"] = 0.1
+    assert collapse_elsewhere([part]).endswith("Yes: Made up, 12 of 40.")
     for row in part["rows"][1:]:
         row["collapsed"]["value"] = 0.0
     assert collapse_elsewhere([part]) == ""

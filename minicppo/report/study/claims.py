@@ -23,21 +23,24 @@ def verdict(pair: dict[str, Any]) -> str:
     return TOLD_NOTHING
 
 
-def claims(part: dict[str, Any], replication: dict[str, Any] | None = None) -> list[str]:
+def claims(
+    part: dict[str, Any], replication: dict[str, Any] | None = None, elsewhere: Sequence[dict[str, Any]] = ()
+) -> list[str]:
     """One sentence each on collapse, on CPPO against DPPO, on every other comparison of the part, and on other scores.
 
-    replication: the part that asks the second of these again, of other seeds.
+    elsewhere: parts that collapse is told of too. replication: the part that asks the second again, of other seeds.
     """
-    told = [collapse(part), rivals(part), others(part), other_scores(part)]
+    told = [collapse(part), collapse_elsewhere(elsewhere), rivals(part)]
     if replication is not None:
-        told.insert(2, rivals(replication, f"And on {replication['rows'][0]['runs']} other seeds, asked alone?"))
+        told.append(rivals(replication, f"And on {replication['rows'][0]['runs']} other seeds, asked alone?"))
+    told += [others(part), other_scores(part)]
     return [sentence for sentence in told if sentence]
 
 
 def collapse(part: dict[str, Any]) -> str:
     """How many runs collapse without a mask, and how many with each."""
     rows = [row for row in part["rows"] if not row["same_runs_as"]]
-    counts = {row["arm"]: (round(row["collapsed"]["value"] * row["runs"]), row["runs"]) for row in rows}
+    counts = {row["arm"]: (_fallen(row), row["runs"]) for row in rows}
     bare = [row["arm"] for row in rows if row["method"] == "none"]
     if len(bare) != 1 or len(counts) != len(rows):
         return ""
@@ -51,25 +54,24 @@ def collapse(part: dict[str, Any]) -> str:
 
 
 def collapse_elsewhere(parts: Sequence[dict[str, Any]]) -> str:
-    """In which parts runs with a mask collapse, and how many of theirs."""
+    """In which parts runs collapse in which something was masked or gated, and how many of those."""
     told = []
     for part in parts:
-        masked = [row for row in part["rows"] if row["method"] != "none" and row["setting"] != POOLED]
-        fallen = sum(round(row["collapsed"]["value"] * row["runs"]) for row in masked)
+        masked = [row for row in part["rows"] if (row["masked"] or row["gated"]) and row["setting"] != POOLED]
+        fallen = sum(map(_fallen, masked))
         if fallen:
             told.append(f"{part['title']}, {fallen} of {sum(row['runs'] for row in masked)}")
-    return f"**Do runs with a mask collapse elsewhere?** Yes: {'; '.join(told)}." if told else ""
+    return f"**Do runs with a mask or a gate collapse elsewhere?** Yes: {'; '.join(told)}." if told else ""
 
 
-def arm_by_arm(part: dict[str, Any], question: str) -> str:
+def arm_by_arm(part: dict[str, Any]) -> str:
     """Each arm's final accuracy and collapsed runs, without a verdict."""
     told = [
-        f"{row['arm']} {Interval(**row['final']).text()}, "
-        f"{round(row['collapsed']['value'] * row['runs'])} of {row['runs']} collapse"
+        f"{row['arm']} {Interval(**row['final']).text()}, {_fallen(row)} of {row['runs']} collapse"
         for row in part["rows"]
         if row["setting"] != POOLED
     ]
-    return f"**{question}** {'; '.join(told)}."
+    return f"**{part['title']}.** {'; '.join(told)}."
 
 
 def rivals(part: dict[str, Any], question: str = "Does CPPO beat DPPO?") -> str:
@@ -133,6 +135,10 @@ def _numbers(part: dict[str, Any], pair: dict[str, Any]) -> str:
         f"{where}{one} against {other}: difference {Interval(**pair['final_difference']).text()}, "
         f"P(better) {Interval(**pair['final']).text()}, p {p if p[0] == '<' else f'= {p}'}{leaning(pair)}."
     )
+
+
+def _fallen(row: dict[str, Any]) -> int:
+    return round(row["collapsed"]["value"] * row["runs"])
 
 
 def _twin(row: dict[str, Any]) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from minicppo.report.study.claims import arm_by_arm, claims, collapse_elsewhere, leaning, short_p, verdict
+from minicppo.report.study.claims import arm_by_arm, claims, leaning, short_p, verdict
 from minicppo.report.study.stats import Interval
 from minicppo.report.study.summary import POOLED
 
@@ -38,8 +38,8 @@ def study_table(results: Path) -> str:
     note = (
         f"{size(summary)}. Interquartile means over seeds with 95 % bootstrap intervals; a collapsed run ends below "
         f"{summary['collapse']:g} times the accuracy at the start. p: a permutation test after Holm's correction; "
-        "leaning: only the differences of paired runs, taken alone, pass one that deals out their signs. One task, one "
-        f"starting policy, the same {summary['held_out']['problems']} held-out problems for all."
+        "leaning: only the differences of paired runs, taken alone, pass one that deals out their signs. The table: "
+        f"one task, one starting policy, the same {summary['held_out']['problems']} held-out problems for all."
     )
     return "\n\n".join([in_short(summary), table(part, ("final", "collapsed")), note])
 
@@ -84,15 +84,13 @@ def page(summary: dict[str, Any], command: str, pictures: Iterable[str]) -> str:
 
 def in_short(summary: dict[str, Any]) -> str:
     """What the headline claims, and what some other parts do once they are whole, one a line."""
-    whole = REPLICATION not in summary["missing"]
-    told = claims(summary["parts"][HEADLINE], summary["parts"].get(REPLICATION) if whole else None)
-    others = [part for name, part in summary["parts"].items() if name not in (HEADLINE, REPLICATION)]
-    elsewhere = collapse_elsewhere(others)
-    told = [*told[:1], elsewhere, *told[1:]]
-    if SCALED in summary["parts"] and SCALED not in summary["missing"]:
-        question = "Do thresholds carry over to responses eight times as long, or only divided by as much (scaled)?"
-        told.append(arm_by_arm(summary["parts"][SCALED], question))
-    return "\n".join(f"- {sentence}" for sentence in told if sentence)
+    parts = summary["parts"]
+    whole = {name: part for name, part in parts.items() if name not in summary["missing"]}
+    elsewhere = [part for name, part in parts.items() if name not in (HEADLINE, REPLICATION, SCALED)]
+    told = claims(parts[HEADLINE], whole.get(REPLICATION), elsewhere)
+    if SCALED in whole:
+        told.append(arm_by_arm(whole[SCALED]))
+    return "\n".join(f"- {sentence}" for sentence in told)
 
 
 def size(summary: dict[str, Any]) -> str:

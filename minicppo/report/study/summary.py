@@ -169,7 +169,7 @@ def _row(found: Sequence[Group], setting: str, arm: str) -> dict[str, Any]:
         "setting": setting,
         "arm": arm,
         "method": own[0].method,
-        "same_runs_as": twins([g for g in found if g.setting in {g.setting for g in own}]).get(arm, ""),
+        "same_runs_as": twins([group for group in found if setting in (group.setting, POOLED)]).get(arm, ""),
         "runs": runs,
         **{name: asdict(bootstrap([group.of(name) for group in own])) for name in SCORES},
         "collapsed": asdict(share(sum(int(group.of("collapsed").sum()) for group in own), runs)),
