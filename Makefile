@@ -98,7 +98,7 @@ study: $(STAMP) ## compare the methods over many seeds (hours; what is finished 
 study-gpu: $(STAMP) ## the same at a larger scale, on one CUDA GPU
 	$(BIN)/minicppo study configs/study-gpu.yaml
 
-study-llm: $(LLM) ## the same with SmolLM2-135M (a night on two cores)
+study-llm: $(LLM) ## the same with SmolLM2-135M (two to three hours on one core)
 	$(BIN)/minicppo study configs/study-llm.yaml --workers 1
 
 study-llm-gpu: $(LLM) ## the same with larger batches and GSM8K, on one CUDA GPU
