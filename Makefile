@@ -7,10 +7,11 @@ BIN     := $(VENV)/bin
 STAMP   := $(VENV)/.installed
 LLM     := $(VENV)/.installed-llm
 VERL    := .venv-verl
+TRITON  := .triton
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-llm demo demo-llm test test-fast test-verl lint format theory notebooks bench bench-gpu study study-gpu study-llm study-llm-gpu readings docs figures clean
+.PHONY: help setup setup-llm demo demo-llm test test-fast test-kernels test-verl lint format theory notebooks bench bench-gpu study study-gpu study-llm study-llm-gpu readings docs figures clean
 
 help: ## show this text
 	@echo 'minicppo: CPPO to learn, check, use and reproduce'
@@ -48,6 +49,12 @@ $(VERL)/.installed: pyproject.toml constraints-verl.txt
 	@$(VERL)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-verl.txt -e '.[verl,math,dev]'
 	@touch $@
 
+# beside the environment, not in it: torch imports Triton wherever it finds it, and every process grows by it
+$(TRITON)/.installed:
+	@echo 'Fetching Triton (190 MB) into $(TRITON).'
+	@$(PYTHON) -m pip install --quiet --disable-pip-version-check --no-deps --target $(TRITON) 'triton==3.6.0'
+	@touch $@
+
 demo: $(STAMP) ## train CPPO, DPPO, GRPO and no mask from one warm-up; results in runs/demo
 	$(BIN)/minicppo demo
 
@@ -55,13 +62,16 @@ demo-llm: $(LLM) ## train SmolLM2-135M on small sums; results in runs/demo-llm
 	$(BIN)/minicppo demo-llm
 
 # one thread a process: results do not depend on the machine's core count, and workers do not fight
-test test-fast test-verl bench bench-gpu study study-gpu study-llm study-llm-gpu: export OMP_NUM_THREADS = 1
+test test-fast test-kernels test-verl bench bench-gpu study study-gpu study-llm study-llm-gpu: export OMP_NUM_THREADS = 1
 
 test: $(STAMP) ## run all tests
 	$(BIN)/python -m pytest -n $(WORKERS)
 
 test-fast: $(STAMP) ## run the tests that take under a minute together
 	$(BIN)/python -m pytest -n $(WORKERS) -m 'not slow and not network'
+
+test-kernels: $(STAMP) $(TRITON)/.installed ## run the tests of the GPU's kernels, interpreted where there is no GPU
+	PYTHONPATH=$(TRITON) $(BIN)/python -m pytest -n $(WORKERS) tests/kernels
 
 test-verl: $(VERL)/.installed ## run the tests of the verl engine, in an environment of its own
 	$(VERL)/bin/python -m pytest -n $(WORKERS) tests/engines -k verl

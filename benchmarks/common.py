@@ -86,6 +86,20 @@ def synchronize() -> None:
         torch.cuda.synchronize()
 
 
+def kernel_seconds(functions: Sequence[Callable[[], object]], rounds: int) -> float:
+    """Mean seconds that a GPU's kernels take in one call, the gaps between them and the host's work left out.
+
+    The functions, alike but for their inputs, take turns: so that together they do not fit into its cache.
+    """
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        for _ in range(rounds):
+            for function in functions:
+                function()
+        synchronize()
+    total = sum(event.self_device_time_total for event in profile.key_averages())  # microseconds
+    return 1e-6 * total / (rounds * len(functions))
+
+
 def copy_bandwidth(device: str | torch.device = "cpu", size: int = 64 << 20, repeats: int = 7) -> float:
     """Bytes read and written per second by a plain copy of `size` bytes."""
     source = torch.ones(size // 4, device=device)

@@ -16,18 +16,20 @@ PACKAGE = ROOT / "minicppo"
 FLOORS: dict[str, set[str]] = {
     "reference": set(),
     "bounds": set(),
-    "rules": set(),
-    "rl": {"rules", "bounds"},
-    "engines": {"rl", "rules", "bounds"},
-    "report": {"rl", "rules", "bounds"},
-    "cli": {"engines", "report", "rl", "rules", "bounds", "reference"},
-    "": {"rules"},  # minicppo/__init__.py, the public face
+    "kernels": set(),
+    "rules": {"kernels"},
+    "rl": {"rules", "kernels", "bounds"},
+    "engines": {"rl", "rules", "kernels", "bounds"},
+    "report": {"rl", "rules", "kernels", "bounds"},
+    "cli": {"engines", "report", "rl", "rules", "kernels", "bounds", "reference"},
+    "": {"rules", "kernels"},  # minicppo/__init__.py, the public face
 }
 STANDARD = set(sys.stdlib_module_names)
 # The lowest floors also promise what they do without.
 THIRD_PARTY: dict[str, set[str]] = {
     "reference": {"numpy"},
     "bounds": {"numpy", "scipy"},
+    "kernels": {"torch", "triton"},
     "rules": {"torch", "numpy", "jaxtyping"},
 }
 

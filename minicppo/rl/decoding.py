@@ -5,12 +5,16 @@ place. `GeneralDecoder` calls any `transformers` causal model on its growing cac
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import DynamicCache, LlamaForCausalLM, PreTrainedModel, Qwen2ForCausalLM, Qwen3ForCausalLM
+
+from minicppo import kernels
+from minicppo.rl.replay import Replay
 
 DIRECT = (LlamaForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM)
 FIXED_ROPE = ("default", "linear", "llama3", "yarn")  # rotary angles that depend on the position alone
@@ -20,20 +24,24 @@ CUDA_BLOCK = 128  # columns that one captured graph serves
 class Decoder(ABC):
     """B rows that grow together, under the caller's autocast context.
 
-    `read` and `step` return logits (B, V) of the next token, which the next call may overwrite.
+    Logits are (B, V), of the next token; the next call may overwrite them.
     """
 
     @abstractmethod
     def read(self, ids: Tensor, mask: Tensor, samples: int, room: int) -> Tensor:
-        """Read prompts (N, P), padded on the left, each once, and open `samples` rows for each: B = N * samples.
+        """Read prompts (N, P), padded on the left, each once, open `samples` rows for each, and return their logits.
 
         Args:
             room: most tokens that a row may still get.
         """
 
     @abstractmethod
-    def step(self, tokens: Tensor) -> Tensor:
-        """Append one token (B,) to every row."""
+    def step(self, tokens: Tensor, then: Callable[[Tensor], None]) -> None:
+        """Append one token (B,) to every row, and hand the logits to `then`.
+
+        On a GPU the two may be recorded and replayed: until `keep`, `tokens` and whatever `then` works on are the same
+        tensors at every step, and `then` asks the GPU nothing.
+        """
 
     @abstractmethod
     def keep(self, order: Tensor) -> None:
@@ -93,17 +101,17 @@ class GeneralDecoder(Decoder):
         self.padded = not bool(mask.all())
         return logits.repeat_interleave(samples, 0)
 
-    def step(self, tokens: Tensor) -> Tensor:
+    def step(self, tokens: Tensor, then: Callable[[Tensor], None]) -> None:
         self.mask = F.pad(self.mask, (0, 1), value=True)
-        logits: Tensor = self.model(
+        output = self.model(
             input_ids=tokens[:, None],
             attention_mask=self.mask if self.padded else None,
             position_ids=self.positions[:, None],
             past_key_values=self.cache,
             use_cache=True,
-        ).logits[:, -1]
+        )
         self.positions = self.positions + 1
-        return logits
+        then(output.logits[:, -1])
 
     def keep(self, order: Tensor) -> None:
         self.cache.reorder_cache(order)  # which recurrent states know too, unlike batch_select_indices
@@ -114,16 +122,20 @@ class DirectDecoder(Decoder):
     """Llama, Qwen2 and Qwen3: the model's own modules around an attention over one new token a row.
 
     The cache is written in place rather than copied at every step, only the rows that fill a gap ever move, heads that
-    share keys read them once, and nothing is checked or built anew at each step. On a GPU a step is a captured graph.
+    share keys read them once, and nothing is checked or built anew at each step. On a GPU a step is one graph, and its
+    attention one kernel.
 
     Attributes:
-        block: attend to the filled columns rounded up to a multiple of this, the unfilled ones masked: on a GPU one
-            graph serves the whole block.
+        block: attend to the filled columns rounded up to a multiple of this, the unfilled ones masked: on a GPU that
+            lacks the kernel, one graph serves the whole block.
     """
 
     def __init__(self, model: PreTrainedModel, block: int | None = None):
         self.model = model
-        self.block = block or (CUDA_BLOCK if model.device.type == "cuda" else 1)
+        on_gpu = model.device.type == "cuda"
+        self.block = block or (CUDA_BLOCK if on_gpu else 1)
+        self.fused = kernels.usable(model.lm_head.weight)
+        self.make = Replay() if on_gpu else lambda key, step: step()
 
     def read(self, ids: Tensor, mask: Tensor, samples: int, room: int) -> Tensor:
         logits, cache, positions = _read(self.model, ids, mask)
@@ -142,83 +154,81 @@ class DirectDecoder(Decoder):
         self.bias[:, 0, 0, :filled].masked_fill_(mask.repeat_interleave(samples, 0), 0)
         self.masked = self.block > 1 or not bool(mask.all())
         self.filled, self.column = filled, torch.tensor([filled], device=device)
+        self.starts = (~mask).sum(1).repeat_interleave(samples, 0)
         self.positions = positions.repeat_interleave(samples, 0)
-        self.tokens = torch.zeros_like(self.positions)
         reach = torch.arange(int(positions.max()) + room, device=device)[None]
         cos, sin = self.model.model.rotary_emb(self.model.model.embed_tokens.weight, reach)
         sign = torch.ones_like(sin[0])
         sign[:, : sign.shape[1] // 2] = -1
         self.cos, self.sin = cos[0], sin[0] * sign  # so that half a turn of the head's channels is a plain roll
-        self.captured = (0, 0)
         return logits.repeat_interleave(samples, 0)
 
-    def step(self, tokens: Tensor) -> Tensor:
-        rows = len(tokens)
-        self.tokens[:rows] = tokens
-        self.bias[:rows, ..., self.filled] = 0
+    def step(self, tokens: Tensor, then: Callable[[Tensor], None]) -> None:
         self.filled += 1
-        columns = -(-self.filled // self.block) * self.block
-        if tokens.device.type != "cuda":
-            self.logits = self._forward(rows, columns)
-        else:
-            if self.captured != (rows, columns):
-                self._capture(rows, columns)
-            self.graph.replay()
-        self.positions += 1
-        self.column += 1
-        return self.logits
+        columns = 0 if self.fused else -(-self.filled // self.block) * self.block
+        self.make((len(tokens), columns), lambda: then(self._forward(tokens, columns)))
 
     def keep(self, order: Tensor) -> None:
         gaps = (order != torch.arange(len(order), device=order.device)).nonzero()[:, 0]
         movers, filled = order[gaps], self.filled
         for part in self.cache.flatten(0, 1):
             part[gaps, :, :filled] = part[movers, :, :filled]
-        self.bias[gaps], self.positions[gaps] = self.bias[movers], self.positions[movers]
+        for values in (self.bias, self.starts, self.positions):
+            values[gaps] = values[movers]
 
-    def _capture(self, rows: int, columns: int) -> None:
-        """Record a step of this shape. To run it beforehand is harmless: it writes the column that is written again."""
-        with torch.cuda.device(self.tokens.device):
-            stream = torch.cuda.Stream()
-            stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):  # libraries set up their workspaces, autocast casts the weights
-                self._forward(rows, columns)
-            torch.cuda.current_stream().wait_stream(stream)
-            self.graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self.graph):
-                self.logits = self._forward(rows, columns)
-        self.captured = (rows, columns)
-
-    def _forward(self, rows: int, columns: int) -> Tensor:
-        """Logits (rows, V) after `tokens`, whose keys and values go to `column`."""
-        at = self.positions[:rows]
-        cos, sin = self.cos[at][:, None], self.sin[at][:, None]
-        bias = self.bias[:rows, ..., :columns] if self.masked else None
-        x = self.model.model.embed_tokens(self.tokens[:rows])
-        for layer, cache in zip(self.model.model.layers, self.cache[:, :, :rows], strict=True):
-            x = x + self._attend(layer.self_attn, cache, layer.input_layernorm(x), columns, cos, sin, bias)
-            x = x + layer.mlp(layer.post_attention_layernorm(x))
-        logits: Tensor = self.model.lm_head(self.model.model.norm(x))
+    def _forward(self, tokens: Tensor, columns: int) -> Tensor:
+        """Logits (rows, V) after the tokens, whose keys and values go to `column`; everything it changes, in place."""
+        rows, model = len(tokens), self.model.model
+        attend = self._attend_in_one_kernel if self.fused else self._attend_to(rows, columns)
+        x = model.embed_tokens(tokens)
+        for layer, cache in zip(model.layers, self.cache[:, :, :rows], strict=True):
+            module, normed = layer.self_attn, _norm(layer.input_layernorm, x)
+            q, k, v = (project(normed) for project in (module.q_proj, module.k_proj, module.v_proj))
+            x = x + module.o_proj(attend(module, q, k, v, cache))
+            x = x + layer.mlp(_norm(layer.post_attention_layernorm, x))
+        self.positions += 1
+        self.column += 1
+        logits: Tensor = self.model.lm_head(_norm(model.norm, x))
         return logits
 
-    def _attend(
-        self, module: Any, cache: Tensor, x: Tensor, columns: int, cos: Tensor, sin: Tensor, bias: Tensor | None
-    ) -> Tensor:
-        """One layer's attention (rows, width of the model) from its normalised input; cache (2, rows, KV, width, D)."""
-        rows, (keys, values) = len(x), cache
-        q, k, v = (
-            project(x).view(rows, -1, cache.shape[-1]) for project in (module.q_proj, module.k_proj, module.v_proj)
+    def _attend_in_one_kernel(self, module: Any, q: Tensor, k: Tensor, v: Tensor, cache: Tensor) -> Tensor:
+        from minicppo.kernels.attention import attend  # Triton: not everywhere
+
+        rows = len(q)
+        return attend(
+            module, q, k, v, cache, self.cos, self.sin, self.positions[:rows], self.starts[:rows], self.column
         )
-        if hasattr(module, "q_norm"):
-            q, k = module.q_norm(q), module.k_norm(k)
-        q, k = (head * cos + head.roll(head.shape[-1] // 2, -1) * sin for head in (q, k))
-        keys.index_copy_(2, self.column, k[:, :, None].to(cache.dtype))
-        values.index_copy_(2, self.column, v[:, :, None].to(cache.dtype))
-        out = F.scaled_dot_product_attention(
-            q.view(rows, keys.shape[1], -1, q.shape[-1]).to(cache.dtype),  # heads that share keys are so many queries
-            keys[:, :, :columns],
-            values[:, :, :columns],
-            attn_mask=bias,
-            scale=module.scaling,
-        )
-        projected: Tensor = module.o_proj(out.reshape(rows, -1))
-        return projected
+
+    def _attend_to(self, rows: int, columns: int) -> Callable[[Any, Tensor, Tensor, Tensor, Tensor], Tensor]:
+        """The attention of all layers at this step, to so many columns."""
+        at = self.positions[:rows]
+        cos, sin = self.cos[at][:, None], self.sin[at][:, None]
+        bias = self.bias[:rows, ..., :columns].index_fill_(3, self.column, 0) if self.masked else None
+
+        def attend(module: Any, q: Tensor, k: Tensor, v: Tensor, cache: Tensor) -> Tensor:
+            """(rows, heads * D) from the projections of the new tokens; cache (2, rows, KV, width, D)."""
+            keys, values = cache
+            q, k, v = (x.view(rows, -1, cache.shape[-1]) for x in (q, k, v))
+            if hasattr(module, "q_norm"):
+                q, k = _norm(module.q_norm, q), _norm(module.k_norm, k)
+            q, k = (torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin) for x in (q.to(cos), k.to(cos)))
+            keys.index_copy_(2, self.column, k[:, :, None].to(cache.dtype))
+            values.index_copy_(2, self.column, v[:, :, None].to(cache.dtype))
+            out = F.scaled_dot_product_attention(
+                q.view(rows, keys.shape[1], -1, q.shape[-1]).to(cache.dtype),  # heads that share keys: so many queries
+                keys[:, :, :columns],
+                values[:, :, :columns],
+                attn_mask=bias,
+                scale=module.scaling,
+            )
+            return out.reshape(rows, -1)
+
+        return attend
+
+
+def _norm(module: Any, x: Tensor) -> Tensor:
+    """A root-mean-square norm, by the one kernel that a GPU has for it where types are plain."""
+    if x.is_cuda and x.dtype == module.weight.dtype:
+        return F.rms_norm(x, module.weight.shape, module.weight, module.variance_epsilon)
+    normed: Tensor = module(x)
+    return normed

@@ -7,9 +7,10 @@ z = (W h + b) / temperature and p = softmax(z), per token of upstream gradient g
     log p(y) = z_y - lse(z)        entropy = lse(z) - sum_v p_v z_v        d log p(y) / dz = onehot(y) - p
 
 The tiles and the backward pass are ours; folding a log-sum-exp blockwise is Milakov and Gimelshein, arXiv 1805.02867.
+On a GPU `minicppo.kernels.head` makes the passes over a tile; `fold` and `softmax_` are its twins.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -18,9 +19,11 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from transformers import PreTrainedModel
 
+from minicppo import kernels
+
 Tile = tuple[int, int]  # tokens, vocabulary entries
 CPU_TILE: Tile = (512, 4096)  # 8 MB in float32: about the cache, and enough rows for the matrix product
-GPU_TILE: Tile = (4096, 16384)  # 256 MB: large enough that starting a kernel costs nothing
+GPU_TILE: Tile = (8192, 8192)  # 128 MB in bfloat16: large enough that starting a kernel costs nothing
 
 
 class TokenScores(NamedTuple):
@@ -58,7 +61,7 @@ def token_scores(
         cell_ids: (M, K) int64, further tokens at each position; None without any.
         tile: tokens and vocabulary entries computed at a time; results depend on it by rounding only.
     """
-    wanted = targets[:, None] if cell_ids is None else torch.cat([targets[:, None], cell_ids], 1)
+    wanted = (targets[:, None] if cell_ids is None else torch.cat([targets[:, None], cell_ids], 1)).contiguous()
     size = default_tile(hidden.device) if tile is None else tile
     log_probs, entropy, cells = _TokenScores.apply(hidden, weight, bias, wanted, temperature, size)
     return TokenScores(log_probs, entropy, None if cell_ids is None else cells)
@@ -67,12 +70,12 @@ def token_scores(
 class _Head:
     """The head in the type it computes in, and its tiles."""
 
-    def __init__(self, hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: float, dtype: torch.dtype):
-        self.hidden, self.weight, self.bias, self.temperature = hidden.to(dtype), weight, bias, temperature
+    def __init__(self, hidden: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype):
+        self.hidden, self.weight, self.bias = hidden.to(dtype), weight, bias
         self.dtype, self.full = dtype, torch.promote_types(dtype, torch.float32)
 
     def tiles(self, tile: Tile) -> Iterator[tuple[slice, slice, Tensor, Tensor]]:
-        """(rows, columns, those columns' weights, (tokens, entries) logits at the temperature in full precision)."""
+        """(rows, columns, those columns' weights, (tokens, entries) logits before the temperature)."""
         rows, columns = tile
         for v in range(0, len(self.weight), columns):
             part = slice(v, min(v + columns, len(self.weight)))
@@ -80,8 +83,49 @@ class _Head:
             bias = None if self.bias is None else self.bias[part].to(self.dtype)
             for m in range(0, len(self.hidden), rows):
                 chunk = slice(m, min(m + rows, len(self.hidden)))
-                z = nn.functional.linear(self.hidden[chunk], weight, bias).to(self.full)
-                yield chunk, part, weight, z if self.temperature == 1.0 else z.div_(self.temperature)
+                yield chunk, part, weight, nn.functional.linear(self.hidden[chunk], weight, bias)
+
+    def passes(self) -> tuple[Callable[..., None], Callable[..., Tensor]]:
+        """`fold` and `softmax_`, or the kernels that take their place."""
+        if not kernels.usable(self.hidden) or self.full != torch.float32:
+            return fold, softmax_
+        from minicppo.kernels import head  # Triton: not everywhere
+
+        return head.fold, head.softmax_
+
+
+def fold(
+    z: Tensor, wanted: Tensor, first: int, scale: float, top: Tensor, total: Tensor, moment: Tensor, picked: Tensor
+) -> None:
+    """Fold a tile (M, N) of raw logits, of the vocabulary from `first` on, into what is known of M tokens, in place.
+
+    With z at the temperature (times `scale`): top (M,), the largest z so far; total, the sum of exp(z - top); moment,
+    that of exp(z - top) (z - top); picked (M, K), z of the `wanted` (M, K) tokens.
+    """
+    z = _scaled(z, scale, top.dtype)
+    before = top.clone()
+    torch.maximum(top, z.amax(1), out=top)
+    place, inside = _place(wanted, first, z.shape[1])
+    picked.copy_(torch.where(inside, z.gather(1, place), picked))
+    e = z.sub_(top[:, None]).exp()
+    if first:  # what was summed before is relative to an older maximum
+        fall = before - top
+        moment.addcmul_(total, fall).mul_(fall.exp())
+        total.mul_(fall.exp())
+    total += e.sum(1)
+    moment += torch.linalg.vecdot(e, z)
+
+
+def softmax_(z: Tensor, lse: Tensor, targets: Tensor, first: int, scale: float) -> Tensor:
+    """The probabilities exp(scale z - lse) of a tile (M, N) of raw logits, 0 for each row's target; overwrites z."""
+    p = _scaled(z, scale, lse.dtype).sub_(lse[:, None]).exp_()
+    place, inside = _place(targets[:, None], first, z.shape[1])
+    return p.scatter_(1, place, p.gather(1, place).masked_fill_(inside, 0)).to(z.dtype)
+
+
+def _scaled(z: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
+    z = z.to(dtype)
+    return z if scale == 1 else z.mul_(scale)
 
 
 class _TokenScores(torch.autograd.Function):
@@ -94,23 +138,16 @@ class _TokenScores(torch.autograd.Function):
         if torch.is_autocast_enabled(device):
             dtype = torch.get_autocast_dtype(device)
         with torch.autocast(device, enabled=False):
-            head = _Head(hidden, weight, bias, temperature, dtype)
+            head = _Head(hidden, weight, bias, dtype)
+            fold_in = head.passes()[0]
             top = hidden.new_full((len(hidden),), -torch.inf, dtype=head.full)  # max z so far
             total = torch.zeros_like(top)  # sum of exp(z - top)
             moment = torch.zeros_like(top)  # sum of exp(z - top) (z - top)
             picked = top.new_zeros(wanted.shape)
             for rows, columns, _, z in head.tiles(tile):
-                before, top[rows] = top[rows].clone(), torch.maximum(top[rows], z.amax(1))
-                place, inside = _place(wanted[rows], columns)
-                picked[rows] = torch.where(inside, z.gather(1, place), picked[rows])
-                e = z.sub_(top[rows, None]).exp()
-                if columns.start:  # what was summed before is relative to an older maximum
-                    fall = before - top[rows]
-                    moment[rows] += total[rows] * fall
-                    total[rows] *= fall.exp()
-                    moment[rows] *= fall.exp()
-                total[rows] += e.sum(1)
-                moment[rows] += torch.linalg.vecdot(e, z)
+                fold_in(
+                    z, wanted[rows], columns.start, 1 / temperature, top[rows], total[rows], moment[rows], picked[rows]
+                )
             log_total = total.log()
             picked -= (top + log_total)[:, None]
         log_probs, cells, entropy = picked[:, 0].clone(), picked[:, 1:], log_total - moment / total
@@ -126,7 +163,8 @@ class _TokenScores(torch.autograd.Function):
         hidden, weight, bias, targets, log_probs, lse = ctx.saved_tensors
         to_hidden, to_weight, to_bias = ctx.needs_input_grad[:3]
         with torch.autocast(hidden.device.type, enabled=False):
-            head = _Head(hidden, weight, bias, ctx.temperature, ctx.dtype)
+            head = _Head(hidden, weight, bias, ctx.dtype)
+            to_p = head.passes()[1]
             slope = (grad / ctx.temperature)[:, None]  # (M, 1) d loss / d logit, before onehot - p
             own = slope * -torch.expm1(log_probs)[:, None]
             scaled = (slope * head.hidden).to(head.dtype)
@@ -134,12 +172,9 @@ class _TokenScores(torch.autograd.Function):
             grad_weight = torch.zeros_like(weight, dtype=head.full) if to_weight else None
             grad_bias = torch.zeros_like(bias, dtype=head.full) if to_bias else None
             for rows, columns, part, z in head.tiles(ctx.tile):
-                p = z.sub_(lse[rows, None]).exp_()
-                place, inside = _place(targets[rows, None], columns)
-                p.scatter_(1, place, p.gather(1, place).masked_fill_(inside, 0))
+                p = to_p(z, lse[rows], targets[rows], columns.start, 1 / ctx.temperature)
                 if grad_bias is not None:
-                    grad_bias[columns] -= slope[rows, 0] @ p
-                p = p.to(head.dtype)
+                    grad_bias[columns] -= slope[rows, 0] @ p.to(head.full)
                 if grad_hidden is not None:
                     _add_product(grad_hidden[rows], p, part)
                 if grad_weight is not None:
@@ -153,17 +188,18 @@ class _TokenScores(torch.autograd.Function):
         return grad_hidden, grad_weight, grad_bias, None, None, None
 
 
-def _place(ids: Tensor, columns: slice) -> tuple[Tensor, Tensor]:
-    """Where each id is within the columns (any place if outside), and whether it is inside. Asks the GPU nothing."""
-    place = ids - columns.start
-    last = columns.stop - columns.start - 1
-    return place.clamp(0, last), (place >= 0) & (place <= last)
+def _place(ids: Tensor, first: int, size: int) -> tuple[Tensor, Tensor]:
+    """Where each id is in the tile (any place if outside), and whether it is inside. Asks the GPU nothing."""
+    place = ids - first
+    return place.clamp(0, size - 1), (place >= 0) & (place < size)
 
 
 def _add_product(into: Tensor, a: Tensor, b: Tensor, sign: int = 1) -> None:
     """into += sign a @ b, summed in the type of `into`."""
     if a.dtype == into.dtype:
         into.addmm_(a, b, alpha=sign)
+    elif into.is_cuda and hasattr(torch.ops.aten.addmm, "dtype_out"):  # torch >= 2.8
+        torch.addmm(into, a, b, out_dtype=into.dtype, alpha=sign, out=into)
     else:
         into.add_(a @ b, alpha=sign)
 

@@ -3,6 +3,7 @@
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
@@ -74,6 +75,16 @@ class Policy:
         if self.autocast is None:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=self.autocast)
+
+
+_PARAMETERS: WeakKeyDictionary[PreTrainedModel, int] = WeakKeyDictionary()  # counting takes a millisecond
+
+
+def layer_parameters(model: PreTrainedModel) -> int:
+    """Parameters that every token passes: the base model's without embeddings, one at least."""
+    if model not in _PARAMETERS:
+        _PARAMETERS[model] = max(model.base_model.num_parameters(exclude_embeddings=True), 1)
+    return _PARAMETERS[model]
 
 
 def character_tokenizer(alphabet: str) -> PreTrainedTokenizerFast:

@@ -1,5 +1,6 @@
 """Sampling responses with a key-value cache, and the log-probs that they were sampled with."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
@@ -9,11 +10,12 @@ from torch.nn import functional as F
 
 from minicppo.rl.decoding import Decoder, decoder_for
 from minicppo.rl.drawing import draw
-from minicppo.rl.policy import Policy
+from minicppo.rl.policy import Policy, layer_parameters
 
 Keep = Literal["none", "topk", "full"]
 ENDED, CUDA_ENDED = 1 / 16, 1 / 2  # share of the rows that may have ended before the others close ranks
 CUDA_PAUSE = 8  # steps between two looks at how many rows are left
+CUDA_WORK = 4e9  # rows x parameters below which a GPU's step takes as long for fewer rows
 
 
 @dataclass(frozen=True)
@@ -145,32 +147,28 @@ def _sample_chunk(
 ) -> Rollout:
     prompt_ids, prompt_mask = _pad_left(prompts, policy.pad_id, policy.device)
     n, cuda = len(prompts) * samples, policy.device.type == "cuda"
-    record = _Record(n, max_new_tokens, policy, keep, k)
-    rows = torch.arange(n, device=policy.device)  # the rows still computed; everything in the loop has this many
-    alive = torch.ones_like(rows, dtype=torch.bool)  # which of these have not ended
+    few = CUDA_WORK / layer_parameters(policy.model) if cuda else 1  # rows that are not worth closing ranks
+
+    def choose(logits: Tensor, rows: Tensor, t: Tensor) -> Tensor:
+        if uniforms is None:
+            return logits.argmax(-1)
+        tokens = draw(logits, uniforms[rows, t], top_p)
+        return torch.where(rows % samples == 0, logits.argmax(-1), tokens) if likeliest else tokens
+
+    record = _Record(n, max_new_tokens, policy, temperature, choose, keep, k)
     with policy.precision():  # one context for all steps: autocast casts the weights once
-        logits = decoder.read(prompt_ids, prompt_mask, samples, max_new_tokens)
-        for t in range(max_new_tokens):
-            logits = logits.float() / temperature
-            if uniforms is None:
-                tokens = logits.argmax(-1)
-            else:
-                tokens = draw(logits, uniforms[rows, t], top_p)
-                if likeliest:
-                    tokens = torch.where(rows % samples == 0, logits.argmax(-1), tokens)
-            record.write(rows, t, logits, tokens)
-            alive &= tokens != policy.eos_id
-            if t + 1 == max_new_tokens:
-                break
-            if not cuda or t % CUDA_PAUSE == 0:  # to count the rows alive makes a GPU wait
-                left = int(alive.sum())
+        record.take(decoder.read(prompt_ids, prompt_mask, samples, max_new_tokens))
+        for t in range(1, max_new_tokens):
+            if not cuda or t % CUDA_PAUSE == 1:  # to count the rows alive makes a GPU wait
+                left, computed = int(record.alive.sum()), len(record.alive)
                 if left == 0:
                     break
-                if len(alive) - left >= len(alive) * (CUDA_ENDED if cuda else ENDED):
-                    order = _close_ranks(alive, left)
+                if computed > few and computed - left >= computed * (CUDA_ENDED if cuda else ENDED):
+                    order = _close_ranks(record.alive, left)
                     decoder.keep(order)
-                    rows, alive, tokens = rows[order], alive[order], tokens[order]
-            logits = decoder.step(tokens)
+                    record.keep_rows(order)
+            decoder.step(record.tokens, record.take)
+            record.steps = t + 1
     return record.rollout(prompt_ids.repeat_interleave(samples, 0), prompt_mask.repeat_interleave(samples, 0))
 
 
@@ -182,23 +180,45 @@ def _close_ranks(alive: Tensor, left: int) -> Tensor:
 
 
 class _Record:
-    """What is kept of every step: never (B, T, V) unless asked for."""
+    """The rows still computed, and what is kept of every step of all N: never (N, T, V) unless asked for.
 
-    def __init__(self, n: int, width: int, policy: Policy, keep: Keep, k: int):
-        self.n, self.width, self.keep, self.k, self.policy = n, width, keep, k, policy
+    rows: (B,) which of the N these are. alive: (B,) which of them have not ended. tokens: (B,) their newest.
+    """
+
+    def __init__(
+        self,
+        n: int,
+        width: int,
+        policy: Policy,
+        temperature: float,
+        choose: Callable[[Tensor, Tensor, Tensor], Tensor],
+        keep: Keep,
+        k: int,
+    ):
+        self.n, self.width, self.policy = n, width, policy
+        self.temperature, self.choose, self.keep, self.k = temperature, choose, keep, k
         self.ids = torch.full((n, width), policy.pad_id, device=policy.device)
         self.log_probs = torch.zeros(n, width, device=policy.device)
         self.cells: Tensor | None = None
         self.cell_ids: Tensor | None = None
+        self.steps, self.t = 1, self.ids.new_zeros(1)
+        self.rows = torch.arange(n, device=policy.device)
+        self.alive, self.tokens = torch.ones_like(self.rows, dtype=torch.bool), torch.zeros_like(self.rows)
 
-    def write(self, rows: Tensor, t: int, logits: Tensor, tokens: Tensor) -> None:
-        """Step t of some rows: logits (B, V) at the temperature, tokens (B,)."""
+    def take(self, logits: Tensor) -> None:
+        """The next step from logits (B, V). Writes in place and asks the GPU nothing, so that it can be recorded."""
+        logits = logits.float() / self.temperature
+        tokens, at = self.choose(logits, self.rows, self.t), (self.rows, self.t)
         norm = logits.logsumexp(-1, keepdim=True)
-        self.steps = t + 1
-        self.ids[rows, t] = tokens
-        self.log_probs[rows, t] = (logits.gather(1, tokens[:, None]) - norm)[:, 0]
-        if self.keep == "none":
-            return
+        self.ids[at] = tokens
+        self.log_probs[at] = (logits.gather(1, tokens[:, None]) - norm)[:, 0]
+        if self.keep != "none":
+            self._take_cells(at, logits, norm)
+        self.tokens.copy_(tokens)
+        self.alive &= tokens != self.policy.eos_id
+        self.t += 1
+
+    def _take_cells(self, at: tuple[Tensor, Tensor], logits: Tensor, norm: Tensor) -> None:
         if self.keep == "full":
             values = logits - norm
         else:
@@ -206,10 +226,14 @@ class _Record:
             values = top.values - norm
             if self.cell_ids is None:
                 self.cell_ids = self.ids.new_zeros(self.n, self.width, values.shape[1])
-            self.cell_ids[rows, t] = top.indices
+            self.cell_ids[at] = top.indices
         if self.cells is None:
             self.cells = values.new_zeros(self.n, self.width, values.shape[1])
-        self.cells[rows, t] = values
+        self.cells[at] = values
+
+    def keep_rows(self, order: Tensor) -> None:
+        """Go on with these of the rows alone."""
+        self.rows, self.alive, self.tokens = self.rows[order], self.alive[order], self.tokens[order]
 
     def rollout(self, prompt_ids: Tensor, prompt_mask: Tensor) -> Rollout:
         """All of it, up to each row's first end-of-sequence token: what was computed after that is wiped."""

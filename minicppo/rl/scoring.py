@@ -13,11 +13,11 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from minicppo.rl.lm_head import default_tile, linear_head, token_scores
-from minicppo.rl.policy import Policy
+from minicppo.rl.policy import Policy, layer_parameters
 from minicppo.rl.sampling import Keep, Rollout
 
 KEYS_AND_VALUES = (DynamicLayer, DynamicSlidingWindowLayer)  # layers that remember nothing else; subclasses may
-PASS = {"cpu": 1.5e8, "cuda": 5e11}  # tokens x parameters that a pass costs: as measured, and 10 ms of starting kernels
+PASS = {"cpu": 1.5e8, "cuda": 5e12}  # tokens x parameters that a pass costs: measured; on a GPU, starting its kernels
 FEW = 32  # tokens that a pass costs whatever the model: its weights are read again
 
 
@@ -68,8 +68,7 @@ def score(policy: Policy, rollout: Rollout, temperature: float, keep: Keep = "no
 
 def pass_tokens(model: PreTrainedModel) -> float:
     """What one more pass costs, as so many tokens more: a tiny policy makes few passes, a large one saves tokens."""
-    per_token = model.base_model.num_parameters(exclude_embeddings=True)
-    return FEW + PASS.get(model.device.type, PASS["cuda"]) / max(per_token, 1)
+    return FEW + PASS.get(model.device.type, PASS["cuda"]) / layer_parameters(model)
 
 
 def _runs(rollout: Rollout) -> Tensor:
@@ -88,15 +87,17 @@ def _cost(rows: int, runs: int, prompt: int, width: int, one_pass: float) -> tup
 
 def _by_length(policy: Policy, rollout: Rollout) -> list[Tensor]:
     """Indices of the rows to score together: while it pays, those at most half as long as the longest go on alone."""
-    lengths, run = rollout.response_mask.sum(1).clamp(min=1), _runs(rollout).cumsum(0)
     prompt, one_pass = rollout.prompt_ids.shape[1], pass_tokens(policy.model)
+    rest = torch.arange(len(rollout), device=rollout.log_probs.device)
+    if one_pass >= len(rollout) * (prompt + rollout.response_ids.shape[1]):  # more than there is to save
+        return [rest]
+    lengths, run = rollout.response_mask.sum(1).clamp(min=1), _runs(rollout).cumsum(0)
 
     def cost(rows: Tensor) -> float:
         width = int(lengths[rows].max()) - 1
         return _cost(len(rows), len(run[rows].unique()), prompt, width, one_pass)[0]
 
     parts: list[Tensor] = []
-    rest = torch.arange(len(rollout), device=lengths.device)
     while True:
         short = 2 * lengths[rest] <= lengths[rest].max()
         if not bool(short.any()) or cost(rest[~short]) + cost(rest[short]) >= cost(rest):
@@ -134,9 +135,11 @@ def hidden_states(policy: Policy, rollout: Rollout) -> Tensor:
     remembers anything but keys and values reads every row whole.
     """
     n, width = rollout.response_ids.shape
-    runs = _runs(rollout).nonzero()[:, 0]
-    if _cost(n, len(runs), rollout.prompt_ids.shape[1], width - 1, pass_tokens(policy.model))[1]:
-        hidden = _read_prompts_once(policy, rollout, runs)
+    one_pass, prompt = pass_tokens(policy.model), rollout.prompt_ids.shape[1]
+    if one_pass < n * prompt:  # else there is less to save
+        runs = _runs(rollout).nonzero()[:, 0]
+        pays = _cost(n, len(runs), prompt, width - 1, one_pass)[1]
+        hidden = _read_prompts_once(policy, rollout, runs) if pays else None
         if hidden is not None:
             return hidden
     ids, mask, positions = _inputs(rollout)

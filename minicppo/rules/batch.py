@@ -141,11 +141,11 @@ def require_tensors(**given: Any) -> None:
         raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}; pass torch.as_tensor({name})")
 
 
-def checked_inputs(packed: Packed | None, **given: Tensor | None) -> dict[str, Tensor]:
+def checked_inputs(packed: Packed | None, *, values: bool = True, **given: Tensor | None) -> dict[str, Tensor]:
     """The arguments of a batch without gradient, `response_mask` as bool, advantages (B, 1) where one a response.
 
     Padded when `packed` is None. What invalid positions hold is harmless, but not zero. Absent arguments
-    are left out. Raises as `TokenBatch` says.
+    are left out. values=False: look at shapes and types alone. Raises as `TokenBatch` says.
     """
     require_tensors(**given)
     log_probs, advantages = given["log_probs"], given["advantages"]
@@ -162,10 +162,9 @@ def checked_inputs(packed: Packed | None, **given: Tensor | None) -> dict[str, T
         raise ValueError(f"response_mask is {tuple(mask.shape)} but log_probs is {tuple(shape)}")
     checked = {"response_mask": mask}
     if advantages.shape == (shape[:1] if packed is None else packed.lengths.shape):
-        every = torch.ones_like(advantages, dtype=torch.bool)[:, None]
-        checked["advantages"] = check_tokens("advantages", advantages.detach()[:, None], every)
+        checked["advantages"] = check_tokens("advantages", advantages.detach()[:, None], None, values)
         del given["advantages"]
-    return checked | {k: check_tokens(k, v.detach(), mask) for k, v in given.items() if v is not None}
+    return checked | {k: check_tokens(k, v.detach(), mask, values) for k, v in given.items() if v is not None}
 
 
 def checked_cells(cells: Cells, shape: torch.Size) -> Cells:
@@ -188,23 +187,25 @@ def _require_precision(name: str, value: Tensor) -> None:
         )
 
 
-def check_tokens(name: str, value: Tensor, mask: Bool[Tensor, "*shape"]) -> Tensor:
-    """The value itself, or a copy without what invalid positions may not hold.
+def check_tokens(name: str, value: Tensor, mask: Bool[Tensor, "*shape"] | None, values: bool = True) -> Tensor:
+    """The value itself, or a copy without what invalid positions may not hold. mask: None where all are valid.
 
-    Raises on a wrong shape, on half precision, and on NaN, infinity or a value beyond its limits on a valid token.
+    Raises on a wrong shape, on half precision, and, with `values`, on NaN, infinity or a value beyond its limits on a
+    valid token.
     """
-    if value.shape != mask.shape:
+    if mask is not None and value.shape != mask.shape:
         raise ValueError(f"{name} is {tuple(value.shape)} but the response mask is {tuple(mask.shape)}")
     _require_precision(name, value)
     lowest, highest, advice = _LIMITS.get(name, (-math.inf, math.inf, ""))
     largest = torch.finfo(value.dtype).max
     lowest, highest = max(lowest, -largest), min(highest, largest)
-    if value.numel() == 0:
+    if value.numel() == 0 or not values:
         return value
-    low, high = torch.aminmax(value)  # both NaN where one value is
-    if low.item() >= lowest and high.item() <= highest:
+    low, high = torch.stack(torch.aminmax(value)).tolist()  # both NaN where one value is
+    if low >= lowest and high <= highest:
         return value
-    value = value.masked_fill(~mask, 0.0)
+    if mask is not None:
+        value = value.masked_fill(~mask, 0.0)
     wrong = ((value >= lowest) & (value <= highest)).logical_not_().nonzero()
     if len(wrong):
         where = tuple(wrong[0].tolist())

@@ -1,4 +1,7 @@
-"""CPPO's token mask (paper Eq. 8-11, Algorithm 1) as a prefix sum over a batch."""
+"""CPPO's token mask (paper Eq. 8-11, Algorithm 1) as a prefix sum over a batch.
+
+On a GPU one kernel does the same, see `on_gpu`; the operations here serve everywhere, and are its twin.
+"""
 
 import sys
 from dataclasses import replace
@@ -15,6 +18,7 @@ from minicppo.rules.divergence import binary_tv
 from minicppo.rules.flags import flags
 from minicppo.rules.hyper import Hyper, checked
 from minicppo.rules.layout import Packed, Padded
+from minicppo.rules.on_gpu import fits, mask_in_one_kernel
 from minicppo.rules.result import CPPOMask, Reason, prefix_slack
 from minicppo.rules.weights import SCHEDULES, position_weights
 
@@ -63,37 +67,45 @@ def cppo_mask(
     >>> out.token_mask.int().tolist(), out.reason.tolist()
     ([[1, 0, 1, 0, 0]], [[2, 4, 1, 4, 5]])
     """
-    require_tensors(lengths=lengths)
+    inputs: dict[str, Any] = {
+        "log_probs": log_probs,
+        "rollout_log_probs": rollout_log_probs,
+        "advantages": advantages,
+        "response_mask": response_mask,
+        "divergence": divergence,
+    }
+    require_tensors(lengths=lengths, **inputs)
     packed = None if lengths is None else Packed(lengths)
-    given = checked_inputs(
-        packed,
-        log_probs=log_probs,
-        rollout_log_probs=rollout_log_probs,
-        advantages=advantages,
-        response_mask=response_mask,
-        divergence=divergence,
-    )
+    width = log_probs.shape[-1:].numel() if packed is None else packed.width
+    rule: dict[str, Any] = {
+        "delta": delta,
+        "delta_b": delta_b,
+        "w_min": w_min,
+        "budget": budget,
+        "cap_factor": cap_factor,
+        "quantile": quantile,
+        "schedule": schedule,
+        "length": width if length == "padded" else length,
+    }
+    on_gpu = divergence is None and fits(log_probs, width, schedule, length)
+    given = checked_inputs(packed, values=not on_gpu, **inputs)
     like, A = given["log_probs"], given["advantages"]
     layout = packed or Padded(*like.shape)
+    if on_gpu:
+        mask, broken = mask_in_one_kernel(
+            like, given["rollout_log_probs"], A, given["response_mask"], layout, **rule
+        )
+        if broken.cpu().any():
+            checked_inputs(packed, **inputs)  # raises, and says what is wrong where
+        return mask
     out: dict[str, Any] = {name: torch.empty_like(like) for name in ("divergence", "threshold")}
     out["reason"] = torch.empty_like(like, dtype=torch.int8)
     budgets = []
     for rows, tokens, block in layout.blocks(BLOCK if like.device.type == "cpu" else sys.maxsize):
         pi, mu, valid = (block.pad(given[k][tokens]) for k in ("log_probs", "rollout_log_probs", "response_mask"))
         D = block.pad(given["divergence"][tokens]) if "divergence" in given else binary_tv(pi, mu)
-        mask = mask_rows(
-            valid,
-            zero_invalid(D, valid),
-            moves_away(pi, mu, A[rows] if A.ndim == 2 else block.pad(A[tokens])),
-            delta=delta,
-            delta_b=delta_b,
-            w_min=w_min,
-            budget=budget,
-            cap_factor=cap_factor,
-            quantile=quantile,
-            schedule=schedule,
-            length=layout.width if length == "padded" else length,
-        )
+        away = moves_away(pi, mu, A[rows] if A.ndim == 2 else block.pad(A[tokens]))
+        mask = mask_rows(valid, zero_invalid(D, valid), away, **rule)
         for name, values in out.items():
             values[tokens] = block.unpad(getattr(mask, name))
         if mask.delta_b is not None:
@@ -117,6 +129,20 @@ def mask_rows(
     seed: int = 0,
 ) -> CPPOMask:
     """Algorithm 1, D_t (zero on invalid positions) and the direction given."""
+    layout = Padded(*valid.shape)
+    if fits(divergence, layout.width, schedule, length):
+        return mask_in_one_kernel(
+            *(divergence, away, None, valid, layout),
+            delta=delta,
+            delta_b=delta_b,
+            w_min=w_min,
+            budget=budget,
+            cap_factor=cap_factor,
+            quantile=quantile,
+            schedule=schedule,
+            length=length,
+            seed=seed,
+        )[0]
     counts = valid.view(torch.int8).sum(1)
     weights = partial(position_weights, w_min=w_min, schedule=schedule, length=length, seed=seed)
     w = weights(valid, dtype=divergence.dtype, counts=counts)
@@ -131,7 +157,7 @@ def mask_rows(
         delta=delta,
         delta_b=allowed,
         weights=weights,
-        layout=Padded(*valid.shape),
+        layout=layout,
     )
 
 

@@ -25,9 +25,10 @@ def diagnostics(batch: TokenBatch, out: TokenWeights) -> dict[str, float]:
     valid = batch.mask
     count = valid.sum().clamp(min=1)
     rows: dict[str, Tensor] = {}
+    shares: dict[str, tuple[Tensor, Tensor]] = {}
 
     def share(name: str, condition: Tensor, among: Tensor = valid) -> None:
-        rows[name] = (condition & among).sum() / among.sum().clamp(min=1)
+        shares[name] = condition & among, among
 
     masked = valid & ~out.token_mask
     share("mask/frac", masked)
@@ -54,8 +55,10 @@ def diagnostics(batch: TokenBatch, out: TokenWeights) -> dict[str, float]:
             share(name, value)
         elif len(value):
             rows[name] = value.double().mean()
-    values = torch.stack([v.detach().double().reshape(()) for v in rows.values()]).tolist()
-    return dict(zip(rows, values, strict=True))
+    parts, wholes = (torch.stack(flags).flatten(1).sum(1) for flags in zip(*shares.values(), strict=True))
+    scalars = torch.stack([value.detach().reshape(()) for value in rows.values()])
+    values = torch.cat([parts / wholes.clamp(min=1), scalars]).tolist()
+    return dict(zip([*shares, *rows], values, strict=True))
 
 
 def _divergence_rows(batch: TokenBatch, out: TokenWeights) -> dict[str, Tensor]:

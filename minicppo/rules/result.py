@@ -47,8 +47,8 @@ class CPPOMask:
     @cached_property
     def token_mask(self) -> Bool[Tensor, "*shape"]:
         """M_t: true where the token keeps its gradient."""
-        reason = self.reason  # (3 - r) r > 0 for TOWARD = 1 and INSIDE = 2 alone, in bytes
-        return (3 - reason).mul_(reason).clamp_(0, 1).view(torch.bool)
+        from_toward = (self.reason - int(Reason.TOWARD)).view(torch.uint8)  # PAD becomes 255: TOWARD, INSIDE are < 2
+        return flags(torch.lt, from_toward, 2).view(torch.bool)
 
     @cached_property
     def weight(self) -> Float[Tensor, "*shape"]:

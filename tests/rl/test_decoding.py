@@ -183,15 +183,18 @@ def steps(decoder: DirectDecoder | GeneralDecoder, poison: float | None = None) 
     mask = torch.tensor([[False] * (width - len(p)) + [True] * len(p) for p in PROMPTS], device=device)
     rng = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        logits = [decoder.read(ids, mask, 3, 10)]
+        logits = [decoder.read(ids, mask, 3, 10).clone()]
+        tokens, found = ids.new_zeros(12), logits[0].clone()  # steps may be recorded: these are theirs
         if poison is not None:
             assert isinstance(decoder, DirectDecoder)
             decoder.cache[..., width:, :] = poison
         for t in range(10):
             if t == 4:
                 decoder.keep(torch.tensor([0, 11, 2, 3, 10, 5, 6], device=device))
-            rows = 12 if t < 4 else 7
-            logits.append(decoder.step(torch.randint(2, 16, (rows,), generator=rng).to(device)).clone())
+                tokens, found = tokens[:7].clone(), found[:7].clone()
+            tokens.copy_(torch.randint(2, 16, tokens.shape, generator=rng))
+            decoder.step(tokens, found.copy_)
+            logits.append(found.clone())
     return logits
 
 
