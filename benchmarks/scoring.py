@@ -37,7 +37,7 @@ CELLS = 20
 GROUP = 8
 HEADS = {  # (vocabulary, tokens, width), sized for the time they take
     "cpu": ((32_768, 256, 256), (151_936, 256, 256)),
-    "cuda": ((32_768, 8_192, 4_096), (151_936, 8_192, 1_024), (151_936, 8_192, 4_096)),
+    "cuda": ((32_768, 8_192, 4_096), (151_936, 8_192, 1_024), (151_936, 8_192, 2_048), (151_936, 8_192, 4_096)),
 }
 MEMORY_TOKENS = 8_192
 
@@ -186,6 +186,7 @@ def measure_head(vocabulary: int, tokens: int, width: int, device: str, repeats:
         "memory_tokens": tokens if device == "cuda" else MEMORY_TOKENS,
         "seconds": took,
         "peak_mb": {name: size / 2**20 for name, size in most.items()},
+        "gradients_mb": 4 * (vocabulary + tokens) * width / 2**20,
         "time_ratio": took["tiles"] / took["plain"],
         "memory_ratio": most["tiles"] / most["plain"],
         "useful_gflops": flops / took["tiles"] / 1e9,
@@ -283,6 +284,7 @@ def print_rows(rows: list[dict[str, Any]]) -> None:
         "plain, MB": "{peak_mb[plain]:,.0f}",
         "tiles, MB": "{peak_mb[tiles]:,.0f}",
         "memory": "{memory_ratio:.3f}x",
+        "of it gradients, MB": "{gradients_mb:,.0f}",
         "TRL": "{trl_text}",
         "liger-kernel": "{liger_text}",
     }
