@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
 
 STARTED = time.perf_counter()
 RESULTS = Path(__file__).parent / "results"
@@ -101,10 +102,16 @@ def kernel_seconds(functions: Sequence[Callable[[], object]], rounds: int) -> fl
 
 
 def copy_bandwidth(device: str | torch.device = "cpu", size: int = 64 << 20, repeats: int = 7) -> float:
-    """Bytes read and written per second by a plain copy of `size` bytes."""
-    source = torch.ones(size // 4, device=device)
+    """Bytes read and written per second by a copy of `size` bytes; on a GPU by its kernel, of 16 times as many."""
+    gpu = torch.device(device).type == "cuda"
+    source = torch.ones((16 if gpu else 1) * size // 4, device=device)
     target = torch.empty_like(source)
-    return 2 * size / seconds({"copy": lambda: target.copy_(source)}, repeats)["copy"]
+
+    def copy() -> Tensor:
+        return target.copy_(source)
+
+    took = kernel_seconds([copy], repeats) if gpu else seconds({"copy": copy}, repeats)["copy"]
+    return 2 * source.nbytes / took
 
 
 def machine(device: str | torch.device = "cpu") -> dict[str, Any]:

@@ -214,6 +214,8 @@ def growth(device: str, repeats: int, small: bool) -> Iterator[dict[str, Any]]:
     step(toy(15, device), 16, "cppo", "none")
     for kind, size, T, V, method, keep in points:
         policy = toy(V, device)
+        if device != "cpu":  # kernels are compiled for each width
+            step(policy, T, method, keep)  # type: ignore[arg-type]
         turns = max(1, min(repeats, 1024 // T)) if kind == "T" else max(1, min(repeats, 64_000 // V))
         before = resident(device)
         measured = [step(policy, T, method, keep) for _ in range(turns)]  # type: ignore[arg-type]

@@ -35,6 +35,9 @@ def _attend(
     q,  # (B, KV * G * D), and k and v (B, KV * D): projections
     k,
     v,
+    q_stride,  # from row to row
+    k_stride,
+    v_stride,
     q_weight,  # (D,) of the norms, or None
     k_weight,
     cos,  # (positions, D)
@@ -62,13 +65,13 @@ def _attend(
     now, c0 = tl.load(column), tl.load(starts + row)
     at = tl.load(positions + row) * D
     base = row.to(tl.int64) * row_stride + kv * head_stride + d
-    key = _turned(k + row * KV * D, kv + one, one == 0, k_weight, cos + at, sin + at, eps, D, WIDE, NORM)
+    key = _turned(k + row * k_stride, kv + one, one == 0, k_weight, cos + at, sin + at, eps, D, WIDE, NORM)
     key = key.to(keys.dtype.element_ty)
-    value = tl.load(v + (row * KV + kv) * D + d, mask=d < D, other=0).to(values.dtype.element_ty)
+    value = tl.load(v + row * v_stride + kv * D + d, mask=d < D, other=0).to(values.dtype.element_ty)
     tl.store(keys + base + now * D, key, mask=d < D)
     tl.store(values + base + now * D, value, mask=d < D)
 
-    query = _turned(q + row * KV * G * D, kv * G + g, g < G, q_weight, cos + at, sin + at, eps, D, WIDE, NORM)
+    query = _turned(q + row * q_stride, kv * G + g, g < G, q_weight, cos + at, sin + at, eps, D, WIDE, NORM)
     query = query * scaling
     top = tl.sum(query * key.to(tl.float32), 1)  # the new token attends to itself, the others follow
     total = tl.full((GROUP,), 1.0, tl.float32)
@@ -113,11 +116,11 @@ def attend(
     groups = q.shape[1] // (kv * d)
     wide, group = triton.next_power_of_2(d), triton.next_power_of_2(groups)
     norms = (module.q_norm, module.k_norm) if hasattr(module, "q_norm") else None
-    out = torch.empty_like(q, dtype=cache.dtype)
+    out = q.new_empty(q.shape, dtype=cache.dtype)
     size, warps = (2048, 1) if rows * kv > FEW else (16384, 8)  # of many programs each does little at a time
     with torch.cuda.device_of(q):
         _attend[(rows, kv)](
-            *(q, k, v),
+            *(q, k, v, q.stride(0), k.stride(0), v.stride(0)),
             *((None, None) if norms is None else (norm.weight for norm in norms)),
             *(cos, sin, positions, starts, column, keys, values, out),
             *(keys.stride(0), keys.stride(1), module.scaling, 0.0 if norms is None else norms[0].variance_epsilon),

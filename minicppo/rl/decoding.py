@@ -5,20 +5,22 @@ place. `GeneralDecoder` calls any `transformers` causal model on its growing cac
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import DynamicCache, LlamaForCausalLM, PreTrainedModel, Qwen2ForCausalLM, Qwen3ForCausalLM
 
 from minicppo import kernels
+from minicppo.rl.policy import layer_parameters
 from minicppo.rl.replay import Replay
 
 DIRECT = (LlamaForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM)
 FIXED_ROPE = ("default", "linear", "llama3", "yarn")  # rotary angles that depend on the position alone
 CUDA_BLOCK = 128  # columns that one captured graph serves
+JOIN = 1 << 28  # parameters up to which a GPU's products are so small that weights are copied to have fewer
 
 
 class Decoder(ABC):
@@ -135,6 +137,7 @@ class DirectDecoder(Decoder):
         on_gpu = model.device.type == "cuda"
         self.block = block or (CUDA_BLOCK if on_gpu else 1)
         self.fused = kernels.usable(model.lm_head.weight)
+        self.joins = self.fused and layer_parameters(model) <= JOIN and _all_plain(model)
         self.make = Replay() if on_gpu else lambda key, step: step()
 
     def read(self, ids: Tensor, mask: Tensor, samples: int, room: int) -> Tensor:
@@ -161,6 +164,10 @@ class DirectDecoder(Decoder):
         sign = torch.ones_like(sin[0])
         sign[:, : sign.shape[1] // 2] = -1
         self.cos, self.sin = cos[0], sin[0] * sign  # so that half a turn of the head's channels is a plain roll
+        self.joined = [
+            [_joined(parts, dtype) if self.joins else None for parts in _inputs(layer)]
+            for layer in self.model.model.layers
+        ]
         return logits.repeat_interleave(samples, 0)
 
     def step(self, tokens: Tensor, then: Callable[[Tensor], None]) -> None:
@@ -181,11 +188,12 @@ class DirectDecoder(Decoder):
         rows, model = len(tokens), self.model.model
         attend = self._attend_in_one_kernel if self.fused else self._attend_to(rows, columns)
         x = model.embed_tokens(tokens)
-        for layer, cache in zip(model.layers, self.cache[:, :, :rows], strict=True):
-            module, normed = layer.self_attn, _norm(layer.input_layernorm, x)
-            q, k, v = (project(normed) for project in (module.q_proj, module.k_proj, module.v_proj))
-            x = x + module.o_proj(attend(module, q, k, v, cache))
-            x = x + layer.mlp(_norm(layer.post_attention_layernorm, x))
+        for i, (layer, cache) in enumerate(zip(model.layers, self.cache[:, :, :rows], strict=True)):
+            (qkv, gates), (joined_qkv, joined_gates) = _inputs(layer), self.joined[i]
+            q, k, v = _project(_norm(layer.input_layernorm, x), qkv, joined_qkv)
+            x = x + layer.self_attn.o_proj(attend(layer.self_attn, q, k, v, cache))
+            gate, up = _project(_norm(layer.post_attention_layernorm, x), gates, joined_gates)
+            x = x + layer.mlp.down_proj(layer.mlp.act_fn(gate) * up)
         self.positions += 1
         self.column += 1
         logits: Tensor = self.model.lm_head(_norm(model.norm, x))
@@ -224,6 +232,33 @@ class DirectDecoder(Decoder):
             return out.reshape(rows, -1)
 
         return attend
+
+
+Weights = tuple[Tensor, Tensor | None]
+
+
+def _inputs(layer: Any) -> tuple[list[Any], list[Any]]:
+    """The projections that read the same: those of the attention, and those of the gated layer."""
+    attention, mlp = layer.self_attn, layer.mlp
+    return [attention.q_proj, attention.k_proj, attention.v_proj], [mlp.gate_proj, mlp.up_proj]
+
+
+def _all_plain(model: Any) -> bool:
+    """Are these projections linear layers and nothing more, as those with adapters are?"""
+    return all(type(part) is nn.Linear for layer in model.model.layers for parts in _inputs(layer) for part in parts)
+
+
+def _joined(parts: list[Any], dtype: torch.dtype) -> Weights:
+    """Their weights and biases, one below the other: of a small model one product costs what each does."""
+    biases = [part.bias for part in parts if part.bias is not None]
+    return torch.cat([part.weight for part in parts]).to(dtype), torch.cat(biases).to(dtype) if biases else None
+
+
+def _project(x: Tensor, parts: list[Any], joined: Weights | None) -> Sequence[Tensor]:
+    """What each of the projections makes of x."""
+    if joined is None:
+        return [part(x) for part in parts]
+    return F.linear(x, *joined).split([part.out_features for part in parts], -1)
 
 
 def _norm(module: Any, x: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from minicppo import CPPOMask, cppo_mask, kernels
 from minicppo.rl import lm_head
-from minicppo.rl.decoding import DirectDecoder
+from minicppo.rl.decoding import JOIN, DirectDecoder, GeneralDecoder
 from minicppo.rl.lm_head import token_scores
 from minicppo.rules import TokenBatch, get_method
 from tests.kernels.conftest import DEVICE
@@ -192,10 +192,12 @@ def test_the_head_as_a_whole() -> None:
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", DIRECT)
-def test_the_attention_of_a_step(name: str) -> None:
+@pytest.mark.parametrize(("name", "join"), [*((name, JOIN) for name in DIRECT), (DIRECT[0], 0), (DIRECT[2], 0)])
+def test_the_attention_of_a_step(monkeypatch: pytest.MonkeyPatch, name: str, join: int) -> None:
     """Heads of six channels, one to four queries a key, ragged prompts, closing ranks, junk in unfilled columns."""
     model = build(name).model.to(DEVICE)  # type: ignore[arg-type]
-    expected, found = both(lambda: steps(DirectDecoder(model), math.nan))
-    for mine, twin in zip(found, expected, strict=True):
+    expected = steps(GeneralDecoder(model))
+    monkeypatch.setattr(kernels, "usable", lambda tensor: True)
+    monkeypatch.setattr("minicppo.rl.decoding.JOIN", join)
+    for mine, twin in zip(steps(DirectDecoder(model), math.nan), expected, strict=True):
         torch.testing.assert_close(mine, twin, atol=1e-5, rtol=1e-5)
