@@ -227,24 +227,24 @@ def growth(device: str, repeats: int, small: bool) -> Iterator[dict[str, Any]]:
 
 def step(policy: Policy, T: int, method: str, keep: Keep) -> dict[str, float]:
     """Seconds of a rollout of ROWS responses of T tokens, of an update with it, and of the update's mask alone."""
-    clock = [_now()]
+    clock = [now()]
     rollout = sample(policy, [[2] * PROMPT], T, 1.0, generator_for(0, "growth"), keep=keep, samples=ROWS)
-    clock.append(_now())
+    clock.append(now())
     scores = score(policy, rollout, 1.0, keep)
     noisy = scores.log_probs + 0.1 * torch.randn_like(scores.log_probs)  # so that the mask is active
-    clock.append(_now())
+    clock.append(now())
     advantages = torch.linspace(-1, 1, ROWS, device=policy.device)
     out = get_method(method)(token_batch(rollout, advantages, noisy.clamp(max=0), scores.cell_log_probs))
-    clock.append(_now())
+    clock.append(now())
     loss = policy_loss(scores.log_probs, out.weight, advantages, rollout.response_mask, horizon=T)
     loss.backward()
-    clock.append(_now())
+    clock.append(now())
     assert rollout.response_mask.all()
     assert math.isfinite(loss.item())
     return {"rollout_s": clock[1] - clock[0], "update_s": clock[4] - clock[1], "mask_ms": 1e3 * (clock[3] - clock[2])}
 
 
-def _now() -> float:
+def now() -> float:
     synchronize()
     return time.perf_counter()
 
