@@ -8,6 +8,9 @@ import tempfile
 import warnings
 from pathlib import Path
 
+with warnings.catch_warnings(action="ignore"):  # before our imports do: without ipywidgets its bars are text, and it says so
+    import tqdm.auto  # noqa: F401
+
 from IPython.display import Image
 from matplotlib.figure import Figure
 
@@ -20,7 +23,6 @@ _SCRATCH = tempfile.TemporaryDirectory(prefix="minicppo-")  # gone with the kern
 SCRATCH = Path(_SCRATCH.name)
 # Fast mode keeps no figure: its numbers are not those of the text.
 FIGURES = SCRATCH if FAST else HERE / "figures"
-warnings.filterwarnings("ignore", message="IProgress not found")  # progress bars without ipywidgets are text
 os.environ.setdefault("MINICPPO_CACHE", str(HERE.parent / "runs" / ".cache"))  # one place for all warm-ups
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -53,22 +54,17 @@ _FAMILIES = {
     "ppo": LineStyle(PURPLE, (0, (1, 1)), "v"),
     "none": LineStyle(BLACK, (0, (1, 1.2)), "x"),
 }
-_OTHERS = [
-    LineStyle(SKY, "-", "D"),
-    LineStyle(YELLOW, (0, (5, 1.5)), "P"),
-    LineStyle(BLUE, (0, (3, 1, 1, 1)), "*"),
-    LineStyle(ORANGE, (0, (1, 1)), "<"),
-    LineStyle(GREY, "-", ">"),
-]
+_COLORS, _MARKERS = (SKY, YELLOW, BLUE, ORANGE, GREY), "DP*<>hpX"  # 5 and 8: no pair of them twice in 40
+_DASHES = ("-", (0, (5, 1.5)), (0, (3, 1, 1, 1)), (0, (1, 1)))
 
 
 def line_styles(methods: list[str]) -> list[LineStyle]:
-    """A style for each run: the method's own, and the next free one where a style is already taken."""
+    """A style for each run: its family's own for the first of a family, for all others one that no family has."""
+    others = (LineStyle(*look) for look in zip(cycle(_COLORS), cycle(_DASHES), cycle(_MARKERS), strict=False))
     styles: list[LineStyle] = []
     for method in methods:
         own = _FAMILIES.get(method.split("-")[0])
-        free = [style for style in [*_OTHERS, *_FAMILIES.values()] if style not in styles]
-        styles.append(own if own and own not in styles else (free[0] if free else _OTHERS[-1]))
+        styles.append(own if own and own not in styles else next(others))
     return styles
 
 
