@@ -137,3 +137,51 @@ def test_a_run_on_its_task(tmp_path: Path, capsys: pytest.CaptureFixture[str], m
     assert all(found[key] == logged[key] for key in ("accuracy", "accuracy_se", "greedy_accuracy", "format_rate"))
     assert call("eval", str(run)) == 0
     assert "Avg@2 on 6 problems" in capsys.readouterr().out
+
+
+@pytest.fixture
+def tiny_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("MINICPPO_CACHE", str(tmp_path / "cache"))
+    settings = {**SMALL_RUN, "train": {"iterations": 1, "minibatches": 2}, "warmup": None}
+    return str(train(validate(settings), tmp_path / "run"))
+
+
+OF_DATA = {
+    "--samples": ("16", "eval.samples=16"),
+    "--temperature": ("0.5", "eval.temperature=0.5"),
+    "--top-p": ("0.5", "eval.top_p=0.5"),
+    "--batch": ("3", "eval.batch=3"),
+    "--seed": ("1", "eval.seed=1"),
+    "--max-new-tokens": ("5", "rollout.max_new_tokens=5"),
+}
+
+
+def test_an_option_of_data_is_refused_on_a_runs_own_task_and_the_setting_it_names_works(
+    tiny_run: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for option, (value, setting) in OF_DATA.items():
+        assert call("eval", tiny_run, option, value) == 2
+        error = capsys.readouterr().err
+        assert error == f"error: {option} {value} needs --data; for the run's own task say {setting}\n"
+    for option in ("--template", "--out"):
+        assert call("eval", tiny_run, option, "short") == 2
+        assert capsys.readouterr().err == f"error: {option} short needs --data\n"
+    assert call("eval", tiny_run, "--device", "cpu") == 2
+    assert "a run's is a setting: device=cpu" in capsys.readouterr().err
+    settings = [setting for _, setting in OF_DATA.values()]
+    assert call("eval", tiny_run, "device=cpu", "--json", *settings) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["samples"] == 16
+    assert found["length"] <= 5
+
+
+def test_an_interrupted_evaluation_of_a_run_says_what_is_kept(
+    tiny_run: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("minicppo.rl.evaluate.evaluate", interrupt)
+    capsys.readouterr()
+    assert call("eval", tiny_run) == 130
+    assert "Stopped. Nothing of it is kept" in capsys.readouterr().err

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from minicppo.rl.config import RunConfig
     from minicppo.rl.policy import Policy
 
+# what an option is called among a run's settings
+SETTINGS = {name: f"eval.{name}" for name in ("samples", "temperature", "top_p", "batch", "seed")}
+SETTINGS["max_new_tokens"] = "rollout.max_new_tokens"
+
 
 def evaluate(
     target: Annotated[
@@ -30,9 +34,9 @@ def evaluate(
         str | None,
         typer.Option("--data", help="Mathematics sets by name or path, with commas: aime24,aime25,aime26."),
     ] = None,
-    samples: Annotated[int, typer.Option(min=1, help="With --data: answers a problem.")] = 16,
-    temperature: Annotated[float, typer.Option(help="With --data.")] = 0.7,
-    top_p: Annotated[float, typer.Option("--top-p", help="With --data.")] = 0.95,
+    samples: Annotated[int | None, typer.Option(min=1, help="With --data: answers a problem. [default: 16]")] = None,
+    temperature: Annotated[float | None, typer.Option(help="With --data. [default: 0.7]")] = None,
+    top_p: Annotated[float | None, typer.Option("--top-p", help="With --data. [default: 0.95]")] = None,
     max_new_tokens: Annotated[
         int | None, typer.Option(min=1, help="With --data: longest answer. [default: the run's, or 1024]")
     ] = None,
@@ -40,12 +44,16 @@ def evaluate(
         str | None,
         typer.Option(help="With --data: steps, short, or a text with {problem}. [default: the run's, or steps]"),
     ] = None,
-    batch: Annotated[int, typer.Option(min=1, help="With --data: problems sampled together.")] = 1,
-    seed: Annotated[int, typer.Option(help="With --data.")] = 0,
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="With --data: problems sampled together. [default: 1]")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="With --data. [default: 0]")] = None,
     out: Annotated[
         Path | None, typer.Option(help="With --data: results. [default: RUN/eval, or runs/eval-MODEL]")
     ] = None,
-    device: Annotated[str, typer.Option(help="For a model: auto, cpu or cuda; a run has its own.")] = "auto",
+    device: Annotated[
+        str | None, typer.Option(help="For a model: auto, cpu or cuda; a run has its own. [default: auto]")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Evaluate a run's newest checkpoint on held-out problems, or any policy on mathematics data sets.
@@ -63,8 +71,21 @@ def evaluate(
     - `minicppo eval runs/mine --data aime24,aime25,aime26 --samples 16`
     """
     is_run = (Path(target) / "config.yaml").is_file()
+    if is_run and device is not None:
+        raise ValueError(f"--device {device} is for a model; a run's is a setting: device={device}")
+    options = {
+        "samples": samples,
+        "temperature": temperature,
+        "top_p": top_p,
+        "max_new_tokens": max_new_tokens,
+        "batch": batch,
+        "seed": seed,
+        "template": template,
+        "out": out,
+    }
+    asked: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     if data is None:
-        _on_its_task(target, overrides, as_json)
+        _on_its_task(target, overrides, as_json, asked)
         return
     from minicppo.rl.benchmark import evaluate_data, mean_score
     from minicppo.rl.data import load_data
@@ -76,17 +97,9 @@ def evaluate(
     wording = template_text(template) if template else None
     if not is_run and overrides:
         raise ValueError(f"{target} is no run, so it has no settings to change: {' '.join(overrides)}")
-    policy, own = _of_run(Path(target), overrides) if is_run else _of_model(target, device)
-    settings = dataclasses.replace(
-        own,
-        samples=samples,
-        temperature=temperature,
-        top_p=top_p,
-        max_new_tokens=max_new_tokens or own.max_new_tokens,
-        template=wording or own.template,
-        seed=seed,
-        batch=batch,
-    )
+    policy, own = _of_run(Path(target), overrides) if is_run else _of_model(target, device or "auto")
+    numbers = {name: value for name, value in asked.items() if name in SETTINGS}
+    settings = dataclasses.replace(own, template=wording or own.template, **numbers)
     folder = out or (Path(target) / "eval" if is_run else Path("runs") / f"eval-{Path(target).name.split(':')[-1]}")
     try:
         with progress_bar() as bar:
@@ -95,7 +108,7 @@ def evaluate(
             def show(name: str, done: int, total: int, accuracy: float | None) -> None:
                 if name not in lines:
                     lines[name] = bar.add_task(name, total=total, completed=done, note="")
-                note = "" if accuracy is None else f"Avg@{samples} {100 * accuracy:.1f} %"
+                note = "" if accuracy is None else f"Avg@{settings.samples} {100 * accuracy:.1f} %"
                 bar.update(lines[name], completed=done, note=note)
 
             scores = evaluate_data(policy, names, settings, folder, show)
@@ -104,25 +117,35 @@ def evaluate(
     if as_json:
         print((folder / "results.json").read_text())
         return
-    _show_scores(scores, samples)
+    _show_scores(scores, settings.samples)
     if len(scores) > 1:
         console.print(f"mean of {len(scores)} sets: {_percent(*mean_score(list(scores.values())))} %")
     console.print(f"Problem by problem: {folder}/*.parquet", markup=False)
 
 
-def _on_its_task(run: str, overrides: list[str] | None, as_json: bool) -> None:
-    """A run on the held-out problems of its own task."""
+def _on_its_task(run: str, overrides: list[str] | None, as_json: bool, asked: dict[str, Any]) -> None:
+    """A run on the held-out problems of its own task; what was `asked` by options are settings there, or means nothing.
+
+    Raises:
+        ValueError: an option was given.
+    """
     from minicppo.rl.evaluate import evaluate as judge
     from minicppo.rl.rundir import RunDir
 
     if (Path(run) / "config.json").is_file() or run.startswith("package:") or run.endswith(".gguf"):
         raise ValueError(f"{run} is a model and has no task of its own: say on what, for example --data gsm8k-test")
     RunDir.open(run)
+    for option, value in asked.items():
+        setting = f"; for the run's own task say {SETTINGS[option]}={value}" if option in SETTINGS else ""
+        raise ValueError(f"--{option.replace('_', '-')} {value} needs --data{setting}")
     config = _config(Path(run), overrides)
     policy = _policy_of_run(Path(run), config)
-    with progress_bar() as bar:
-        line = bar.add_task("evaluation", total=None, note="")
-        found = judge(policy, config.make_task(), config, lambda done, n: bar.update(line, completed=done, total=n))
+    try:
+        with progress_bar() as bar:
+            line = bar.add_task("evaluation", total=None, note="")
+            found = judge(policy, config.make_task(), config, lambda done, n: bar.update(line, completed=done, total=n))
+    except KeyboardInterrupt:
+        stopped("Nothing of it is kept: the same command starts over.")
     settings = config.eval
     if as_json:
         counts = {"problems": bar.tasks[0].total, "samples": settings.samples}
