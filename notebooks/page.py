@@ -6,10 +6,11 @@ import json
 import os
 import tempfile
 import warnings
+from importlib import import_module
 from pathlib import Path
 
-with warnings.catch_warnings(action="ignore"):  # before our imports do: without ipywidgets its bars are text, and it says so
-    import tqdm.auto  # noqa: F401
+with warnings.catch_warnings(action="ignore"):  # it warns, once, that its bars are text where ipywidgets are missing
+    import_module("tqdm.auto")
 
 from IPython.display import Image
 from matplotlib.figure import Figure

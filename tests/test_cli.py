@@ -86,6 +86,10 @@ def test_every_command_explains_itself(minicppo: Command, command: str) -> None:
         (["eval", "nowhere"], "nowhere holds no run"),
         (["compare", "nowhere"], "nowhere holds no run"),
         (["demo", "train.lrr=1"], "did you mean 'train.lr'"),
+        *((["demo", text], f"minicppo train stale {text}") for text in ("method=grpo", "recipe=ppo", "name=mine")),
+        (["demo", "method.name=grpo"], "trains cppo-exact, dppo-exact, grpo, none"),
+        (["demo-llm", "method=grpo"], "say --method grpo"),
+        (["demo-llm", "recipe=ppo"], "minicppo train smollm2-demo recipe=ppo"),
     ],
 )
 def test_a_mistake_gets_one_clear_line(minicppo: Command, arguments: list[str], says: str) -> None:
@@ -144,7 +148,8 @@ def test_train_resume_eval_from_the_command_line(minicppo: Command, tmp_path: Pa
 
     again = minicppo("train", "stale", "--method", "grpo", *TINY)
     assert again.status == 2
-    assert "already holds a run" in again.err
+    assert "already holds a run: minicppo resume runs/stale-grpo" in again.err
+    assert again.out == "", "no progress is shown of what is refused"
 
     metrics = (run / "metrics.jsonl").read_bytes()
     (run / "summary.json").unlink()
@@ -189,3 +194,65 @@ def test_demo_writes_what_it_promises_and_goes_on_where_it_stopped(minicppo: Com
 def test_a_residual_as_large_as_the_reward_range_is_said_to_certify_nothing(minicppo: Command) -> None:
     assert "certifies nothing" in minicppo("thresholds", "--horizon", "64", "--residual", "1").out
     assert "certifies nothing" not in minicppo("thresholds", "--horizon", "64", "--residual", ".5").out
+
+
+@pytest.fixture
+def interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever trains is stopped by Ctrl-C at once."""
+
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    for where in ("report.demo.run_demo", "report.demo_llm.run_demo_llm", "rl.trainer.train", "rl.trainer.resume"):
+        monkeypatch.setattr(f"minicppo.{where}", interrupt)
+
+
+def begin(folder: Path, *saved: int) -> None:
+    """A run's folder as an interruption leaves it, with a checkpoint after each of these iterations."""
+    from minicppo.rl.config import load_config
+    from minicppo.rl.rundir import RunDir
+
+    run = RunDir.create(folder, load_config("stale"))
+    for iteration in saved:
+        (run.checkpoints / f"{iteration:06d}").mkdir(parents=True)
+
+
+@pytest.mark.usefixtures("interrupted")
+class TestAfterCtrlC:
+    def test_no_checkpoint_is_spoken_of_before_a_run_has_begun(self, minicppo: Command) -> None:
+        for arguments in (["demo", "--out", "mine"], ["demo-llm"], ["train", "stale"]):
+            outcome = minicppo(*arguments)
+            assert outcome.status == 130
+            assert "No run had begun" in outcome.err
+            assert "checkpoint" not in outcome.err
+
+    def test_it_says_where_each_run_goes_on_and_the_command_as_it_was_typed(
+        self, minicppo: Command, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        begin(Path("my runs/cppo-exact"), 10, 20)
+        begin(Path("my runs/grpo"))
+        monkeypatch.setattr(sys, "argv", [".venv/bin/minicppo"])
+        outcome = minicppo("demo", "--fresh", "--out", "my runs", "--workers", "1", "seed=1")
+        assert "each 10 iterations), cppo-exact at iteration 20, grpo at iteration 0: " in outcome.err
+        assert outcome.err.endswith(".venv/bin/minicppo demo --out 'my runs' --workers 1 seed=1\n")
+
+        begin(Path("runs/demo-llm/grpo"), 10)
+        assert minicppo("demo-llm", "-m", "grpo").err.endswith(": .venv/bin/minicppo demo-llm -m grpo\n")
+
+    def test_a_run_is_resumed(self, minicppo: Command) -> None:
+        begin(Path("runs/stale-grpo"))
+        outcome = minicppo("resume", "runs/stale-grpo")
+        assert outcome.status == 130
+        assert outcome.err.endswith("stale-grpo at iteration 0: minicppo resume runs/stale-grpo\n")
+
+
+def test_the_program_is_called_as_it_can_be_called_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from minicppo.cli.console import program
+
+    script = tmp_path / "minicppo"
+    script.touch(mode=0o755)
+    monkeypatch.setattr(sys, "argv", [str(script)])
+    monkeypatch.setenv("PATH", str(tmp_path / "elsewhere"))
+    assert program() == str(script)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert program() == "minicppo"

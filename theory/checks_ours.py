@@ -151,7 +151,7 @@ def path_budget_eq8(study: Study) -> Evidence:
         holds and gap < 1e-9,
         count + 3,
         worst,
-        f"T=8: {grid[8]:.3f}; T=8192: {grid[8192]:.0f} (vacuous; Theorem 1: 5e5)",
+        f"T=8: {grid[8]:.3f}; T=8192: {grid[8192]:.0f} (vacuous; Theorem 1: 5e5); xi = 1, half for rewards in [0, 1]",
     )
 
 

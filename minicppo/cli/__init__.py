@@ -72,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
     try:
-        app([argument for argument in arguments if argument != "--debug"], prog_name="minicppo")
+        app([argument for argument in arguments if argument != "--debug"], prog_name="minicppo", obj=arguments)
     except (ValueError, TypeError, OSError, RuntimeError, ArithmeticError, ImportError) as error:
         if debug:
             raise

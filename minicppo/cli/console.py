@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
+import shutil
+import sys
+from collections.abc import Iterable
+from pathlib import Path
 from typing import NoReturn
 
 import typer
@@ -23,8 +28,36 @@ def fail(error: Exception) -> NoReturn:
 
 def stopped(hint: str) -> NoReturn:
     """After Ctrl-C: say how to go on, and leave with the status of an interrupted program."""
-    errors.print(f"\nStopped. {hint}", markup=False)
+    errors.print(f"\nStopped. {hint}", markup=False, soft_wrap=True)
     raise typer.Exit(130)
+
+
+def stopped_runs(runs: Iterable[Path], go_on: str) -> NoReturn:
+    """The same, for runs: from where each of them goes on, and the command for it."""
+    from minicppo.rl.checkpoint import list_checkpoints
+    from minicppo.rl.rundir import RunDir
+
+    begun = [RunDir(run) for run in runs if (run / "config.yaml").is_file()]
+    if not begun:
+        stopped("No run had begun, so nothing is lost but a warm-up: type the same command again.")
+    saved = {run.path.name: list_checkpoints(run.checkpoints) for run in begun if not run.finished}
+    at = [f"{name} at iteration {int(folders[-1].name) if folders else 0}" for name, folders in saved.items()]
+    every = begun[0].config().train.checkpoint_every
+    where = f"On from the last checkpoints (one each {every} iterations), {', '.join(at)}" if at else "To end it"
+    stopped(f"{where}: {go_on}")
+
+
+def program() -> str:
+    """What to type for `minicppo` here: it need not be on the path, as after `make demo`."""
+    called, found = Path(sys.argv[0]), shutil.which("minicppo")
+    if called.name != "minicppo" or (found and called.exists() and called.samefile(found)):
+        return "minicppo"
+    return shlex.quote(str(called))
+
+
+def again(context: typer.Context) -> str:
+    """The command that was typed, without --fresh, which would throw away what there is to go on from."""
+    return f"{program()} {shlex.join(argument for argument in context.obj if argument != '--fresh')}"
 
 
 def progress_bar() -> Progress:

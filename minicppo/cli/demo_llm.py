@@ -7,10 +7,11 @@ from typing import Annotated
 
 import typer
 
-from minicppo.cli.console import console, stopped
+from minicppo.cli.console import again, console, stopped_runs
 
 
 def demo_llm(
+    context: typer.Context,
     method: Annotated[str, typer.Option("--method", "-m", help="Any name that `minicppo methods` lists.")] = "cppo",
     out: Annotated[Path, typer.Option("--out", "-o", help="The run goes to OUT/METHOD.")] = Path("runs/demo-llm"),
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over instead of keeping a finished run.")] = False,
@@ -31,9 +32,15 @@ def demo_llm(
     - `minicppo demo-llm model.path=my-model.gguf`
     - `minicppo compare runs/demo-llm/cppo runs/demo-llm/grpo` puts two of them side by side
     """
-    from minicppo.report.demo_llm import run_demo_llm
+    from minicppo.report.demo_llm import PRESET, run_demo_llm
 
+    for override in overrides or []:
+        key, _, value = override.partition("=")
+        if key in ("method", "method.name"):
+            raise ValueError(f"{override} would train in the folder of {method}: say --method {value}")
+        if key == "recipe":
+            raise ValueError(f"{override} is not for the demo, which trains a method: minicppo train {PRESET} {override}")
     try:
         run_demo_llm(out, console, method=method, fresh=fresh, overrides=overrides or [])
     except KeyboardInterrupt:
-        stopped("Call minicppo demo-llm again to go on from the last checkpoint.")
+        stopped_runs([out / method], again(context))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from minicppo.cli.console import console, errors, stopped
+from minicppo.cli.console import console, errors, program, stopped, stopped_runs
 
 if TYPE_CHECKING:
     from minicppo.rl.config import RunConfig
@@ -55,6 +55,7 @@ def train(
     A stopped run goes on with `minicppo resume`.
     """
     from minicppo.rl.config import load_config
+    from minicppo.rl.rundir import RunDir
 
     # the recipe, then the method: naming one resets its parameters, which later overrides may set
     named = (("engine", engine), ("recipe", recipe), ("method", method))
@@ -68,6 +69,7 @@ def train(
     if os.environ.get("RANK", "0") != "0":  # under torchrun the first process speaks
         start(config, folder)
         return
+    RunDir(folder).require_vacant()  # before anything is shown
     console.print(
         f"[bold]{config.method.name}[/] on {config.task.name}, {config.train.iterations} iterations of "
         f"{config.rollout.prompts} x {config.rollout.group_size} responses, {config.resolved_device()} -> {folder}"
@@ -160,8 +162,6 @@ def _follow(folder: Path, iterations: int, done: int, work: Callable[[Handler], 
             display.add(folder.name, iterations, done)
             work(lambda event: display.handle(folder.name, event))
     except KeyboardInterrupt:
-        if not (folder / "config.yaml").exists():
-            stopped("It was still warming up and nothing is lost but that: type the same command again")
-        stopped(f"Continue from the last checkpoint with: minicppo resume {folder}")
+        stopped_runs([folder], f"{program()} resume {folder}")
     console.print(rich_table(results([load_run(folder)])))
     console.print(f"Figures: minicppo compare {folder} [OTHER RUNS]", markup=False)

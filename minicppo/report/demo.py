@@ -54,7 +54,7 @@ def run_demo(
         _train_all(configs, out, workers, display)
     runs = [load_run(out / name) for name in METHODS]
     rows = results(runs)
-    reading = what_to_look_at(rows)
+    reading = what_to_look_at(rows, preset_as_it_is=not overrides)
     from minicppo.report.write import write_report
 
     files = write_report(runs, out, reading)
@@ -66,8 +66,11 @@ def run_demo(
     return summary
 
 
-def what_to_look_at(rows: Sequence[Result]) -> str:
-    """How to read the result, with this run's own numbers, and what it does not show; lines fit a terminal."""
+def what_to_look_at(rows: Sequence[Result], *, preset_as_it_is: bool = True) -> str:
+    """How to read the result, with this run's own numbers, and what it does not show; lines fit a terminal.
+
+    What is known of the preset is said of the preset alone: of changed settings nothing is.
+    """
     by_method = {row.method: row for row in rows}
     bare, cppo = by_method["none"], by_method["cppo-exact"]
 
@@ -75,25 +78,27 @@ def what_to_look_at(rows: Sequence[Result]) -> str:
         return f"{100 * row.before:.0f} to {100 * row.after:.0f} %"
 
     if bare.after < bare.before and cppo.after > cppo.before:
-        fate = """Each batch is reused for four epochs: unmasked, nothing holds the policy near
+        fate = """
+  Each batch is reused for four epochs: unmasked, nothing holds the policy near
   the one that sampled, and training collapses; with a mask it survives."""
     else:
-        fate = """Most runs of this setting collapse without a mask and survive with one;
+        fate = """
+  Most runs of this setting collapse without a mask and survive with one;
   this one turned out otherwise, as single runs may."""
-    budget = 100 * ((cppo.masked_prefix_only or 0.0) + (cppo.masked_both or 0.0))
+    learned = """
+  The warm-up's likeliest answers were mostly right already: what is learned is
+  to stop sampling the wrong steps that its demonstrations contained."""
+    alone, both = (100 * (share or 0.0) for share in (cppo.masked_prefix_only, cppo.masked_both))
     return f"""What to look at
 
 - curves.png: from the same warm-up, held-out accuracy went from {move(bare)}
-  without a mask and from {move(cppo)} with CPPO.
-  {fate}
-  The warm-up's likeliest answers were mostly right already: what is learned is
-  to stop sampling the wrong steps that its demonstrations contained.
-- reasons.png: which test masks. Only CPPO has a prefix budget, and
-  {budget:.1f} % of its tokens were over it.
-- drift.png: how far the policies move apart along a response,
-  beside what the token test allows there.
+  without a mask and from {move(cppo)} with CPPO.{fate + learned if preset_as_it_is else ""}
+- reasons.png: which test masks. Only CPPO has a prefix budget: it alone masked
+  {alone:.2f} % of the tokens, and it and the token test together {both:.2f} %.
+- drift.png: how far the policies move apart along a response, measured on the
+  sampled token: a lower bound of what the token test limits.
 - response.png: one response under CPPO, token by token; the threshold falls
-  where the prefix drifts and recovers where it is quiet.
+  where the prefix drifts by more than its budget.
 
 What this does not show: which mask is best. One seed cannot; the study's
 many are in results/README.md."""

@@ -80,18 +80,25 @@ def run_demo_llm(
         files.append(write_html(answer, folder / "answer.html"))
         console.print(answer)
     console.print(reading, markup=False)
-    summary = {
-        "preset": PRESET,
-        **row.as_dict(),
-        "greedy_before": run.rows("eval")[0]["greedy_accuracy"],
-        "held_out_problems": config.eval.problems,
+    cost = {
         "wall_s": time.perf_counter() - started[0],
         "cpu_s": time.process_time() - started[1],
         "precision": precision,
         "load": os.getloadavg()[0],
         "process_peak_memory_mb": peak_memory_mb(),
     }
-    write_atomically(folder / "demo.json", (json.dumps(summary, indent=1) + "\n").encode())
+    record = folder / "demo.json"
+    if record.exists():  # this call trained nothing: the run cost what it cost then
+        earlier = json.loads(record.read_text(encoding="utf-8"))
+        cost = {key: earlier[key] for key in cost}
+    summary = {
+        "preset": PRESET,
+        **row.as_dict(),
+        "greedy_before": run.rows("eval")[0]["greedy_accuracy"],
+        "held_out_problems": config.eval.problems,
+        **cost,
+    }
+    write_atomically(record, (json.dumps(summary, indent=1) + "\n").encode())
     console.print(f"\nIn {folder}: {', '.join(path.name for path in files)}, demo.json", markup=False)
     console.print(
         f"{summary['wall_s']:.0f} s, {summary['cpu_s']:.0f} s of CPU time, {summary['process_peak_memory_mb']:.0f} MB. "
@@ -144,7 +151,7 @@ def what_to_look_at(run: Run, row: Result) -> str:
 - drift.png: where in a response the policies had moved apart.
 - answer.html, response.png: one answer, token by token.
 - Right after sampling, scoring the same tokens again gives log-probs that
-  differ by {mismatch:.4f} on average: the precision of sampler and scorer.
+  differ by {mismatch:.1e} on average: the precision of sampler and scorer.
 
 What this does not show: which method is best. One seed ranks nothing."""
 

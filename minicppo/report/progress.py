@@ -92,19 +92,19 @@ class RunProgress:
     def _show_warm_up(self, step: int, max_steps: int, accuracy: float) -> None:
         """Show the supervised warm-up; it has its own line, above or below those of the runs that wait for it."""
         if self._warmup is None:
-            self._warmup = self._add("warm-up", max_steps)
+            self._warmup = self._add("warm-up", None)  # it ends when it is good enough: no total, no time left
             self._print("warm-up: imitating imperfect demonstrations, once; later runs start from its result")
         note = f"greedy accuracy {100 * accuracy:.0f} %"
-        self.progress.update(self._warmup.id, completed=step, note=note)
+        self.progress.update(self._warmup.id, completed=step, note=f"at most {max_steps}, {note}")
         if step % 250 == 0:
             self._print(f"warm-up: step {step} of at most {max_steps}, {note}")
 
     def _end_warm_up(self) -> None:
-        """The warm-up, if there was one, is done: it ends when it is good enough, not after a number of steps."""
+        """The warm-up, if there was one, is done."""
         if self._warmup is not None and not self._warmup.finished:
             self.progress.update(self._warmup.id, total=self._warmup.completed, note="done")
 
-    def _add(self, name: str, total: int, done: int = 0, start: bool = True, note: str = "") -> Task:
+    def _add(self, name: str, total: int | None, done: int = 0, start: bool = True, note: str = "") -> Task:
         line = self.progress.add_task(name, total=total, completed=done, start=start, note=note)
         return next(task for task in self.progress.tasks if task.id == line)
 

@@ -101,7 +101,7 @@ def _on_gpu() -> Iterable[Target]:
         path, share = f"{_scoring(head)}, d = {head['width']:,}", head["useful_gflops"] / head["products_gflops"]
         least = head["seconds"]["products"] / head["seconds"]["plain"]
         gradients = head["gradients_mb"] / head["peak_mb"]["plain"]
-        why = f"the gradients, which are the result, are 1/{1 / gradients:.0f} themselves"
+        why = f"the gradients, which are the result, are 1/{1 / gradients:.3g} themselves"
         yield Target(f"{path}, memory at {head['memory_tokens']:,} tokens", "1/10 of plain", *_memory(head), why=why)
         yield Target(
             f"{path}, time",
@@ -145,7 +145,7 @@ def _scoring(head: dict[str, Any]) -> str:
 
 
 def _memory(head: dict[str, Any]) -> tuple[str, bool]:
-    return f"1/{1 / head['memory_ratio']:.0f}", head["memory_ratio"] <= 0.1
+    return f"1/{1 / head['memory_ratio']:.3g}", head["memory_ratio"] <= 0.1
 
 
 def _loop(row: dict[str, Any], least: float, why: str) -> Target:

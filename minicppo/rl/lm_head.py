@@ -179,6 +179,7 @@ class _TokenScores(torch.autograd.Function):
                     _add_product(grad_hidden[rows], p, part)
                 if grad_weight is not None:
                     _add_product(grad_weight[columns], p.T, scaled[rows], -1)
+                del p, z  # before there is another tile
             if grad_hidden is not None:
                 grad_hidden = grad_hidden.mul_(-slope).addcmul_(own, weight[targets].to(head.full)).to(hidden.dtype)
             if grad_weight is not None:

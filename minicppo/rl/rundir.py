@@ -52,7 +52,8 @@ class RunDir:
         """Raises FileExistsError where the folder already holds a run."""
         if (self.path / "config.yaml").exists():
             raise FileExistsError(
-                f"{self.path} already holds a run: resume it, remove it, or give this run another folder (--run-dir)"
+                f"{self.path} already holds a run: minicppo resume {self.path}, remove it, or give this run another "
+                "folder (--run-dir)"
             )
 
     @classmethod

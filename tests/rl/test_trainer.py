@@ -228,7 +228,7 @@ def test_what_is_not_finite_stops_the_run(small_config: MakeConfig, run_folder: 
 def test_a_folder_holds_one_run(small_config: MakeConfig, run_folder: Path) -> None:
     config = small_config(train={"iterations": 1})
     train(config, run_folder)
-    with pytest.raises(FileExistsError, match="already holds a run: resume it"):
+    with pytest.raises(FileExistsError, match="already holds a run: minicppo resume"):
         train(config, run_folder)
     with pytest.raises(FileNotFoundError, match=r"holds no run: it has no config\.yaml"):
         trained_policy(run_folder / "elsewhere")

@@ -12,11 +12,12 @@ from minicppo.report.study.stats import Interval
 from minicppo.report.study.summary import POOLED
 
 HEADLINE, REPLICATION, SCALED = "headline", "replication", "horizon-scaled"
+PAIRED = "Differences are means over runs paired by seed, not differences of the interquartile means."
 LEGEND = (
     "Final accuracy: sampled, on held-out problems, after the last iteration. Mean reward and lowest late reward: of "
-    "the rollout batches, over training and in its second half. Differences are means of runs paired by seed, which "
-    "share problems and noise. Intervals of few runs are too narrow: of five they cover in about 89 % of cases, of "
-    "three in 74 %. P(better) = 1.00 [1.00, 1.00] says that every run of one beat every run of the other."
+    "the rollout batches, over training and in its second half. Paired runs share problems and noise. Intervals of few "
+    "runs are too narrow: of five they cover in about 89 % of cases, of three in 74 %. P(better) = 1.00 [1.00, 1.00] "
+    "says that every run of one beat every run of the other."
 )
 COLUMNS = {
     "final": "final accuracy",
@@ -37,7 +38,7 @@ def study_table(results: Path) -> str:
         return "No headline yet: `minicppo study configs/study.yaml --only tune --only headline` makes it."
     note = (
         f"{size(summary)}. Interquartile means over seeds with 95 % bootstrap intervals; a collapsed run ends below "
-        f"{summary['collapse']:g} times the accuracy at the start. p: a permutation test after Holm's correction; "
+        f"{summary['collapse']:g} times the accuracy at the start. {PAIRED} p: a permutation test after Holm's correction; "
         "leaning: only the differences of paired runs, taken alone, pass one that deals out their signs. The table: "
         f"one task, one starting policy, the same {summary['held_out']['problems']} held-out problems for all."
     )
@@ -106,7 +107,7 @@ def conditions(summary: dict[str, Any]) -> str:
     several = "Each part ran on one machine; on another the same start rounds differently. "
     return (
         "Interquartile means over seeds with 95 % bootstrap intervals; collapsed: below "
-        f"{summary['collapse']:g} times the accuracy at the start, with Wilson's interval. Better: the interval of "
+        f"{summary['collapse']:g} times the accuracy at the start, with Wilson's interval. {PAIRED} Better: the interval of "
         "P(better) excludes one half, and so does a permutation test at the 5 % level after Holm's correction. "
         "Leaning: only the differences of paired runs, taken alone, pass one that deals out their signs. Three runs "
         "against three pass neither, whatever they say. All "

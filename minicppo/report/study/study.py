@@ -103,26 +103,31 @@ def write_report(study: StudyConfig, command: str) -> list[Path]:
 
 
 def plan_table(study: StudyConfig, out: Path, only: Sequence[str]) -> Table:
-    """What each part would do: runs, those done, and the time left by the pace of this study's own runs."""
+    """What each part would do: runs, those done, and the time left by the pace of this study's own runs.
+
+    A run that an earlier arm or part has as well is counted there, and here as shared.
+    """
     rows = read_table(results(study) / TABLE) if (results(study) / TABLE).is_file() else []
     winners = choose(study, curves(rows)) if rows else {}
     once = {curve.run: curve for curve in curves(rows)}
     pace = {(c.key[0], c.key[1]): float(c.values["seconds"][1:].sum()) for c in once.values()}
     table = Table(title=f"{study.name}: {study.preset}, results in {study.results}", title_justify="left")
-    for head in ("part", "settings", "arms", "seeds", "runs", "done", "left, minutes of one thread"):
+    for head in ("part", "settings", "arms", "seeds", "runs", "shared", "done", "left, minutes of one thread"):
         table.add_column(head, justify="left" if head == "part" else "right")
+    seen: set[str] = set()
     for name in selected(study, only):
         part = study.parts[name]
         cells = grid(study, name, winners)
-        runs = {cell.run: cell.setting for cell in cells}
+        runs = {cell.run: cell.setting for cell in cells if cell.run not in seen}
+        seen |= runs.keys()
         done = {run for run in runs if is_done(out / run) or run in once}
         arms = sum(max(1, len(arm.candidates)) for arm in part.arms.values())
         waiting = arms * part.seeds.count * len(part.settings) - len(cells)
         left = [pace.get((name, setting)) for run, setting in runs.items() if run not in done]
         known = [seconds for seconds in left if seconds is not None]
         time = f"{sum(known) / 60:.0f}" if len(known) == len(left) and not waiting else "?"
-        count = f"{len(runs)}" + (f" + {waiting}" if waiting else "")
-        table.add_row(name, str(len(part.settings)), str(arms), str(part.seeds.count), count, str(len(done)), time)
+        count, shared = f"{len(runs)}" + (f" + {waiting}" if waiting else ""), str(len(cells) - len(runs))
+        table.add_row(name, str(len(part.settings)), str(arms), str(part.seeds.count), count, shared, str(len(done)), time)
     return table
 
 

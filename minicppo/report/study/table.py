@@ -45,7 +45,7 @@ CERTIFIED = {
     "gain_low": "certificate/gain_low",
 }
 NUMBERS = (*EVALUATED, *ROLLED_OUT, *UPDATED, *CERTIFIED, "seconds")
-INSTALL = 'pip install "minicppo[study]"'
+INSTALL = "pip install -c constraints.txt -e '.[study]'"
 
 
 @dataclass(frozen=True)
