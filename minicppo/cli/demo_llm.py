@@ -39,7 +39,9 @@ def demo_llm(
         if key in ("method", "method.name"):
             raise ValueError(f"{override} would train in the folder of {method}: say --method {value}")
         if key == "recipe":
-            raise ValueError(f"{override} is not for the demo, which trains a method: minicppo train {PRESET} {override}")
+            raise ValueError(
+                f"{override} is not for the demo, which trains a method: minicppo train {PRESET} {override}"
+            )
     try:
         run_demo_llm(out, console, method=method, fresh=fresh, overrides=overrides or [])
     except KeyboardInterrupt:
