@@ -36,6 +36,7 @@ def curves(runs: list[Run]) -> Figure:
         styles = line_styles([run.method for run in runs])
         for ax, (kind, key, title, label, percent) in zip(axes.flat, PANELS, strict=True):
             scale = 100.0 if percent else 1.0
+            ax.update_datalim([(0, 0)])  # the scale's margin is then of all it shows, and the highest marker inside
             for run, style, name in zip(runs, styles, labels(runs), strict=True):
                 x, y = run.series(kind, key)
                 if len(x) == 0:

@@ -36,11 +36,12 @@ def study_table(results: Path) -> str:
     part = summary["parts"].get(HEADLINE)
     if part is None:
         return "No headline yet: `minicppo study configs/study.yaml --only tune --only headline` makes it."
+    problems = summary["held_out"]["problems"]
     note = (
         f"{size(summary)}. Interquartile means over seeds with 95 % bootstrap intervals; a collapsed run ends below "
-        f"{summary['collapse']:g} times the accuracy at the start. {PAIRED} p: a permutation test after Holm's correction; "
-        "leaning: only the differences of paired runs, taken alone, pass one that deals out their signs. The table: "
-        f"one task, one starting policy, the same {summary['held_out']['problems']} held-out problems for all."
+        f"{summary['collapse']:g} times the accuracy at the start. {PAIRED} p: a permutation test after Holm's "
+        "correction; leaning: only the differences of paired runs, taken alone, pass one that deals out their signs. "
+        f"The table: one task, one starting policy, the same {problems} held-out problems for all."
     )
     return "\n\n".join([in_short(summary), table(part, ("final", "collapsed")), note])
 
@@ -107,10 +108,10 @@ def conditions(summary: dict[str, Any]) -> str:
     several = "Each part ran on one machine; on another the same start rounds differently. "
     return (
         "Interquartile means over seeds with 95 % bootstrap intervals; collapsed: below "
-        f"{summary['collapse']:g} times the accuracy at the start, with Wilson's interval. {PAIRED} Better: the interval of "
-        "P(better) excludes one half, and so does a permutation test at the 5 % level after Holm's correction. "
-        "Leaning: only the differences of paired runs, taken alone, pass one that deals out their signs. Three runs "
-        "against three pass neither, whatever they say. All "
+        f"{summary['collapse']:g} times the accuracy at the start, with Wilson's interval. {PAIRED} Better: the "
+        "interval of P(better) excludes one half, and so does a permutation test at the 5 % level after Holm's "
+        "correction. Leaning: only the differences of paired runs, taken alone, pass one that deals out their signs. "
+        "Three runs against three pass neither, whatever they say. All "
         f"runs are evaluated on the same {held['problems']} held-out problems, {samples} each, and "
         "start from the same policy unless a part says otherwise: the intervals are about training seeds, not about "
         f"other problems or starts. {several if len(summary['machines']) > 1 else ''}{tuned}"

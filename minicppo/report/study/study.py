@@ -127,7 +127,8 @@ def plan_table(study: StudyConfig, out: Path, only: Sequence[str]) -> Table:
         known = [seconds for seconds in left if seconds is not None]
         time = f"{sum(known) / 60:.0f}" if len(known) == len(left) and not waiting else "?"
         count, shared = f"{len(runs)}" + (f" + {waiting}" if waiting else ""), str(len(cells) - len(runs))
-        table.add_row(name, str(len(part.settings)), str(arms), str(part.seeds.count), count, shared, str(len(done)), time)
+        shape = (str(len(part.settings)), str(arms), str(part.seeds.count))
+        table.add_row(name, *shape, count, shared, str(len(done)), time)
     return table
 
 
