@@ -81,6 +81,8 @@ def test_every_command_explains_itself(minicppo: Command, command: str) -> None:
         (["train", "stale", "method.params.delta=-1"], "delta=-1"),
         (["train", "stale", "rollout.top_p=0.9"], "top_p=1"),
         (["train", "stale", "rollout.group_size=1"], "use 2 or more"),
+        (["train", "stale", "--recipe", "dr-grpo", "--method", "grpo"], "recipe 'dr-grpo' has a method of its own"),
+        (["train", "stale", "--recipe", "dr-grpo", "method.name=grpo"], "leave it out, or method 'grpo'"),
         (["methods", "cpo"], "did you mean 'cppo'"),
         (["resume", "nowhere"], "nowhere holds no run"),
         (["eval", "nowhere"], "nowhere holds no run"),
@@ -135,6 +137,18 @@ def test_compare_prints_a_table_and_writes_figures(minicppo: Command, tmp_path: 
     assert "31.0 ± 2.0" in outcome.out
     assert (tmp_path / "side-by-side" / "curves.png").exists()
     assert (tmp_path / "side-by-side" / "report.md").exists()
+
+
+def test_a_recipe_is_said_and_names_the_folder(minicppo: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("minicppo.rl.trainer.train", lambda config, folder, *_: write_run(folder, config.method.name))
+    for number, typed in enumerate((["--recipe", "dr-grpo"], ["recipe=dr-grpo"])):
+        outcome = minicppo("train", "stale", *typed, f"name=try{number}")
+        assert outcome.out.startswith("ppo by recipe dr-grpo on chain")
+        assert Path(f"runs/try{number}-dr-grpo/config.yaml").exists()
+    folders = []
+    monkeypatch.setattr("minicppo.engines.preconditions.preconditions", lambda *args: folders.append(args[2]) or [])
+    assert minicppo("plan", "stale", "recipe=dr-grpo").status == 0
+    assert folders == [Path("runs/stale-dr-grpo")]
 
 
 @pytest.mark.slow

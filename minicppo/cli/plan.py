@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from minicppo.cli.console import console
+from minicppo.cli.train import default_folder
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -51,9 +52,10 @@ def plan(
     from minicppo.engines.preconditions import preconditions
     from minicppo.rl.config import load_config
 
-    first = [f"{key}={value}" for key, value in (("engine", engine), ("method", method)) if value]
-    config = load_config(preset, [*first, *(overrides or [])])
-    folder = run_dir or Path("runs") / f"{config.name}-{config.method.name}"
+    given = [f"{key}={value}" for key, value in (("engine", engine), ("method", method)) if value]
+    given += overrides or []
+    config = load_config(preset, given)
+    folder = run_dir or default_folder(config, given)
     typed = [preset, *(["--engine", engine] if engine else []), *(["--method", method] if method else [])]
     typed += [*(overrides or []), *(["--run-dir", str(run_dir)] if run_dir else [])]
     made = make_plan(config, folder, typed)

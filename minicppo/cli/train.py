@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -32,7 +32,7 @@ def train(
         str | None, typer.Option("--engine", help="Where it runs: local, trl or verl. [default: the preset's]")
     ] = None,
     run_dir: Annotated[
-        Path | None, typer.Option("--run-dir", "-o", help="Where to write. [default: runs/PRESET-METHOD]")
+        Path | None, typer.Option("--run-dir", "-o", help="Where to write. [default: runs/PRESET-METHOD, or -RECIPE]")
     ] = None,
 ) -> None:
     """Train a policy.
@@ -57,10 +57,11 @@ def train(
     from minicppo.rl.config import load_config
     from minicppo.rl.rundir import RunDir
 
-    # the recipe, then the method: naming one resets its parameters, which later overrides may set
+    # first, as naming a recipe or a method resets its parameters, which later overrides may set
     named = (("engine", engine), ("recipe", recipe), ("method", method))
-    config = load_config(preset, [*(f"{key}={value}" for key, value in named if value), *(overrides or [])])
-    folder = run_dir or Path("runs") / f"{config.name}-{config.method.name}"
+    given = [*(f"{key}={value}" for key, value in named if value), *(overrides or [])]
+    config = load_config(preset, given)
+    folder = run_dir or default_folder(config, given)
     if config.engine != "local":
         _require(config, folder, ["train", "..."])
     if config.engine == "verl":
@@ -70,11 +71,22 @@ def train(
         start(config, folder)
         return
     RunDir(folder).require_vacant()  # before anything is shown
+    by_recipe = "".join(f" by recipe {name}" for name in recipes_in(given)[-1:])
     console.print(
-        f"[bold]{config.method.name}[/] on {config.task.name}, {config.train.iterations} iterations of "
+        f"[bold]{config.method.name}[/]{by_recipe} on {config.task.name}, {config.train.iterations} iterations of "
         f"{config.rollout.prompts} x {config.rollout.group_size} responses, {config.resolved_device()} -> {folder}"
     )
     _follow(folder, config.train.iterations, 0, lambda handler: start(config, folder, handler))
+
+
+def recipes_in(overrides: Sequence[str]) -> list[str]:
+    """The recipes that are named among overrides."""
+    return [value for key, _, value in (override.partition("=") for override in overrides) if key == "recipe"]
+
+
+def default_folder(config: RunConfig, overrides: Sequence[str]) -> Path:
+    """Where a run goes unless told: named after the recipe, as two of them may share a method, or after the method."""
+    return Path("runs") / f"{config.name}-{[config.method.name, *recipes_in(overrides)][-1]}"
 
 
 def _trainer(engine: str) -> tuple[Callable[..., object], Callable[..., object]]:

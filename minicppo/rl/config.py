@@ -142,6 +142,10 @@ def load_config(preset_or_path: str | Path, overrides: list[str] | None = None) 
         ConfigError: no such preset, recipe or file, an unknown key, or a value that cannot work; each names a way out.
     """
     settings = _read(_locate(preset_or_path))
+    named = {key: value for key, _, value in (override.partition("=") for override in overrides or [])}
+    method = named.get("method", named.get("method.name"))
+    if "recipe" in named and method is not None:
+        raise ConfigError(f"recipe {named['recipe']!r} has a method of its own: leave it out, or method {method!r}")
     for override in overrides or []:
         _apply(settings, override)
     return validate(settings)
