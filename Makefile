@@ -98,7 +98,7 @@ bench: $(STAMP) ## time the mask, sampling, scoring and a whole run beside their
 	$(BIN)/python -m minicppo.report.targets
 
 bench-gpu: $(STAMP) ## the same on one CUDA GPU
-	for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name --device cuda || exit 1; done
+	for name in $(BENCHMARKS) scale; do $(BIN)/python -m benchmarks.$$name --device cuda || exit 1; done
 	$(BIN)/python -m minicppo.report.readme
 	$(BIN)/python -m minicppo.report.targets
 

@@ -8,14 +8,13 @@ A block stands between `<!-- generated: NAME -->` and `<!-- end -->`; a test fai
 from __future__ import annotations
 
 import argparse
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from minicppo.report.study.page import part_tables, study_table
-from minicppo.report.targets import RESULTS, targets
+from minicppo.report.targets import ON_GPU, measured, sampling_rows, targets
 from minicppo.rules import METHODS, get_method
 
 ROOT = Path(__file__).parents[2]
@@ -39,7 +38,7 @@ def methods_table() -> str:
 
 def mask_benchmark() -> str:
     """The committed measurement of the mask beside the per-sequence loop and a plain copy."""
-    result = _measured("mask")
+    result = measured("mask")
     lines = [
         "| responses x tokens | per-sequence loop | `cppo_mask` | times faster | packed | times a plain copy |",
         "|---|---|---|---|---|---|",
@@ -53,41 +52,70 @@ def mask_benchmark() -> str:
 
 
 def speed() -> str:
-    """The committed measurements of sampling, scoring and whole iterations, each beside its peer."""
+    """The committed measurements of sampling, scoring and whole iterations on a CPU, each beside its peer."""
+    scoring, whole = measured("scoring"), measured("end_to_end")
+    (tokens,) = {row["tokens"] for row in scoring["rows"] if row["part"] == "head" and row["vocabulary"] > 100_000}
+    notes = [
+        f"{name}: {_source(result)}"
+        for name, result in (("Sampling", measured("sampling")), ("scoring", scoring), ("rollout and update", whole))
+    ]
+    notes.append(f"scoring is timed on {tokens} tokens at V = 151,936, its memory counted at 8,192")
+    return "\n".join([*_speed(sampling_rows(), scoring["rows"], whole["rows"]), "", "; ".join(notes) + "."])
+
+
+def speed_gpu() -> str:
+    """The same on a GPU, and the mask."""
+    results = [measured(f"{name}{ON_GPU}") for name in ("sampling", "scoring", "end_to_end", "mask")]
+    sampling, scoring, whole, mask = (result["rows"] for result in results)
+    lines = _speed(sampling, scoring, whole)
+    for row in mask:
+        lines.append(
+            f"| mask, {row['rows']} x {row['width']:,} | {row['batched_ms']:.2f} ms "
+            f"| the loop: {row['loop_ms']:.0f} ms | {row['ratio']:.0f} |"
+        )
+    machine = results[0]["machine"]
+    return "\n".join([*lines, "", f"On one {machine['device']}, torch {machine['torch']}, the median of 7 (mask: 15)."])
+
+
+def _speed(sampling: list[dict[str, Any]], scoring: list[dict[str, Any]], whole: list[dict[str, Any]]) -> list[str]:
     lines = ["| path | minicppo | beside | times faster |", "|---|---|---|---|"]
-    sampling, scoring, whole = _measured("sampling"), _measured("scoring"), _measured("end_to_end")
-    large = _measured("sampling-large")["rows"] if (RESULTS / "sampling-large.json").is_file() else []
-    for row in [*sampling["rows"], *large]:
+    for row in sampling:
         lines.append(
             f"| sampling, {row['size']} parameters, {row['rows']} rows, {row['lengths']} lengths "
             f"| {row['ours_tokens_per_s']:,.0f} tokens/s "
             f"| `generate`: {row['generate_tokens_per_s']:,.0f} tokens/s | {row['times_generate']:.1f} |"
         )
-    for row in scoring["rows"]:
+    for row in scoring:
         if row["part"] == "head":
-            plain, tiles = (f"{row['seconds'][k]:.2f} s, {row['peak_mb'][k]:,.0f} MB" for k in ("plain", "tiles"))
+            plain, tiles = (f"{row['seconds'][k]:.3g} s, {row['peak_mb'][k]:,.0f} MB" for k in ("plain", "tiles"))
             lines.append(
-                f"| scoring, forward and backward, V = {row['vocabulary']:,} | {tiles} "
+                f"| scoring, forward and backward, V = {row['vocabulary']:,}, d = {row['width']:,} | {tiles} "
                 f"| logits and `log_softmax`: {plain} | {1 / row['time_ratio']:.1f}, "
                 f"memory 1/{1 / row['memory_ratio']:.0f} |"
             )
-    for row in whole["rows"]:
+    for row in whole:
         if row["kind"] == "peers":
             lines.append(
                 f"| rollout and update, {row['parameters']} parameters, {row['lengths']} lengths "
                 f"| {row['ours_per_s']:,.0f} tokens/s | TRL: {row['trl_per_s']:,.0f} tokens/s | {row['ratio']:.1f} |"
             )
-    (tokens,) = {row["tokens"] for row in scoring["rows"] if row["part"] == "head" and row["vocabulary"] > 100_000}
-    notes = [
-        f"{name}: {_source(result)}"
-        for name, result in (("Sampling", sampling), ("scoring", scoring), ("rollout and update", whole))
+    return lines
+
+
+def scale() -> str:
+    """Our own trainer at Qwen3's sizes on a GPU."""
+    result = measured(f"scale{ON_GPU}")
+    lines = [
+        "| policy | rollout | update | peak memory |",
+        "|---|---|---|---|",
+        *(
+            f"| {row['size']} | {row['rollout_tokens_per_s']:,.0f} tokens/s "
+            f"| {row['update_tokens_per_s']:,.0f} tokens/s | {row['peak_gb']:.0f} GB |"
+            for row in result["rows"]
+        ),
     ]
-    notes.append(f"scoring is timed on {tokens} tokens at V = 151,936, its memory counted at 8,192")
-    return "\n".join([*lines, "", "; ".join(notes) + "."])
-
-
-def _measured(name: str) -> dict[str, Any]:
-    return dict(json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8")))
+    row, machine = result["rows"][0], result["machine"]
+    return "\n".join([*lines, "", f"{row['responses']} responses of {row['width']} tokens on one {machine['device']}."])
 
 
 def _source(result: dict[str, Any]) -> str:
@@ -99,7 +127,7 @@ def _source(result: dict[str, Any]) -> str:
 
 def readings() -> str:
     """The committed comparison of readings of the paper, from `python -m benchmarks.readings`."""
-    result = _measured("readings")
+    result = measured("readings")
     lines = [
         "| key | first reading | second reading | masked, first | second | verdicts that differ | gradient turns |",
         "|---|---|---|---|---|---|---|",
@@ -129,6 +157,8 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "methods": methods_table,
     "mask-benchmark": mask_benchmark,
     "speed": speed,
+    "speed-gpu": speed_gpu,
+    "scale": scale,
     "targets": targets,
     "readings": readings,
 }
