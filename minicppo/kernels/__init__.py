@@ -1,16 +1,29 @@
-"""Triton kernels: what a CUDA GPU runs in place of chains of small operations. Each has its twin in plain PyTorch."""
+"""Triton kernels: what a CUDA GPU runs in place of chains of small operations. Each has its twin in plain PyTorch.
 
+`MINICPPO_KERNELS=0` in the environment leaves all work to the twins.
+"""
+
+import os
+import shutil
 from functools import cache
 from importlib.util import find_spec
 
+import torch
 from torch import Tensor
 
 
-@cache
-def _triton() -> bool:
-    return find_spec("triton") is not None
-
-
 def usable(tensor: Tensor) -> bool:
-    """Is it on a GPU that Triton is here to write kernels for?"""
-    return tensor.is_cuda and _triton()
+    """Is it on a GPU that kernels can be compiled for here?"""
+    return tensor.is_cuda and _compiles() and _known(tensor.device.index)
+
+
+@cache
+def _compiles() -> bool:
+    """Triton is installed, and so is the C compiler that it builds the start of a kernel with."""
+    wanted = os.environ.get("MINICPPO_KERNELS") != "0" and find_spec("triton") is not None
+    return wanted and any(map(shutil.which, (os.environ.get("CC", "cc"), "gcc", "clang")))
+
+
+@cache
+def _known(index: int) -> bool:
+    return torch.cuda.get_device_capability(index) >= (7, 0)

@@ -18,7 +18,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     missing = pytest.mark.skipif(not _triton(), reason="Triton is not installed: make test-kernels")
     unseen = pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")  # in lanes that a kernel masks
     for item in items:
-        if "tests/kernels" in item.nodeid:
+        if "tests/kernels/test_kernels" in item.nodeid:
             item.add_marker(missing)
             item.add_marker(unseen)
 
