@@ -134,15 +134,14 @@ class DirectDecoder(Decoder):
 
     def __init__(self, model: PreTrainedModel, block: int | None = None):
         self.model = model
-        on_gpu = model.device.type == "cuda"
-        self.block = block or (CUDA_BLOCK if on_gpu else 1)
+        self.block = block or (CUDA_BLOCK if model.device.type == "cuda" else 1)
         self.fused = kernels.usable(model.lm_head.weight)
         self.joins = self.fused and layer_parameters(model) <= JOIN and _all_plain(model)
-        self.make = Replay() if on_gpu else lambda key, step: step()
 
     def read(self, ids: Tensor, mask: Tensor, samples: int, room: int) -> Tensor:
         logits, cache, positions = _read(self.model, ids, mask)
         keys, device = cache.layers[0].keys, ids.device
+        self.replay = Replay(device) if device.type == "cuda" else None
         rows, filled = len(ids) * samples, ids.shape[1]
         width = -(-(filled + room) // self.block) * self.block
         device_type = device.type
@@ -173,9 +172,14 @@ class DirectDecoder(Decoder):
     def step(self, tokens: Tensor, then: Callable[[Tensor], None]) -> None:
         self.filled += 1
         columns = 0 if self.fused else -(-self.filled // self.block) * self.block
-        self.make((len(tokens), columns), lambda: then(self._forward(tokens, columns)))
+        if self.replay is None:
+            then(self._forward(tokens, columns))
+        else:
+            self.replay((len(tokens), columns), lambda: then(self._forward(tokens, columns)))
 
     def keep(self, order: Tensor) -> None:
+        if self.replay is not None:
+            self.replay.forget()
         gaps = (order != torch.arange(len(order), device=order.device)).nonzero()[:, 0]
         movers, filled = order[gaps], self.filled
         for part in self.cache.flatten(0, 1):

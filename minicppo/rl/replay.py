@@ -5,33 +5,43 @@ from functools import cache
 
 import torch
 
+SPARE = 1 << 30  # bytes of freed memory that may stay: what recordings that are gone have used is not found again
+
 
 class Replay:
     """Makes steps that work in place on tensors that stay the same while their key does.
 
-    One graph serves a key. The first step is made plainly where something sets itself up at it: libraries in a process,
-    and autocast, which casts the weights once.
+    One CUDA graph serves a key. The first step is made plainly where something sets itself up at it: libraries in a
+    process, and autocast, which casts the weights once.
     """
 
     ready = False  # libraries are
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.warm = device, False
+        self.forget()
+
+    def forget(self) -> None:
+        """The tensors are others from now on."""
         self.graph: torch.cuda.CUDAGraph | None = None
         self.key: Hashable = None
-        self.warm = False
 
     def __call__(self, key: Hashable, step: Callable[[], None]) -> None:
-        if not self.warm and (not Replay.ready or torch.is_autocast_enabled("cuda")):
-            step()
-            self.warm = Replay.ready = True
-            return
-        if self.key != key or self.graph is None:
-            self.graph, self.key = _record(step), key
-        self.graph.replay()
+        with torch.cuda.device(self.device):
+            if not self.warm and (not Replay.ready or torch.is_autocast_enabled("cuda")):
+                step()
+                self.warm = Replay.ready = True
+                return
+            if self.graph is None or self.key != key:
+                self.graph, self.key = None, key  # the old one first: its memory is free then
+                self.graph = _record(step)
+            self.graph.replay()
 
 
 def _record(step: Callable[[], None]) -> torch.cuda.CUDAGraph:
     """A graph of the step, which is not made. `torch.cuda.graph` would collect garbage and empty caches before."""
+    if torch.cuda.memory_reserved() - torch.cuda.memory_allocated() > SPARE:
+        torch.cuda.empty_cache()
     stream, current = _stream(torch.cuda.current_device()), torch.cuda.current_stream()
     graph = torch.cuda.CUDAGraph()
     stream.wait_stream(current)

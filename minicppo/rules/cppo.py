@@ -87,7 +87,7 @@ def cppo_mask(
         "schedule": schedule,
         "length": width if length == "padded" else length,
     }
-    on_gpu = divergence is None and fits(log_probs, width, schedule, length)
+    on_gpu = divergence is None and fits((log_probs, rollout_log_probs, advantages), width, schedule, length)
     given = checked_inputs(packed, values=not on_gpu, **inputs)
     like, A = given["log_probs"], given["advantages"]
     layout = packed or Padded(*like.shape)
@@ -130,7 +130,7 @@ def mask_rows(
 ) -> CPPOMask:
     """Algorithm 1, D_t (zero on invalid positions) and the direction given."""
     layout = Padded(*valid.shape)
-    if fits(divergence, layout.width, schedule, length):
+    if fits((divergence,), layout.width, schedule, length):
         return mask_in_one_kernel(
             *(divergence, away, None, valid, layout),
             delta=delta,

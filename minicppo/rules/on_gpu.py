@@ -16,13 +16,11 @@ from minicppo.rules.weights import position_weights
 LONGEST = 32_768  # tokens of one response that a program holds
 
 
-def fits(values: Tensor, width: int, schedule: str, length: str | int) -> bool:
+def fits(numbers: tuple[Tensor, ...], width: int, schedule: str, length: str | int) -> bool:
     """Does the kernel know this case? It has no float64, no permuted weights, and checks no horizon."""
     return (
-        kernels.usable(values)
-        and values.dtype == torch.float32
+        all(kernels.usable(x) and x.dtype == torch.float32 and x.numel() > 0 for x in numbers)
         and 0 < width <= LONGEST
-        and values.numel() > 0
         and schedule in ("linear", "constant")
         and (length in ("own", "padded") if isinstance(length, str) else length >= width)
     )

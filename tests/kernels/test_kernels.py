@@ -145,6 +145,8 @@ def test_what_the_kernel_does_not_know_goes_the_other_way(monkeypatch: pytest.Mo
     monkeypatch.setattr("minicppo.rules.cppo.mask_in_one_kernel", lambda *_, **__: pytest.fail("the kernel"))
     pi, mu, advantages, valid = batch(2, 4, 150)
     cppo_mask(pi.double(), mu.double(), advantages.double(), valid)
+    cppo_mask(pi, mu, advantages.double(), valid)
+    cppo_mask(pi, mu.double(), advantages, valid)
     cppo_mask(pi, mu, advantages, valid, schedule="shuffled")
     cppo_mask(pi[:0], mu[:0], advantages[:0], valid[:0])
     with pytest.raises(ValueError, match="length=3 is shorter than a response"):

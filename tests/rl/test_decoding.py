@@ -277,7 +277,7 @@ def test_on_a_gpu_rows_are_those_of_the_cpu(name: str, keep: Keep) -> None:
     policy = build(name)
     on_cpu = sample(policy, PROMPTS, 100, 1.0, torch.Generator().manual_seed(0), keep, k=4, samples=5)
     policy = dataclasses.replace(policy, model=policy.model.cuda())
-    on_gpu = sample(policy, PROMPTS, 100, 1.0, torch.Generator().manual_seed(0), keep, k=4, samples=5)
+    on_gpu = sample(policy, PROMPTS, 100, 1.0, torch.Generator().manual_seed(0), keep, k=4, samples=5, batch=2)
     assert on_gpu.response_ids.is_cuda
     same = (on_gpu.response_ids[:, :8].cpu() == on_cpu.response_ids[:, :8]).all(1)
     assert float(same.float().mean()) > 0.9, "but for a rare tie"
