@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,7 @@ def test_the_whole_demo_with_two_methods_side_by_side(
     shown = capsys.readouterr().out
     for piece in ("before", "after", "Held-out problems, one sample each", "What to look at", "One seed ranks nothing"):
         assert piece in shown
+    assert re.search(r"differ by \d\.\de[+-]\d\d on average", shown), "in float32 it is next to nothing, yet not zero"
     folder = tmp_path / "out" / "cppo"
     summary = json.loads((folder / "demo.json").read_text())
     assert {"before", "before_se", "after", "after_se", "cpu_s", "wall_s", "process_peak_memory_mb"} <= set(summary)
@@ -53,9 +55,10 @@ def test_the_whole_demo_with_two_methods_side_by_side(
     assert "| problem | answer | before | after |" in (folder / "report.md").read_text()
     assert not list(folder.rglob("optimizer.safetensors"))
 
-    logged = (folder / "metrics.jsonl").read_bytes()
+    logged, record = (folder / "metrics.jsonl").read_bytes(), (folder / "demo.json").read_bytes()
     assert status("demo-llm", "--out", "out", *small) == 0  # a finished run is kept
     assert (folder / "metrics.jsonl").read_bytes() == logged
+    assert (folder / "demo.json").read_bytes() == record, "what the run cost, not what looking at it again did"
     assert status("demo-llm", "--out", "out", *small, "seed=5") == 2
     assert "holds a run of other settings" in capsys.readouterr().err
 

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgba
 from matplotlib.image import imread
+from rich.console import Console
 
 from minicppo.report.curves import REASONS, curves, masked_share
+from minicppo.report.demo import what_to_look_at
 from minicppo.report.drift import by_position, drift_by_position
 from minicppo.report.growth import PANELS, ROOT, SERIES, growth
 from minicppo.report.overview import LENGTH, made_up_divergences, masks, overview
 from minicppo.report.pictures import PICTURES, draw_demo_llm
+from minicppo.report.progress import RunProgress
 from minicppo.report.response import LOOKS, MASKED, choose_response, choose_window, one_response
 from minicppo.report.runs import Run, Trace, differing_settings, labels, load_run
 from minicppo.report.style import line_styles, save
@@ -83,6 +90,62 @@ def test_labels_tell_runs_of_one_method_apart(runs: list[Run], tmp_path: Path) -
     assert len({(style.color, str(style.dashes)) for style in styles}) == 5
 
 
+def test_a_family_lends_its_style_to_no_other() -> None:
+    methods = ["reinforce", "cispo", "minpro", "gspo", "sapo", "drpo", "pdm", "trm-max", "trm-avg", "cppo", "cppo-soft"]
+    styles = dict(zip(methods, line_styles(methods), strict=True))
+    assert len({(style.color, style.marker) for style in styles.values()}) == len(methods)
+    families = {name: line_styles([name])[0] for name in ("cppo", "dppo", "grpo", "ppo", "none")}
+    assert styles["cppo"] == families["cppo"]
+    others = [style for name, style in styles.items() if name != "cppo"]
+    assert not {style.color for style in others} & {style.color for style in families.values()}
+
+
+def test_the_highest_marker_is_not_cut(runs: list[Run]) -> None:
+    level = [row | {"drift": 0.2 + 1e-4 * row["iteration"]} for row in runs[0].metrics if row["kind"] != "rollout"]
+    ax = curves([Run(runs[0].path, runs[0].config, level, [])]).axes[3]
+    assert ax.get_ylim()[0] == 0
+    assert ax.get_ylim()[1] > 1.04 * ax.get_lines()[0].get_ydata().max()
+
+
+def test_the_demo_says_of_changed_settings_only_what_it_measured(runs: list[Run]) -> None:
+    rows = results(runs)
+    as_it_is, changed = what_to_look_at(rows), what_to_look_at(rows, preset_as_it_is=False)
+    for known in ("collapse", "warm-up's likeliest"):
+        assert known in as_it_is
+        assert known not in changed
+    assert "held-out accuracy went from 31 to 30 %" in changed
+    both = rows[0].masked_both or 0.0
+    assert f"{100 * rows[0].masked_prefix_only:.2f} % of the tokens" in changed
+    assert f"together {100 * both:.2f} %" in changed
+
+
+def test_a_warm_up_has_no_end_until_it_is_there() -> None:
+    display = RunProgress(Console(file=StringIO()))
+    display.add("cppo", 2)
+    display.handle("cppo", {"kind": "warmup", "step": 250, "max_steps": 3200, "accuracy": 0.5})
+    line = display.progress.tasks[-1]
+    assert line.total is None, "so no time left is guessed"
+    assert line.fields["note"] == "at most 3200, greedy accuracy 50 %"
+    display.handle("cppo", {"kind": "iteration", "iteration": 1})
+    assert (line.total, line.finished) == (250, True)
+
+
+def test_notebooks_begin_without_a_warning() -> None:
+    """As in a kernel without ipywidgets, where tqdm's warning would be the first output of each."""
+    pytest.importorskip("IPython")
+    kernel = """
+import sys, types, IPython
+IPython.get_ipython = lambda: types.SimpleNamespace(config={"IPKernelApp": {}})
+sys.modules["ipywidgets"] = None
+import page, minicppo.rl.trainer
+"""
+    found = subprocess.run(
+        [sys.executable, "-c", kernel], cwd=ROOT / "notebooks", env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert "IProgress" not in found.stderr
+
+
 def test_what_runs_were_told_differently_is_said(runs: list[Run], tmp_path: Path) -> None:
     found = differing_settings([runs[0], runs[2]])
     assert found["method.name"] == ["cppo-exact", "grpo"]
@@ -114,6 +177,7 @@ def test_drift_by_position_equals_a_loop_over_tokens(runs: list[Run]) -> None:
     assert allowance[0] == pytest.approx(DELTA, rel=0.02)
     assert np.all(np.diff(allowance[:8]) > 0), "the token test relaxes along the response"
     assert allowance.max() <= DELTA / W_MIN + 1e-6
+    assert "smaller is drawn at the bottom" in drift_by_position(runs).axes[0].get_ylabel()
 
 
 def test_padding_never_enters_the_drift(runs: list[Run]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,11 +27,11 @@ from minicppo.report.study.claims import (
     verdict,
 )
 from minicppo.report.study.figures import digest, draw
-from minicppo.report.study.page import _best, _masked, in_short, study_table
+from minicppo.report.study.page import PAIRED, _best, _masked, in_short, study_table
 from minicppo.report.study.plan import Seeds, StudyConfig, grid, load_study
 from minicppo.report.study.plots import lines_plot, plots, profile_plot, scores_plot
 from minicppo.report.study.stats import Interval, holm, permutation_p
-from minicppo.report.study.study import write_report
+from minicppo.report.study.study import plan_table, write_report
 from minicppo.report.study.summary import POOLED, choose, groups, rounded, score, summarise
 from minicppo.report.study.table import Curve, Row, collect, curves, read_table, write_table
 from tests.fake_study import fake_rows
@@ -134,7 +135,17 @@ def test_the_report_and_the_readme_table(study: StudyConfig) -> None:
     assert "| CPPO, tuned | 2 |" in table
     assert said in page
     assert "16 runs" in note, "20 cells, of which four share a run with another part"
+    assert PAIRED in note
+    assert PAIRED in page
+    plan = {column.header: map(int, column.cells) for column in plan_table(study, Path("none"), []).columns[4:6]}
+    assert {head: sum(counts) for head, counts in plan.items()} == {"runs": 16, "shared": 4}
     assert "minicppo study" in study_table(Path(study.results) / "nowhere")
+
+
+def test_without_pyarrow_it_says_what_to_type_in_the_clone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install -c constraints\.txt -e '\.\[study\]'"):
+        read_table(tmp_path / "x.parquet")
 
 
 def test_axes_say_what_they_show(study: StudyConfig, found: list[Curve]) -> None:

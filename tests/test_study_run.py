@@ -120,7 +120,7 @@ def test_finished_runs_are_lean_and_left_alone(whole: Path) -> None:
     run_study(study, out, 1, [], Console(quiet=True))
     assert before == {run: (run / "summary.json").stat().st_mtime_ns for run in names}
     assert (whole / "results" / "study.parquet").read_bytes() == table
-    counts = list(plan_table(study, out, []).columns[5].cells)
+    counts = list(plan_table(study, out, []).columns[6].cells)
     assert counts == ["2", str(len(names) - 2)]
 
 

@@ -61,7 +61,7 @@ def drift_by_position(runs: list[Run]) -> Figure:
         _draw_allowances(right, traced)
         left.set_title("Mean drift")
         right.set_title("Mean of the largest tenth")
-        left.set_ylabel(r"$|\pi - \mu|$ of the sampled token (log scale)" + f"\nwhat is below {FLOOR:g} is drawn there")
+        left.set_ylabel(r"$|\pi - \mu|$ of the sampled token (log scale)" + "\nwhat is smaller is drawn at the bottom")
         left.set_yscale("log")
         left.set_ylim(FLOOR, 1.0)
         for ax in (left, right):

@@ -30,6 +30,8 @@ def test_verdict_is_reproduced(statement: Statement, study: Study) -> None:
     assert evidence.agrees, evidence.note
     assert evidence.instances > 0
     assert evidence.note
+    if re.search(r"T=8192: .*\d{3}", evidence.note):  # `minicppo thresholds` and the README take xi = 1/2
+        assert "xi = 1" in evidence.note
 
 
 @pytest.mark.parametrize("statement", STATEMENTS, ids=lambda s: s.id)
