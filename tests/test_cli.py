@@ -77,8 +77,10 @@ def test_every_command_explains_itself(minicppo: Command, command: str) -> None:
         (["train", "missing.yaml"], "missing.yaml"),
         (["train", "stale", "train.lrr=1"], "did you mean 'train.lr'"),
         (["train", "stale", "seed"], "key=value"),
-        (["train", "stale", "--method", "cpo"], "did you mean 'cppo'"),
-        (["train", "stale", "method.params.delta=-1"], "delta=-1"),
+        (["train", "stale", "--method", "cpo"], "error: method 'cpo' is unknown; did you mean 'cppo'"),
+        (["train", "stale", "method.params.delta=-1"], "error: method.params.delta=-1 is outside"),
+        (["train", "stale", "method.params.delta=abc"], "error: method.params.delta must be a number"),
+        (["plan", "qwen3-8b"], "did you mean 'qwen3-8b-base'"),
         (["train", "stale", "rollout.top_p=0.9"], "top_p=1"),
         (["train", "stale", "rollout.group_size=1"], "use 2 or more"),
         (["train", "stale", "--recipe", "dr-grpo", "--method", "grpo"], "recipe 'dr-grpo' has a method of its own"),
@@ -103,14 +105,62 @@ def test_a_mistake_gets_one_clear_line(minicppo: Command, arguments: list[str], 
     assert not Path("runs").exists(), "nothing is written before the settings are known to be good"
 
 
+def test_where_there_is_no_run_those_beside_it_are_named(minicppo: Command) -> None:
+    for name in ("stale-grpo", "stale-ppo"):
+        begin(Path("runs") / name)
+    for command in ("resume", "eval", "compare"):
+        assert minicppo(command, "runs/nope").err.endswith("; in runs there are stale-grpo, stale-ppo\n")
+
+
+def test_a_file_that_is_no_yaml_is_one_line(minicppo: Command) -> None:
+    Path("notes.md").write_text("# Notes\n\na: b\nwith a word\nand: another\n")
+    assert minicppo("train", "notes.md").err == (
+        "error: notes.md is not valid YAML: line 5: could not find expected ':'\n"
+    )
+
+
+def test_no_room_is_checked_for_a_model_of_unknown_size(minicppo: Command) -> None:
+    for arguments in (["stale"], ["qwen3-1.7b", "task=chain", "eval.data=[]", "cluster.gpu=mine"]):
+        outcome = minicppo("plan", *arguments)
+        assert outcome.status == 0, outcome.err
+        assert "disk" not in outcome.out
+
+
+def test_help_says_what_must_be_given_and_what_there_is(minicppo: Command) -> None:
+    shown = minicppo("explain", "--help").out
+    assert shown.count("[required]") == 2
+    assert "[OPTIONS] [KEY=VALUE]..." in shown
+    assert "Example" in minicppo("demo", "--help").out
+
+
+def test_train_help_names_every_preset() -> None:
+    from minicppo.cli.train import train
+    from minicppo.rl.config import preset_names
+
+    assert all(f"`{name}`" in (train.__doc__ or "") for name in preset_names() if not name.startswith("qwen3-"))
+
+
 def test_debug_shows_the_traceback(minicppo: Command) -> None:
     with pytest.raises(ValueError, match="did you mean 'stale'"):
         minicppo("train", "stal", "--debug")
 
 
 def test_unknown_commands_and_options_are_usage_errors(minicppo: Command) -> None:
-    assert minicppo("trian").status == 2
-    assert minicppo("train", "stale", "--methode", "grpo").status == 2
+    for arguments, says in (
+        (["trian"], "No such command 'trian'. Did you mean 'train'"),
+        (["train"], "Missing argument 'PRESET_OR_YAML'"),
+        (["train", "stale", "--methode", "grpo"], "No such option: --methode"),
+        (["thresholds", "--horizon", "abc"], "'abc' for '--horizon'"),
+        (["demo", "--workers", "0"], "'0' for '--workers'"),
+    ):
+        outcome = minicppo(*arguments)
+        assert outcome.status == 2
+        assert says in outcome.err
+        assert outcome.err.startswith("error: ")
+        assert outcome.err.count("\n") == 1
+    bare = minicppo()
+    assert bare.status == 2
+    assert "error" not in bare.err
 
 
 def test_version(minicppo: Command) -> None:
@@ -135,6 +185,7 @@ def test_compare_prints_a_table_and_writes_figures(minicppo: Command, tmp_path: 
     outcome = minicppo("compare", "cppo-exact", "none", "--out", "side-by-side")
     assert outcome.status == 0
     assert "31.0 ± 2.0" in outcome.out
+    assert "from one seed, settle nothing" in " ".join(outcome.out.split())
     assert (tmp_path / "side-by-side" / "curves.png").exists()
     assert (tmp_path / "side-by-side" / "report.md").exists()
 

@@ -70,7 +70,7 @@ def test_masked_is_what_moves_away_beyond_its_limit(method: str, advantage: floa
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--mu", ".5"], "give --mu and --pi"),
+        (["--mu", ".5"], "Missing option '--pi'"),
         (["--mu", ".5,.4", "--pi", ".5"], "pi has 1 values for the 2 tokens of mu"),
         (["--mu", "1.5", "--pi", ".5"], "mu has the value 1.5: the probability of a sampled token is in (0, 1]"),
         (["--mu", "half", "--pi", ".5"], "'half' is not a list of numbers"),

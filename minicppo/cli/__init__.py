@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from pydantic import ValidationError
 
 from minicppo import __version__
 from minicppo.cli.compare import compare
@@ -24,6 +25,8 @@ from minicppo.cli.plan import plan
 from minicppo.cli.study import study
 from minicppo.cli.thresholds import thresholds
 from minicppo.cli.train import resume, train
+
+UsageError: type[Exception] = typer.BadParameter.__bases__[0]  # Typer gives no other name to it
 
 app = typer.Typer(
     name="minicppo",
@@ -71,9 +74,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; an error that the user can mend is one line and exit status 2."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
+    told = [argument for argument in arguments if argument != "--debug"]
     try:
-        app([argument for argument in arguments if argument != "--debug"], prog_name="minicppo", obj=arguments)
+        status = app(told, prog_name="minicppo", obj=arguments, standalone_mode=False)
+    except UsageError as error:
+        fail(ValueError(_usage(error)))
     except (ValueError, TypeError, OSError, RuntimeError, ArithmeticError, ImportError) as error:
         if debug:
             raise
         fail(error)
+    raise SystemExit(status or 0)  # a status where the command left by typer.Exit
+
+
+def _usage(error: Any) -> str:
+    """A mistake in options or arguments in one line, with the value where Typer leaves it out."""
+    if type(error).__name__ == "NoArgsIsHelpError":  # the help has been shown
+        raise SystemExit(2)
+    text = str(error.format_message())
+    if isinstance(error.__cause__, ValidationError):
+        text = text.replace("Invalid value", f"Invalid value {error.__cause__.errors()[0]['input']!r}", 1)
+    return f"{text.rstrip('.')} (see {error.ctx.command_path} --help)" if error.ctx else text

@@ -27,6 +27,10 @@ def compare(
 
     loaded = [load_run(path) for path in runs]
     console.print(rich_table(results(loaded)))
+    if len(loaded) > 1:
+        console.print(
+            "± is the error of the held-out problems: differences within two, or from one seed, settle nothing"
+        )
     told = rich_settings(loaded)
     if told is not None:
         console.print(told)

@@ -13,11 +13,11 @@ from minicppo.cli.console import console
 
 
 def explain(
+    mu: Annotated[str, typer.Option(help="Probabilities of the sampled tokens under the rollout policy.")],
+    pi: Annotated[str, typer.Option(help="Their probabilities under the current policy.")],
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Hyper-parameters of the method.")
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Hyper-parameters of the method.")
     ] = None,
-    mu: Annotated[str, typer.Option(help="Probabilities of the sampled tokens under the rollout policy.")] = "",
-    pi: Annotated[str, typer.Option(help="Their probabilities under the current policy.")] = "",
     advantage: Annotated[str, typer.Option(help="One advantage for all tokens, or one for each.")] = "1",
     method: Annotated[str, typer.Option(help="Any of `minicppo methods`.")] = "cppo",
     divergence: Annotated[str, typer.Option(help="D_t of each token, in the place of the method's own.")] = "",
@@ -35,8 +35,6 @@ def explain(
     from minicppo.report import explain as report
     from minicppo.report.style import save
 
-    if not mu or not pi:
-        raise ValueError("give --mu and --pi, for example --mu .5,.4 --pi .6,.48")
     rows = report.explain(
         _numbers("mu", mu),
         _numbers("pi", pi),

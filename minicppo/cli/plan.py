@@ -64,7 +64,7 @@ def plan(
     if as_json:
         print(json.dumps({**made.as_json(), "preconditions": [vars(check) for check in checks]}, indent=1))
         return
-    for part in (*describe(made), checks_table(checks)):
+    for part in (*describe(made), *([checks_table(checks)] if checks else [])):
         console.print(part, soft_wrap=isinstance(part, str), markup=not isinstance(part, str))
     failing = sum(not check.passed for check in checks)
     console.print(f"{failing} of {len(checks)} preconditions fail" if failing else "All preconditions hold")

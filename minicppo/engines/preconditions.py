@@ -42,7 +42,7 @@ def preconditions(config: RunConfig, plan: Plan, run_dir: Path) -> list[Check]:
         checks += [_ray()] if config.engine == "verl" and config.cluster.nodes > 1 else []
     checks += [_model(config)] if config.model.source else []
     checks += [_data(name) for name in _data_names(config)]
-    return [*checks, _disk(config, plan, run_dir)]
+    return [*checks, *([_disk(config, plan, run_dir)] if plan.model else [])]
 
 
 def _packages(config: RunConfig) -> list[tuple[str, str, str]]:
@@ -164,7 +164,7 @@ def _data(name: str) -> Check:
 
 def _disk(config: RunConfig, plan: Plan, run_dir: Path) -> Check:
     """Room for the model's files and for checkpoints with optimiser state, one more than are kept."""
-    parameters = plan.model.get("parameters", 0.0)
+    parameters = plan.model["parameters"]
     need = 2 * parameters + 14 * parameters * (config.train.keep_checkpoints + 1)
     folder = next(parent for parent in (run_dir.absolute(), *run_dir.absolute().parents) if parent.exists())
     free = shutil.disk_usage(folder).free

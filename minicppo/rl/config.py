@@ -207,7 +207,9 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         settings = yaml.load(path.read_text(), Loader=_Loader)
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from None
+        mark = getattr(error, "problem_mark", None)
+        where = f"line {mark.line + 1}: {getattr(error, 'problem', '')}" if mark else " ".join(str(error).split())
+        raise ConfigError(f"{path} is not valid YAML: {where}") from None
     if not isinstance(settings, dict):
         raise ConfigError(f"{path} must hold a mapping of settings, got {type(settings).__name__}")
     return settings
@@ -259,7 +261,7 @@ def _explain(detail: Any) -> str:
         return f"unknown key {key!r}{nearest(key, [prefix + name for name in section.model_fields])}"
     message = str(detail["msg"]).removeprefix("Value error, ")
     if detail["type"] == "value_error":
-        return f"{key}: {message}" if key else message
+        return f"{key}: {message}" if key and not message.startswith(key) else message
     return f"{key} = {detail['input']!r}: {message[:1].lower()}{message[1:]}"
 
 

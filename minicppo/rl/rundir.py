@@ -27,6 +27,7 @@ from torch import Tensor
 from minicppo.rl.config import RunConfig, load_config
 
 LOGS = ("metrics.jsonl", "timings.jsonl")
+SHOWN = 12  # runs named in an error
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,10 @@ class RunDir:
         """
         run = cls(Path(path))
         if not (run.path / "config.yaml").is_file():
-            raise FileNotFoundError(f"{run.path} holds no run: it has no config.yaml")
+            there = sorted(config.parent.name for config in run.path.parent.glob("*/config.yaml"))
+            others = f"; in {run.path.parent} there are {', '.join(there[:SHOWN])}" if there else ""
+            more = f" and {len(there) - SHOWN} more" if len(there) > SHOWN else ""
+            raise FileNotFoundError(f"{run.path} holds no run: it has no config.yaml{others}{more}")
         return run
 
     @contextmanager

@@ -80,8 +80,9 @@ class MethodConfig(Section):
     def _check(self) -> "MethodConfig":
         try:
             get_method(self.name, **self.params)
-        except TypeError as error:
-            raise ValueError(str(error)) from None
+        except (TypeError, ValueError) as error:
+            of = "method.params." if re.split(r"\W", str(error))[0] in self.params else ""
+            raise ValueError(f"{of}{error}") from None
         return self
 
 
