@@ -35,7 +35,7 @@ def test_a_plain_loop_learns_with_an_active_mask() -> None:
 
 
 def test_trl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("trl", reason="the TRL engine needs trl (pip install 'minicppo[trl]')")
+    pytest.importorskip("trl", reason="the TRL engine needs trl (pip install -e '.[trl]')")
     monkeypatch.chdir(tmp_path)
     names = run("TRL")
     assert names["rewards"][-1] > 0.2 > names["rewards"][0]

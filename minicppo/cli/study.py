@@ -28,7 +28,7 @@ def study(
 
     What is finished, here or in the committed table, is not run again; killed or interrupted, it goes on where it
     stopped when called again. Tuning parts run before the parts that use what they choose. Needs pyarrow:
-    `pip install "minicppo[study]"`.
+    `pip install -c constraints.txt -e '.[study]'`.
 
     Examples:
 

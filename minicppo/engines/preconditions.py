@@ -15,10 +15,11 @@ from minicppo.engines.plan import Plan, evaluated_problems
 from minicppo.engines.trl_pin import PIN as TRL_PIN
 from minicppo.rl.config import RunConfig
 from minicppo.rl.data import FOLDER_VARIABLE, SOURCES, SUFFIXES
+from minicppo.rl.extras import install
 from minicppo.rl.tasks.math import MathTask
 
 VERL_INSTALL = "in an environment of its own: pip install 'verl[vllm,{training}]==0.9.1' -e '.[math]'"
-MATH_INSTALL = "pip install 'minicppo[math]'"
+MATH_INSTALL = install("math")
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def _packages(config: RunConfig) -> list[tuple[str, str, str]]:
     """Distribution, versions, remedy."""
     wanted = [("math-verify", "", MATH_INSTALL), ("pyarrow", "", MATH_INSTALL)] if config.task.name == "math" else []
     if config.engine == "trl":
-        wanted.append(("trl", TRL_PIN, "pip install 'minicppo[trl]'"))
+        wanted.append(("trl", TRL_PIN, install("trl")))
     if config.engine == "verl":
         megatron = verl_config.is_megatron(config)
         remedy = VERL_INSTALL.format(training="megatron" if megatron else "fsdp")

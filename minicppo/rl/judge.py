@@ -15,8 +15,10 @@ import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from minicppo.rl.extras import install
+
 WORKER = Path(__file__).with_name("judge_worker.py")
-INSTALL = 'pip install "minicppo[math]"'
+INSTALL = install("math")
 LIMIT = 3.0  # seconds of computing a pair
 PROCESSES = 4  # at most
 

@@ -110,7 +110,7 @@ def fold(
     e = z.sub_(top[:, None]).exp()
     if first:  # what was summed before is relative to an older maximum
         fall = before - top
-        moment.addcmul_(total, fall).mul_(fall.exp())
+        moment.add_(total * fall).mul_(fall.exp())
         total.mul_(fall.exp())
     total += e.sum(1)
     moment += torch.linalg.vecdot(e, z)
@@ -181,7 +181,7 @@ class _TokenScores(torch.autograd.Function):
                     _add_product(grad_weight[columns], p.T, scaled[rows], -1)
                 del p, z  # before there is another tile
             if grad_hidden is not None:
-                grad_hidden = grad_hidden.mul_(-slope).addcmul_(own, weight[targets].to(head.full)).to(hidden.dtype)
+                grad_hidden = grad_hidden.mul_(-slope).add_(own * weight[targets]).to(hidden.dtype)
             if grad_weight is not None:
                 grad_weight = grad_weight.index_add_(0, targets, own * head.hidden).to(weight.dtype)
             if grad_bias is not None:

@@ -26,7 +26,7 @@ from minicppo.rl.config import ConfigError, RunConfig, load_config, preset_names
 from minicppo.rl.rundir import RunDir
 from minicppo.rules import METHODS, get_method
 
-pytest.importorskip("math_verify", reason="task math needs math-verify: pip install 'minicppo[math]'")
+pytest.importorskip("math_verify", reason="task math needs math-verify: pip install -e '.[math]'")
 
 PRESETS = [name for name in preset_names() if name.startswith("qwen3-")]
 RUN = Path("/runs/example")

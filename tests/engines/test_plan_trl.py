@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("trl", reason="the TRL engine needs trl (pip install 'minicppo[trl]')")
-pytest.importorskip("math_verify", reason="task math needs math-verify: pip install 'minicppo[math]'")
+pytest.importorskip("trl", reason="the TRL engine needs trl (pip install -e '.[trl]')")
+pytest.importorskip("math_verify", reason="task math needs math-verify: pip install -e '.[math]'")
 
 from minicppo.engines.plan import make_plan
 from minicppo.engines.trl_run import trl_config

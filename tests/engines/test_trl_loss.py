@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-pytest.importorskip("trl", reason="the TRL engine needs trl (pip install 'minicppo[trl]')")
+pytest.importorskip("trl", reason="the TRL engine needs trl (pip install -e '.[trl]')")
 
 from minicppo.engines.trl import LOSS_TYPES, CPPOTrainer
 from minicppo.reference import policy_loss as loop_loss

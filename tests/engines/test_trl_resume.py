@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-pytest.importorskip("trl", reason="the TRL engine needs trl (pip install 'minicppo[trl]')")
+pytest.importorskip("trl", reason="the TRL engine needs trl (pip install -e '.[trl]')")
 
 from minicppo.engines.trl import resume, train
 from minicppo.engines.trl_log import whole_checkpoint

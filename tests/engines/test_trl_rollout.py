@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-pytest.importorskip("trl", reason="the TRL engine needs trl (pip install 'minicppo[trl]')")
+pytest.importorskip("trl", reason="the TRL engine needs trl (pip install -e '.[trl]')")
 
 from trl.generation.vllm_generation import extract_logprobs
 

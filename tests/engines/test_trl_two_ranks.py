@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-pytest.importorskip("trl", reason="the TRL engine needs trl (pip install 'minicppo[trl]')")
+pytest.importorskip("trl", reason="the TRL engine needs trl (pip install -e '.[trl]')")
 
 from minicppo.rules import get_method, group_advantages
 from tests.engines.trl_setup import CASES, assert_close, no_reward, reference, stale_rollout, tiny_policy

@@ -11,7 +11,7 @@ from minicppo.engines.verl_config import ANCHOR, loss_mode, method_params, rende
 from minicppo.rl.config import ConfigError, RunConfig, load_config, preset_names
 from minicppo.rules import METHODS
 
-pytest.importorskip("math_verify", reason="task math needs math-verify: pip install 'minicppo[math]'")
+pytest.importorskip("math_verify", reason="task math needs math-verify: pip install -e '.[math]'")
 
 PRESETS = [name for name in preset_names() if name.startswith("qwen3-")]
 RUN = Path("/runs/an example")

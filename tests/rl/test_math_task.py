@@ -129,5 +129,5 @@ def test_a_policy_from_scratch_cannot_try_it(small_config: Callable[..., RunConf
 
 def test_without_math_verify_it_says_what_to_install(sums: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ModuleNotFoundError, match=r'pip install "minicppo\[math\]"'):
+    with pytest.raises(ModuleNotFoundError, match=r"pip install -c constraints\.txt -e '\.\[math\]'"):
         make_task("math", data=sums).problem(random.Random(0))

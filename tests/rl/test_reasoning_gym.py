@@ -23,7 +23,7 @@ def test_without_the_package_the_error_says_what_to_install(monkeypatch: pytest.
         return real(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", missing)
-    with pytest.raises(ModuleNotFoundError, match=r'pip install "minicppo\[tasks\]"'):
+    with pytest.raises(ModuleNotFoundError, match=r"pip install -c constraints\.txt -e '\.\[tasks\]'"):
         make_task("reasoning-gym")
 
 

@@ -9,10 +9,10 @@ import random
 import re
 from typing import Any
 
+from minicppo.rl.extras import install
 from minicppo.rl.tasks.base import Problem, Task
 from minicppo.rules.hyper import nearest
 
-INSTALL = 'pip install "minicppo[tasks]"'
 EVALUATING = frozenset(
     "binary_matrix countdown intermediate_integration n_queens polynomial_multiplication puzzle24 simple_integration "
     "spiral_matrix string_insertion".split()
@@ -56,7 +56,9 @@ class ReasoningGymTask(Task):
         try:
             from reasoning_gym.factory import DATASETS
         except ModuleNotFoundError as error:
-            raise ModuleNotFoundError(f"the task 'reasoning-gym' needs the package of that name: {INSTALL}") from error
+            raise ModuleNotFoundError(
+                f"the task 'reasoning-gym' needs the package of that name: {install('tasks')}"
+            ) from error
         if dataset not in DATASETS:
             raise ValueError(f"reasoning-gym has no data set {dataset!r}{nearest(dataset, sorted(DATASETS))}")
         self._dataset_class, self._config_class = DATASETS[dataset]
