@@ -88,6 +88,9 @@ def test_a_setting_that_cannot_run_is_refused(tmp_path: Path) -> None:
         selected(study, ["pp"])
     with pytest.raises(ConfigError, match="there is no file"):
         load_study(tmp_path / "other.yaml")
+    (tmp_path / "notes.md").write_text("# Notes\n\na: b: c\n")
+    with pytest.raises(ConfigError, match=r"notes.md is not valid YAML: line 3: [^\n]*$"):
+        load_study(tmp_path / "notes.md")
 
 
 @pytest.mark.parametrize("name", ["study", "study-gpu"])

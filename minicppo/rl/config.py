@@ -141,7 +141,7 @@ def load_config(preset_or_path: str | Path, overrides: list[str] | None = None) 
     Raises:
         ConfigError: no such preset, recipe or file, an unknown key, or a value that cannot work; each names a way out.
     """
-    settings = _read(_locate(preset_or_path))
+    settings = read_settings(_locate(preset_or_path))
     named = {key: value for key, _, value in (override.partition("=") for override in overrides or [])}
     method = named.get("method", named.get("method.name"))
     if "recipe" in named and method is not None:
@@ -203,7 +203,12 @@ def _locate(preset_or_path: str | Path) -> Path:
     raise ConfigError(f"there is no preset or file {name!r}{nearest(name, preset_names())}")
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_settings(path: Path) -> dict[str, Any]:
+    """The mapping that a YAML file holds.
+
+    Raises:
+        ConfigError: it is no YAML, or holds none.
+    """
     try:
         settings = yaml.load(path.read_text(), Loader=_Loader)
     except yaml.YAMLError as error:
@@ -223,7 +228,7 @@ def _apply(settings: dict[str, Any], override: str) -> None:
     if key == "recipe":
         if text not in recipe_names():
             raise ConfigError(f"there is no recipe {text!r}{nearest(text, recipe_names())}")
-        recipe = _read(PRESETS / "recipes" / f"{text}.yaml")
+        recipe = read_settings(PRESETS / "recipes" / f"{text}.yaml")
         settings |= {"method": recipe["method"], "train": {**settings.get("train", {}), **recipe["train"]}}
         return
     *parents, leaf = key.split(".")

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from minicppo.rl.config import ConfigError, RunConfig, load_config
+from minicppo.rl.config import ConfigError, RunConfig, load_config, read_settings
 from minicppo.rl.sections import Section
 from minicppo.rules import get_method
 from minicppo.rules.hyper import nearest
@@ -161,9 +160,7 @@ def load_study(path: str | Path) -> StudyConfig:
     if not path.is_file():
         raise ConfigError(f"there is no file {str(path)!r}: studies are in configs/")
     try:
-        return StudyConfig.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from None
+        return StudyConfig.model_validate(read_settings(path))
     except ValidationError as error:
         lines = [
             f"{'.'.join(map(str, detail['loc'])) or path}: {detail['msg'].removeprefix('Value error, ')}"
