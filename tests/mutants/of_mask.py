@@ -159,8 +159,8 @@ SLACK = mutants_of(
     ),
     (
         "tokens the prefix masks count as kept",
-        "(3 - reason)",
-        "(5 - reason)",
+        "from_toward, 2)",
+        "from_toward, 4)",
         "kept_means_both_limits_hold loop_equals_prefix_sum",
     ),
 )
