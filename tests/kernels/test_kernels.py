@@ -139,14 +139,18 @@ def test_a_wrong_advantage_is_named_as_ever(monkeypatch: pytest.MonkeyPatch) -> 
         cppo_mask(pi, mu, advantages, valid)
 
 
+def test_float64_beside_float32_reaches_the_kernel_as_divergence_and_direction() -> None:
+    pi, mu, advantages, valid = batch(2, 4, 150)
+    same_mask(*both(lambda: cppo_mask(pi, mu, advantages.double(), valid)))
+    same_mask(*both(lambda: cppo_mask(pi, mu.double(), advantages, valid)))
+
+
 def test_what_the_kernel_does_not_know_goes_the_other_way(monkeypatch: pytest.MonkeyPatch) -> None:
     """Half of Triton's cases would be wrong in silence: float64, permuted weights, horizons that are too short."""
     monkeypatch.setattr(kernels, "usable", lambda tensor: True)
     monkeypatch.setattr("minicppo.rules.cppo.mask_in_one_kernel", lambda *_, **__: pytest.fail("the kernel"))
     pi, mu, advantages, valid = batch(2, 4, 150)
     cppo_mask(pi.double(), mu.double(), advantages.double(), valid)
-    cppo_mask(pi, mu, advantages.double(), valid)
-    cppo_mask(pi, mu.double(), advantages, valid)
     cppo_mask(pi, mu, advantages, valid, schedule="shuffled")
     cppo_mask(pi[:0], mu[:0], advantages[:0], valid[:0])
     with pytest.raises(ValueError, match="length=3 is shorter than a response"):
