@@ -1,6 +1,6 @@
 """Attention of one new token a row over a key-value cache, from the raw projections to the attended values.
 
-The twin of `DirectDecoder._attend` without this kernel: normalise query and key, turn them to their position, write key
+The twin of `DirectDecoder._attend_to`: normalise query and key, turn them to their position, write key
 and value to the cache, attend. It reads the filled columns of each row alone, so that one recorded step serves all.
 """
 
