@@ -11,7 +11,7 @@ import pytest
 from minicppo.rl.config import ModelConfig
 from minicppo.rl.policy import build_policy
 from minicppo.rl.tasks import Problem, make_task, sample_problems
-from minicppo.rl.tasks.reasoning_gym import EVALUATING, ReasoningGymTask, extract_answer, is_plain_expression
+from minicppo.rl.tasks.reasoning_gym import ARITHMETIC, LITERAL, ReasoningGymTask, extract_answer, is_arithmetic, is_literal
 
 
 def test_without_the_package_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -27,37 +27,36 @@ def test_without_the_package_the_error_says_what_to_install(monkeypatch: pytest.
         make_task("reasoning-gym")
 
 
-@pytest.mark.parametrize(
-    "text", ["3*(39 - 61 + 76)", "x**2/2 + C", "-x*cos(x) + sin(x)", "x**-2", "[1, 2]", "['Q', '_']"]
-)
-def test_answers_in_use_may_be_evaluated(text: str) -> None:
-    assert is_plain_expression(text)
+CODE = ["__import__('os').system('x')", "().__class__", "open('x')", "x[0]", "[i for i in x]", "lambda: 1", "1;2", ""]
+
+
+@pytest.mark.parametrize("text", ["3*(39 - 61 + 76)", "x**2/2 + C", "-x*cos(x) + sin(x)", "x**-2", "12", "1.5*y"])
+def test_arithmetic_may_be_evaluated(text: str) -> None:
+    assert is_arithmetic(text)
 
 
 @pytest.mark.parametrize(
     "text",
     [
-        "__import__('os').system('x')",
-        "().__class__",
-        "open('x')",
-        "x[0]",
-        "[i for i in x]",
-        "lambda: 1",
-        "9**9**9",
-        "(9**64)**64",
-        "2**65",
-        "2**-99",
-        "exp(exp(9**64))",
-        "'a'*10**9",
-        "[0]*9**9",
-        "exp(x, evaluate=1)",
-        "99999!",
-        "1;2",
-        "",
+        *CODE,
+        *("9**9**9", "(9**64)**64", "2**65", "2**-99", "exp(exp(9**64))", "exp(x, evaluate=1)", "99999!"),
+        *("'a'*10**9", "[0]*9**9", "'open(1)'", "['open(1)']", "('open(1)',)", "{'open(1)': 1}", "{1: 'open(1)'}"),
+        *("b'open(1)'", "f'{x}'", "r'open(1)'", "'open' '(1)'", "x + 'open(1)'", "-'1'", "cos('open(1)')", "(1, 2)"),
+        *("True", "None", "...", "2j"),
     ],
 )
-def test_anything_else_may_not(text: str) -> None:
-    assert not is_plain_expression(text)
+def test_anything_else_is_no_arithmetic(text: str) -> None:
+    assert not is_arithmetic(text)
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", "['Q', '_']", "[[0, 1], [1, 0]]", "('a', 'b')", "-3"])
+def test_a_literal_may_be_evaluated(text: str) -> None:
+    assert is_literal(text)
+
+
+@pytest.mark.parametrize("text", [*CODE, "x", "2*3", "cos(1)", "f'{x}'", "'a'*10**9", "[open]"])
+def test_anything_else_is_no_literal(text: str) -> None:
+    assert not is_literal(text)
 
 
 def test_an_answer_may_be_bare_or_tagged() -> None:
@@ -143,6 +142,15 @@ class TestWithThePackage:
         assert not task.well_formed(problem, code)
         assert not mark.exists()
 
+    @pytest.mark.parametrize("dataset", sorted(ARITHMETIC | LITERAL))
+    @pytest.mark.parametrize("form", ["{}", "'{}'", "['{}']", "('{}',)", "{{'{}': 1}}", "x + '{}'", "cos('{}')"])
+    def test_code_inside_a_string_is_not_run(self, tmp_path: Any, dataset: str, form: str) -> None:
+        task = ReasoningGymTask(dataset=dataset)
+        mark = tmp_path / "ran"
+        code = form.format(f'__import__("os").mkdir("{mark}")')
+        assert task.score(task.problem(random.Random(0)), code) == 0
+        assert not mark.exists()
+
     def test_every_data_set_that_evaluates_is_named(self) -> None:
         import inspect
         import re
@@ -157,7 +165,8 @@ class TestWithThePackage:
                 inspect.getsource(dataset.score_answer),
             )
         }
-        assert evaluating - {"number_sorting", "propositional_logic"} <= EVALUATING  # these two evaluate no response
+        no_response = {"number_sorting", "propositional_logic"}  # these two evaluate, but no response
+        assert evaluating - no_response <= ARITHMETIC | LITERAL
 
     def test_a_policy_from_scratch_can_try_chain_sum(self) -> None:
         task = make_task("reasoning-gym", dataset="chain_sum", max_digits=1)

@@ -1,7 +1,8 @@
 """The data sets of the `reasoning-gym` package, by name, with their own generators and checkers.
 
-Some of its checkers evaluate a response as Python (`eval`, `sympy.parse_expr`). What a policy writes is not to be run,
-so their responses first have to parse as a plain expression: see `is_plain_expression`.
+Some of its checkers evaluate a response as Python (`eval`) or with sympy, which evaluates again every string that it is
+given. What a policy writes is not to be run, so their responses first have to parse as what the checker is meant to
+read: a literal for the former, arithmetic without any string, list or dictionary for the latter.
 """
 
 import ast
@@ -13,16 +14,16 @@ from minicppo.rl.extras import install
 from minicppo.rl.tasks.base import Problem, Task
 from minicppo.rules.hyper import nearest
 
-EVALUATING = frozenset(
-    "binary_matrix countdown intermediate_integration n_queens polynomial_multiplication puzzle24 simple_integration "
-    "spiral_matrix string_insertion".split()
+LITERAL = frozenset("binary_matrix n_queens spiral_matrix string_insertion".split())  # read by `eval`
+ARITHMETIC = frozenset(  # read by sympy
+    "countdown intermediate_integration polynomial_multiplication puzzle24 simple_integration".split()
 )
 NUMBER = r"[-+]?\d(?:[\d,]*\d)?(?:\.\d+)?"
 THOUSANDS = re.compile(r"[-+]?\d{1,3}(?:,\d{3})+(?:\.\d+)?")
 ORDERLESS = ("gcd", "lcm")  # of the same numbers in any order: one problem, on one side of the split
 RESPONSE_TOKENS = {"countdown": 32}  # of a short answer; the others 16
 FUNCTIONS = frozenset("sin cos tan exp log sqrt asin acos atan sinh cosh tanh Abs".split())
-ARITHMETIC = (
+NODES = (
     *(ast.Expression, ast.BinOp, ast.UnaryOp, ast.Constant, ast.Name, ast.Load, ast.Call),
     *(ast.Add, ast.Sub, ast.Mult, ast.Div, ast.Pow, ast.USub, ast.UAdd),
 )
@@ -94,7 +95,7 @@ class ReasoningGymTask(Task):
         answer = extract_answer(response, numeric=numeric)
         if numeric and THOUSANDS.fullmatch(answer):
             answer = answer.replace(",", "")
-        if not answer or (self.dataset in EVALUATING and not is_plain_expression(answer)):
+        if not answer or not self._may_be_evaluated(answer):
             return 0.0
         score = float(self._checker.score_answer(answer, dict(problem.data)))
         return score if self.partial_credit or score >= 1 else 0.0
@@ -104,7 +105,7 @@ class ReasoningGymTask(Task):
         answer = extract_answer(response)
         if _is_number(problem.answer):
             return _is_number(answer)
-        return bool(answer) and (self.dataset not in EVALUATING or is_plain_expression(answer))
+        return bool(answer) and self._may_be_evaluated(answer)
 
     def demonstration(self, problem: Problem, rng: random.Random, error_rate: float) -> str:
         """For chain_sum: the result, or with probability `error_rate` one that is off by up to 9.
@@ -117,6 +118,12 @@ class ReasoningGymTask(Task):
         if rng.random() >= error_rate:
             return problem.answer
         return str(int(problem.answer) + rng.choice([-1, 1]) * rng.randint(1, 9))
+
+    def _may_be_evaluated(self, answer: str) -> bool:
+        """Whether the checker, if it evaluates answers, can do nothing else with this one."""
+        if self.dataset in LITERAL:
+            return is_literal(answer)
+        return self.dataset not in ARITHMETIC or is_arithmetic(answer)
 
     def _generator(self, seed: int) -> Any:
         return self._dataset_class(self._config_class(seed=seed, size=1, **self.options))
@@ -140,29 +147,40 @@ def _is_number(text: str) -> bool:
     return re.fullmatch(NUMBER, text) is not None
 
 
-def is_plain_expression(text: str) -> bool:
-    """Whether the text is a Python literal, or arithmetic of bounded cost: so that evaluating it does nothing else.
+def is_literal(text: str) -> bool:
+    """Whether the text is a Python literal: `eval` makes a value of it and runs nothing.
 
-    Arithmetic is made of numbers, names, + - * / **, and calls of elementary functions, none inside another (sympy
-    never returns from exp(exp(9**64))). A power's base holds no power; its exponent is a number up to 64 or a name.
+    >>> is_literal("[1, 'Q']"), is_literal("open('x')")
+    (True, False)
+    """
+    try:
+        ast.literal_eval(text)
+    except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
+        return False
+    return True
 
-    >>> is_plain_expression("(3 + 4) * 12 / 7"), is_plain_expression("9 ** 9 ** 9"), is_plain_expression("open('x')")
+
+def is_arithmetic(text: str) -> bool:
+    """Whether the text is arithmetic of bounded cost, so that evaluating it does nothing else.
+
+    It is made of numbers, names, + - * / **, and calls of elementary functions, none inside another (sympy never
+    returns from exp(exp(9**64))). A power's base holds no power; its exponent is a number up to 64 or a name. Strings,
+    lists and dictionaries are refused: `sympy.sympify` evaluates the strings that it finds in them.
+
+    >>> is_arithmetic("(3 + 4) * 12 / 7"), is_arithmetic("9 ** 9 ** 9"), is_arithmetic("'open(1)'")
     (True, False, False)
     """
     try:
         tree = ast.parse(text, mode="eval")
-        ast.literal_eval(tree)
-    except (SyntaxError, MemoryError, RecursionError):
+    except (SyntaxError, ValueError, MemoryError, RecursionError):
         return False
-    except (ValueError, TypeError):  # not a literal
-        return all(isinstance(node, ARITHMETIC) and _is_cheap(node) for node in ast.walk(tree))
-    return True
+    return all(isinstance(node, NODES) and _is_cheap(node) for node in ast.walk(tree))
 
 
 def _is_cheap(node: ast.AST) -> bool:
     match node:
         case ast.Constant(value=value):
-            return isinstance(value, int | float)
+            return type(value) in (int, float)
         case ast.Name(id=name):
             return "__" not in name
         case ast.Call(func=ast.Name(id=name), args=arguments, keywords=[]):
