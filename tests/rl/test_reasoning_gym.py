@@ -11,7 +11,14 @@ import pytest
 from minicppo.rl.config import ModelConfig
 from minicppo.rl.policy import build_policy
 from minicppo.rl.tasks import Problem, make_task, sample_problems
-from minicppo.rl.tasks.reasoning_gym import ARITHMETIC, LITERAL, ReasoningGymTask, extract_answer, is_arithmetic, is_literal
+from minicppo.rl.tasks.reasoning_gym import (
+    ARITHMETIC,
+    LITERAL,
+    ReasoningGymTask,
+    extract_answer,
+    is_arithmetic,
+    is_literal,
+)
 
 
 def test_without_the_package_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
