@@ -56,10 +56,10 @@ $(TRITON)/.installed:
 	@touch $@
 
 demo: $(STAMP) ## train CPPO, DPPO, GRPO and no mask from one warm-up; results in runs/demo
-	$(BIN)/minicppo demo
+	$(BIN)/python -m experiments demo
 
 demo-llm: $(LLM) ## train SmolLM2-135M on small sums; results in runs/demo-llm
-	$(BIN)/minicppo demo-llm
+	$(BIN)/python -m experiments demo-llm
 
 # one thread a process: results do not depend on the machine's core count, and workers do not fight
 test test-fast test-kernels test-verl bench bench-gpu study study-gpu study-llm study-llm-gpu: export OMP_NUM_THREADS = 1
@@ -92,37 +92,37 @@ notebooks: $(STAMP) ## execute the notebooks from top to bottom; MINICPPO_FAST=1
 BENCHMARKS := mask sampling scoring end_to_end
 
 bench: $(STAMP) ## time the mask, sampling, scoring and a whole run beside their peers, and write the README's numbers
-	for name in $(BENCHMARKS) memory; do $(BIN)/python -m benchmarks.$$name || exit 1; done
-	$(BIN)/python -m minicppo.report.growth
-	$(BIN)/python -m minicppo.report.readme
-	$(BIN)/python -m minicppo.report.targets
+	for name in $(BENCHMARKS) memory; do $(BIN)/python -m experiments.benchmarks.$$name || exit 1; done
+	$(BIN)/python -m docs.tools.growth
+	$(BIN)/python -m docs.tools.readme
+	$(BIN)/python -m docs.tools.targets
 
 bench-gpu: $(STAMP) ## the same on one CUDA GPU
-	for name in $(BENCHMARKS) scale; do $(BIN)/python -m benchmarks.$$name --device cuda || exit 1; done
-	$(BIN)/python -m minicppo.report.readme
-	$(BIN)/python -m minicppo.report.targets
+	for name in $(BENCHMARKS) scale; do $(BIN)/python -m experiments.benchmarks.$$name --device cuda || exit 1; done
+	$(BIN)/python -m docs.tools.readme
+	$(BIN)/python -m docs.tools.targets
 
 study: $(STAMP) ## compare the methods over many seeds (hours; what is finished is kept), into results/
-	$(BIN)/minicppo study configs/study.yaml
+	$(BIN)/python -m experiments study configs/study.yaml
 
 study-gpu: $(STAMP) ## the same at a larger scale, on one CUDA GPU
-	$(BIN)/minicppo study configs/study-gpu.yaml
+	$(BIN)/python -m experiments study configs/study-gpu.yaml
 
 study-llm: $(LLM) ## the same with SmolLM2-135M (two to three hours on one core)
-	$(BIN)/minicppo study configs/study-llm.yaml --workers 1
+	$(BIN)/python -m experiments study configs/study-llm.yaml --workers 1
 
 study-llm-gpu: $(LLM) ## the same with larger batches and GSM8K, on one CUDA GPU
-	$(BIN)/minicppo study configs/study-llm-gpu.yaml
+	$(BIN)/python -m experiments study configs/study-llm-gpu.yaml
 
 readings: $(STAMP) ## measure what each other reading of the paper changes (REPRODUCTION.md)
-	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.readings
-	$(BIN)/python -m minicppo.report.readme
+	OMP_NUM_THREADS=1 $(BIN)/python -m experiments.benchmarks.readings
+	$(BIN)/python -m docs.tools.readme
 
 docs: $(STAMP) ## write the generated tables of README.md and REPRODUCTION.md again
-	$(BIN)/python -m minicppo.report.readme
+	$(BIN)/python -m docs.tools.readme
 
 figures: $(STAMP) ## draw the committed pictures again from committed results (make notebooks: those of the notebooks)
-	$(BIN)/python -m minicppo.report.pictures
+	$(BIN)/python -m docs.tools.pictures
 
 clean: ## remove the environment and the caches; runs stay
 	rm -rf $(VENV) .pytest_cache .hypothesis .mypy_cache .ruff_cache

@@ -15,8 +15,8 @@ with warnings.catch_warnings(action="ignore"):  # it warns, once, that its bars 
 from IPython.display import Image
 from matplotlib.figure import Figure
 
-from minicppo.report.study.figures import digest
-from minicppo.report.style import save
+from experiments.study.figures import digest
+from minicppo.plots.style import save
 
 FAST = os.environ.get("MINICPPO_FAST") == "1"  # smaller numbers: each notebook in well under 40 s
 HERE = Path(__file__).parent

@@ -6,8 +6,8 @@ import json
 
 import numpy as np
 
-from minicppo.report.study.plan import Cell
-from minicppo.report.study.table import NUMBERS, Row
+from experiments.study.plan import Cell
+from experiments.study.table import NUMBERS, Row
 from minicppo.rules import get_method
 
 

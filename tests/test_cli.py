@@ -275,7 +275,7 @@ def interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
 def begin(folder: Path, *saved: int) -> None:
     """A run's folder as an interruption leaves it, with a checkpoint after each of these iterations."""
     from minicppo.rl.config import load_config
-    from minicppo.rl.rundir import RunDir
+    from minicppo.rl.run_dir import RunDir
 
     run = RunDir.create(folder, load_config("stale"))
     for iteration in saved:
@@ -299,10 +299,10 @@ class TestAfterCtrlC:
         monkeypatch.setattr(sys, "argv", [".venv/bin/minicppo"])
         outcome = minicppo("demo", "--fresh", "--out", "my runs", "--workers", "1", "seed=1")
         assert "each 10 iterations), cppo-exact at iteration 20, grpo at iteration 0: " in outcome.err
-        assert outcome.err.endswith(".venv/bin/minicppo demo --out 'my runs' --workers 1 seed=1\n")
+        assert outcome.err.endswith(".venv/bin/python -m experiments demo --out 'my runs' --workers 1 seed=1\n")
 
         begin(Path("runs/demo-llm/grpo"), 10)
-        assert minicppo("demo-llm", "-m", "grpo").err.endswith(": .venv/bin/minicppo demo-llm -m grpo\n")
+        assert minicppo("demo-llm", "-m", "grpo").err.endswith(": .venv/bin/python -m experiments demo-llm -m grpo\n")
 
     def test_a_run_is_resumed(self, minicppo: Command) -> None:
         begin(Path("runs/stale-grpo"))

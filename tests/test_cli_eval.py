@@ -13,7 +13,7 @@ import pytest
 from minicppo.cli import main
 from minicppo.rl.config import validate
 from minicppo.rl.policy import build_policy, save_policy
-from minicppo.rl.rundir import RunDir
+from minicppo.rl.run_dir import RunDir
 from minicppo.rl.tasks import Problem, Task
 from minicppo.rl.trainer import train
 from tests.rl.conftest import SMALL_RUN

@@ -8,8 +8,8 @@ import pytest
 from matplotlib.patches import StepPatch
 
 from minicppo.cli import main
+from minicppo.plots.explain import COLUMNS, explain, legend, picture
 from minicppo.reference import cppo_steps, linear_weights
-from minicppo.report.explain import COLUMNS, explain, legend, picture
 from minicppo.rules import METHODS, get_method
 
 MU, PI = [0.5, 0.4, 0.5, 0.9, 0.3], [0.6, 0.48, 0.4, 0.91, 0.5]

@@ -15,18 +15,18 @@ from matplotlib.colors import to_rgba
 from matplotlib.image import imread
 from rich.console import Console
 
-from minicppo.report.curves import REASONS, curves, masked_share
-from minicppo.report.demo import what_to_look_at
-from minicppo.report.drift import by_position, drift_by_position
-from minicppo.report.growth import PANELS, ROOT, SERIES, growth
-from minicppo.report.overview import LENGTH, made_up_divergences, masks, overview
-from minicppo.report.pictures import PICTURES, draw_demo_llm
-from minicppo.report.progress import RunProgress
-from minicppo.report.response import LOOKS, MASKED, choose_response, choose_window, one_response
-from minicppo.report.runs import Run, Trace, differing_settings, labels, load_run
-from minicppo.report.style import line_styles, save
-from minicppo.report.tables import COLUMNS, cells, markdown_settings, markdown_table, result, results, rich_table
-from minicppo.report.write import write_report
+from docs.tools.growth import PANELS, ROOT, SERIES, growth
+from docs.tools.overview import LENGTH, made_up_divergences, masks, overview
+from docs.tools.pictures import PICTURES, draw_demo_llm
+from experiments.demo import what_to_look_at
+from minicppo.cli.progress import RunProgress
+from minicppo.plots.curves import REASONS, curves, masked_share
+from minicppo.plots.drift import by_position, drift_by_position
+from minicppo.plots.report import write_report
+from minicppo.plots.response import LOOKS, MASKED, choose_response, choose_window, one_response
+from minicppo.plots.runs import Run, Trace, differing_settings, labels, load_run
+from minicppo.plots.style import line_styles, save
+from minicppo.plots.tables import COLUMNS, cells, markdown_settings, markdown_table, result, results, rich_table
 from minicppo.rules import Reason
 from tests.fake_runs import DELTA, W_MIN, write_run
 
@@ -72,7 +72,7 @@ def test_a_quantity_the_method_does_not_log_is_a_dash(runs: list[Run]) -> None:
 
 
 def test_growth_is_drawn_from_the_committed_benchmark() -> None:
-    result = json.loads((ROOT / "benchmarks" / "results" / "end_to_end.json").read_text())
+    result = json.loads((ROOT / "experiments" / "benchmarks" / "results" / "end_to_end.json").read_text())
     left, right = growth(result).axes
     for ax, (kind, _) in zip((left, right), PANELS, strict=True):
         rows = [row for row in result["rows"] if row["kind"] == kind]
@@ -293,8 +293,8 @@ def test_every_committed_picture_has_a_source() -> None:
 def test_the_demo_s_picture_shows_the_recorded_run() -> None:
     """The run kept for the picture is the one whose numbers the documentation gives."""
     run, (told, *_) = (
-        load_run(ROOT / "benchmarks" / "results" / "demo-llm"),
-        json.loads((ROOT / "benchmarks" / "results" / "demo-llm.json").read_text())["rows"],
+        load_run(ROOT / "experiments" / "benchmarks" / "results" / "demo-llm"),
+        json.loads((ROOT / "experiments" / "benchmarks" / "results" / "demo-llm.json").read_text())["rows"],
     )
     row = result(run)
     assert (row.before, row.after, row.masked) == (told["before"], told["after"], told["masked"])

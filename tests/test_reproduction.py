@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.readings import PAIRS, RESULT
-from minicppo.report.readme import PAGES, filled
+from docs.tools.readme import PAGES, filled
+from experiments.benchmarks.readings import PAIRS, RESULT
 from minicppo.rules import get_method
 from tests.mutants.planted import MUTANTS
 from tests.properties import PROPERTIES

@@ -9,7 +9,7 @@ import torch
 from hypothesis import Phase, find, given, settings
 from hypothesis import strategies as st
 
-from minicppo.rules.layout import pad_packed
+from minicppo.rules.packing import pad_packed
 from tests.strategies import (
     EXACT_LENGTHS,
     Batch,

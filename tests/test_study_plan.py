@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from minicppo.report.study.plan import grid, load_study, selected, variants
+from experiments.study.plan import grid, load_study, selected, variants
 from minicppo.rl.config import ConfigError
 
 ROOT = Path(__file__).resolve().parents[1]

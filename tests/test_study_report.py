@@ -15,7 +15,7 @@ from PIL import Image
 
 pytest.importorskip("pyarrow")
 
-from minicppo.report.study.claims import (
+from experiments.study.claims import (
     arm_by_arm,
     claims,
     collapse,
@@ -26,14 +26,14 @@ from minicppo.report.study.claims import (
     short_p,
     verdict,
 )
-from minicppo.report.study.figures import digest, draw
-from minicppo.report.study.page import PAIRED, _best, _masked, in_short, study_table
-from minicppo.report.study.plan import Seeds, StudyConfig, grid, load_study
-from minicppo.report.study.plots import lines_plot, plots, profile_plot, scores_plot
-from minicppo.report.study.stats import Interval, holm, permutation_p
-from minicppo.report.study.study import plan_table, write_report
-from minicppo.report.study.summary import POOLED, choose, groups, rounded, score, summarise
-from minicppo.report.study.table import Curve, Row, collect, curves, read_table, write_table
+from experiments.study.figures import digest, draw
+from experiments.study.page import PAIRED, _best, _masked, in_short, study_table
+from experiments.study.plan import Seeds, StudyConfig, grid, load_study
+from experiments.study.plots import lines_plot, plots, profile_plot, scores_plot
+from experiments.study.stats import Interval, holm, permutation_p
+from experiments.study.study import plan_table, write_report
+from experiments.study.summary import POOLED, choose, groups, rounded, score, summarise
+from experiments.study.table import Curve, Row, collect, curves, read_table, write_table
 from tests.fake_study import fake_rows
 from tests.test_study_run import TINY
 
@@ -123,7 +123,7 @@ def test_the_same_table_is_the_same_bytes(study: StudyConfig, tmp_path: Path) ->
 
 
 def test_the_report_and_the_readme_table(study: StudyConfig) -> None:
-    files = write_report(study, "minicppo study x.yaml")
+    files = write_report(study, "python -m experiments study x.yaml")
     assert all(file.stat().st_size for file in files)
     page = (Path(study.results) / "README.md").read_text()
     for title in ("Thresholds", "The comparison", "Pressure"):
@@ -139,7 +139,7 @@ def test_the_report_and_the_readme_table(study: StudyConfig) -> None:
     assert PAIRED in page
     plan = {column.header: map(int, column.cells) for column in plan_table(study, Path("none"), []).columns[4:6]}
     assert {head: sum(counts) for head, counts in plan.items()} == {"runs": 16, "shared": 4}
-    assert "minicppo study" in study_table(Path(study.results) / "nowhere")
+    assert "python -m experiments study" in study_table(Path(study.results) / "nowhere")
 
 
 def test_without_pyarrow_it_says_what_to_type_in_the_clone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

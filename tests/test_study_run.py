@@ -18,16 +18,16 @@ import pytest
 import yaml
 from rich.console import Console
 
+from experiments.study.plan import StudyConfig, grid, load_study
+from experiments.study.runner import DIVERGED, WARMUP, distinct, is_done, work_through
+from experiments.workers import follow
 from minicppo.cli import main
-from minicppo.report.study.plan import StudyConfig, grid, load_study
-from minicppo.report.study.runner import DIVERGED, WARMUP, distinct, is_done, work_through
-from minicppo.report.workers import follow
 from minicppo.rl.config import ConfigError
 
 pytest.importorskip("pyarrow")
 
-from minicppo.report.study.study import plan_table, run_study, update_table, write_report
-from minicppo.report.study.table import Row, read_table, write_table
+from experiments.study.study import plan_table, run_study, update_table, write_report
+from experiments.study.table import Row, read_table, write_table
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = [
@@ -90,7 +90,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a tiny study that was never interrupted."""
     folder = tmp_path_factory.mktemp("whole")
     assert run_study(tiny(folder), folder / "runs", 1, [], Console(quiet=True)) == {}
-    write_report(tiny(folder), "minicppo study tiny.yaml")
+    write_report(tiny(folder), "python -m experiments study tiny.yaml")
     return folder
 
 
@@ -132,7 +132,7 @@ def test_the_report_comes_from_the_table_alone(whole: Path, capsys: pytest.Captu
     for path in before:
         if path.suffix != ".parquet" and path.name != "machines.json":
             path.unlink()
-    write_report(tiny(whole), "minicppo study tiny.yaml")
+    write_report(tiny(whole), "python -m experiments study tiny.yaml")
     assert before == {p: p.read_bytes() for p in before}
 
 
@@ -282,4 +282,4 @@ def test_the_gpu_study_runs_small_on_a_cpu(tmp_path: Path) -> None:
     path.write_text(yaml.safe_dump(settings, sort_keys=False))
     study = load_study(path)
     assert run_study(study, tmp_path / "runs", 1, ["tune", "headline"], Console(quiet=True)) == {}
-    assert write_report(study, "minicppo study configs/study-gpu.yaml")
+    assert write_report(study, "python -m experiments study configs/study-gpu.yaml")

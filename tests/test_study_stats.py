@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minicppo.report.study.stats import (
+from experiments.study.stats import (
     Interval,
     area_under_curve,
     better,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from minicppo.report import targets as module
+from docs.tools import targets as module
 
 
 def tables(text: str) -> list[dict[str, list[str]]]:

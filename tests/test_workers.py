@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from minicppo.report.workers import start_workers, tell
+from experiments.workers import start_workers, tell
 
 
 def test_workers_see_the_environment_of_the_day(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,8 +49,8 @@ def test_ctrl_c_ends_a_worker_before_its_next_job(tmp_path: Path) -> None:
 
 
 def test_the_demo_s_display_does_without_the_trainer() -> None:
-    """Its imports would be a third copy of 300 MB (benchmarks/README.md, Memory)."""
+    """Its imports would be a third copy of 300 MB (experiments/benchmarks/README.md, Memory)."""
     heavy = ("transformers", "matplotlib", "scipy")
-    code = f"import sys, minicppo.report.demo; print([name for name in {heavy} if name in sys.modules])"
+    code = f"import sys, experiments.demo; print([name for name in {heavy} if name in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=100)
     assert found.stdout.strip() == "[]"

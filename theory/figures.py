@@ -9,7 +9,7 @@ import numpy as np
 
 from minicppo.bounds.budget import Budget
 from minicppo.bounds.flow import shared_parameter_flow
-from minicppo.report import style
+from minicppo.plots import style
 
 FOLDER = Path(__file__).with_name("figures")
 EXAMPLES = (

@@ -15,14 +15,10 @@ from pydantic import ValidationError
 from minicppo import __version__
 from minicppo.cli.compare import compare
 from minicppo.cli.console import fail
-from minicppo.cli.demo import demo
-from minicppo.cli.demo_llm import demo_llm
 from minicppo.cli.evaluate import evaluate
 from minicppo.cli.explain import explain
 from minicppo.cli.methods import methods
-from minicppo.cli.paper import paper
 from minicppo.cli.plan import plan
-from minicppo.cli.study import study
 from minicppo.cli.thresholds import thresholds
 from minicppo.cli.train import resume, train
 
@@ -32,26 +28,22 @@ app = typer.Typer(
     name="minicppo",
     help="CPPO (arXiv 2606.10968) to learn, check, use and reproduce: train small language-model policies with it and "
     "with the rules it is compared with.",
-    epilog="New here? `minicppo demo` trains four methods side by side in a few minutes. "
-    "Every command explains itself: `minicppo train --help`.",
+    epilog="New here? `minicppo train learn` trains a tiny policy in two minutes; in a clone, `make demo` trains four "
+    "methods side by side. Every command explains itself: `minicppo train --help`.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(demo)
-app.command()(demo_llm)
 app.command()(train)
 app.command()(plan)
 app.command()(resume)
 app.command("eval")(evaluate)
 app.command()(compare)
-app.command()(study)
 app.command()(methods)
 app.command()(explain)
 app.command()(thresholds)
-app.add_typer(paper, name="paper")
 
 
 def _show_version(wanted: bool) -> None:
@@ -71,12 +63,17 @@ def options(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; an error that the user can mend is one line and exit status 2."""
+    """The command `minicppo`."""
+    run(app, "minicppo", arguments)
+
+
+def run(app: typer.Typer, program: str, arguments: Sequence[str] | None = None) -> None:
+    """Run a command line; an error that the user can mend is one line and exit status 2."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
     told = [argument for argument in arguments if argument != "--debug"]
     try:
-        status = app(told, prog_name="minicppo", obj=arguments, standalone_mode=False)
+        status = app(told, prog_name=program, obj=arguments, standalone_mode=False)
     except UsageError as error:
         fail(ValueError(_usage(error)))
     except (ValueError, TypeError, OSError, RuntimeError, ArithmeticError, ImportError) as error:

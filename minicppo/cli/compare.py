@@ -21,9 +21,9 @@ def compare(
 
     Example: `minicppo compare runs/stale-cppo-exact runs/stale-grpo --out runs/cppo-and-grpo`
     """
-    from minicppo.report.runs import load_run
-    from minicppo.report.tables import results, rich_settings, rich_table
-    from minicppo.report.write import write_report
+    from minicppo.plots.report import write_report
+    from minicppo.plots.runs import load_run
+    from minicppo.plots.tables import results, rich_settings, rich_table
 
     loaded = [load_run(path) for path in runs]
     console.print(rich_table(results(loaded)))

@@ -35,7 +35,7 @@ def stopped(hint: str) -> NoReturn:
 def stopped_runs(runs: Iterable[Path], go_on: str) -> NoReturn:
     """The same, for runs: from where each of them goes on, and the command for it."""
     from minicppo.rl.checkpoint import list_checkpoints
-    from minicppo.rl.rundir import RunDir
+    from minicppo.rl.run_dir import RunDir
 
     begun = [RunDir(run) for run in runs if (run / "config.yaml").is_file()]
     if not begun:
@@ -62,6 +62,6 @@ def again(context: typer.Context) -> str:
 
 def progress_bar() -> Progress:
     """Lines with a rate and the time left, on standard error, so that what is printed can go to a file."""
-    from minicppo.report.progress import progress_lines
+    from minicppo.cli.progress import progress_lines
 
     return progress_lines(errors)

@@ -130,7 +130,7 @@ def _on_its_task(run: str, overrides: list[str] | None, as_json: bool, asked: di
         ValueError: an option was given.
     """
     from minicppo.rl.evaluate import evaluate as judge
-    from minicppo.rl.rundir import RunDir
+    from minicppo.rl.run_dir import RunDir
 
     if (Path(run) / "config.json").is_file() or run.startswith("package:") or run.endswith(".gguf"):
         raise ValueError(f"{run} is a model and has no task of its own: say on what, for example --data gsm8k-test")

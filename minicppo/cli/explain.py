@@ -32,8 +32,8 @@ def explain(
 
     `minicppo explain --mu .5,.4,.5,.9,.3 --pi .6,.48,.4,.91,.5 --method grpo --plot grpo.png`
     """
-    from minicppo.report import explain as report
-    from minicppo.report.style import save
+    from minicppo.plots import explain as report
+    from minicppo.plots.style import save
 
     rows = report.explain(
         _numbers("mu", mu),

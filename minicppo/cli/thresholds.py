@@ -27,7 +27,7 @@ def thresholds(
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from minicppo.bounds.design import HORIZONS, PREMISES, design_table
-    from minicppo.report import thresholds as tables
+    from minicppo.plots import thresholds as tables
 
     horizons = sorted({*HORIZONS, horizon})
     columns = (TextColumn("designing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -52,7 +52,7 @@ def thresholds(
     console.print()
     console.print(tables.reach_table())
     if plot is not None:
-        from minicppo.report.frontier import draw_frontier
-        from minicppo.report.style import save
+        from minicppo.plots.frontier import draw_frontier
+        from minicppo.plots.style import save
 
         console.print(f"frontier drawn into {save(draw_frontier(rows), plot)}")

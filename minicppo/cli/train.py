@@ -55,7 +55,7 @@ def train(
     A stopped run goes on with `minicppo resume`.
     """
     from minicppo.rl.config import load_config
-    from minicppo.rl.rundir import RunDir
+    from minicppo.rl.run_dir import RunDir
 
     # first, as naming a recipe or a method resets its parameters, which later overrides may set
     named = (("engine", engine), ("recipe", recipe), ("method", method))
@@ -144,7 +144,7 @@ def resume(run: Annotated[Path, typer.Argument(metavar="RUN", help="A run direct
     Example: `minicppo resume runs/stale-cppo-exact`
     """
     from minicppo.rl.checkpoint import list_checkpoints
-    from minicppo.rl.rundir import RunDir
+    from minicppo.rl.run_dir import RunDir
 
     folder = RunDir.open(run)
     config = folder.config()
@@ -165,9 +165,9 @@ def resume(run: Annotated[Path, typer.Argument(metavar="RUN", help="A run direct
 
 def _follow(folder: Path, iterations: int, done: int, work: Callable[[Handler], object]) -> None:
     """Run `work` under a progress bar, then show what came out."""
-    from minicppo.report.progress import RunProgress
-    from minicppo.report.runs import load_run
-    from minicppo.report.tables import results, rich_table
+    from minicppo.cli.progress import RunProgress
+    from minicppo.plots.runs import load_run
+    from minicppo.plots.tables import results, rich_table
 
     try:
         with RunProgress(console) as display:

@@ -15,8 +15,8 @@ from minicppo.engines.plan import Plan, evaluated_problems
 from minicppo.engines.trl_pin import PIN as TRL_PIN
 from minicppo.rl.config import RunConfig
 from minicppo.rl.data import FOLDER_VARIABLE, SOURCES, SUFFIXES
-from minicppo.rl.extras import install
 from minicppo.rl.tasks.math import MathTask
+from minicppo.text import install
 
 VERL_INSTALL = "in an environment of its own: pip install 'verl[vllm,{training}]==0.9.1' -e '.[math]'"
 MATH_INSTALL = install("math")

@@ -10,10 +10,11 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from minicppo.files import write_atomically
 from minicppo.rl.config import RunConfig
 from minicppo.rl.evaluate import evaluate
 from minicppo.rl.policy import Policy
-from minicppo.rl.rundir import RunDir, peak_memory_mb, write_atomically
+from minicppo.rl.run_dir import RunDir, peak_memory_mb
 from minicppo.rl.tasks import Task
 from minicppo.rl.trainer import OnEvent
 

@@ -4,7 +4,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from packaging.specifiers import SpecifierSet
 
-from minicppo.rl.extras import install
+from minicppo.text import install
 
 PIN = ">=1.16,<1.17"
 

@@ -24,11 +24,11 @@ from minicppo.engines.trl_trainer import CPPOTrainer
 from minicppo.rl.config import RunConfig
 from minicppo.rl.evaluate import held_out_problems
 from minicppo.rl.policy import Policy, load_policy, save_policy
-from minicppo.rl.rundir import RunDir
+from minicppo.rl.run_dir import RunDir
 from minicppo.rl.seeding import rng_for
 from minicppo.rl.tasks import Problem, Task, sample_problems
 from minicppo.rl.trainer import OnEvent, starting_policy
-from minicppo.rules.hyper import nearest
+from minicppo.text import nearest
 
 
 def train(config: RunConfig, run_dir: str | Path, on_event: OnEvent | None = None) -> Path:

@@ -165,7 +165,7 @@ def _data(config: RunConfig, run_dir: Path) -> dict[str, Any]:
         "actor_rollout_ref.model.path": config.model.source,
         "actor_rollout_ref.model.use_remove_padding": True,
         "actor_rollout_ref.model.enable_gradient_checkpointing": True,
-        f"{REWARD}.path": "pkg://minicppo.rl.reward",
+        f"{REWARD}.path": "pkg://minicppo.rl.grading.reward",
         f"{REWARD}.name": "compute_score",
     }
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from minicppo.engines.verl_config import verl_overrides
 from minicppo.engines.verl_data import write_data
 from minicppo.rl.config import ConfigError, RunConfig
-from minicppo.rl.rundir import RunDir
+from minicppo.rl.run_dir import RunDir
 
 MODULE = "verl.trainer.main_ppo"
 

@@ -1,6 +1,6 @@
 """The CPPO mask of a batch in one kernel: a response is read once, and everything about it written once.
 
-The twin of `minicppo.rules.cppo.mask_rows`. One program holds one response; the prefix budget's quantile is found by
+The twin of `minicppo.rules.mask.mask_rows`. One program holds one response; the prefix budget's quantile is found by
 bisecting the bit patterns of floats, which have the order of the numbers, so it is the exact entry without a sort.
 """
 

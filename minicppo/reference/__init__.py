@@ -5,16 +5,6 @@ take plain sequences and do arithmetic with `+ - * /` and comparisons, so they a
 a tie is a tie.
 """
 
-from minicppo.reference.algorithm1 import (
-    TokenStep,
-    budget_gate,
-    cppo_steps,
-    cppo_token_mask,
-    dynamic_budget,
-    linear_weights,
-    quantile,
-    soft_gate,
-)
 from minicppo.reference.divergence import (
     binary_partition,
     coarsen,
@@ -25,6 +15,16 @@ from minicppo.reference.divergence import (
     total_variation,
 )
 from minicppo.reference.loss import aggregate, group_advantages, policy_loss
+from minicppo.reference.mask import (
+    TokenStep,
+    budget_gate,
+    cppo_steps,
+    cppo_token_mask,
+    dynamic_budget,
+    linear_weights,
+    quantile,
+    soft_gate,
+)
 from minicppo.reference.methods import WEIGHTS
 
 __all__ = [

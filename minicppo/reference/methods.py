@@ -8,7 +8,7 @@ A_t (rho_t - 1) > 0). The policy gradient is then sum_t g_t A_t grad log pi(y_t)
 import math
 from collections.abc import Callable, Sequence
 
-from minicppo.reference.algorithm1 import (
+from minicppo.reference.mask import (
     budget_gate,
     cppo_steps,
     dynamic_budget,

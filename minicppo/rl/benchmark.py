@@ -15,12 +15,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from minicppo.files import write_atomically
 from minicppo.rl.data import MathProblem, load_data
 from minicppo.rl.evaluate import clustered_mean
-from minicppo.rl.judge import INSTALL, require_math_verify
+from minicppo.rl.grading.judge import INSTALL, require_math_verify
+from minicppo.rl.grading.reward import MALFORMED, Outcome, judge_response
 from minicppo.rl.policy import Policy
-from minicppo.rl.reward import MALFORMED, Outcome, judge_response
-from minicppo.rl.rundir import write_atomically
 from minicppo.rl.sampling import sample
 from minicppo.rl.seeding import generator_for
 from minicppo.rl.tasks.math import TEMPLATES, as_problem

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from minicppo.bounds.certificate import certify
+from minicppo.rl.log_probs import score
 from minicppo.rl.policy import Policy
 from minicppo.rl.sampling import Keep, Rollout
-from minicppo.rl.scoring import score
 from minicppo.rules import Cells, TokenBatch, token_divergence
 
 

@@ -21,7 +21,7 @@ from minicppo.rl.sections import (
 )
 from minicppo.rl.tasks import Task, make_task
 from minicppo.rules import METHODS
-from minicppo.rules.hyper import nearest
+from minicppo.text import nearest
 
 Engine = Literal["local", "trl", "verl"]
 PRESETS = Path(__file__).parent.parent / "presets"

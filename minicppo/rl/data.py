@@ -15,9 +15,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from minicppo.rl.extraction import last_boxed
-from minicppo.rl.extras import install
-from minicppo.rules.hyper import nearest
+from minicppo.rl.grading.extraction import last_boxed
+from minicppo.text import install, nearest
 
 INSTALL = install("math")
 FOLDER_VARIABLE = "MINICPPO_DATA"

@@ -14,8 +14,8 @@ from torch.nn import functional as F
 from transformers import DynamicCache, LlamaForCausalLM, PreTrainedModel, Qwen2ForCausalLM, Qwen3ForCausalLM
 
 from minicppo import kernels
+from minicppo.rl.cuda_graph import Replay
 from minicppo.rl.policy import layer_parameters
-from minicppo.rl.replay import Replay
 
 DIRECT = (LlamaForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM)
 FIXED_ROPE = ("default", "linear", "llama3", "yarn")  # rotary angles that depend on the position alone

@@ -16,8 +16,8 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from minicppo.rl.extras import install
-from minicppo.rl.warmup import cache_dir
+from minicppo.files import cache_dir
+from minicppo.text import install
 
 PACKAGE = "package:"
 READERS = ("gguf", "accelerate")  # what transformers needs to read the format

@@ -7,7 +7,7 @@ z = (W h + b) / temperature and p = softmax(z), per token of upstream gradient g
     log p(y) = z_y - lse(z)        entropy = lse(z) - sum_v p_v z_v        d log p(y) / dz = onehot(y) - p
 
 The tiles and the backward pass are ours; folding a log-sum-exp blockwise is Milakov and Gimelshein, arXiv 1805.02867.
-On a GPU `minicppo.kernels.head` makes the passes over a tile; `fold` and `softmax_` are its twins.
+On a GPU `minicppo.kernels.lm_head` makes the passes over a tile; `fold` and `softmax_` are its twins.
 """
 
 from collections.abc import Callable, Iterator

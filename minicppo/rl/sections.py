@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from minicppo.rules import LOSS_AGG_MODES, get_method
-from minicppo.rules.hyper import nearest
+from minicppo.text import nearest
 
 
 def _positive_temperature(temperature: float) -> float:

@@ -21,10 +21,10 @@ from minicppo.rl.certificate import Judged, certificate_row
 from minicppo.rl.checkpoint import TrainState, Weights, list_checkpoints, load_checkpoint, save_checkpoint
 from minicppo.rl.config import RunConfig
 from minicppo.rl.evaluate import evaluate, grade, held_out_problems
+from minicppo.rl.log_probs import score
 from minicppo.rl.policy import Policy, load_policy
-from minicppo.rl.rundir import RunDir, peak_memory_mb
+from minicppo.rl.run_dir import RunDir, peak_memory_mb
 from minicppo.rl.sampling import Keep, Rollout, sample
-from minicppo.rl.scoring import score
 from minicppo.rl.seeding import generator_for, rng_for
 from minicppo.rl.tasks import Problem, sample_problems
 from minicppo.rl.update import Minibatch, Updater

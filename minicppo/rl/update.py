@@ -9,9 +9,9 @@ from torch import Tensor
 
 from minicppo.rl.checkpoint import TrainState
 from minicppo.rl.config import RunConfig
-from minicppo.rl.rundir import RunDir
+from minicppo.rl.log_probs import score
+from minicppo.rl.run_dir import RunDir
 from minicppo.rl.sampling import Keep, Rollout
-from minicppo.rl.scoring import score
 from minicppo.rl.tasks import Problem, Task
 from minicppo.rules import Cells, Method, TokenBatch, TokenWeights, diagnostics, policy_loss
 

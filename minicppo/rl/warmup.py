@@ -6,7 +6,6 @@ its samples are: what reinforcement learning removes afterwards is mostly the de
 
 import hashlib
 import json
-import os
 import random
 import shutil
 import tempfile
@@ -16,22 +15,18 @@ from pathlib import Path
 import torch
 import transformers
 
+from minicppo.files import cache_dir
 from minicppo.rl.config import RunConfig
 from minicppo.rl.evaluate import grade
+from minicppo.rl.log_probs import score
 from minicppo.rl.policy import Policy, build_policy, load_policy, save_policy
 from minicppo.rl.sampling import Rollout, sample
-from minicppo.rl.scoring import score
 from minicppo.rl.sections import WarmupConfig
 from minicppo.rl.seeding import rng_for
 from minicppo.rl.tasks import Task, sample_problems
 
 RECIPE = 1  # raise it when the code below changes what it trains
 Progress = Callable[[int, float], None]  # (steps done, greedy accuracy so far)
-
-
-def cache_dir() -> Path:
-    """Where warm-ups (and converted models) are kept: $MINICPPO_CACHE, or runs/.cache under the working directory."""
-    return Path(os.environ.get("MINICPPO_CACHE") or "runs/.cache").expanduser()
 
 
 def initial_policy(config: RunConfig, task: Task, on_progress: Progress | None = None) -> Policy:

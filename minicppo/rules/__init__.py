@@ -2,13 +2,13 @@
 
 from minicppo.rules.advantages import GroupAdvantages, group_advantages
 from minicppo.rules.batch import Cells, TokenBatch
-from minicppo.rules.cppo import cppo_mask
 from minicppo.rules.diagnostics import diagnostics
 from minicppo.rules.divergence import DIVERGENCES, token_divergence
 from minicppo.rules.loss import LOSS_AGG_MODES, aggregate, policy_loss
+from minicppo.rules.mask import cppo_mask
 from minicppo.rules.methods import METHODS, Method, get_method
-from minicppo.rules.result import CPPOMask, Reason, TokenWeights
-from minicppo.rules.weights import position_weights
+from minicppo.rules.outputs import CPPOMask, Reason, TokenWeights
+from minicppo.rules.position_weights import position_weights
 
 __all__ = [
     "DIVERGENCES",

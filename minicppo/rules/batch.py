@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from minicppo.rules.flags import flags
-from minicppo.rules.layout import Packed
+from minicppo.rules.packing import Packed
 
 LOG_RATIO_LIMIT = 20.0  # exp(20) = 5e8: beyond it a ratio is an accident, and overflow would hide it
 LOG_PROB_LIMIT = 1e-3  # computed in half precision, the logarithm of 1 comes out a little above 0

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from minicppo.rules.batch import TokenBatch
-from minicppo.rules.result import Reason, TokenWeights
+from minicppo.rules.outputs import Reason, TokenWeights
 
 DECILES = 10
 

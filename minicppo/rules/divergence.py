@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from minicppo.rules.batch import Cells, TokenBatch, clean_tokens
-from minicppo.rules.hyper import nearest
+from minicppo.text import nearest
 
 DIVERGENCES = ("binary_tv", "binary_kl", "topk_tv", "topk_kl", "exact_tv", "exact_kl")
 ESTIMATES = ("k3", "abs_log_ratio")  # what TRM's codes put in the place of a divergence

@@ -1,12 +1,13 @@
 """Hyper-parameters that know their source and their limits: annotate once, check everywhere."""
 
-import difflib
 import functools
 import inspect
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar, get_type_hints
+
+from minicppo.text import nearest
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -37,13 +38,6 @@ class Hyper:
         if not (self.low <= value <= self.high) or (value == self.low and not self.closed):
             left = "[" if self.closed else "("
             raise ValueError(f"{name}={value} is outside {left}{self.low:g}, {self.high:g}]")
-
-
-def nearest(word: str, known: Collection[str]) -> str:
-    """The tail of an error about an unknown name: the likeliest meaning, or all that exist."""
-    longer = [name for name in known if word and name.startswith(word)]
-    close = difflib.get_close_matches(word, longer or list(known), n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(sorted(known))}"
 
 
 def hypers(function: Callable[..., Any]) -> dict[str, tuple[Any, Hyper]]:

@@ -4,8 +4,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from minicppo.rules.hyper import nearest
-from minicppo.rules.layout import pad_packed
+from minicppo.rules.packing import pad_packed
+from minicppo.text import nearest
 
 LOSS_AGG_MODES = ("token-mean", "seq-mean-token-mean", "seq-mean-token-sum", "seq-mean-token-sum-norm")
 

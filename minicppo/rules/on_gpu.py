@@ -1,4 +1,4 @@
-"""From a batch on a GPU to the kernel that masks it, and back: `minicppo.kernels.mask` for `minicppo.rules.cppo`."""
+"""From a batch on a GPU to the kernel that masks it, and back: `minicppo.kernels.mask` for `minicppo.rules.mask`."""
 
 import math
 from functools import partial
@@ -9,9 +9,9 @@ from torch import Tensor
 
 import minicppo.kernels as kernels
 from minicppo.rules.batch import LOG_PROB_LIMIT
-from minicppo.rules.layout import Packed, Padded
-from minicppo.rules.result import CPPOMask
-from minicppo.rules.weights import position_weights
+from minicppo.rules.outputs import CPPOMask
+from minicppo.rules.packing import Packed, Padded
+from minicppo.rules.position_weights import position_weights
 
 LONGEST = 32_768  # tokens of one response that a program holds
 

@@ -23,7 +23,7 @@ from minicppo.engines.plan import SIZES, Plan, load_of, make_plan
 from minicppo.engines.plan_files import plan_files, write_plan
 from minicppo.engines.preconditions import preconditions
 from minicppo.rl.config import ConfigError, RunConfig, load_config, preset_names
-from minicppo.rl.rundir import RunDir
+from minicppo.rl.run_dir import RunDir
 from minicppo.rules import METHODS, get_method
 
 pytest.importorskip("math_verify", reason="task math needs math-verify: pip install -e '.[math]'")

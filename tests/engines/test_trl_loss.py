@@ -12,8 +12,8 @@ pytest.importorskip("trl", reason="the TRL engine needs trl (pip install -e '.[t
 from minicppo.engines.trl import LOSS_TYPES, CPPOTrainer
 from minicppo.reference import policy_loss as loop_loss
 from minicppo.reference.methods import cppo as loop_cppo
+from minicppo.rl.log_probs import score
 from minicppo.rl.policy import Policy
-from minicppo.rl.scoring import score
 from minicppo.rules import METHODS, get_method
 from tests.engines.trl_setup import (
     ADVANTAGES,

@@ -18,10 +18,10 @@ pytest.importorskip("trl", reason="the TRL engine needs trl (pip install -e '.[t
 
 from minicppo.engines.trl import resume, train
 from minicppo.engines.trl_log import whole_checkpoint
-from minicppo.report.runs import load_run
-from minicppo.report.tables import results
+from minicppo.plots.runs import load_run
+from minicppo.plots.tables import results
 from minicppo.rl.config import RunConfig, validate
-from minicppo.rl.rundir import RunDir
+from minicppo.rl.run_dir import RunDir
 from minicppo.rl.trainer import trained_policy
 
 ROOT = Path(__file__).resolve().parents[2]

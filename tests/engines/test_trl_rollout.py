@@ -16,7 +16,7 @@ from trl.generation.vllm_generation import extract_logprobs
 
 from minicppo.engines.trl_cells import cell_log_probs, require_plain_head
 from minicppo.engines.trl_rollout import draw, split_ranked
-from minicppo.rl.scoring import score
+from minicppo.rl.log_probs import score
 from minicppo.rl.seeding import generator_for
 from minicppo.rules import METHODS
 from tests.engines.trl_setup import TEMPERATURE, K, stale_rollout, tiny_policy, trainer_of

@@ -56,7 +56,7 @@ def test_evaluating_a_run_of_verl_names_its_merger(
     config: RunConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from minicppo.cli import main
-    from minicppo.rl.rundir import RunDir
+    from minicppo.rl.run_dir import RunDir
 
     RunDir.create(tmp_path / "run", config)
     with pytest.raises(SystemExit) as ended:
@@ -80,8 +80,8 @@ def test_verl_reads_the_data(config: RunConfig, tmp_path: Path) -> None:
     from omegaconf import OmegaConf
     from verl.utils.dataset.rl_dataset import RLHFDataset
 
+    from minicppo.rl.grading.reward import compute_score
     from minicppo.rl.policy import character_tokenizer
-    from minicppo.rl.reward import compute_score
 
     verl_data.write_data(config, tmp_path / "run")
     tokenizer = character_tokenizer("".join(map(chr, range(10, 127))))

@@ -17,9 +17,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from minicppo.rl.log_probs import score
 from minicppo.rl.policy import Policy, build_policy, save_policy
 from minicppo.rl.sampling import Rollout
-from minicppo.rl.scoring import score
 from minicppo.rl.sections import ModelConfig
 from minicppo.rl.tasks import make_task
 from minicppo.rules import get_method

@@ -12,9 +12,9 @@ from datasets import Dataset
 from torch import Tensor
 
 from minicppo.engines.trl import LOSS_TYPES, CPPOConfig, CPPOTrainer
+from minicppo.rl.log_probs import score
 from minicppo.rl.policy import Policy, build_policy
 from minicppo.rl.sampling import Keep, Rollout
-from minicppo.rl.scoring import score
 from minicppo.rl.sections import ModelConfig
 from minicppo.rl.tasks import make_task
 from minicppo.rl.update import token_batch

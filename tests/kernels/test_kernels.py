@@ -148,7 +148,7 @@ def test_float64_beside_float32_reaches_the_kernel_as_divergence_and_direction()
 def test_what_the_kernel_does_not_know_goes_the_other_way(monkeypatch: pytest.MonkeyPatch) -> None:
     """Half of Triton's cases would be wrong in silence: float64, permuted weights, horizons that are too short."""
     monkeypatch.setattr(kernels, "usable", lambda tensor: True)
-    monkeypatch.setattr("minicppo.rules.cppo.mask_in_one_kernel", lambda *_, **__: pytest.fail("the kernel"))
+    monkeypatch.setattr("minicppo.rules.mask.mask_in_one_kernel", lambda *_, **__: pytest.fail("the kernel"))
     pi, mu, advantages, valid = batch(2, 4, 150)
     cppo_mask(pi.double(), mu.double(), advantages.double(), valid)
     cppo_mask(pi, mu, advantages, valid, schedule="shuffled")
@@ -161,7 +161,7 @@ def test_what_the_kernel_does_not_know_goes_the_other_way(monkeypatch: pytest.Mo
 @pytest.mark.parametrize(("tokens", "entries", "cells"), [(7, 300, 4), (5, 5000, 21), (3, 128, 1)])
 def test_the_passes_of_the_head(dtype: torch.dtype, tokens: int, entries: int, cells: int) -> None:
     """A tile and a narrower one after it; the wanted tokens are in either, or in none."""
-    from minicppo.kernels import head
+    from minicppo.kernels import lm_head as head
 
     rng = torch.Generator().manual_seed(tokens)
     wanted = torch.randint(3 * entries, (tokens, cells), generator=rng).to(DEVICE)

@@ -14,8 +14,8 @@ import torch
 from minicppo.rl import benchmark
 from minicppo.rl.benchmark import BenchmarkSettings, evaluate_data, mean_score
 from minicppo.rl.config import ModelConfig
+from minicppo.rl.grading.reward import Outcome
 from minicppo.rl.policy import Policy, character_tokenizer
-from minicppo.rl.reward import Outcome
 from minicppo.rl.sampling import Rollout
 
 pytest.importorskip("math_verify", reason="math-verify is not installed (extra: math)")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from minicppo.rl.config import RunConfig
-from minicppo.rl.rundir import RunDir
+from minicppo.rl.run_dir import RunDir
 from minicppo.rl.trainer import train
 from minicppo.rules import METHODS, get_method
 

@@ -15,13 +15,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from minicppo.files import cache_dir
 from minicppo.rl import gguf as module
 from minicppo.rl.config import load_config
 from minicppo.rl.gguf import convert_gguf, folder_of, packaged_gguf
 from minicppo.rl.policy import load_policy
-from minicppo.rl.rundir import RunDir
+from minicppo.rl.run_dir import RunDir
 from minicppo.rl.trainer import train
-from minicppo.rl.warmup import cache_dir
 
 needs_readers = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in module.READERS),

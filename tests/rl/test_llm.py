@@ -25,10 +25,10 @@ from transformers import AutoModelForCausalLM
 
 from minicppo.rl.config import RunConfig, load_config
 from minicppo.rl.gguf import packaged_gguf
+from minicppo.rl.log_probs import score
 from minicppo.rl.policy import Policy, load_policy
-from minicppo.rl.rundir import RunDir
+from minicppo.rl.run_dir import RunDir
 from minicppo.rl.sampling import sample
-from minicppo.rl.scoring import score
 from minicppo.rl.seeding import generator_for
 from minicppo.rl.tasks import make_task
 from minicppo.rl.trainer import resume, train

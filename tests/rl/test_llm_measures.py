@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import baseline, mismatch
-from benchmarks.common import RESULTS, table
-from minicppo.report.study.plan import grid, load_study
+from experiments.benchmarks import baseline, mismatch
+from experiments.benchmarks.common import RESULTS, table
+from experiments.study.plan import grid, load_study
 from minicppo.rl.config import ModelConfig
 from minicppo.rl.policy import build_policy
 from minicppo.rl.tasks import make_task

@@ -8,8 +8,8 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-from minicppo.rl import replay
-from minicppo.rl.replay import Replay
+from minicppo.rl import cuda_graph as replay
+from minicppo.rl.cuda_graph import Replay
 
 
 class Graph:

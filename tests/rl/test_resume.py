@@ -15,7 +15,7 @@ import pytest
 from safetensors.torch import load_file
 
 from minicppo.rl.config import RunConfig
-from minicppo.rl.rundir import RunDir
+from minicppo.rl.run_dir import RunDir
 from minicppo.rl.trainer import resume, train, train_or_resume, trained_policy
 
 MakeConfig = Callable[..., RunConfig]

@@ -15,11 +15,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minicppo.rl.answers import same_answer
-from minicppo.rl.extraction import WINDOW, extract_answer
-from minicppo.rl.judge import AnswerTimeout, Judge
-from minicppo.rl.reward import Outcome, compute_score, counts, judge_response, math_reward, score_response
-from minicppo.rl.tidy import tidy
+from minicppo.rl.grading.answers import same_answer
+from minicppo.rl.grading.extraction import WINDOW, extract_answer
+from minicppo.rl.grading.judge import AnswerTimeout, Judge
+from minicppo.rl.grading.reward import Outcome, compute_score, counts, judge_response, math_reward, score_response
+from minicppo.rl.grading.tidy import tidy
 from tests.rl.answers import KNOWN, PAIRS
 
 STALLING = r"9^{9^{9^9}}"
@@ -66,7 +66,7 @@ def test_tidying_never_fails_and_is_stable_on_plain_numbers(text: str) -> None:
     ("gold", "answer"), [("25", "025"), ("1,080", "1080"), ("42", "42."), ("3", "3.0"), ("50%", "0.5")]
 )
 def test_plain_numbers_are_compared_without_a_process(gold: str, answer: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("minicppo.rl.answers.judge", None)
+    monkeypatch.setattr("minicppo.rl.grading.answers.judge", None)
     assert same_answer(gold, answer)
     assert same_answer(gold, "17") is False
 
@@ -77,7 +77,7 @@ class TestWithMathVerify:
         pytest.importorskip("math_verify", reason="math-verify is not installed (extra: math)")
         with pytest.MonkeyPatch.context() as patch:
             impatient = Judge(limit=1.0, processes=2)
-            patch.setattr("minicppo.rl.answers.judge", impatient)
+            patch.setattr("minicppo.rl.grading.answers.judge", impatient)
             yield
             impatient.close()
 
@@ -165,7 +165,7 @@ class TestWithMathVerify:
     @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
     def test_a_forked_child_has_judges_of_its_own(self) -> None:
         code = (
-            "import os, sys\nfrom minicppo.rl.judge import judge\n"
+            "import os, sys\nfrom minicppo.rl.grading.judge import judge\n"
             "assert judge('x+1', '1+x')\n"
             "child = os.fork()\n"
             "assert judge('x+2', '2+x') and not judge('x+2', '3+x')\n"
@@ -178,7 +178,7 @@ class TestWithMathVerify:
     def test_spawned_processes_may_judge(self, tmp_path: Path) -> None:
         script = tmp_path / "spawning.py"
         script.write_text(
-            "import multiprocessing\nfrom minicppo.rl.reward import score_response\n"
+            "import multiprocessing\nfrom minicppo.rl.grading.reward import score_response\n"
             "def work(n): return score_response(f'Answer: x+{n}', '1+x')\n"
             "if __name__ == '__main__':\n"
             "    with multiprocessing.get_context('spawn').Pool(1) as pool:\n"

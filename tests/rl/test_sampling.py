@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from minicppo.rl.drawing import draw
+from minicppo.rl.log_probs import score
 from minicppo.rl.policy import Policy
 from minicppo.rl.sampling import Keep, Rollout, sample
-from minicppo.rl.scoring import score
 
 
 def seeded(seed: int = 0) -> torch.Generator:

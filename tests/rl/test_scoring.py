@@ -37,11 +37,11 @@ from transformers import (
 )
 
 from minicppo.reference.lm_head import head_entropy, head_gradients, head_log_probs
-from minicppo.rl import scoring
+from minicppo.rl import log_probs as scoring
 from minicppo.rl.lm_head import linear_head, token_scores
+from minicppo.rl.log_probs import hidden_states, score
 from minicppo.rl.policy import Policy
 from minicppo.rl.sampling import Keep, Rollout, sample
-from minicppo.rl.scoring import hidden_states, score
 
 SIZES: dict[str, Any] = {
     "vocab_size": 61,

@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import load_file
 
 from minicppo.rl.config import RunConfig
-from minicppo.rl.rundir import RunDir
-from minicppo.rl.scoring import score
+from minicppo.rl.log_probs import score
+from minicppo.rl.run_dir import RunDir
 from minicppo.rl.tasks import is_held_out
 from minicppo.rl.tasks.chain import ChainTask
 from minicppo.rl.trainer import Batch, Trainer, starting_policy, train, trained_policy

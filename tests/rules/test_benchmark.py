@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.common import RESULTS, options, store
-from benchmarks.end_to_end import peak, resident
-from benchmarks.memory import tree
+from experiments.benchmarks.common import RESULTS, options, store
+from experiments.benchmarks.end_to_end import peak, resident
+from experiments.benchmarks.memory import tree
 
 NAMES = ("mask", "sampling", "scoring", "end_to_end", "memory", "scale")
 

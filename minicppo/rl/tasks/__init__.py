@@ -5,7 +5,7 @@ import inspect
 from typing import Any
 
 from minicppo.rl.tasks.base import Problem, Task, is_held_out, sample_problems
-from minicppo.rules.hyper import nearest
+from minicppo.text import nearest
 
 TASKS: dict[str, tuple[str, str]] = {
     "chain": ("minicppo.rl.tasks.chain", "ChainTask"),

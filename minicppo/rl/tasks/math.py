@@ -7,9 +7,9 @@ import random
 from functools import cached_property
 
 from minicppo.rl.data import MathProblem, check_name, load_data
-from minicppo.rl.extraction import extract_answer
-from minicppo.rl.judge import require_math_verify
-from minicppo.rl.reward import score_response
+from minicppo.rl.grading.extraction import extract_answer
+from minicppo.rl.grading.judge import require_math_verify
+from minicppo.rl.grading.reward import score_response
 from minicppo.rl.tasks.base import Problem, Split, Task, is_held_out
 
 TEMPLATES = {
@@ -69,7 +69,7 @@ class MathTask(Task):
         return rng.choice(self.problems[split])
 
     def score(self, problem: Problem, response: str) -> float:
-        """1 if the answer stated at the end is right (see `minicppo.rl.reward`), else 0."""
+        """1 if the answer stated at the end is right (see `minicppo.rl.grading.reward`), else 0."""
         return score_response(response, problem.answer)
 
     def well_formed(self, problem: Problem, response: str) -> bool:

@@ -10,9 +10,8 @@ import random
 import re
 from typing import Any
 
-from minicppo.rl.extras import install
 from minicppo.rl.tasks.base import Problem, Task
-from minicppo.rules.hyper import nearest
+from minicppo.text import install, nearest
 
 LITERAL = frozenset("binary_matrix n_queens spiral_matrix string_insertion".split())  # read by `eval`
 ARITHMETIC = frozenset(  # read by sympy

@@ -10,11 +10,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from minicppo.rules.batch import TokenBatch
-from minicppo.rules.cppo import Budget, CapFactor, Delta, DeltaB, Quantile, Schedule, WMin, mask_rows, verdicts
 from minicppo.rules.divergence import DIVERGENCES, ESTIMATES, predicted_away, token_divergence
 from minicppo.rules.hyper import Hyper, checked
+from minicppo.rules.mask import Budget, CapFactor, Delta, DeltaB, Quantile, Schedule, WMin, mask_rows, verdicts
 from minicppo.rules.methods.ratio import masked_weights
-from minicppo.rules.result import CPPOMask, Reason, TokenWeights
+from minicppo.rules.outputs import CPPOMask, Reason, TokenWeights
 
 DivergenceName = Annotated[str, Hyper("paper: topk_tv with K = 20; released codes: binary_tv", choices=DIVERGENCES)]
 RatioCap = Annotated[float, Hyper("the paper has none; DPPO's scaling runs use 5", low=0)]

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from minicppo.rules.batch import TokenBatch
 from minicppo.rules.hyper import Hyper, checked
-from minicppo.rules.result import Reason, TokenWeights
+from minicppo.rules.outputs import Reason, TokenWeights
 
 ClipLow = Annotated[float, Hyper("DAPO and the paper's GRPO row", low=0, high=1)]
 ClipHigh = Annotated[float, Hyper("DAPO clip-higher, the paper's GRPO row (PPO: 0.2)", low=0)]

@@ -6,10 +6,11 @@ from typing import Any
 
 from minicppo.rules.batch import TokenBatch
 from minicppo.rules.divergence import needs as divergence_needs
-from minicppo.rules.hyper import Hyper, check_hypers, hypers, nearest
+from minicppo.rules.hyper import Hyper, check_hypers, hypers
 from minicppo.rules.methods import divergence as by_divergence
 from minicppo.rules.methods import ratio as by_ratio
-from minicppo.rules.result import TokenWeights
+from minicppo.rules.outputs import TokenWeights
+from minicppo.text import nearest
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""The pages, and the tools that write their generated parts."""

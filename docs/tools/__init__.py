@@ -1,0 +1,1 @@
+"""Tables and pictures of the pages, made from the registry and from committed results."""

@@ -1,0 +1,180 @@
+"""The generated blocks of the Markdown pages: written from the registry and from committed results, never by hand.
+
+    python -m docs.tools.readme          # rewrite the blocks in place (make docs)
+
+A block stands between `<!-- generated: NAME -->` and `<!-- end -->`; a test fails when a page lags behind its sources.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from docs.tools.targets import ON_GPU, measured, sampling_rows, targets
+from experiments.study.page import part_tables, study_table
+from minicppo.rules import METHODS, get_method
+
+ROOT = Path(__file__).parents[2]
+PAGES = ("README.md", "REPRODUCTION.md", "experiments/benchmarks/README.md", "docs/demo-llm.md")
+_BLOCK = re.compile(r"(<!-- generated: ([\w-]+) -->\n).*?(<!-- end -->)", re.S)
+
+
+def methods_table() -> str:
+    """One line a family: its token weight, what it needs, the paper, and the names of its variants."""
+    lines = ["| family | token weight g | decides by | source | names |", "|---|---|---|---|---|"]
+    families: dict[str, list[str]] = {}
+    for name, spec in METHODS.items():
+        families.setdefault(spec.family, []).append(name)
+    for family, names in families.items():
+        found = get_method(names[0]).family
+        listed = ", ".join(f"`{name}`" for name in names)
+        formula = found.formula.replace("|", r"\|")  # else it ends the table's cell
+        lines.append(f"| {family} | `{formula}` | {found.level} | {found.source} | {listed} |")
+    return "\n".join(lines)
+
+
+def mask_benchmark() -> str:
+    """The committed measurement of the mask beside the per-sequence loop and a plain copy."""
+    result = measured("mask")
+    lines = [
+        "| responses x tokens | per-sequence loop | `cppo_mask` | times faster | packed | times a plain copy |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in result["rows"]:
+        lines.append(
+            f"| {row['rows']} x {row['width']:,} | {row['loop_ms']:.0f} ms | {row['batched_ms']:.0f} ms "
+            f"| {row['ratio']:.1f} | {row['packed_ms']:.0f} ms | {row['copies']:.0f} |"
+        )
+    return "\n".join([*lines, "", f"{_source(result)[:1].upper()}{_source(result)[1:]}."])
+
+
+def speed() -> str:
+    """The committed measurements of sampling, scoring and whole iterations on a CPU, each beside its peer."""
+    scoring, whole = measured("scoring"), measured("end_to_end")
+    (tokens,) = {row["tokens"] for row in scoring["rows"] if row["part"] == "head" and row["vocabulary"] > 100_000}
+    notes = [
+        f"{name}: {_source(result)}"
+        for name, result in (("Sampling", measured("sampling")), ("scoring", scoring), ("rollout and update", whole))
+    ]
+    notes.append(f"scoring is timed on {tokens} tokens at V = 151,936, its memory counted at 8,192")
+    return "\n".join([*_speed(sampling_rows(), scoring["rows"], whole["rows"]), "", "; ".join(notes) + "."])
+
+
+def speed_gpu() -> str:
+    """The same on a GPU, and the mask."""
+    results = [measured(f"{name}{ON_GPU}") for name in ("sampling", "scoring", "end_to_end", "mask")]
+    sampling, scoring, whole, mask = (result["rows"] for result in results)
+    lines = _speed(sampling, scoring, whole)
+    for row in mask:
+        lines.append(
+            f"| mask, {row['rows']} x {row['width']:,} | {row['batched_ms']:.2f} ms "
+            f"| the loop: {row['loop_ms']:.0f} ms | {row['ratio']:.0f} |"
+        )
+    machine = results[0]["machine"]
+    return "\n".join([*lines, "", f"On one {machine['device']}, torch {machine['torch']}, the median of 7 (mask: 15)."])
+
+
+def _speed(sampling: list[dict[str, Any]], scoring: list[dict[str, Any]], whole: list[dict[str, Any]]) -> list[str]:
+    lines = ["| path | minicppo | beside | times faster |", "|---|---|---|---|"]
+    for row in sampling:
+        lines.append(
+            f"| sampling, {row['size']} parameters, {row['rows']} rows, {row['lengths']} lengths "
+            f"| {row['ours_tokens_per_s']:,.0f} tokens/s "
+            f"| `generate`: {row['generate_tokens_per_s']:,.0f} tokens/s | {row['times_generate']:.1f} |"
+        )
+    for row in scoring:
+        if row["part"] == "head":
+            plain, tiles = (f"{row['seconds'][k]:.3g} s, {row['peak_mb'][k]:,.0f} MB" for k in ("plain", "tiles"))
+            lines.append(
+                f"| scoring, forward and backward, V = {row['vocabulary']:,}, d = {row['width']:,} | {tiles} "
+                f"| logits and `log_softmax`: {plain} | {1 / row['time_ratio']:.1f}, "
+                f"memory 1/{1 / row['memory_ratio']:.0f} |"
+            )
+    for row in whole:
+        if row["kind"] == "peers":
+            lines.append(
+                f"| rollout and update, {row['parameters']} parameters, {row['lengths']} lengths "
+                f"| {row['ours_per_s']:,.0f} tokens/s | TRL: {row['trl_per_s']:,.0f} tokens/s | {row['ratio']:.1f} |"
+            )
+    return lines
+
+
+def scale() -> str:
+    """Our own trainer at Qwen3's sizes on a GPU."""
+    result = measured(f"scale{ON_GPU}")
+    lines = [
+        "| policy | rollout | update | peak memory |",
+        "|---|---|---|---|",
+        *(
+            f"| {row['size']} | {row['rollout_tokens_per_s']:,.0f} tokens/s "
+            f"| {row['update_tokens_per_s']:,.0f} tokens/s | {row['peak_gb']:.0f} GB |"
+            for row in result["rows"]
+        ),
+    ]
+    row, machine = result["rows"][0], result["machine"]
+    return "\n".join([*lines, "", f"{row['responses']} responses of {row['width']} tokens on one {machine['device']}."])
+
+
+def _source(result: dict[str, Any]) -> str:
+    """How and where it was measured."""
+    machine = result["machine"]
+    threads = "one thread" if machine["threads"] == 1 else f"{machine['threads']} threads"
+    return f"median of {result['repeats']} in turns, {threads} of {machine['processor']}, torch {machine['torch']}"
+
+
+def readings() -> str:
+    """The committed comparison of readings of the paper, from `python -m experiments.benchmarks.readings`."""
+    result = measured("readings")
+    lines = [
+        "| key | first reading | second reading | masked, first | second | verdicts that differ | gradient turns |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for key, row in result["rows"].items():
+        shares = " | ".join(f"{row[name]:.2%}" for name in ("masked_first", "masked_second", "verdicts_differ"))
+        lines.append(
+            f"| `{key}` | {row['first']} | {row['second']} | {shares} | {row['gradient_turns_degrees']:.1f}° |"
+        )
+    source = f"{result['updates']} updates, seed {result['seed']}; `python -m experiments.benchmarks.readings` measures again."
+    return "\n".join([*lines, "", source])
+
+
+def study() -> str:
+    """What the committed study says."""
+    return study_table(ROOT / "results")
+
+
+def study_llm() -> str:
+    """What the study of the pretrained model says."""
+    return part_tables(ROOT / "results" / "llm", "pressure")
+
+
+BLOCKS: dict[str, Callable[[], str]] = {
+    "study": study,
+    "study-llm": study_llm,
+    "methods": methods_table,
+    "mask-benchmark": mask_benchmark,
+    "speed": speed,
+    "speed-gpu": speed_gpu,
+    "scale": scale,
+    "targets": targets,
+    "readings": readings,
+}
+
+
+def filled(text: str) -> str:
+    """The page with every block written anew."""
+    return _BLOCK.sub(lambda found: f"{found[1]}{BLOCKS[found[2]]()}\n{found[3]}", text)
+
+
+def main() -> None:
+    for page in PAGES:
+        path = ROOT / page
+        path.write_text(filled(path.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    main()

@@ -1,0 +1,106 @@
+"""`python -m experiments paper`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from minicppo.cli.console import console
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from experiments.paper import Beside
+
+paper = typer.Typer(help="What the paper reports, and what of ours stands beside it.", no_args_is_help=True)
+
+
+@paper.callback()
+def group() -> None:
+    """What the paper reports, and what of ours stands beside it."""
+
+
+@paper.command()
+def tables(
+    others: Annotated[
+        list[str] | None,
+        typer.Option("--beside", metavar="RUN_OR_RESULTS", help="An evaluation of yours to print below; repeatable."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Print the paper's Tables 1, 3 and 4, and where their numbers do not agree with each other.
+
+    Nothing here was measured by this project: the numbers are the paper's, but for the rows of --beside.
+
+    Examples:
+
+    - `python -m experiments paper tables`
+    - `python -m experiments paper tables --beside runs/mine` (after `minicppo eval runs/mine --data aime24,aime25,aime26`)
+    """
+    from experiments.paper import TABLES, beside, inconsistencies, paper_table
+
+    mine = [beside(other) for other in others or []]
+    if as_json:
+        everything: dict[str, Any] = {name: paper_table(name) for name in TABLES}
+        everything["inconsistencies"] = inconsistencies()
+        everything["beside"] = [dataclasses.asdict(each) for each in mine]
+        print(json.dumps(everything, indent=1))
+        return
+    console.print("[bold]Table 3[/]: the paper's configurations (Qwen3; n responses a prompt, minibatch in prompts)")
+    console.print(_configurations())
+    for model in paper_table("table4")["rows"]:
+        steps = paper_table("table1")["steps"][model]
+        console.print(f"[bold]Tables 1 and 4[/]: Qwen3-{model}, Avg@16 in %, best of the first {steps} steps")
+        console.print(_accuracies(model, mine))
+    console.print("Not consistent, as printed in the paper:")
+    for line in inconsistencies():
+        console.print(f"  {line}", markup=False, soft_wrap=True)
+
+
+def _configurations() -> Table:
+    from experiments.paper import paper_table
+
+    rows = paper_table("table3")["rows"]
+    table = _table("model prompts n minibatch updates tokens delta delta_b w_min".split())
+    for model, row in rows.items():
+        sizes = [row[key] for key in ("prompts", "group_size", "minibatch", "updates", "max_new_tokens")]
+        budget = f"{row['delta_b']:g}" + (" fixed" if row["budget"] == "fixed" else "")
+        table.add_row(model, *map(str, sizes), f"{row['delta']:g}", budget, f"{row['w_min']:g}")
+    return table
+
+
+def _accuracies(model: str, mine: list[Beside]) -> Table:
+    from experiments.paper import paper_table
+
+    means, per_benchmark = paper_table("table1")["rows"], paper_table("table4")
+    names = per_benchmark["benchmarks"]
+    table = _table(["method", *names, "mean"])
+    for method, row in means.items():
+        values, mean = per_benchmark["rows"][model].get(method), row[model]
+        shown = [f"{value:.2f}" for value in values] if values else ["-"] * len(names)
+        table.add_row(method, *shown, mean if isinstance(mean, str) else f"{mean:.2f}")
+    if mine:
+        table.add_section()
+    for each in mine:
+        table.add_row(each.label, *[_score(each.scores.get(name)) for name in names], _score(each.mean), style="green")
+    return table
+
+
+def _table(heads: list[str]) -> Table:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for i, head in enumerate(heads):
+        table.add_column(head, justify="right" if i else "left", overflow="fold")
+    return table
+
+
+def _score(score: tuple[float, float | None] | None) -> str:
+    if score is None:
+        return "-"
+    value, error = score
+    return f"{value:.2f}" if error is None else f"{value:.2f} ± {error:.2f}"

@@ -1,0 +1,141 @@
+"""The demo: four methods from one warm-up, side by side, with everything written down.
+
+The setting is the preset `stale`: each batch of responses is reused for four epochs, so the policy drifts away from the
+one that sampled and the trust region matters. What one seed can show is that training collapses without a mask and
+survives with one. It cannot rank the masks.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from experiments.workers import follow, start_workers, tell
+from minicppo.cli.progress import RunProgress
+from minicppo.plots.runs import load_run
+from minicppo.plots.tables import Result, results, rich_table
+from minicppo.rl.config import RunConfig, load_config
+from minicppo.rl.run_dir import RunDir
+
+# the trainer is imported by the workers, matplotlib after them: this process only watches, and stays small
+
+METHODS = ("cppo-exact", "dppo-exact", "grpo", "none")
+
+
+def run_demo(
+    out: Path,
+    console: Console,
+    *,
+    fresh: bool = False,
+    workers: int = 2,
+    overrides: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Train `METHODS` under the preset `stale`, write figures, table and summary.json to `out`; returns the summary.
+
+    Finished runs are kept and unfinished ones go on from their last checkpoint, unless `fresh`. Runs go to `workers`
+    processes of one thread each.
+
+    Raises:
+        ValueError: `out` holds a run of other settings.
+    """
+    configs = {name: load_config("stale", [f"method={name}", f"name={name}", *overrides]) for name in METHODS}
+    if fresh:
+        for name in METHODS:
+            shutil.rmtree(out / name, ignore_errors=True)
+    for name, config in configs.items():
+        require_same_settings(out / name, config)
+    with RunProgress(console) as display:
+        _train_all(configs, out, workers, display)
+    runs = [load_run(out / name) for name in METHODS]
+    rows = results(runs)
+    reading = what_to_look_at(rows, preset_as_it_is=not overrides)
+    from minicppo.plots.report import write_report
+
+    files = write_report(runs, out, reading)
+    summary = {"preset": "stale", "seed": configs["none"].seed, "methods": {row.method: row.as_dict() for row in rows}}
+    (out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    console.print(rich_table(rows))
+    console.print(reading, markup=False)
+    console.print(f"\nIn {out}: {', '.join(path.name for path in files)}, summary.json", markup=False)
+    return summary
+
+
+def what_to_look_at(rows: Sequence[Result], *, preset_as_it_is: bool = True) -> str:
+    """How to read the result, with this run's own numbers, and what it does not show; lines fit a terminal.
+
+    What is known of the preset is said of the preset alone: of changed settings nothing is.
+    """
+    by_method = {row.method: row for row in rows}
+    bare, cppo = by_method["none"], by_method["cppo-exact"]
+
+    def move(row: Result) -> str:
+        return f"{100 * row.before:.0f} to {100 * row.after:.0f} %"
+
+    if bare.after < bare.before and cppo.after > cppo.before:
+        fate = """
+  Each batch is reused for four epochs: unmasked, nothing holds the policy near
+  the one that sampled, and training collapses; with a mask it survives."""
+    else:
+        fate = """
+  Most runs of this setting collapse without a mask and survive with one;
+  this one turned out otherwise, as single runs may."""
+    learned = """
+  The warm-up's likeliest answers were mostly right already: what is learned is
+  to stop sampling the wrong steps that its demonstrations contained."""
+    alone, both = (100 * (share or 0.0) for share in (cppo.masked_prefix_only, cppo.masked_both))
+    return f"""What to look at
+
+- curves.png: from the same warm-up, held-out accuracy went from {move(bare)}
+  without a mask and from {move(cppo)} with CPPO.{fate + learned if preset_as_it_is else ""}
+- reasons.png: which test masks. Only CPPO has a prefix budget: it alone masked
+  {alone:.2f} % of the tokens, and it and the token test together {both:.2f} %.
+- drift.png: how far the policies move apart along a response, measured on the
+  sampled token: a lower bound of what the token test limits.
+- response.png: one response under CPPO, token by token; the threshold falls
+  where the prefix drifts by more than its budget.
+
+What this does not show: which mask is best. One seed cannot; the study's
+many are in results/README.md."""
+
+
+def require_same_settings(folder: Path, config: RunConfig) -> None:
+    """Raises ValueError where the folder holds a run of other settings."""
+    stored = folder / "config.yaml"
+    if stored.exists() and stored.read_text(encoding="utf-8") != config.to_yaml():
+        raise ValueError(f"{folder} holds a run of other settings: choose another --out, or start over with --fresh")
+
+
+def _train_all(configs: Mapping[str, RunConfig], out: Path, workers: int, display: RunProgress) -> None:
+    """Bring every run to its end, after the warm-up that all of them start from."""
+    waiting = [name for name in configs if not RunDir(out / name).finished]
+    for name, config in configs.items():
+        display.add(name, config.train.iterations, 0 if name in waiting else config.train.iterations)
+    if not waiting:
+        return
+    pool, events = start_workers(workers, runs_each=1)  # a process a run, so that each one's peak memory is its own
+    try:
+        follow([pool.submit(_warm_up, configs[waiting[0]], waiting[0])], events, display.handle)
+        jobs = [pool.submit(_train_one, configs[name], out / name, name) for name in waiting]
+        follow(jobs, events, display.handle)
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _warm_up(config: RunConfig, name: str) -> None:
+    """Train the warm-up into the cache, or find it there."""
+    from minicppo.rl.trainer import starting_policy
+
+    starting_policy(config, partial(tell, name))
+
+
+def _train_one(config: RunConfig, folder: Path, name: str) -> None:
+    """One run to its end, in a process of its own."""
+    from minicppo.rl.trainer import train_or_resume
+
+    train_or_resume(config, folder, partial(tell, name))

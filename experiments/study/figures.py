@@ -1,0 +1,239 @@
+"""Drawing the study's plots; `experiments.study.plots` says what is in them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from experiments.study.plots import Plot
+from minicppo.files import write_atomically
+from minicppo.plots.style import GREY, house_style, line_styles, new_figure, save
+
+SCORE_LABELS = {
+    "final": "final held-out accuracy",
+    "area": "mean training reward",
+    "worst": "lowest late reward",
+    "collapsed": "collapsed runs (share)",
+}
+BAND = 0.13
+SURE = 1.0  # rewards are 0 or 1, so a gain beyond this is an estimate gone wild, and gets a scale of its own
+NAMED = "as the panel says"  # where arms that have a panel each all look the same
+
+
+def draw_all(plots: Mapping[str, Plot], folder: Path) -> list[Path]:
+    """Write NAME.png and NAME.json for every plot, and remove what no plot is called; returns the pictures.
+
+    A picture bears the digest of its data: one that was not drawn again with them is found out.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("*.*"):
+        if old.suffix in (".png", ".json") and old.stem not in plots:
+            old.unlink()
+    pictures = []
+    for name, plot in plots.items():
+        data = (json.dumps(plot, indent=1) + "\n").encode()
+        write_atomically(folder / f"{name}.json", data)
+        pictures.append(save(draw(plot), folder / f"{name}.png", digest(data)))
+    return pictures
+
+
+def digest(data: bytes) -> str:
+    return f"sha256 {hashlib.sha256(data).hexdigest()}"
+
+
+def draw(plot: Plot) -> Figure:
+    """The figure of one plot."""
+    with house_style():
+        kinds = {"scores": _scores, "lines": _lines, "profile": _profile, "improvement": _improvement}
+        return kinds[plot["kind"]](plot)
+
+
+def _scores(plot: Plot) -> Figure:
+    """One row an arm, settings one under the other; its runs, their centre and its interval in four columns."""
+    rows = plot["rows"]
+    styles = _styles(sorted(rows, key=lambda row: not row["full"]))
+    places, heads = _places(rows)
+    lowest = places[-1]
+    figure = new_figure(9.2, 1.1 - 0.25 * lowest)
+    axes = figure.subplots(1, len(SCORE_LABELS), sharey=True)
+    for ax, (name, label) in zip(axes, SCORE_LABELS.items(), strict=True):
+        for at, row in zip(places, rows, strict=True):
+            style, entry, each = styles[row["arm"]], row[name], row["each"].get(name, [])
+            ax.plot(each, [at - 0.28] * len(each), "|", color=GREY, markersize=4, markeredgewidth=0.8)
+            ax.plot([entry["low"], entry["high"]], [at, at], color=style["color"], linewidth=2.2, alpha=0.55)
+            ax.plot([entry["value"]], [at], **{**style, "linestyle": "none", "markersize": 5})
+        ax.set_xlabel(label)
+        ax.set_xlim(-0.04, 1.04)
+        ax.set_ylim(lowest - 0.7, 0.7)
+        ax.grid(visible=False, axis="y")
+    axes[0].set_yticks([*places, *heads], [*(row["arm"] for row in rows), *heads.values()])
+    labels = axes[0].get_yticklabels()
+    for tick in [*labels[len(places) :], *(tick for tick, row in zip(labels, rows, strict=False) if row["chosen"])]:
+        tick.set_fontweight("bold")
+    bold = "; bold: chosen" if any(row["chosen"] for row in rows) else ""
+    _title(figure, plot, f"interquartile mean and 95 % interval of {_runs(rows)} runs an arm (each a tick){bold}")
+    return figure
+
+
+def _places(rows: Sequence[Mapping[str, Any]]) -> tuple[list[float], dict[float, str]]:
+    """Heights of the rows, from 0 down, and of the settings' names above theirs where there are several."""
+    several = len({row["setting"] for row in rows}) > 1
+    places, heads, at, setting = [], {}, 0.0, None
+    for row in rows:
+        if several and row["setting"] != setting:
+            at -= 0.5 if setting is not None else 0.0
+            heads[at] = setting = row["setting"]
+            at -= 1.0
+        places.append(at)
+        at -= 1.0
+    return places, heads
+
+
+def _lines(plot: Plot) -> Figure:
+    """Panels of one number share its scale, and say what it is once a row; several numbers have scales by setting."""
+    panels = plot["panels"]
+    figure, axes = _grid(panels, 2.3)
+    styles = _styles([line for panel in panels for line in panel["lines"]])
+    by_setting = len({panel["label"] for panel in panels}) > 1
+    scales = [(panel["label"], panel["setting"] if by_setting else "") for panel in panels]
+    ends = _ends(panels, scales)
+    named = [styles[panel["name"]] for panel in panels if panel["name"] in styles]
+    alike = len(named) > 1 and all(style == named[0] for style in named)
+    for ax, panel, scale in zip(axes, panels, scales, strict=True):
+        for line in panel["lines"]:
+            _banded(ax, line, styles, NAMED if alike and line["arm"] == panel["name"] else "")
+        ax.set_title(": ".join(part for part in (panel["setting"], panel["name"]) if part))
+        ax.set_xlabel("iteration (one rollout batch each)")
+        ax.set_ylabel(panel["label"])
+        if "gain" in panel["label"] and max(map(abs, ends[scale])) > SURE:
+            ax.set_yscale("symlog", linthresh=0.1)
+        ax.set_ylim(*ends[scale])
+        ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    _thin_labels(axes)
+    _legend(figure, plot, "interquartile mean of the seeds and 95 % band")
+    return figure
+
+
+def _profile(plot: Plot) -> Figure:
+    panels = plot["panels"]
+    figure, axes = _grid(panels, 2.6)
+    styles = _styles([line for panel in panels for line in panel["lines"]])
+    for ax, panel in zip(axes, panels, strict=True):
+        for line in panel["lines"]:
+            _banded(ax, line, styles)
+        ax.set_title(panel["name"])
+        ax.set_xlabel("final held-out accuracy")
+        ax.set_ylabel("share of runs above it")
+        ax.set_ylim(-0.03, 1.03)
+    _thin_labels(axes)
+    _legend(figure, plot, "shares of runs and 95 % band")
+    return figure
+
+
+def _grid(panels: Sequence[Plot], height: float) -> tuple[Figure, list[Axes]]:
+    """A figure with an axis for each panel, three a row."""
+    columns = min(3, max(1, len(panels)))
+    rows = math.ceil(len(panels) / columns)
+    figure = new_figure(max(6.0, 3.1 * columns), 1.0 + height * rows)
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for ax in axes[len(panels) :]:
+        ax.remove()
+    return figure, axes[: len(panels)]
+
+
+def _ends(panels: Sequence[Plot], scales: Sequence[tuple[str, str]]) -> dict[tuple[str, str], tuple[float, float]]:
+    """The two ends of each scale: all that the bands of its panels reach, and a little more."""
+    reach: dict[tuple[str, str], list[float]] = {}
+    for panel, scale in zip(panels, scales, strict=True):
+        for line in panel["lines"]:
+            reach.setdefault(scale, []).extend([*line["low"], *line["high"]])
+    return {
+        scale: (min(y) - 0.04 * (max(y) - min(y) or 1), max(y) + 0.04 * (max(y) - min(y) or 1))
+        for scale, y in reach.items()
+    }
+
+
+def _thin_labels(axes: Sequence[Axes]) -> None:
+    """Drop the labels that a neighbour to the left or below bears already."""
+    columns = min(3, len(axes))
+    told = [ax.get_ylabel() for ax in axes]
+    for i, ax in enumerate(axes):
+        if i % columns and told[i - 1] == told[i]:
+            ax.set_ylabel("")
+        if i + columns < len(axes):
+            ax.set_xlabel("")
+
+
+def _improvement(plot: Plot) -> Figure:
+    """For each pair an interval; settings one under the other."""
+    rows = plot["rows"]
+    places, heads = _places(rows)
+    lowest = places[-1]
+    figure = new_figure(7.4, 1.5 - 0.34 * lowest)
+    ax = figure.subplots()
+    kinds = (("final", 0.13, "o", "black"), ("area", -0.17, "s", GREY))
+    for at, row in zip(places, rows, strict=True):
+        for name, offset, marker, color in kinds:
+            entry, fill = row[name], "full" if name == "final" and row["told_apart"] else "none"
+            ax.plot([entry["low"], entry["high"]], [at + offset] * 2, color=color, linewidth=1.8, alpha=0.6)
+            ax.plot(entry["value"], at + offset, marker, color=color, markersize=5, fillstyle=fill)
+    ax.axvline(0.5, color="black", linewidth=0.9, linestyle="--")
+    ax.set_yticks([*places, *heads], [*(f"{row['first']} over {row['second']}" for row in rows), *heads.values()])
+    for tick in ax.get_yticklabels()[len(places) :]:
+        tick.set_fontweight("bold")
+    ax.grid(visible=False, axis="y")
+    ax.set_ylim(lowest - 0.6, 0.6)
+    ax.set_xlim(-0.02, 1.02)
+    ax.set_xlabel("P(a run of the first does better than one of the second)")
+    for label, marker, fill, color in (
+        ("final accuracy, told apart", "o", "full", "black"),
+        ("final accuracy, not told apart", "o", "none", "black"),
+        ("mean training reward", "s", "none", GREY),
+    ):
+        ax.plot([], [], linestyle="none", marker=marker, fillstyle=fill, color=color, label=label)
+    _legend(figure, plot, "which of two does better, with 95 % intervals")
+    return figure
+
+
+def _styles(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """How each arm is drawn: by its method, and dotted with open markers where an earlier arm has the same method."""
+    arms = {row["arm"]: row["method"] for row in rows}
+    methods = list(dict.fromkeys(arms.values()))
+    by_method = dict(zip(methods, line_styles(methods), strict=True))
+    styles: dict[str, dict[str, Any]] = {}
+    seen: set[str] = set()
+    for arm, method in arms.items():
+        again = {"linestyle": (0, (1, 1)), "fillstyle": "none"} if method in seen else {}
+        styles[arm] = {**by_method[method].kwargs(), **again}
+        seen.add(method)
+    return styles
+
+
+def _banded(ax: Axes, line: Plot, styles: Mapping[str, dict[str, Any]], label: str = "") -> None:
+    style, x, label = styles[line["arm"]], line["x"], label or " = ".join([line["arm"], *line["same"]])
+    ax.plot(x, line["value"], label=label, linewidth=1.5, markevery=max(1, len(x) // 7), **style)
+    ax.fill_between(x, line["low"], line["high"], color=style["color"], alpha=BAND, linewidth=0)
+
+
+def _runs(rows: Sequence[Mapping[str, Any]]) -> str:
+    counts = sorted({row["runs"] for row in rows})
+    return str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+
+
+def _title(figure: Figure, plot: Plot, note: str) -> None:
+    figure.suptitle(f"{plot['title']}: {note}", fontsize=9, x=0.01, ha="left")
+
+
+def _legend(figure: Figure, plot: Plot, note: str) -> None:
+    _title(figure, plot, note)
+    pairs = [pair for ax in figure.axes for pair in zip(*ax.get_legend_handles_labels(), strict=True)]
+    handles = {label: handle for handle, label in pairs}
+    figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=min(4, max(1, len(handles))))

@@ -1,0 +1,170 @@
+"""A study from its YAML file to the table, the figures and the page."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from rich.console import Console
+from rich.table import Table
+
+from experiments.study.figures import draw_all
+from experiments.study.page import page
+from experiments.study.plan import Cell, StudyConfig, grid, run_config, selected
+from experiments.study.plots import plots
+from experiments.study.progress import StudyProgress
+from experiments.study.runner import distinct, is_done, work_through
+from experiments.study.summary import choose, rounded, summarise
+from experiments.study.table import Row, collect, curves, read_table, write_table
+from minicppo.files import write_atomically
+from minicppo.rl.config import ConfigError
+
+TABLE, SUMMARY, PAGE, FIGURES, MACHINES = "study.parquet", "summary.json", "README.md", "figures", "machines.json"
+
+
+def run_study(
+    study: StudyConfig, out: Path, workers: int, only: Sequence[str], console: Console, *, again: bool = False
+) -> dict[str, str]:
+    """Do what is missing of the chosen parts, tuning before what needs it; the table is written after each part.
+
+    What the table holds is done, wherever it ran; `again` runs it once more here. Returns the runs that could not
+    start, with the reason.
+
+    Raises:
+        ConfigError: a part whose thresholds have not been tuned.
+    """
+    failed: dict[str, str] = {}
+    for name in selected(study, only):
+        rows = update_table(study, out)
+        winners = choose(study, curves(rows))
+        missing = {arm.tuned for arm in study.parts[name].arms.values() if arm.tuned} - winners.keys()
+        if missing:
+            told = ", ".join(sorted(missing))
+            raise ConfigError(f"part {name!r} needs the thresholds of part {told!r}: finish that first (--only {told})")
+        known = set() if again else {row["run"] for row in rows}
+        runs = {run: config for run, config in distinct(grid(study, name, winners)).items() if run not in known}
+        if not runs:
+            continue
+        results(study).mkdir(parents=True, exist_ok=True)
+        note_machine(study)
+        with StudyProgress(console, name, runs, out) as display:
+            failed |= work_through(runs, out, workers, display.report).failed
+    update_table(study, out)
+    return failed
+
+
+def results(study: StudyConfig) -> Path:
+    """Where the results go."""
+    return Path(study.results)
+
+
+def all_cells(study: StudyConfig, rows: Sequence[Row]) -> list[Cell]:
+    """Every cell of the study that is determined so far: tuned arms once their thresholds are chosen."""
+    winners = choose(study, curves(rows))
+    return [cell for name in study.parts for cell in grid(study, name, winners)]
+
+
+def update_table(study: StudyConfig, out: Path) -> list[Row]:
+    """Bring the table up to date with the runs under `out`, and return its rows."""
+    path = results(study) / TABLE
+    rows = read_table(path)
+    tuning = [cell for name, part in study.parts.items() if part.tunes for cell in grid(study, name, {})]
+    decided = collect(tuning, out, rows)  # what else belongs to the grid depends on them
+    found = collect(all_cells(study, decided), out, rows)
+    if found:
+        write_table(found, path)
+    return read_table(path) if found else []
+
+
+def write_report(study: StudyConfig, command: str) -> list[Path]:
+    """Write summary, figures and page from the table alone; returns the files.
+
+    Raises:
+        FileNotFoundError: there is no table yet.
+    """
+    folder = results(study)
+    rows = read_table(folder / TABLE)
+    if not rows:
+        raise FileNotFoundError(f"{folder / TABLE} is not there or empty: run the study first")
+    found = curves(rows)
+    summary = summarise(study, found)
+    drawn = plots(study, found, summary)
+    pictures = draw_all(drawn, folder / FIGURES)
+    summary["machines"] = json.loads((folder / MACHINES).read_text(encoding="utf-8"))
+    summary = rounded(summary)  # the page then says what the README says, which is made of the file
+    write_atomically(folder / SUMMARY, _json(summary))
+    write_atomically(folder / PAGE, page(summary, command, drawn).encode())
+    return [folder / PAGE, folder / SUMMARY, *pictures]
+
+
+def plan_table(study: StudyConfig, out: Path, only: Sequence[str]) -> Table:
+    """What each part would do: runs, those done, and the time left by the pace of this study's own runs.
+
+    A run that an earlier arm or part has as well is counted there, and here as shared.
+    """
+    rows = read_table(results(study) / TABLE) if (results(study) / TABLE).is_file() else []
+    winners = choose(study, curves(rows)) if rows else {}
+    once = {curve.run: curve for curve in curves(rows)}
+    pace = {(c.key[0], c.key[1]): float(c.values["seconds"][1:].sum()) for c in once.values()}
+    table = Table(title=f"{study.name}: {study.preset}, results in {study.results}", title_justify="left")
+    for head in ("part", "settings", "arms", "seeds", "runs", "shared", "done", "left, minutes of one thread"):
+        table.add_column(head, justify="left" if head == "part" else "right")
+    seen: set[str] = set()
+    for name in selected(study, only):
+        part = study.parts[name]
+        cells = grid(study, name, winners)
+        runs = {cell.run: cell.setting for cell in cells if cell.run not in seen}
+        seen |= runs.keys()
+        done = {run for run in runs if is_done(out / run) or run in once}
+        arms = sum(max(1, len(arm.candidates)) for arm in part.arms.values())
+        waiting = arms * part.seeds.count * len(part.settings) - len(cells)
+        left = [pace.get((name, setting)) for run, setting in runs.items() if run not in done]
+        known = [seconds for seconds in left if seconds is not None]
+        time = f"{sum(known) / 60:.0f}" if len(known) == len(left) and not waiting else "?"
+        count, shared = f"{len(runs)}" + (f" + {waiting}" if waiting else ""), str(len(cells) - len(runs))
+        shape = (str(len(part.settings)), str(arms), str(part.seeds.count))
+        table.add_row(name, *shape, count, shared, str(len(done)), time)
+    return table
+
+
+def note_machine(study: StudyConfig) -> None:
+    """Add this machine to those that the results come from."""
+    path = results(study) / MACHINES
+    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    if (here := machine(study)) not in known:
+        write_atomically(path, _json([*known, here]))
+
+
+def machine(study: StudyConfig) -> dict[str, Any]:
+    """What the runs are made with."""
+    device = device_of(study)
+    return {
+        "processor": _processor(),
+        "kernels": torch.backends.cpu.get_cpu_capability(),  # of equally named processors, what tells rounding apart
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
+        "threads_per_run": run_config(study, []).threads,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def device_of(study: StudyConfig) -> torch.device:
+    """Where the runs are made."""
+    return run_config(study, []).resolved_device()
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor() or platform.machine()
+
+
+def _json(value: Any) -> bytes:
+    return (json.dumps(value, indent=1) + "\n").encode()

@@ -1,0 +1,89 @@
+"""Drift by position: where in a response the policies have moved apart, beside what the rule allows there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from minicppo.plots.runs import Run, Trace, labels
+from minicppo.plots.style import BLACK, house_style, line_styles, new_figure
+
+FLOOR = 1e-5  # smaller drift is drawn here
+BINS = 10  # at most; a trace has few responses, so finer bins would be mostly noise
+
+
+def by_position(trace: Trace) -> dict[str, np.ndarray]:
+    """|pi - mu| of the sampled tokens by token position (paper Figure 2).
+
+    Returns arrays over the bins: `position` (centre, 1-based), `mean`, `top` (mean of the largest tenth of the tokens
+    in that bin) and `weight` (mean position weight w_t). Positions that fewer than a tenth of the responses reach are
+    left out.
+    """
+    mask = trace.response_mask
+    reach = mask.sum(0) >= max(1, 0.1 * len(mask))
+    length = int(reach.sum())
+    edges = np.unique(np.linspace(0, length, min(BINS, length) + 1).round().astype(int))
+    out: dict[str, list[float]] = {"position": [], "mean": [], "top": [], "weight": []}
+    for start, stop in zip(edges[:-1], edges[1:], strict=True):
+        inside = mask[:, start:stop]
+        gaps = np.sort(trace.gap[:, start:stop][inside])
+        out["position"].append((start + 1 + stop) / 2)
+        out["mean"].append(float(gaps.mean()))
+        out["top"].append(float(gaps[-max(1, len(gaps) // 10) :].mean()))
+        out["weight"].append(float(trace.position_weight[:, start:stop][inside].mean()))
+    return {key: np.array(values) for key, values in out.items()}
+
+
+def drift_by_position(runs: list[Run]) -> Figure:
+    """Mean and top tenth of |pi - mu| by position, one line a run, with the token test's allowance delta / w_t.
+
+    Raises:
+        ValueError: none of the runs kept a trace.
+    """
+    traced = [(run, run.trace) for run in runs if run.trace is not None]
+    if not traced:
+        raise ValueError("none of these runs has a trace.safetensors: train with evaluation switched on")
+    with house_style():
+        figure = new_figure(9.0, 3.6)
+        left, right = figure.subplots(1, 2, sharex=True, sharey=True)
+        styles = line_styles([run.method for run in runs])
+        shown = [run for run, _ in traced]
+        for (run, trace), name in zip(traced, labels(shown), strict=True):
+            style = styles[runs.index(run)]
+            bins = by_position(trace)
+            look: dict[str, Any] = {"linewidth": 1.5, "markevery": 2, **style.kwargs()}
+            left.plot(bins["position"], bins["mean"].clip(min=FLOOR), label=name, **look)
+            right.plot(bins["position"], bins["top"].clip(min=FLOOR), **look)
+        _draw_allowances(left, traced)
+        _draw_allowances(right, traced)
+        left.set_title("Mean drift")
+        right.set_title("Mean of the largest tenth")
+        left.set_ylabel(r"$|\pi - \mu|$ of the sampled token (log scale)" + "\nwhat is smaller is drawn at the bottom")
+        left.set_yscale("log")
+        left.set_ylim(FLOOR, 1.0)
+        for ax in (left, right):
+            ax.set_xlabel("token position in the response")
+        handles, names = left.get_legend_handles_labels()
+        figure.legend(handles, names, loc="outside upper center", ncols=len(handles))
+        return figure
+
+
+def _draw_allowances(ax: Axes, traced: list[tuple[Run, Trace]]) -> None:
+    """delta / w_t of each distinct rule that tests every token's divergence."""
+    drawn: set[tuple[float, bool]] = set()
+    for run, trace in traced:
+        delta = run.params.get("delta")
+        if delta is None:
+            continue
+        bins = by_position(trace)
+        weighted = bool(np.ptp(bins["weight"]) > 1e-6)
+        if (float(delta), weighted) in drawn:
+            continue
+        drawn.add((float(delta), weighted))
+        text = rf"$\delta / w_t$ of {run.method}" if weighted else rf"$\delta$ of {run.method}"
+        ax.plot(
+            bins["position"], float(delta) / bins["weight"], color=BLACK, linewidth=2.2 if weighted else 0.9, label=text
+        )

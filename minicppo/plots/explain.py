@@ -1,0 +1,179 @@
+"""One response, one method, token by token: every quantity of the rule, as a table and as a picture."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from rich.table import Table
+
+from minicppo.plots.response import draw_threshold, draw_verdicts, legend_entries
+from minicppo.plots.style import house_style, new_figure
+from minicppo.rules import Reason, TokenBatch, get_method
+from minicppo.rules.methods.registry import FAMILIES, Method
+
+VERDICTS = {
+    Reason.TOWARD: "keep, toward",
+    Reason.INSIDE: "keep, inside",
+    Reason.TOKEN: "MASK, token",
+    Reason.PREFIX: "MASK, prefix",
+    Reason.BOTH: "MASK, both",
+    Reason.SEQUENCE: "MASK, response",
+}
+COLUMNS = ("t", "mu", "pi", "rho", "A", "w", "D", "Z", "S", "W", "c", "g", "verdict")
+MEANINGS = {
+    "rho": "pi / mu",
+    "w": "position weight",
+    "D": "divergence",
+    "Z": "w D",
+    "S": "sum of Z so far, this token included",
+    "W": "sum of w so far, this token included",
+    "c": "limit on Z, min(delta, delta + delta_b W - S) with the sums before this token",
+    "g": "weight of A grad log pi",
+}
+REASONS = (
+    "toward: the update brings pi no further from mu, always kept; inside: within the limits; "
+    "token: Z > delta, or the method's own test; prefix: Z > what the prefix leaves; both; response: all of it rejected"
+)
+
+
+def explain(
+    mu: Sequence[float],
+    pi: Sequence[float],
+    advantages: Sequence[float],
+    method: str = "cppo",
+    divergence: Sequence[float] | None = None,
+    **params: Any,
+) -> list[dict[str, Any]]:
+    """One row a token, keys as in COLUMNS plus "reason" and "delta_b"; None where the method has no such quantity.
+
+    mu, pi: the sampled tokens' probabilities under the rollout and the current policy, each in (0, 1], of one response.
+    advantages: one for each token, or one for all. divergence: D_t, in the place of the method's own; needed by methods
+    whose divergence looks beyond the sampled token. params: the method's hyper-parameters.
+    Raises ValueError on an unknown method, a probability outside (0, 1], or lists of different lengths.
+    """
+    rule = get_method(method, **params)
+    if not mu:
+        raise ValueError("mu is empty: give at least one token's probability")
+    advantages = list(advantages) * len(mu) if len(advantages) == 1 else list(advantages)
+    for name, values in (("pi", pi), ("advantage", advantages), ("divergence", divergence)):
+        if values is not None and len(values) != len(mu):
+            raise ValueError(f"{name} has {len(values)} values for the {len(mu)} tokens of mu")
+    for name, values in (("mu", mu), ("pi", pi)):
+        for value in values:
+            if not 0 < value <= 1:
+                raise ValueError(f"{name} has the value {value}: the probability of a sampled token is in (0, 1]")
+    if rule.params.get("direction") == "predicted":
+        raise ValueError(f"method {method!r} predicts its direction from whole distributions: explain cannot show it")
+    if rule.needs != "log_probs" and divergence is None:
+        raise ValueError(f"method {method!r} looks beyond the sampled token: give its D_t with --divergence")
+    row = [torch.tensor([list(x)], dtype=torch.float64) for x in (pi, mu, advantages)]
+    given = None if divergence is None else torch.tensor([list(divergence)], dtype=torch.float64)
+    batch = TokenBatch(row[0].log(), row[1].log(), row[2], divergence=given)
+    out = rule(batch)
+    columns: dict[str, Sequence[Any]] = {"mu": mu, "pi": pi, "rho": batch.ratio[0].tolist(), "A": advantages}
+    if out.divergence is not None:
+        columns["D"] = out.divergence[0].tolist()
+    if out.position_weight is not None and out.divergence is not None:
+        score = out.position_weight * out.divergence
+        columns |= {"w": out.position_weight[0].tolist(), "Z": score[0].tolist()}
+        if "budget_w_min" not in rule.params:  # whose S and W have weights of their own
+            columns |= {"S": score.cumsum(1)[0].tolist(), "W": out.position_weight.cumsum(1)[0].tolist()}
+    limits = out.threshold[0].tolist() if out.threshold is not None else _limits(rule, advantages)
+    if limits:
+        columns["c"] = limits
+    columns["g"] = out.weight[0].tolist()
+    codes = [Reason(code) for code in out.reason[0].tolist()]
+    return [
+        {
+            **{name: columns[name][t] if name in columns else None for name in COLUMNS[1:-1]},
+            "t": t + 1,
+            "delta_b": None if out.delta_b is None else float(out.delta_b[0]),
+            "verdict": _verdict(codes[t], columns["g"][t]),
+            "reason": codes[t].name.lower(),
+        }
+        for t in range(len(mu))
+    ]
+
+
+def _limits(rule: Method, advantages: Sequence[float]) -> list[float]:
+    """The limits of a token method without a threshold of its own: DPPO's on D, PPO's on |log rho| by the sign of A."""
+    if rule.family is FAMILIES["dppo"]:
+        return [rule.params["delta"]] * len(advantages)
+    if rule.family is FAMILIES["ppo"]:
+        low = rule.params["clip_low"]
+        up, down = math.log1p(rule.params["clip_high"]), math.inf if low == 1 else -math.log1p(-low)
+        return [up if A > 0 else down for A in advantages]
+    return []
+
+
+def _verdict(code: Reason, weight: float) -> str:
+    """The reason in words; "gate" where the weight is scaled rather than zeroed."""
+    text = VERDICTS[code]
+    if code not in (Reason.TOWARD, Reason.INSIDE) and weight != 0:
+        return f"gate, {text.split(', ')[1]}"
+    return text
+
+
+def table(rows: Sequence[dict[str, Any]], title: str) -> Table:
+    """The rows as a rich table; columns the method does not have are left out."""
+    shown = [name for name in COLUMNS if any(row[name] is not None for row in rows)]
+    result = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for name in shown:
+        result.add_column(name, justify="left" if name == "verdict" else "right", no_wrap=True)
+    for row in rows:
+        style = "bold" if row["verdict"].startswith("MASK") else None
+        result.add_row(*(_cell(row[name]) for name in shown), style=style)
+    return result
+
+
+def legend(rows: Sequence[dict[str, Any]]) -> str:
+    """What the columns and the verdicts mean."""
+    meanings = dict(MEANINGS)
+    if rows[0]["S"] is None:
+        meanings["c"] = "limit on " + next(name for name in ("Z", "D", "|log rho|") if rows[0].get(name, 0) is not None)
+    columns = "; ".join(f"{name}: {text}" for name, text in meanings.items() if rows[0][name] is not None)
+    used = "" if rows[0]["delta_b"] is None else f"\ndelta_b used: {_cell(rows[0]['delta_b'])}"
+    return f"{columns}{used}\nVerdicts. {REASONS}"
+
+
+def _cell(value: Any) -> str:
+    """Four digits and no leading zero, so that the table fits 80 columns."""
+    if not isinstance(value, float):
+        return str(value)
+    return re.sub(r"^(-?)0\.", r"\1.", f"{value:.4g}")
+
+
+def picture(rows: Sequence[dict[str, Any]], title: str) -> Figure:
+    """Bars of Z_t (or D_t, or |pi - mu|) by verdict, the threshold c_t, and below them the token weight g."""
+    codes = np.array([Reason[row["reason"].upper()] for row in rows])
+    label, heights = _heights(rows)
+    threshold = None if rows[0]["c"] is None else np.array([row["c"] for row in rows])
+    with house_style():
+        figure = new_figure(max(5.0, 2.2 + 0.45 * len(rows)), 4.4)
+        top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(2.2, 1))
+        draw_verdicts(top, heights, codes)
+        if threshold is not None and np.isfinite(threshold).all():
+            draw_threshold(top, threshold, float(heights.max()))
+        top.set_ylabel(label)
+        top.set_title(title)
+        draw_verdicts(bottom, np.array([row["g"] for row in rows]), codes)
+        bottom.axhline(1, color="black", linewidth=0.8, linestyle=":")
+        bottom.set_ylabel("token weight $g_t$")
+        bottom.set_xlabel("token $t$ of the response")
+        bottom.set_xticks(range(1, len(rows) + 1, max(1, len(rows) // 20)))
+        figure.legend(*legend_entries(codes, threshold is not None), loc="outside upper center", ncols=2)
+    return figure
+
+
+def _heights(rows: Sequence[dict[str, Any]]) -> tuple[str, np.ndarray]:
+    if rows[0]["Z"] is not None:
+        return r"weighted divergence $Z_t = w_t D_t$", np.array([row["Z"] for row in rows])
+    if rows[0]["D"] is not None:
+        return r"divergence $D_t$", np.array([row["D"] for row in rows])
+    return r"$|\log\,(\pi/\mu)|$", np.array([abs(math.log(row["rho"])) for row in rows])

@@ -1,0 +1,133 @@
+"""Reading a run directory into arrays for figures and tables."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from safetensors.numpy import load_file
+
+from minicppo.rl.run_dir import RunDir
+from minicppo.rules import get_method
+
+
+@dataclass(frozen=True)
+class Trace:
+    """The last batch token by token, as one more update would see it: arrays (rows, tokens), None where there is none.
+
+    `divergence` falls back to the sampled token's |pi - mu|, `position_weight` to 1.
+    """
+
+    tokens: list[list[str]]
+    prompts: list[str]
+    response_mask: np.ndarray
+    log_probs: np.ndarray
+    rollout_log_probs: np.ndarray
+    advantages: np.ndarray
+    divergence: np.ndarray
+    position_weight: np.ndarray
+    reason: np.ndarray
+    threshold: np.ndarray | None
+
+    @property
+    def gap(self) -> np.ndarray:
+        """|pi - mu| of the sampled tokens: the Binary TV, comparable between all methods."""
+        return np.abs(np.exp(self.log_probs) - np.exp(self.rollout_log_probs))
+
+
+@dataclass(frozen=True)
+class Run:
+    """What `minicppo train` left behind."""
+
+    path: Path
+    config: dict[str, Any]
+    metrics: list[dict[str, Any]]
+    timings: list[dict[str, Any]]
+
+    @property
+    def method(self) -> str:
+        return str(self.config["method"]["name"])
+
+    @cached_property
+    def params(self) -> dict[str, Any]:
+        """The method's hyper-parameters with its defaults filled in."""
+        return dict(get_method(self.method, **self.config["method"].get("params", {})).params)
+
+    def rows(self, kind: str) -> list[dict[str, Any]]:
+        return [row for row in self.metrics if row["kind"] == kind]
+
+    def series(self, kind: str, key: str) -> tuple[np.ndarray, np.ndarray]:
+        """The values of one metric and the iteration of each, as fractions where an iteration has several updates."""
+        rows = [row for row in self.rows(kind) if row.get(key) is not None]
+        iterations = np.array([row["iteration"] for row in rows], dtype=float)
+        if kind == "update":
+            for i in np.unique(iterations):
+                (same,) = np.nonzero(iterations == i)
+                iterations[same] += np.arange(len(same)) / len(same)
+        return iterations, np.array([row[key] for row in rows], dtype=float)
+
+    @cached_property
+    def trace(self) -> Trace | None:
+        """The tokens of the last traced update; None if the run kept none."""
+        if not (self.path / "trace.safetensors").exists():
+            return None
+        arrays = load_file(self.path / "trace.safetensors")
+        texts = json.loads((self.path / "trace.json").read_text(encoding="utf-8"))
+        gap = np.abs(np.exp(arrays["log_probs"]) - np.exp(arrays["rollout_log_probs"]))
+        advantages = arrays["advantages"]
+        return Trace(
+            tokens=texts["tokens"],
+            prompts=texts["prompts"],
+            response_mask=arrays["response_mask"].astype(bool),
+            log_probs=arrays["log_probs"],
+            rollout_log_probs=arrays["rollout_log_probs"],
+            advantages=advantages if advantages.ndim == 2 else np.broadcast_to(advantages[:, None], gap.shape),
+            divergence=arrays.get("divergence", gap),
+            position_weight=arrays.get("position_weight", np.ones_like(gap)),
+            reason=arrays["reason"],
+            threshold=arrays.get("threshold"),
+        )
+
+
+def load_run(path: Path) -> Run:
+    """Read a run directory, finished or still going.
+
+    Raises:
+        FileNotFoundError: `path` is not a run directory, or nothing has been logged yet.
+    """
+    folder = RunDir.open(path)
+    metrics = folder.rows()
+    if not metrics:
+        raise FileNotFoundError(f"{path} has logged nothing yet: wait for its first evaluation, or resume it")
+    # Read as plain data: a run made on a GPU, or by an older configuration, can still be looked at here.
+    config = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
+    return Run(path, config, metrics, folder.rows("timings.jsonl"))
+
+
+def labels(runs: list[Run]) -> list[str]:
+    """The method's name, with the directory's where several runs share a method."""
+    methods = [run.method for run in runs]
+    return [m if methods.count(m) == 1 else f"{m} ({run.path.name})" for m, run in zip(methods, runs, strict=True)]
+
+
+def differing_settings(runs: list[Run]) -> dict[str, list[Any]]:
+    """The dotted settings in which the runs are not alike, each with every run's value; None where one has none."""
+    flat = [_flat({**run.config, "method": {"name": run.method, "params": run.params}}) for run in runs]
+    keys = dict.fromkeys(key for settings in flat for key in settings if key != "name")
+    found = {key: [settings.get(key) for settings in flat] for key in keys}
+    return {key: values for key, values in found.items() if any(value != values[0] for value in values)}
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat

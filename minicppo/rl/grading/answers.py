@@ -1,0 +1,221 @@
+"""When two final answers are the same: text and numbers first, exactly; math-verify for the rest.
+
+Settled here, before anything is parsed, is what a person decides at a glance and what math-verify gets wrong: hedged
+answers, foreign words, other units, percentages.
+"""
+
+import re
+from fractions import Fraction
+
+from minicppo.rl.grading.judge import judge
+from minicppo.rl.grading.tidy import tidy
+
+LONGEST = 300  # characters of an answer worth judging
+DEEPEST = 12  # brackets within brackets
+HEDGES = re.compile(r"(?i)\b(?:or|either|maybe|perhaps|possibly|not|unless|unknown)\b|\?")
+FUNCTIONS = frozenset("arcsin arccos arctan sinh cosh tanh sin cos tan cot sec csc log exp gcd lcm max min mod".split())
+UNITS = {
+    "centimeter": "cm", "centimetre": "cm", "millimeter": "mm", "kilometer": "km", "kilometre": "km", "meter": "m",
+    "metre": "m", "in": "inch", "inche": "inch", "ft": "foot", "feet": "foot", "mi": "mile", "yd": "yard", "gram": "g",
+    "kilogram": "kg", "lb": "pound", "sec": "s", "second": "s", "min": "minute", "hr": "h", "hour": "h", "liter": "l",
+    "litre": "l", "usd": "dollar", "deg": "degree", "sq": "square", "cents": "cent",
+}  # fmt: skip
+SHORT_UNITS = frozenset({*UNITS.values(), *UNITS, "kmh", "mph", "l", "am", "pm", "cc", "ml"})
+UNIT = re.compile(
+    r"(?P<value>.*?[\d})%a-z])(?P<gap>\s*)(?P<unit>(?<![A-Za-z\\])[A-Za-z]+(?:[ ./]+[A-Za-z]+)*)"
+    r"\s*(?P<power>\^\s*\{?[23]\}?)?"
+)
+RAY = re.compile(r"[a-z]\s*(?P<sign><|>|\\leq?|\\geq?)(?![a-z])\s*(?P<end>[^<>=]+)")
+BASED = re.compile(r"(?P<digits>[0-9A-Z]+)_\{?(?P<base>\d+)\}?")
+SCALES = {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9}
+PLAIN = r"\d+(?:\.\d*)?|\.\d+"
+NUMBERS = [
+    re.compile(rf"(?P<whole>{PLAIN})"),
+    re.compile(r"(?P<whole>[1-9]\d{0,2}(?:([, ])\d{3})(?:\2\d{3})*(?:\.\d+)?)"),
+    re.compile(r"(?P<over>\d+(?:\.\d+)?)\s*/\s*(?P<under>\d+(?:\.\d+)?)"),
+    re.compile(r"\\frac\s*\{\s*(?P<over>-?\d+(?:\.\d+)?)\s*\}\s*\{\s*(?P<under>-?\d+(?:\.\d+)?)\s*\}"),
+    re.compile(r"(?P<mixed>\d+)\s*\\frac\s*\{\s*(?P<over>\d+)\s*\}\s*\{\s*(?P<under>\d+)\s*\}"),
+    re.compile(r"(?P<mixed>\d+)(?:\s+|\s*[-+]\s*(?=\d+/))(?P<over>\d+)\s*/\s*(?P<under>\d+)"),
+    re.compile(rf"(?P<whole>{PLAIN})\s*(?:\\times|\\cdot|x|X|\*)\s*10\s*\^\s*\{{?\s*(?P<power>[-+]?\d{{1,3}})\s*\}}?"),
+    re.compile(rf"(?P<whole>{PLAIN})[eE](?P<power>[-+]?\d{{1,3}})"),
+    re.compile(r"(?P<whole>\d*)\.(?P<fixed>\d*)\\overline\s*\{\s*(?P<period>\d+)\s*\}"),
+]
+
+
+def same_answer(gold: str, answer: str) -> bool | None:
+    """Whether a person would accept `answer` where `gold` is right; None where the answer cannot be read.
+
+    Raises:
+        AnswerTimeout, JudgeDied: math-verify came to no end, see `minicppo.rl.grading.judge`.
+    """
+    if not answer.strip() or len(answer) > LONGEST:
+        return None
+    expected, given = tidy(gold), tidy(answer)
+    if _squeezed(expected) == _squeezed(given):
+        return True
+    if not given or given.endswith("\\") or not _balanced(given):
+        return None
+    return _compare(expected, given)
+
+
+def _compare(gold: str, answer: str) -> bool | None:
+    verdict = _same_number(gold, answer)
+    if verdict is not None:
+        return verdict
+    if re.fullmatch(r"\(?[A-H]\)?", gold):  # one of several choices
+        choice = re.match(r"\(?([A-Ha-h])(?:\)|\.|:|$)", answer)
+        return choice is not None and choice.group(1).upper() == gold.strip("()")
+    if _words(gold) or gold.lower() in ("yes", "no"):
+        plain = _split_unit(gold)
+        if plain is None:
+            return _letters(gold) == _letters(answer)
+    alternatives = bool(re.search(r",|\\pm|=", gold))
+    if r"\cup" in gold:
+        answer = r" \cup ".join(map(_interval, re.split(r"\s+or\s+", answer)))
+    elif alternatives:
+        answer = re.sub(r",?\s+(?:and|or)\s+", ", ", answer)
+    if HEDGES.search(answer):
+        return False
+    return _same_quantity(gold, answer)
+
+
+def _interval(text: str) -> str:
+    """What `x < 2` says, as an interval; anything else as it is."""
+    match = RAY.fullmatch(text.strip())
+    if match is None:
+        return text
+    sign, end = match["sign"], match["end"]
+    if sign in ("<", r"\le", r"\leq"):
+        return rf"(-\infty, {end}{')' if sign == '<' else ']'}"
+    return rf"{'(' if sign == '>' else '['}{end}, \infty)"
+
+
+def _same_quantity(gold: str, answer: str) -> bool | None:
+    """Compare what may carry a unit or name a variable."""
+    (gold, gold_unit), (answer, answer_unit) = (_split_unit(text) or (text, "") for text in (gold, answer))
+    if gold_unit and answer_unit and gold_unit != answer_unit:
+        return False
+    gold, answer = _bare_values(gold, answer)
+    if _squeezed(gold).lower() == _squeezed(answer).lower():
+        return _squeezed(gold) == _squeezed(answer)  # math-verify takes x for X
+    first, second = BASED.fullmatch(gold), BASED.fullmatch(answer)
+    if first and second:
+        return first.groups() == second.groups()
+    verdict = _same_number(gold, answer)
+    if verdict is not None:
+        return verdict
+    if _words(answer) and not _words(gold):
+        return False
+    if re.search(r"\d\s+\d", answer):
+        return False  # math-verify would multiply them
+    return judge(gold, answer)
+
+
+def _same_number(gold: str, answer: str) -> bool | None:
+    """Exact comparison of two plain numbers; None if one is not. A per cent sign may be left out of one above 1."""
+    (first, first_percent), (second, second_percent) = _number(gold), _number(answer)
+    if first is None or second is None:
+        return None
+    if first_percent == second_percent:
+        return first == second
+    share = first / 100 == second if first_percent else first == second / 100
+    return share or (first == second and abs(first) > 1)
+
+
+def _number(text: str) -> tuple[Fraction | None, bool]:
+    """The value of a plain number in any usual spelling, and whether a per cent sign follows it."""
+    text = text.strip()
+    percent = text.endswith("%")
+    text = text.rstrip("% ")
+    while re.fullmatch(r"\(.*\)|\{.*\}", text):
+        text = text[1:-1].strip()
+    scale = 1
+    words = text.rsplit(" ", 1)
+    if len(words) == 2 and words[1].lower() in SCALES:
+        text, scale = words[0], SCALES[words[1].lower()]
+    sign = -1 if text.startswith("-") else 1
+    text = text.lstrip("+-").strip() if re.match(r"[-+]\s*[\d.\\(]", text) else text
+    for pattern in NUMBERS:
+        match = pattern.fullmatch(text)
+        if match is None:
+            continue
+        part = match.groupdict()
+        if "under" in part:
+            if not Fraction(part["under"]):
+                return None, percent
+            value = Fraction(part["over"]) / Fraction(part["under"]) + int(part.get("mixed") or 0)
+        elif "period" in part:
+            fixed, period = part["fixed"], part["period"]
+            value = Fraction(f"{part['whole'] or 0}.{fixed or 0}")
+            value += Fraction(int(period), 10 ** len(fixed) * (10 ** len(period) - 1))
+        else:
+            value = Fraction(re.sub("[, ]", "", part["whole"])) * Fraction(10) ** int(part.get("power") or 0)
+        return sign * value * scale, percent
+    return None, percent
+
+
+def _split_unit(text: str) -> tuple[str, str] | None:
+    """A quantity as its value and its unit in one spelling; None if it ends in no unit."""
+    match = UNIT.fullmatch(text)
+    if match is None or not re.search(r"\d|\\pi", match["value"]):
+        return None
+    words = [word.lower() for word in re.split(r"[ ./]+", match["unit"]) if word]
+    if any(word in FUNCTIONS or HEDGES.search(word) for word in (words[:-1] if words[-1] in UNITS else words)):
+        return None  # but min and sec without an argument are units
+    known = [UNITS.get(word, UNITS.get(word.rstrip("s"), word.rstrip("s"))) for word in words]
+    if any(len(word) < 3 and word not in SHORT_UNITS for word in words):
+        return None  # a variable
+    if len(words[0]) == 1 and not match["gap"]:
+        return None
+    power = re.sub(r"[^\d]", "", match["power"] or "")
+    if known[0] in ("square", "cubic") and len(known) > 1:
+        power, known = {"square": "2", "cubic": "3"}[known[0]], known[1:]
+    return match["value"].strip(), " ".join(known) + power
+
+
+def _bare_values(gold: str, answer: str) -> tuple[str, str]:
+    """Both without the variable they are assigned to, where only one names it, or both the same."""
+    gold, answer = (re.sub(r"^[A-Za-z]\s*\\in\s*", "", text) for text in (gold, answer))
+    first, second = _assigned(gold), _assigned(answer)
+    if first and second and [name for name, _ in first] != [name for name, _ in second]:
+        return gold, answer
+    if second and (first or "=" not in gold):
+        values = ",".join(value for _, value in second)
+        answer = f"({values})" if gold.startswith("(") and len(second) > 1 else values
+    elif "=" in answer and "=" not in gold and "," not in answer:
+        answer = answer.rpartition("=")[2].strip()  # 6 * 7 = 42
+    if first and (second or "=" not in answer):
+        gold = ",".join(value for _, value in first)
+    return gold, answer
+
+
+def _assigned(text: str) -> list[tuple[str, str]]:
+    """Names and values of `x = 1, y = 2`; nothing if it is anything else."""
+    parts = [part.strip() for part in text.split(",")]
+    found = [re.fullmatch(r"([A-Za-z](?:_\{?\w\}?)?(?:\([a-z]\))?)\s*=([^=]+)", part) for part in parts]
+    return [(match[1], match[2].strip()) for match in found if match] if all(found) else []
+
+
+def _words(text: str) -> bool:
+    """Whether it holds a word: three letters or more that are neither a command nor a function."""
+    return any(word.lower() not in FUNCTIONS for word in re.findall(r"(?<![\\A-Za-z{])[A-Za-z]{3,}", text))
+
+
+def _letters(text: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", text.lower())
+
+
+def _squeezed(text: str) -> str:
+    """Without spaces, but for those that keep two numbers or a command and a letter apart."""
+    return re.sub(r"(?<![\dA-Za-z])\s+|\s+(?![\dA-Za-z])", "", text)
+
+
+def _balanced(text: str) -> bool:
+    """Whether brackets close as many as they open (an interval may mix kinds, braces may not), none too deep."""
+    depth = braces = 0
+    for character in re.sub(r"\\[{}]", "", text):
+        depth += (character in "([{") - (character in ")]}")
+        braces += (character == "{") - (character == "}")
+        if min(depth, braces) < 0 or depth > DEEPEST:
+            return False
+    return depth == braces == 0

@@ -1,0 +1,79 @@
+"""The reward of a mathematics response: 1 if the answer it states is right, else 0, and a count of why.
+
+The same rule serves the trainer here, TRL (`math_reward`) and verl (`compute_score`). Nothing that a response says can
+raise an error or cost more than `minicppo.rl.grading.judge.LIMIT` seconds.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from enum import StrEnum
+from functools import lru_cache
+from typing import Any
+
+from minicppo.rl.grading.answers import same_answer
+from minicppo.rl.grading.extraction import extract_answer
+from minicppo.rl.grading.judge import AnswerTimeout, JudgeDied
+
+
+class Outcome(StrEnum):
+    """What became of a response. All but `RIGHT` score 0."""
+
+    RIGHT = "right"
+    WRONG = "wrong"
+    MISSING = "missing"  # no `Answer:` line and no box near the end
+    UNREADABLE = "unreadable"  # not mathematics, unbalanced, too long
+    TIMEOUT = "timeout"  # not compared within the limit
+    DIED = "died"  # the comparison ran out of memory or crashed
+
+
+MALFORMED = frozenset({Outcome.MISSING, Outcome.UNREADABLE, Outcome.TIMEOUT, Outcome.DIED})
+counts: Counter[Outcome] = Counter()  # of this process, since it started or `counts.clear()`
+
+
+def judge_response(response: str, answer: str) -> Outcome:
+    """Compare the answer that a response states with the right one, and count the outcome.
+
+    >>> judge_response("6 * 7 is 42.\\nAnswer: 42", "42"), judge_response("42", "42")
+    (<Outcome.RIGHT: 'right'>, <Outcome.MISSING: 'missing'>)
+    """
+    stated = extract_answer(response)
+    outcome = Outcome.MISSING if stated is None else _compare(answer, stated)
+    counts[outcome] += 1
+    return outcome
+
+
+@lru_cache(maxsize=16384)  # the samples to one problem repeat themselves
+def _compare(gold: str, answer: str) -> Outcome:
+    try:
+        same = same_answer(gold, answer)
+    except AnswerTimeout:
+        return Outcome.TIMEOUT
+    except JudgeDied:
+        return Outcome.DIED
+    if same is None:
+        return Outcome.UNREADABLE
+    return Outcome.RIGHT if same else Outcome.WRONG
+
+
+def score_response(response: str, answer: str) -> float:
+    """1.0 if the stated answer is right, else 0.0."""
+    return float(judge_response(response, answer) is Outcome.RIGHT)
+
+
+def math_reward(completions: Sequence[Any], answer: Sequence[str], **columns: Any) -> list[float]:
+    """A reward function for TRL: `reward_funcs=math_reward`, with the right answers in the column `answer`.
+
+    Args:
+        completions: texts, or chat messages of which the last is judged.
+    """
+    texts = [each if isinstance(each, str) else str(each[-1]["content"]) for each in completions]
+    return [score_response(text, right) for text, right in zip(texts, answer, strict=True)]
+
+
+def compute_score(
+    data_source: str, solution_str: str, ground_truth: str, extra_info: Any = None
+) -> dict[str, float]:
+    """A custom reward for verl, which logs every key: `score`, `acc`, and whether the answer was `malformed`."""
+    outcome = judge_response(solution_str, str(ground_truth))
+    right = float(outcome is Outcome.RIGHT)
+    return {"score": right, "acc": right, "malformed": float(outcome in MALFORMED)}

@@ -1,0 +1,186 @@
+"""What a run leaves behind, and where.
+
+config.yaml         every setting
+metrics.jsonl       one row per evaluation, rollout and update; deterministic, byte for byte
+timings.jsonl       one row per iteration: seconds, tokens per second, peak memory; everything that is not deterministic
+checkpoints/000040/ the state after 40 iterations, see `minicppo.rl.checkpoint`
+trace.safetensors   per-token tensors of the last evaluated batch after its updates, trace.json its texts
+summary.json        first and last evaluation, masked share, time and memory; written at the end
+"""
+
+import fcntl
+import json
+import math
+import os
+import resource
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from minicppo.files import write_atomically
+from minicppo.rl.config import RunConfig, load_config
+
+LOGS = ("metrics.jsonl", "timings.jsonl")
+SHOWN = 12  # runs named in an error
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """A run's folder."""
+
+    path: Path
+
+    @classmethod
+    def create(cls, path: str | Path, config: RunConfig) -> "RunDir":
+        """A new folder with its config.yaml.
+
+        Raises:
+            FileExistsError: it already holds a run.
+        """
+        run = cls(Path(path))
+        run.require_vacant()
+        run.path.mkdir(parents=True, exist_ok=True)
+        write_atomically(run.path / "config.yaml", config.to_yaml().encode())
+        return run
+
+    def require_vacant(self) -> None:
+        """Raises FileExistsError where the folder already holds a run."""
+        if (self.path / "config.yaml").exists():
+            raise FileExistsError(
+                f"{self.path} already holds a run: minicppo resume {self.path}, remove it, or give this run another "
+                "folder (--run-dir)"
+            )
+
+    @classmethod
+    def open(cls, path: str | Path) -> "RunDir":
+        """An existing run.
+
+        Raises:
+            FileNotFoundError: there is no run in this folder.
+        """
+        run = cls(Path(path))
+        if not (run.path / "config.yaml").is_file():
+            there = sorted(config.parent.name for config in run.path.parent.glob("*/config.yaml"))
+            others = f"; in {run.path.parent} there are {', '.join(there[:SHOWN])}" if there else ""
+            more = f" and {len(there) - SHOWN} more" if len(there) > SHOWN else ""
+            raise FileNotFoundError(f"{run.path} holds no run: it has no config.yaml{others}{more}")
+        return run
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the run for this process alone; the lock goes with the process, however it ends.
+
+        Raises:
+            BlockingIOError: another process holds it.
+        """
+        with open(self.path / ".lock", "w") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise BlockingIOError(
+                    f"{self.path} is being written by another process: wait for it, or stop it and resume"
+                ) from None
+            yield
+
+    def config(self) -> RunConfig:
+        """The run's settings."""
+        return load_config(self.path / "config.yaml")
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where the checkpoints are."""
+        return self.path / "checkpoints"
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run came to its end."""
+        return (self.path / "summary.json").is_file()
+
+    def append(self, log: str, row: Mapping[str, Any]) -> None:
+        """Add one row to `log`, one of `LOGS`."""
+        with open(self.path / log, "a") as file:
+            file.write(json.dumps({k: _plain(v) for k, v in row.items()}) + "\n")
+
+    def rows(self, log: str = "metrics.jsonl", kind: str | None = None) -> list[dict[str, Any]]:
+        """The rows of a log, of one kind if given."""
+        path = self.path / log
+        rows = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+        return [row for row in rows if kind is None or row["kind"] == kind]
+
+    def log_sizes(self) -> dict[str, int]:
+        """Bytes of each log now, forced to disk: what a checkpoint remembers."""
+        sizes = {}
+        for log in LOGS:
+            with open(self.path / log, "ab") as file:
+                os.fsync(file.fileno())
+                sizes[log] = file.tell()
+        return sizes
+
+    def truncate_logs(self, sizes: Mapping[str, int]) -> None:
+        """Cut each log back to a remembered size, so that the rows after it can be written again.
+
+        Raises:
+            ValueError: a log is shorter than remembered, so it cannot continue.
+        """
+        for log in LOGS:
+            path = self.path / log
+            path.touch()
+            if path.stat().st_size < sizes[log]:
+                raise ValueError(
+                    f"{path} has {path.stat().st_size} bytes, fewer than the {sizes[log]} at the checkpoint"
+                )
+            os.truncate(path, sizes[log])
+
+    def write_trace(self, tensors: Mapping[str, Tensor], texts: Mapping[str, Any]) -> None:
+        """Per-token tensors and texts of some responses."""
+        scratch = self.path / ".trace.tmp"
+        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, scratch)
+        os.replace(scratch, self.path / "trace.safetensors")
+        write_atomically(self.path / "trace.json", json.dumps(dict(texts), indent=1).encode())
+
+    def write_summary(self, config: RunConfig) -> dict[str, Any]:
+        """Condense the logs into summary.json, and return it."""
+        evaluations, updates = self.rows(kind="eval"), self.rows(kind="update")
+        timings = self.rows("timings.jsonl")
+        summary = {
+            "name": config.name,
+            "method": config.method.name,
+            "seed": config.seed,
+            "iterations": config.train.iterations,
+            "updates": len(updates),
+            "first": evaluations[0],
+            "last": evaluations[-1],
+            "masked_share": _mean(row.get("mask/frac") for row in updates),
+            "masked_by_token_only": _mean(row.get("mask/token_only") for row in updates),
+            "masked_by_prefix_only": _mean(row.get("mask/prefix_only") for row in updates),
+            "masked_by_both": _mean(row.get("mask/both") for row in updates),
+            "seconds": sum(row["rollout_s"] + row["update_s"] + row["eval_s"] for row in timings),
+            "peak_memory_mb": max((row["peak_memory_mb"] for row in timings), default=0.0),
+        }
+        write_atomically(self.path / "summary.json", json.dumps(summary, indent=1).encode())
+        return summary
+
+
+def peak_memory_mb() -> float:
+    """The process's largest resident memory so far, or the GPU's where one is in use."""
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return torch.cuda.max_memory_allocated() / 2**20
+    unit = 2**20 if sys.platform == "darwin" else 2**10  # macOS counts bytes, Linux kilobytes
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    present = [value for value in values if value is not None]
+    return sum(present) / len(present) if present else None
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no NaN: a quantity that does not exist (a mean over nothing) becomes null."""
+    return None if isinstance(value, float) and math.isnan(value) else value

@@ -1,0 +1,109 @@
+"""What the rules return: reasons, the CPPO mask, and the detached token weight of any method."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import IntEnum
+from functools import cached_property
+
+import torch
+from jaxtyping import Bool, Float, Int8
+from torch import Tensor
+
+from minicppo.rules.flags import flags
+from minicppo.rules.packing import Packed, Padded
+
+
+class Reason(IntEnum):
+    """Why a token was kept or masked."""
+
+    PAD = 0  # not a valid token
+    TOWARD = 1  # kept: moves toward mu, or not at all
+    INSIDE = 2  # kept: within both limits
+    TOKEN = 3  # masked: Z_t > delta alone
+    PREFIX = 4  # masked: Z_t > delta + delta_b W_{t-1} - S_{t-1} alone
+    BOTH = 5  # masked by both
+    SEQUENCE = 6  # the whole response was rejected (TRM, GSPO)
+
+
+@dataclass(frozen=True)
+class CPPOMask:
+    """The mask and everything that decided it. (B, T) each, or 1-D for packed input; `delta_b` is (B,) or None.
+
+    reason: codes of `Reason`. divergence: D_t. threshold: c_t = min(delta, slack), paper Eq. 10, the limit on Z_t.
+    delta: the token limit. Derived when read: token_mask M_t, weight w_t, score Z_t, and slack, what the prefix leaves.
+    Invalid positions hold zeros, but for slack, which carries on.
+    weights: w of a (B, T) mask. layout: of the fields.
+    """
+
+    reason: Int8[Tensor, "*shape"]
+    divergence: Float[Tensor, "*shape"]
+    threshold: Float[Tensor, "*shape"]
+    delta: float
+    delta_b: Float[Tensor, " B"] | None
+    weights: Callable[..., Tensor]
+    layout: Padded | Packed
+
+    @cached_property
+    def token_mask(self) -> Bool[Tensor, "*shape"]:
+        """M_t: true where the token keeps its gradient."""
+        from_toward = (self.reason - int(Reason.TOWARD)).view(torch.uint8)  # PAD becomes 255: TOWARD, INSIDE are < 2
+        return flags(torch.lt, from_toward, 2).view(torch.bool)
+
+    @cached_property
+    def weight(self) -> Float[Tensor, "*shape"]:
+        """w_t, paper Eq. 9."""
+        valid = flags(torch.ne, self.reason, int(Reason.PAD)).view(torch.bool)
+        return self._by_row(lambda mask: self.weights(mask, dtype=self.divergence.dtype), valid)
+
+    @cached_property
+    def score(self) -> Float[Tensor, "*shape"]:
+        """Z_t = w_t D_t."""
+        return self.weight * self.divergence
+
+    @cached_property
+    def slack(self) -> Float[Tensor, "*shape"]:
+        """delta + delta_b W_{t-1} - S_{t-1}, what the prefix leaves; infinite without a budget."""
+        return self._by_row(lambda w, D: prefix_slack(w, D, self.delta, self.delta_b), self.weight, self.divergence)
+
+    def _by_row(self, function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
+        """A function of (B, T) tensors, of the packed ones too."""
+        return self.layout.unpad(function(*map(self.layout.pad, tensors)))
+
+
+def prefix_slack(
+    weight: Float[Tensor, "B T"], divergence: Float[Tensor, "B T"], delta: float, delta_b: Float[Tensor, " B"] | None
+) -> Float[Tensor, "B T"]:
+    """delta + sum over j < t of w_j (delta_b - D_j), infinite when delta_b is None.
+
+    In the precision of D: float32 is enough because the terms are centred (a plain S_t would grow with t).
+    """
+    slack = torch.empty_like(weight)
+    if delta_b is None:
+        return slack.fill_(math.inf)
+    slack[:, :1] = delta  # the sum is shifted by one token: `S_t - Z_t` would cancel
+    torch.sub(delta_b[:, None], divergence[:, :-1], out=slack[:, 1:]).mul_(weight[:, :-1])
+    return slack.cumsum_(1)
+
+
+@dataclass(frozen=True)
+class TokenWeights:
+    """What every method returns: the detached token weight g and why.
+
+    weight: (B, T) float32, g_t; zero on masked and invalid tokens. token_mask: (B, T), false where the method gives the
+    token no gradient. reason: (B, T) int8 codes of `Reason`. raw_weight: (B, T), the importance weight before the mask,
+    clips and caps. threshold, divergence, position_weight: (B, T), and delta_b: (B,), where the method has them.
+    sequence_level: whether a response is kept or rejected whole. stats: what else
+    the method wants logged as a mean, (B,) over responses or (B, T) over valid tokens.
+    """
+
+    weight: Float[Tensor, "B T"]
+    token_mask: Bool[Tensor, "B T"]
+    reason: Int8[Tensor, "B T"]
+    raw_weight: Float[Tensor, "B T"]
+    threshold: Float[Tensor, "B T"] | None = None
+    divergence: Float[Tensor, "B T"] | None = None
+    position_weight: Float[Tensor, "B T"] | None = None
+    delta_b: Float[Tensor, " B"] | None = None
+    sequence_level: bool = False
+    stats: dict[str, Tensor] = field(default_factory=dict)
