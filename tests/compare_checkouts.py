@@ -1,0 +1,95 @@
+"""Does another checkout train to the same bytes? Two iterations of every method in each, on one thread of a CPU.
+
+    python -m tests.compare_checkouts ../before [--methods cppo-exact grpo]
+
+Compares metrics.jsonl and trace.safetensors, byte for byte. The settings are tiny and harsh, so that the masks bind:
+several epochs at a high learning rate. Each checkout trains its own warm-up, so that this is compared too.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+COMPARED = ("metrics.jsonl", "trace.safetensors")
+SETTINGS = """
+task: {name: chain, options: {steps: 2}}
+model: {hidden_size: 32, intermediate_size: 32, layers: 1, heads: 2}
+rollout: {prompts: 8, group_size: 6}
+train: {iterations: 2, minibatches: 2, epochs: 3, lr: 1.5e-3, lr_warmup: 1}
+eval: {every: 1, problems: 4, samples: 2}
+warmup: {error_rate: 0.2, target: 0.1, check_every: 20, anneal: 10, max_steps: 400, lr: 1.0e-2}
+"""
+PATHS = {  # of the trainer, each tried with one method
+    "stale rollouts": ["method=cppo-exact", "train.staleness=3"],
+    "micro-batches": ["method=cppo-topk", "train.micro_batch=3", "rollout.batch=4"],
+    "token-mean": ["method=grpo", "train.loss_agg_mode=token-mean", "train.normalize_std=true"],
+    "unequal prompts": ["method=dppo", "task=addition", "task.options.low=7", "task.options.prompt={a}+{b}="],
+    "bfloat16 rollouts": ["method=cppo", "rollout.autocast=bfloat16"],
+}
+
+
+def work(folder: Path, only: list[str]) -> None:
+    """Train every case with the `minicppo` that is imported, each into a folder of its own."""
+    from minicppo.rl.config import load_config
+    from minicppo.rl.trainer import train
+    from minicppo.rules import METHODS
+
+    settings = folder / "settings.yaml"
+    settings.write_text(SETTINGS)
+    cases = {name: [f"method={name}"] for name in METHODS} | PATHS
+    for name, overrides in cases.items():
+        if not only or name in only:
+            train(load_config(settings, overrides), folder / "runs" / name)
+
+
+def main() -> None:
+    """Train in both, print what is equal, and exit with status 1 where anything differs."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("other", type=Path, help="another checkout")
+    parser.add_argument("--methods", nargs="*", default=[], help="only these [default: all, and paths of the trainer]")
+    parser.add_argument("--work", action="store_true", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.work:
+        return work(given.other, given.methods)
+    checkouts = (Path(__file__).resolve().parents[1], given.other.resolve())
+    with tempfile.TemporaryDirectory() as scratch:
+        folders = [Path(scratch) / side for side in ("here", "there")]
+        for checkout, folder in zip(checkouts, folders, strict=True):
+            folder.mkdir()
+            # -P keeps this file's own folder off the import path
+            command = [sys.executable, "-P", __file__, "--work", str(folder)]
+            options = ["--methods", *given.methods] if given.methods else []
+            ours = {"PYTHONPATH": str(checkout), "MINICPPO_CACHE": str(folder / "cache"), "CUDA_VISIBLE_DEVICES": ""}
+            subprocess.run([*command, *options], check=True, cwd=folder, env=os.environ | ours)
+        differ = compare(*folders)
+    print(f"{differ} differ" if differ else "all equal")
+    raise SystemExit(bool(differ))
+
+
+def compare(here: Path, there: Path) -> int:
+    """Print a row for each case; returns how many differ."""
+    names = {run.name: None for folder in (there, here) for run in sorted((folder / "runs").iterdir())}
+    differ = 0
+    print(f"{'case':32}{'masked':>8}  {'  '.join(COMPARED)}")
+    for name in names:
+        found = [[(folder / "runs" / name / file) for folder in (here, there)] for file in COMPARED]
+        same = [all(path.is_file() for path in pair) and len({p.read_bytes() for p in pair}) == 1 for pair in found]
+        differ += not all(same)
+        words = "  ".join("equal" if each else "DIFFERS" for each in same)
+        print(f"{name:32}{masked(there / 'runs' / name):>8}  {words}")
+    return differ
+
+
+def masked(run: Path) -> str:
+    """The masked share of a run, in percent."""
+    import json
+
+    summary = json.loads((run / "summary.json").read_text()) if (run / "summary.json").is_file() else {}
+    return f"{100 * summary['masked_share']:.1f} %" if summary.get("masked_share") is not None else "-"
+
+
+if __name__ == "__main__":
+    main()
