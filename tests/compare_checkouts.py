@@ -26,8 +26,9 @@ PATHS = {  # of the trainer, each tried with one method
     "stale rollouts": ["method=cppo-exact", "train.staleness=3"],
     "micro-batches": ["method=cppo-topk", "train.micro_batch=3", "rollout.batch=4"],
     "token-mean": ["method=grpo", "train.loss_agg_mode=token-mean", "train.normalize_std=true"],
-    "unequal prompts": ["method=dppo", "task=addition", "task.options.low=7", "task.options.prompt={a}+{b}="],
+    "unequal prompts": ["method=dppo", "task=addition", "task.options.low=7", "task.options.prompt='{a}+{b}='"],
     "bfloat16 rollouts": ["method=cppo", "rollout.autocast=bfloat16"],
+    "small steps": ["method=trm-both", "train.lr=1e-4"],
 }
 
 
