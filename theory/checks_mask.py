@@ -6,14 +6,12 @@ from fractions import Fraction
 
 import numpy as np
 
-from minicppo.bounds import families as fam
-from minicppo.bounds import flow
-from minicppo.bounds import gate as gt
-from minicppo.bounds import tabular as tab
 from minicppo.bounds.budget import Budget, linear_weights
-from theory.study import Evidence, Study
-
-DELTA, DELTA_B, W_MIN = 0.15, 0.02, 0.8
+from theory import families as fam
+from theory import flow
+from theory import gate as gt
+from theory import tabular as tab
+from theory.study import DELTA, DELTA_B, W_MIN, Evidence, Study
 
 
 def violation_score(study: Study) -> Evidence:
@@ -23,7 +21,7 @@ def violation_score(study: Study) -> Evidence:
     exact = Budget(Fraction(15, 100), Fraction(2, 100), np.array([Fraction(1)] * horizon, dtype=object))
     rounded = Budget(DELTA, DELTA_B, np.ones(horizon))
     mismatches = ties = 0
-    for row in rng.integers(0, 16, (draws, horizon)):
+    for row in rng.integers(0, 19, (draws, horizon)):
         fractions = np.array([Fraction(int(c), 100) for c in row], dtype=object)
         floats = row / 100
         spent, spent_f = np.cumsum(fractions) - fractions, np.cumsum(floats) - floats
@@ -69,7 +67,11 @@ def soft_gate_prefix(study: Study) -> Evidence:
     soft = gt.excess_over(fam.apply_gate(pair, gt.soft_gates(pair, small)), small)
     filled = gt.excess_over(fam.apply_gate(pair, fam.waterfill_gates(pair, small)), small)
     return Evidence(
-        soft > 1e-3 and filled < 1e-12 and bool(np.isclose(bare[-1], DELTA * (1 / np.arange(1, 1001)).sum())),
+        soft > 0.05
+        and filled < 1e-12
+        and abs(ratios.max() - 1.77) < 5e-3
+        and ratios.argmax() == 7
+        and bool(np.isclose(bare[-1], DELTA * (1 / np.arange(1, 1001)).sum())),
         3,
         float(ratios.max()),
         f"Z_t=.15 always: gated sum {ratios.max():.2f}x its budget at t={ratios.argmax() + 1}; "
@@ -130,12 +132,14 @@ def allowance(study: Study) -> Evidence:
         slack = budget.limits - (np.cumsum(budget.weights * d) - budget.weights * d)
         error = max(error, float(abs(np.diff(slack) - (budget.weights * (DELTA_B - d))[:-1]).max()))
     quiet = np.minimum(DELTA, budget.limits) / budget.weights
+    after_one = min(DELTA, budget.limits[1] - 1)  # c_2 after D_1 = 1
+    found = [quiet[0], quiet[-1], after_one]
     return Evidence(
-        error < 1e-12 and bool((np.diff(quiet) > 0).all()),
+        error < 1e-12 and bool((np.diff(quiet) > 0).all()) and np.allclose(found, [0.15, 0.1875, -0.83]),
         200,
         None,
         f"D=0 so far: raw allowance rises from {quiet[0]:.2f} to {quiet[-1]:.4f}; D_1=1: "
-        f"c_2={min(DELTA, DELTA + DELTA_B - 1):.2f}",
+        f"c_2={after_one:.2f}",
     )
 
 
@@ -234,16 +238,16 @@ def realised_length(study: Study) -> Evidence:
 
 def projection(study: Study) -> Evidence:
     """The mask stops gradients, it projects nothing: overshoot, shared parameters, late tokens first."""
-    overshoot = 1 / (1 + np.exp(-1.0)) - 0.5
-    two = Budget(DELTA, DELTA_B, np.ones(2))
-    leak = flow.shared_parameter_flow(np.array([0.2, 4.0]), two).final
+    overshoot = float(flow.shared_parameter_flow(np.ones(1), Budget(DELTA, DELTA_B, np.ones(1)), step=1.0).final[0])
+    budgets = (Budget(DELTA, delta_b, np.ones(2)) for delta_b in (DELTA_B, 1.0))
+    leak, dppo = (flow.shared_parameter_flow(np.array([0.2, 4.0]), budget).final for budget in budgets)
     tall = Budget(DELTA, DELTA_B, np.ones(64))
     backwards, together = flow.fill_last_to_first(tall).sum(), flow.fill_together(64, DELTA, DELTA_B).sum()
     simulated = flow.simulate_together(tall).sum()
     return Evidence(
-        overshoot > DELTA
-        and leak[1] > 0.49
-        and backwards > tall.limits[-1] < together
+        np.allclose([overshoot, *leak, backwards, together], [0.231, 0.15, 0.5, 9.6, 1.8967], atol=1e-3)
+        and np.allclose(leak, dppo)
+        and np.isclose(tall.limits[-1], 1.41)
         and abs(simulated - together) < 0.01,
         4,
         None,
@@ -259,7 +263,7 @@ def budget_holds(study: Study) -> Evidence:
     cppo = flow.shared_parameter_flow(slopes, Budget(DELTA, DELTA_B, np.ones(2))).final
     dppo = flow.shared_parameter_flow(slopes, Budget(DELTA, 1.0, np.ones(2))).final
     return Evidence(
-        abs(cppo.sum() - 0.17) < 1e-3 and dppo.sum() > 0.64,
+        np.allclose([cppo.sum(), cppo[0], *dppo], [0.17, 0.162, 0.5, 0.15], atol=1e-3),
         2,
         None,
         f"slopes (4,.2): CPPO stops at S_2={cppo.sum():.3f} (D_1={cppo[0]:.3f}), DPPO at {dppo.sum():.2f}",

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from minicppo.bounds.budget import Budget
-from minicppo.bounds.flow import shared_parameter_flow
 from minicppo.plots import style
+from theory.flow import shared_parameter_flow
 
 FOLDER = Path(__file__).with_name("figures")
 EXAMPLES = (

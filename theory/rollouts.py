@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from minicppo.bounds import families as fam
-from minicppo.bounds import sharper as sh
-from minicppo.bounds import tabular as tab
 from minicppo.bounds.certificate import Certificate, certify
-from minicppo.bounds.tabular import Array, Pair
+from theory import families as fam
+from theory import pair_bounds as pb
+from theory import tabular as tab
+from theory.tabular import Array, Pair
 
 
 def sample_paths(pair: Pair, rng: np.random.Generator, groups: int, group_size: int) -> tuple[Array, Array]:
@@ -47,7 +47,7 @@ def coverage(draws: int, seed: int = 0, groups: int = 200, group_size: int = 4) 
     rewards = rng.integers(0, 2, len(pair.reach_mu[-1])).astype(float)
     exact = {
         "surrogate": float(tab.surrogate(pair, rewards)),
-        "pair": float(sh.pair_certificate(pair, 0.5)),
+        "pair": float(pb.pair_certificate(pair, 0.5)),
         "divergence": float(pair.drift.sum()),
     }
     change = float(tab.improvement(pair, rewards))

@@ -10,13 +10,15 @@ from functools import cached_property
 
 import numpy as np
 
-from minicppo.bounds import families as fam
 from minicppo.bounds import residual as res
 from minicppo.bounds import sharper as sh
 from minicppo.bounds.budget import Budget
-from minicppo.bounds.tabular import Array, Pair
+from theory import families as fam
+from theory import pair_bounds as pb
+from theory.tabular import Array, Pair
 
 MAX_LEAVES = 1024
+DELTA, DELTA_B, W_MIN = 0.15, 0.02, 0.8  # the paper's thresholds
 RARE = 2.0**-20  # dyadic, so that 1 - RARE is exact
 SHAPES = [(v, t) for v in (2, 3, 4) for t in range(2, 8) if v**t <= MAX_LEAVES]
 
@@ -61,7 +63,7 @@ class Study:
     @cached_property
     def worst(self) -> list[float]:
         """sup over |R| <= 1 of |Delta|, per instance, by enumeration (F1)."""
-        return [float(sh.worst_reward(item.pair)) for item in self.pool]
+        return [float(pb.worst_reward(item.pair)) for item in self.pool]
 
     @cached_property
     def bounds_per_instance(self) -> list[dict[str, float]]:
@@ -90,23 +92,24 @@ def bounds_of(item: Instance) -> dict[str, float]:
     """Every bound that applies to an instance, with its own caps, drifts and budgets as premises; xi = 1."""
     pair, budget = item.pair, item.budget
     u, caps, total = pair.drift, pair.caps, float(pair.drift.sum())
-    largest = float(sh.largest_path(pair))
+    largest = float(pb.largest_path(pair))
     bounds = {
         "prop4": res.proposition4(u, caps),
         "product": res.product_form(u, caps),
         "uniform": res.uniform_rule(pair.horizon, caps.max()),
-        "pair": sh.pair_certificate(pair),
+        "pair": pb.pair_certificate(pair),
         "caps": sh.cap_theorem(caps),
         "path": sh.path_budget(largest),
         "path_finite": sh.path_budget_finite(largest, pair.horizon),
         "expected": sh.expected_budget(total),
-        "chi2": sh.chi_square_budget(sh.largest_chi_square(pair)),
-    } | {f"trm_{name}": bound for name, bound in res.trm_bounds(pair).items()}
+        "chi2": sh.chi_square_budget(pb.largest_chi_square(pair)),
+    } | {f"trm_{name}": bound for name, bound in pb.trm_bounds(pair).items()}
     if budget is not None:
         delta, delta_b, w_min = budget.delta, budget.delta_b, float(budget.weights[-1])
         bounds[f"path_{budget.form}"] = sh.path_budget(budget.path_divergence)
         if budget.form == "premise":
             bounds["theorem1"] = res.theorem1(pair.horizon, delta, delta_b, w_min)
+            bounds["theorem1_monotone"] = res.theorem1_monotone(budget)
         else:
             bounds["prop8"] = res.proposition8(pair.horizon, delta, delta_b, w_min)
             bounds["theorem1_eq8"] = res.theorem1_eq8(budget)

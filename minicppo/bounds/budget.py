@@ -17,10 +17,11 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+Array = NDArray[Any]
 Form = Literal["algorithm", "theorem", "terminal", "premise"]
 
 
-def linear_weights(horizon: int, w_min: float) -> NDArray[Any]:
+def linear_weights(horizon: int, w_min: float) -> Array:
     """w_t from 1 at t = 1 linearly down to w_min at t = T; shape (T,). Paper Prop. 5; w_1 = 1 if T = 1 (ours).
 
     Raises ValueError for horizon < 1 or w_min outside [0, 1].
@@ -43,7 +44,7 @@ class Budget:
 
     delta: Any
     delta_b: Any
-    weights: NDArray[Any]
+    weights: Array
     form: Form = "algorithm"
 
     def __post_init__(self) -> None:
@@ -70,17 +71,17 @@ class Budget:
         return len(self.weights)
 
     @cached_property
-    def caps(self) -> NDArray[Any]:
+    def caps(self) -> Array:
         """The largest Z_t the token test allows, min(delta, w_t), shape (T,): no D_t exceeds 1."""
         return np.minimum(self.delta, self.weights)
 
     @cached_property
-    def token_caps(self) -> NDArray[Any]:
+    def token_caps(self) -> Array:
         """l_t = min(1, delta / w_t), the largest D_t the token test allows, shape (T,); 1 where w_t = 0."""
         return np.array([1 if self.delta >= w else self.delta / w for w in self.weights])
 
     @cached_property
-    def limits(self) -> NDArray[Any]:
+    def limits(self) -> Array:
         """The largest S_t the prefix test allows, shape (T,)."""
         total = np.cumsum(self.weights)
         if self.form == "algorithm":
@@ -98,7 +99,7 @@ class Budget:
         return fill_from_end(self.weights, self.caps, self.limits)
 
 
-def fill_from_end(weights: NDArray[Any], caps: NDArray[Any], limits: NDArray[Any]) -> float:
+def fill_from_end(weights: Array, caps: Array, limits: Array) -> float:
     """Maximise sum_t z_t / w_t subject to z_t <= caps[t] and z_1 + .. + z_t <= limits[t]; O(T).
 
     Last tokens first, which is optimal because a non-increasing w makes the last tokens cheapest. A last weight of 0

@@ -1,4 +1,4 @@
-"""The paper's statements about the surrogate's residual, as functions, and the bounds of TRM for comparison.
+"""The paper's statements about the surrogate's residual, as functions of thresholds and arrays.
 
 Throughout: Delta = L' - (J(pi) - J(mu)); xi bounds |R|; u = (u_1 .. u_T), u_t = E_mu D_t; caps = (l_1 .. l_T),
 D_t <= l_t at every state mu reaches. Bounds return a number in reward units that |Delta| does not exceed.
@@ -10,21 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from minicppo.bounds.budget import Budget
-from minicppo.bounds.tabular import Array, Pair, kl, sequence_kl, value
-
-
-def identity_residual(pair: Pair, rewards: Array) -> Any:
-    """Delta = E_mu[R sum_t x_t (1 - rho_{t+1} .. rho_T)]. Paper Lemma 2; reward units.
-
-    Premise: pi << mu. Without it a rollout never sees the missing tokens and the identity fails. rewards:
-    (leaves,).
-    """
-    rho = 1 + pair.path_excess
-    suffix = np.ones_like(rho)
-    for t in range(pair.horizon - 2, -1, -1):
-        suffix[t] = suffix[t + 1] * rho[t + 1]
-    return value(pair.reach_mu[-1] * (pair.path_excess * (1 - suffix)).sum(axis=0), rewards)
+from minicppo.bounds.budget import Array, Budget
 
 
 def suffix_sums(caps: Array) -> Array:
@@ -113,28 +99,6 @@ def uniform_rule(horizon: int, delta: float, xi: float = 1.0) -> float:
 def improvement_ratio(delta: float, delta_b: float, w_min: float) -> float:
     """delta_b / (delta w_min): Theorem 1 over the uniform rule, a ratio of upper bounds. Paper Cor. 7."""
     return delta_b / (delta * w_min)
-
-
-def trm_bounds(pair: Pair, xi: float = 1.0) -> dict[str, float]:
-    """The residual bounds of trust region masking (arXiv 2512.23075), re-derived for |R| <= xi.
-
-    With k = max_t,s KL(mu || pi) in nats, eps = max_t,s D_t and K = KL(P_mu || P_pi) over responses:
-    classical T (T - 1) k; pinsker (4/3) T^1.5 k; mixed 2 T sqrt(k K); coupling 4 eps sum_t min(1, (t - 1)
-    eps); adaptive 4 sum_t u_t min(1, (T - t) eps, sqrt((T - t) k / 2)). Premise: pi << mu.
-    """
-    horizon, eps = pair.horizon, float(pair.caps.max())
-    k = max(float(kl(m, p)[q > 0].max()) for q, m, p in zip(pair.reach_mu, pair.mu, pair.pi, strict=False))
-    before = np.arange(horizon)
-    after = before[::-1]
-    pinsker = np.sqrt([count * k / 2 if count else 0.0 for count in after])  # k may be inf, 0 * inf is not 0
-    suffix = np.minimum(1, np.minimum(after * eps, pinsker))
-    return {
-        "classical": xi * horizon * (horizon - 1) * k if horizon > 1 else 0.0,
-        "pinsker": xi * 4 / 3 * horizon**1.5 * k,
-        "mixed": xi * 2 * horizon * float(np.sqrt(k * sequence_kl(pair))),
-        "coupling": xi * 4 * eps * float(np.minimum(1, before * eps).sum()),
-        "adaptive": xi * 4 * float((pair.drift * suffix).sum()),
-    }
 
 
 def _token_cap(delta: float, w_min: float) -> float:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minicppo.bounds.budget import Budget
-from minicppo.bounds.gate import keeps
+from theory.gate import keeps
 
 Vector = NDArray[Any]
 

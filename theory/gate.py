@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from minicppo.bounds.budget import Budget
-from minicppo.bounds.families import apply_gate, causal_gates
 from minicppo.bounds.sharper import path_budget
-from minicppo.bounds.tabular import Array, Levels, Pair
+from theory.families import apply_gate, causal_gates
+from theory.tabular import Array, Levels, Pair
 
 
 def keeps(budget: Budget, t: int, z: Array, spent: Array) -> Array:

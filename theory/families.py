@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from minicppo.bounds.budget import Budget
-from minicppo.bounds.tabular import Array, Levels, Pair, random_policy, uniform_prior
+from theory.tabular import Array, Levels, Pair, random_policy, uniform_prior
 
 Gate = Callable[[int, Array, Array], Array]
 """(t, Z_t (rows,), S_{t-1} (rows,)) -> gate in [0, 1] (rows,)."""
