@@ -17,9 +17,10 @@ from typing import Any
 from rich.console import Console
 
 from experiments.workers import follow, start_workers, tell
+from minicppo.cli.console import results_table
 from minicppo.cli.progress import RunProgress
+from minicppo.plots.results import Result, results
 from minicppo.plots.runs import load_run
-from minicppo.plots.tables import Result, results, rich_table
 from minicppo.rl.config import RunConfig, load_config
 from minicppo.rl.run_dir import RunDir
 
@@ -60,7 +61,7 @@ def run_demo(
     files = write_report(runs, out, reading)
     summary = {"preset": "stale", "seed": configs["none"].seed, "methods": {row.method: row.as_dict() for row in rows}}
     (out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
-    console.print(rich_table(rows))
+    console.print(results_table(rows))
     console.print(reading, markup=False)
     console.print(f"\nIn {out}: {', '.join(path.name for path in files)}, summary.json", markup=False)
     return summary

@@ -18,11 +18,12 @@ from rich.console import Console
 
 from experiments.demo import require_same_settings
 from experiments.demo_llm_answers import answers, coloured, side_by_side, side_by_side_markdown, write_html
+from minicppo.cli.console import results_table
 from minicppo.cli.progress import RunProgress
 from minicppo.files import write_atomically
 from minicppo.plots.report import write_report
+from minicppo.plots.results import Result, result
 from minicppo.plots.runs import Run, load_run
-from minicppo.plots.tables import Result, result, rich_table
 from minicppo.rl.checkpoint import list_checkpoints
 from minicppo.rl.config import ConfigError, RunConfig, load_config
 from minicppo.rl.gguf import convert_apart
@@ -74,7 +75,7 @@ def run_demo_llm(
     reading = what_to_look_at(run, row)
     table = side_by_side_markdown(before, after)
     files = write_report([run], folder, f"{reading}\n\n## Answers\n\n{table}")
-    console.print(rich_table([row]))
+    console.print(results_table([row]))
     console.print(side_by_side(before, after))
     if run.trace is not None:
         answer = coloured(run.trace)

@@ -137,8 +137,8 @@ def readings() -> str:
         lines.append(
             f"| `{key}` | {row['first']} | {row['second']} | {shares} | {row['gradient_turns_degrees']:.1f}° |"
         )
-    source = f"{result['updates']} updates, seed {result['seed']}; `python -m experiments.benchmarks.readings` measures again."
-    return "\n".join([*lines, "", source])
+    again = "`python -m experiments.benchmarks.readings` measures again"
+    return "\n".join([*lines, "", f"{result['updates']} updates, seed {result['seed']}; {again}."])
 
 
 def study() -> str:

@@ -23,6 +23,7 @@ from minicppo.cli.thresholds import thresholds
 from minicppo.cli.train import resume, train
 
 UsageError: type[Exception] = typer.BadParameter.__bases__[0]  # Typer gives no other name to it
+IN_A_CLONE = ("demo", "demo-llm", "study", "paper")  # what makes this repository's own results
 
 app = typer.Typer(
     name="minicppo",
@@ -36,14 +37,9 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(train)
-app.command()(plan)
-app.command()(resume)
+for command in (train, plan, resume, compare, methods, explain, thresholds):
+    app.command()(command)
 app.command("eval")(evaluate)
-app.command()(compare)
-app.command()(methods)
-app.command()(explain)
-app.command()(thresholds)
 
 
 def _show_version(wanted: bool) -> None:
@@ -88,6 +84,9 @@ def _usage(error: Any) -> str:
     if type(error).__name__ == "NoArgsIsHelpError":  # the help has been shown
         raise SystemExit(2)
     text = str(error.format_message())
+    for name in IN_A_CLONE:
+        if text.startswith(f"No such command '{name}'"):
+            return f"minicppo {name} makes this repository's own results: in a clone, python -m experiments {name}"
     if isinstance(error.__cause__, ValidationError):
         text = text.replace("Invalid value", f"Invalid value {error.__cause__.errors()[0]['input']!r}", 1)
     return f"{text.rstrip('.')} (see {error.ctx.command_path} --help)" if error.ctx else text

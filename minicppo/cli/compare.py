@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from minicppo.cli.console import console
+from minicppo.cli.console import console, results_table, say, table
 
 
 def compare(
@@ -22,17 +22,14 @@ def compare(
     Example: `minicppo compare runs/stale-cppo-exact runs/stale-grpo --out runs/cppo-and-grpo`
     """
     from minicppo.plots.report import write_report
+    from minicppo.plots.results import results, setting_rows
     from minicppo.plots.runs import load_run
-    from minicppo.plots.tables import results, rich_settings, rich_table
 
     loaded = [load_run(path) for path in runs]
-    console.print(rich_table(results(loaded)))
+    console.print(results_table(results(loaded)))
     if len(loaded) > 1:
-        console.print(
-            "± is the error of the held-out problems: differences within two, or from one seed, settle nothing"
-        )
-    told = rich_settings(loaded)
-    if told is not None:
-        console.print(told)
-    for path in write_report(loaded, out):
-        console.print(str(path))
+        say("± is the error of the held-out problems: differences within two, or from one seed, settle nothing")
+    heads, *rows = setting_rows(loaded)
+    if rows:
+        console.print(table(heads, rows, "Settings that differ"))
+    say(*write_report(loaded, out))

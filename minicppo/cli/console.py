@@ -1,20 +1,52 @@
-"""The terminal: one console for all commands, and how an error looks on it."""
+"""The terminal: one console and one kind of table for all commands, and how an error looks."""
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.progress import Progress
+from rich.markup import escape
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from minicppo.plots.results import Result
 
 console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)
+
+
+def say(*lines: object) -> None:
+    """Print lines as they are: nothing in them is markup, and none is broken."""
+    for line in lines:
+        console.print(str(line), markup=False, soft_wrap=True)
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None, words: int = 99) -> Table:
+    """Rows under heads: the first `words` columns stand left, the others are numbers, close together."""
+    numbers = words < len(heads)
+    shown = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=numbers)
+    for i, head in enumerate(heads):
+        number = i >= words
+        shown.add_column(head, justify="right" if number else "left", no_wrap=number, overflow="fold")
+    for row in rows:
+        shown.add_row(*(escape(str(cell)) for cell in row))
+    return shown
+
+
+def results_table(runs: Iterable[Result]) -> Table:
+    """Accuracy before and after training with standard errors, and what the mask did."""
+    from minicppo.plots.results import result_rows
+
+    heads, *rows = result_rows(runs, short=True)
+    return table(heads, rows, words=1)
 
 
 def fail(error: Exception) -> NoReturn:
@@ -48,20 +80,22 @@ def stopped_runs(runs: Iterable[Path], go_on: str) -> NoReturn:
 
 
 def program() -> str:
-    """What to type for `minicppo` here: it need not be on the path, as after `make demo`."""
+    """What to type here for the command that runs: its script, or `python -m`, need not be on the path."""
     called, found = Path(sys.argv[0]), shutil.which("minicppo")
+    if called.name == "__main__.py":
+        known = shutil.which("python") == sys.executable
+        return f"{'python' if known else shlex.quote(_from_here(sys.executable))} -m {called.absolute().parent.name}"
     if called.name != "minicppo" or (found and called.exists() and called.samefile(found)):
         return "minicppo"
     return shlex.quote(str(called))
 
 
+def _from_here(path: str) -> str:
+    """The path relative to the working directory where it lies below it."""
+    below = os.path.relpath(path)
+    return path if below.startswith(os.pardir) else below
+
+
 def again(context: typer.Context) -> str:
     """The command that was typed, without --fresh, which would throw away what there is to go on from."""
     return f"{program()} {shlex.join(argument for argument in context.obj if argument != '--fresh')}"
-
-
-def progress_bar() -> Progress:
-    """Lines with a rate and the time left, on standard error, so that what is printed can go to a file."""
-    from minicppo.cli.progress import progress_lines
-
-    return progress_lines(errors)

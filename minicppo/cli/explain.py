@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 import yaml
 
-from minicppo.cli.console import console
+from minicppo.cli.console import console, say
+from minicppo.cli.options import Json
 
 
 def explain(
@@ -22,7 +23,7 @@ def explain(
     method: Annotated[str, typer.Option(help="Any of `minicppo methods`.")] = "cppo",
     divergence: Annotated[str, typer.Option(help="D_t of each token, in the place of the method's own.")] = "",
     plot: Annotated[Path | None, typer.Option(help="Also draw it to this PNG file.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, full precision.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Show what a method does to one response, token by token: w, D, Z, S, W, c, the weight g, verdict and reason.
 
@@ -32,26 +33,19 @@ def explain(
 
     `minicppo explain --mu .5,.4,.5,.9,.3 --pi .6,.48,.4,.91,.5 --method grpo --plot grpo.png`
     """
-    from minicppo.plots import explain as report
+    from minicppo.plots import explain as shown
     from minicppo.plots.style import save
 
-    rows = report.explain(
-        _numbers("mu", mu),
-        _numbers("pi", pi),
-        _numbers("advantage", advantage),
-        method,
-        _numbers("divergence", divergence) if divergence else None,
-        **dict(_pair(text) for text in overrides or []),
-    )
+    numbers = [_numbers(*pair) for pair in {"mu": mu, "pi": pi, "advantage": advantage}.items()]
+    given = _numbers("divergence", divergence) if divergence else None
+    rows = shown.explain(*numbers, method, given, **dict(_pair(text) for text in overrides or []))
     if as_json:
         print(json.dumps(rows, indent=1))
     else:
-        title = " ".join([method, *(overrides or [])])
-        console.print(report.table(rows, title))
-        console.print(report.legend(rows), markup=False)
+        console.print(shown.table(rows, " ".join([method, *(overrides or [])])))
+        console.print(shown.legend(rows), markup=False)
     if plot is not None:
-        save(report.picture(rows, method), plot)
-        console.print(f"drawn to {plot}", markup=False)
+        say(f"drawn to {save(shown.picture(rows, method), plot)}")
 
 
 def _numbers(name: str, text: str) -> list[float]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from minicppo.cli.console import console
-from minicppo.cli.train import default_folder
+from minicppo.cli.console import console, say, table
+from minicppo.cli.options import Engine, Folder, Json, Method, Overrides, Preset, default_folder, settings
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -18,24 +18,26 @@ if TYPE_CHECKING:
     from minicppo.engines.plan import Plan
     from minicppo.engines.preconditions import Check
 
+ASSUMED = (
+    "Assumed: responses {mean_length:.0%} of the longest on average, prompts of {mean_prompt} tokens; training at "
+    "{training_utilisation:.0%} of the GPU's bfloat16 peak with 6 FLOPs an active parameter and token and "
+    "{recomputation:.0f} for recomputation; decoding at {bandwidth_utilisation:.0%} of the memory bandwidth, each "
+    "step reading the weights and the cache, and 2 FLOPs an active parameter and token; under TRL no step is "
+    "shorter than {launch_seconds} s. Attention, start-up, weight transfer and checkpoints are left out."
+)
+
 
 def plan(
-    preset: Annotated[str, typer.Argument(metavar="PRESET_OR_YAML", help="A preset's name or a YAML file.")],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings to change, as dotted keys.")
-    ] = None,
-    engine: Annotated[str | None, typer.Option("--engine", help="local, trl or verl. [default: the preset's]")] = None,
-    method: Annotated[
-        str | None, typer.Option("--method", "-m", help="Any name that `minicppo methods` lists.")
-    ] = None,
-    run_dir: Annotated[
-        Path | None, typer.Option("--run-dir", "-o", help="Where the run would write. [default: runs/PRESET-METHOD]")
-    ] = None,
+    preset: Preset,
+    overrides: Overrides = None,
+    engine: Engine = None,
+    method: Method = None,
+    run_dir: Folder = None,
     write: Annotated[
         Path | None, typer.Option("--write", help="Leave settings, a launch script, a SLURM and a Ray job in a folder.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite what --write left before.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: Json = False,
 ) -> None:
     """What a run would start, hold in memory and cost, and what it still lacks here. Starts nothing, needs no GPU.
 
@@ -52,24 +54,22 @@ def plan(
     from minicppo.engines.preconditions import preconditions
     from minicppo.rl.config import load_config
 
-    given = [f"{key}={value}" for key, value in (("engine", engine), ("method", method)) if value]
-    given += overrides or []
+    given = settings(overrides, engine=engine, method=method)
     config = load_config(preset, given)
     folder = run_dir or default_folder(config, given)
-    typed = [preset, *(["--engine", engine] if engine else []), *(["--method", method] if method else [])]
-    typed += [*(overrides or []), *(["--run-dir", str(run_dir)] if run_dir else [])]
-    made = make_plan(config, folder, typed)
+    named = {"--engine": engine, "--method": method}
+    typed = [preset, *(part for option, value in named.items() if value for part in (option, value))]
+    made = make_plan(config, folder, [*typed, *(overrides or []), *(["--run-dir", str(run_dir)] if run_dir else [])])
     checks = preconditions(config, made, folder)
     written = write_plan(config, write, force) if write is not None and not made.refusals else []
     if as_json:
         print(json.dumps({**made.as_json(), "preconditions": [vars(check) for check in checks]}, indent=1))
         return
     for part in (*describe(made), *([checks_table(checks)] if checks else [])):
-        console.print(part, soft_wrap=isinstance(part, str), markup=not isinstance(part, str))
+        say(part) if isinstance(part, str) else console.print(part)
     failing = sum(not check.passed for check in checks)
-    console.print(f"{failing} of {len(checks)} preconditions fail" if failing else "All preconditions hold")
-    for path in written:
-        console.print(f"wrote {path}", markup=False, soft_wrap=True)
+    say(f"{failing} of {len(checks)} preconditions fail" if failing else "All preconditions hold")
+    say(*(f"wrote {path}" for path in written))
 
 
 def describe(made: Plan) -> list[Any]:
@@ -78,61 +78,35 @@ def describe(made: Plan) -> list[Any]:
 
     parts: list[Any] = [f"{made.method} on {made.name}, engine {made.engine}, {made.gpus} x {made.gpu}", ""]
     parts += made.refusals or [as_shell(made.command)]
-    if made.settings:
-        if made.resolved != made.command:
-            parts.append(f"which starts: {as_shell(made.resolved[:3])} with")
-        parts += [f"  {key}={value}" for key, value in made.settings.items()]
-    parts.append(_table(("step", "count"), [(key, _count(value)) for key, value in made.tokens.items()]))
+    if made.settings and made.resolved != made.command:
+        parts.append(f"which starts: {as_shell(made.resolved[:3])} with")
+    parts += [f"  {key}={value}" for key, value in made.settings.items()]
+    parts.append(table(("step", "count"), [(key, _count(value)) for key, value in made.tokens.items()]))
     if not made.peak:
         return [*parts, "No estimate of memory and time: the model or the GPU is not one of the table's.", ""]
-    memory = [(f"state: {key}", _bytes(value)) for key, value in made.state.items()]
-    memory += [(f"training: {key}", _bytes(value)) for key, value in made.training.items()]
-    memory += [(f"most while {key}", _bytes(value)) for key, value in made.peak.items()]
-    memory.append(("of", _bytes(made.capacity)))
-    parts.append(_table(("memory on each GPU", "bytes"), memory))
+    memory = [*_sizes("state: ", made.state), *_sizes("training: ", made.training), *_sizes("most while ", made.peak)]
+    parts.append(table(("memory on each GPU", "bytes"), [*memory, ("of", _bytes(made.capacity))]))
     held = [(key, _count(made.model[key])) for key in ("parameters", "active a token")]
     for key, value in made.cache.items():
         held.append((f"KV cache: {key}", _count(value) if key == "at a time" else _bytes(value)))
-    held += [(f"Top-K of a rollout batch {key}", _bytes(value)) for key, value in made.cells.items()]
-    parts.append(_table(("model and caches", ""), held))
-    parts.append(_table(("time, estimated", ""), [(key, f"{value:,.0f}") for key, value in made.hours.items()]))
-    parts.append(
-        "Assumed: responses {mean_length:.0%} of the longest on average, prompts of {mean_prompt} tokens; training at "
-        "{training_utilisation:.0%} of the GPU's bfloat16 peak with 6 FLOPs an active parameter and token and "
-        "{recomputation:.0f} for recomputation; decoding at {bandwidth_utilisation:.0%} of the memory bandwidth, each "
-        "step reading the weights and the cache, and 2 FLOPs an active parameter and token; under TRL no step is "
-        "shorter than {launch_seconds} s. Attention, start-up, weight transfer and checkpoints are left out.".format(
-            **made.assumptions
-        )
-    )
-    return [*parts, ""]
+    parts.append(table(("model and caches", ""), [*held, *_sizes("Top-K of a rollout batch ", made.cells)]))
+    parts.append(table(("time, estimated", ""), [(key, f"{value:,.0f}") for key, value in made.hours.items()]))
+    return [*parts, ASSUMED.format(**made.assumptions), ""]
 
 
 def checks_table(checks: list[Check]) -> Table:
     """Each precondition, what was found, and the remedy where it fails."""
     rows = [
-        (
-            "ok" if check.passed else "FAILS" if check.required else "later",
-            check.name,
-            check.found,
-            "" if check.passed else check.remedy,
-        )
+        ("ok", check.name, check.found, "")
+        if check.passed
+        else ("FAILS" if check.required else "later", check.name, check.found, check.remedy)
         for check in checks
     ]
-    return _table(("", "precondition", "found", "remedy"), rows)
+    return table(("", "precondition", "found", "remedy"), rows)
 
 
-def _table(heads: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> Table:
-    from rich.box import SIMPLE_HEAD
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for head in heads:
-        table.add_column(head, overflow="fold")
-    for row in rows:
-        table.add_row(*(escape(cell) for cell in row))
-    return table
+def _sizes(what: str, sizes: Mapping[str, float]) -> list[tuple[str, str]]:
+    return [(f"{what}{key}", _bytes(value)) for key, value in sizes.items()]
 
 
 def _count(value: float) -> str:

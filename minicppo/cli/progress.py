@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import (
@@ -18,6 +17,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.text import Text
+
+WARM_UP = "warm-up"
 
 
 class RateColumn(ProgressColumn):
@@ -49,36 +50,53 @@ def progress_lines(console: Console, amount: ProgressColumn | None = None, wide:
     )
 
 
-class RunProgress:
-    """Turns a trainer's events into progress lines; away from a terminal, into one printed line an evaluation."""
+class Lines:
+    """Progress lines by name: begun when first shown, live inside `with`."""
 
-    def __init__(self, console: Console):
+    def __init__(self, console: Console, wide: bool = False):
         self.console = console
-        self.progress = progress_lines(console, wide=True)
-        self._lines: dict[str, Task] = {}
-        self._warmup: Task | None = None
+        self.progress = progress_lines(console, wide=wide)
+        self._tasks: dict[str, Task] = {}
 
-    def __enter__(self) -> RunProgress:
+    def __enter__(self) -> Self:
         self.progress.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.progress.stop()
+
+    def task(self, name: str, **begin: Any) -> Task:
+        """The line of this name, begun as told if it is new."""
+        if name not in self._tasks:
+            new = self.progress.add_task(name, **{"total": None, "note": "", **begin})
+            self._tasks[name] = next(task for task in self.progress.tasks if task.id == new)
+        return self._tasks[name]
+
+    def show(self, name: str, done: float, total: float | None, note: str = "") -> None:
+        """So much of it is done."""
+        line = self.task(name, total=total, completed=done)  # what was done before tells nothing of the rate
+        self.progress.update(line.id, completed=done, total=total, note=note)
+
+
+class RunProgress(Lines):
+    """Turns a trainer's events into progress lines; away from a terminal, into one printed line an evaluation."""
+
+    def __init__(self, console: Console):
+        super().__init__(console, wide=True)
 
     def add(self, name: str, iterations: int, done: int = 0) -> None:
         """A line for a run of so many iterations; its clock starts with its first event."""
         note = "waiting" if done < iterations else "done before"
-        self._lines[name] = self._add(name, iterations, done, start=False, note=note)
+        self.task(name, total=iterations, completed=done, start=False, note=note)
 
     def handle(self, name: str, event: Mapping[str, Any]) -> None:
         """Take one event of the run `name`: a row of its logs, or a step of its warm-up."""
         if event["kind"] == "warmup":
             self._show_warm_up(event["step"], event["max_steps"], event["accuracy"])
             return
-        self._end_warm_up()
-        line = self._lines[name]
+        if (warmup := self._tasks.get(WARM_UP)) and not warmup.finished:
+            self.progress.update(warmup.id, total=warmup.completed, note="done")
+        line = self.task(name)
         if not line.started:
             self.progress.start_task(line.id)
             self.progress.update(line.id, note="")
@@ -90,23 +108,13 @@ class RunProgress:
             self._print(f"{name}: iteration {event['iteration']} of {line.total:.0f}, held-out {text}")
 
     def _show_warm_up(self, step: int, max_steps: int, accuracy: float) -> None:
-        """Show the supervised warm-up; it has its own line, above or below those of the runs that wait for it."""
-        if self._warmup is None:
-            self._warmup = self._add("warm-up", None)  # it ends when it is good enough: no total, no time left
+        """The supervised warm-up has its own line; it ends when it is good enough: no total, no time left."""
+        if WARM_UP not in self._tasks:
             self._print("warm-up: imitating imperfect demonstrations, once; later runs start from its result")
-        note = f"greedy accuracy {100 * accuracy:.0f} %"
-        self.progress.update(self._warmup.id, completed=step, note=f"at most {max_steps}, {note}")
+        note = f"at most {max_steps}, greedy accuracy {100 * accuracy:.0f} %"
+        self.show(WARM_UP, step, None, note)
         if step % 250 == 0:
-            self._print(f"warm-up: step {step} of at most {max_steps}, {note}")
-
-    def _end_warm_up(self) -> None:
-        """The warm-up, if there was one, is done."""
-        if self._warmup is not None and not self._warmup.finished:
-            self.progress.update(self._warmup.id, total=self._warmup.completed, note="done")
-
-    def _add(self, name: str, total: int | None, done: int = 0, start: bool = True, note: str = "") -> Task:
-        line = self.progress.add_task(name, total=total, completed=done, start=start, note=note)
-        return next(task for task in self.progress.tasks if task.id == line)
+            self._print(f"warm-up: step {step} of {note}")
 
     def _print(self, text: str) -> None:
         if not self.console.is_terminal:

@@ -1,13 +1,24 @@
-"""`minicppo thresholds`."""
+"""`minicppo thresholds`: designs by horizon, what fixed settings certify, and how far they reach."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from minicppo.cli.console import console
+from minicppo.cli.console import console, say, table
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from minicppo.bounds.design import Design, Method
+
+PAPER = (0.15, 0.02, 0.8)  # delta, delta_b, w_min
+SETTINGS = (PAPER, (0.05, 0.005, 1.0), (0.01, 0.001, 1.0), (0.001, 0.0001, 1.0))
+CERTIFYING: tuple[Method, ...] = ("uniform", "theorem1", "path")  # chi2 has its own unit
+NAMES: dict[Method, str] = {"theorem1": "Theorem 1 as implemented", "path": "The path budget"}
 
 
 def thresholds(
@@ -24,35 +35,71 @@ def thresholds(
 
     Examples: `minicppo thresholds --horizon 8192 --residual 0.5`, `minicppo thresholds --plot frontier.png`
     """
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import track
 
-    from minicppo.bounds.design import HORIZONS, PREMISES, design_table
-    from minicppo.plots import thresholds as tables
+    from minicppo.bounds.design import HORIZONS, PREMISES, certified_residual, design_table, largest_horizon
 
-    horizons = sorted({*HORIZONS, horizon})
-    columns = (TextColumn("designing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("", total=len(horizons))
-        rows = design_table(residual, reward_range, burst, w_min, horizons, lambda: progress.advance(task))
-    console.print(tables.designs_table(rows, horizon, residual))
+    rows: list[dict[Method, Design]] = []
+    for each in track(sorted({*HORIZONS, horizon}), "designing", console=console, transient=True):
+        rows += design_table(residual, reward_range, burst, w_min, [each])
+    title = f"delta for a residual of {residual:g} (delta_b = delta / {burst:g})"
+    console.print(designs(rows, horizon, title))
     if residual >= reward_range:
-        console.print(
-            f"[bold]A residual of {residual:g} certifies nothing:[/] J itself can differ by at most {reward_range:g}, "
-            "the reward range. Ask for a smaller --residual.\n",
-            soft_wrap=True,
+        say(
+            f"A residual of {residual:g} certifies nothing: J itself can differ by at most {reward_range:g}, "
+            "the reward range. Ask for a smaller --residual.\n"
         )
-    for method, premise in PREMISES.items():
-        console.print(f"  {method}: {premise}", soft_wrap=True)
-    console.print(
-        "  chi2 thresholds are in chi-square units; in brackets the TV of a token at delta_b\n", soft_wrap=True
-    )
-    console.print(tables.certified_table(horizon, reward_range))
-    for line in tables.verdicts(horizon, residual, reward_range):
-        console.print(line, soft_wrap=True)
-    console.print()
-    console.print(tables.reach_table())
+    say(*(f"  {method}: {premise}" for method, premise in PREMISES.items()))
+    say("  chi2 thresholds are in chi-square units; in brackets the TV of a token at delta_b\n")
+    title = f"residual certified at T = {horizon} (vacuous above {reward_range:g})"
+    bounds = [[certified_residual(horizon, *values, reward_range, each) for each in CERTIFYING] for values in SETTINGS]
+    console.print(by_setting(bounds, title))
+    say(*verdicts(horizon, residual, reward_range), "")
+    reach = [[largest_horizon(*values, method=each) for each in CERTIFYING] for values in SETTINGS]
+    console.print(by_setting(reach, "largest T with a residual below 2 xi"))
     if plot is not None:
         from minicppo.plots.frontier import draw_frontier
         from minicppo.plots.style import save
 
-        console.print(f"frontier drawn into {save(draw_frontier(rows), plot)}")
+        say(f"frontier drawn into {save(draw_frontier(rows), plot)}")
+
+
+def designs(rows: list[dict[Method, Design]], horizon: int, title: str) -> Table:
+    """delta by horizon and method; the uniform rule has no delta_b."""
+    cells = [
+        [row["path"].horizon, *(f"{design.delta:.3g}" for design in row.values()), f"({row['chi2'].tv:.2g})"]
+        for row in rows
+    ]
+    shown = table(("T", *rows[0], ""), cells, title, words=0)
+    for row, line in zip(shown.rows, rows, strict=True):
+        row.style = "bold" if line["path"].horizon == horizon else ""
+    return shown
+
+
+def by_setting(values: Sequence[Sequence[float]], title: str) -> Table:
+    """Values of each bound for each of SETTINGS."""
+    cells = [
+        [*(f"{v:g}" for v in setting), *(str(v) if isinstance(v, int) else f"{v:.3g}" for v in row)]
+        for setting, row in zip(SETTINGS, values, strict=True)
+    ]
+    return table(("delta", "delta_b", "w_min", *CERTIFYING), cells, title, words=0)
+
+
+def verdicts(horizon: int, residual: float, reward_range: float) -> list[str]:
+    """Whether the paper's values certify anything here, and how much they would have to shrink."""
+    from minicppo.bounds.design import certified_residual, design_thresholds
+
+    delta, delta_b, w_min = PAPER
+    lines = []
+    for method, name in NAMES.items():
+        bound = certified_residual(horizon, delta, delta_b, w_min, reward_range, method)
+        if bound < reward_range:
+            lines.append(f"{name} at the paper's values certifies {bound:.3g}: not vacuous at T = {horizon}.")
+            continue
+        needed = design_thresholds(horizon, residual, reward_range, delta / delta_b, w_min, method)
+        lines.append(
+            f"{name} at the paper's values ({delta}, {delta_b}, {w_min}) is VACUOUS at T = {horizon}: it allows "
+            f"{bound:.3g}, and J can differ by at most {reward_range:g}. A residual of {residual:g} needs both "
+            f"thresholds about {delta / needed.delta:.0f} times smaller."
+        )
+    return lines

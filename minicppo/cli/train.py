@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from minicppo.cli.console import console, errors, program, stopped, stopped_runs
+from minicppo.cli.console import console, errors, program, results_table, say, stopped, stopped_runs
+from minicppo.cli.options import Engine, Folder, Method, Overrides, Preset, default_folder, recipes_in, settings
 
 if TYPE_CHECKING:
     from minicppo.rl.config import RunConfig
@@ -18,22 +19,14 @@ Handler = Callable[[Mapping[str, Any]], None]
 
 
 def train(
-    preset: Annotated[str, typer.Argument(metavar="PRESET_OR_YAML", help="A preset's name or a YAML file.")],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings to change, as dotted keys.")
-    ] = None,
-    method: Annotated[
-        str | None, typer.Option("--method", "-m", help="Any name that `minicppo methods` lists.")
-    ] = None,
+    preset: Preset,
+    overrides: Overrides = None,
+    method: Method = None,
     recipe: Annotated[
         str | None, typer.Option("--recipe", help="A method with its own paper's normalisation and aggregation.")
     ] = None,
-    engine: Annotated[
-        str | None, typer.Option("--engine", help="Where it runs: local, trl or verl. [default: the preset's]")
-    ] = None,
-    run_dir: Annotated[
-        Path | None, typer.Option("--run-dir", "-o", help="Where to write. [default: runs/PRESET-METHOD, or -RECIPE]")
-    ] = None,
+    engine: Engine = None,
+    run_dir: Folder = None,
 ) -> None:
     """Train a policy.
 
@@ -57,41 +50,53 @@ def train(
     from minicppo.rl.config import load_config
     from minicppo.rl.run_dir import RunDir
 
-    # first, as naming a recipe or a method resets its parameters, which later overrides may set
-    named = (("engine", engine), ("recipe", recipe), ("method", method))
-    given = [*(f"{key}={value}" for key, value in named if value), *(overrides or [])]
+    given = settings(overrides, engine=engine, recipe=recipe, method=method)
     config = load_config(preset, given)
     folder = run_dir or default_folder(config, given)
-    if config.engine != "local":
-        _require(config, folder, ["train", "..."])
-    if config.engine == "verl":
-        _train_with_verl(config, folder)
-    start, _ = _trainer(config.engine)
-    if os.environ.get("RANK", "0") != "0":  # under torchrun the first process speaks
-        start(config, folder)
-        return
-    RunDir(folder).require_vacant()  # before anything is shown
-    by_recipe = "".join(f" by recipe {name}" for name in recipes_in(given)[-1:])
-    console.print(
-        f"[bold]{config.method.name}[/]{by_recipe} on {config.task.name}, {config.train.iterations} iterations of "
-        f"{config.rollout.prompts} x {config.rollout.group_size} responses, {config.resolved_device()} -> {folder}"
-    )
+    start, _ = _engine(config, folder, ["train", "..."])
+    if _speaks():
+        RunDir(folder).require_vacant()  # before anything is shown
+        by_recipe = "".join(f" by recipe {name}" for name in recipes_in(given)[-1:])
+        console.print(
+            f"[bold]{config.method.name}[/]{by_recipe} on {config.task.name}, {config.train.iterations} iterations of "
+            f"{config.rollout.prompts} x {config.rollout.group_size} responses, {config.resolved_device()} -> {folder}"
+        )
     _follow(folder, config.train.iterations, 0, lambda handler: start(config, folder, handler))
 
 
-def recipes_in(overrides: Sequence[str]) -> list[str]:
-    """The recipes that are named among overrides."""
-    return [value for key, _, value in (override.partition("=") for override in overrides) if key == "recipe"]
+def resume(run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")]) -> None:
+    """Continue a stopped run from its newest checkpoint, as if it had never stopped.
+
+    On a CPU the result is the same to the bit. Rows logged after that checkpoint are computed again.
+
+    Example: `minicppo resume runs/stale-cppo-exact`
+    """
+    from minicppo.rl.checkpoint import list_checkpoints
+    from minicppo.rl.run_dir import RunDir
+
+    folder = RunDir.open(run)
+    config = folder.config()
+    _, go_on = _engine(config, run, ["resume", str(run)], finished=folder.finished)
+    total = config.train.iterations
+    saved = list_checkpoints(folder.checkpoints)
+    done = int(saved[-1].name) if saved else 0
+    if _speaks():
+        console.print(f"{run} is finished." if folder.finished else f"{run}: on from iteration {done} of {total}")
+    _follow(run, total, done, lambda handler: go_on(run, handler))
 
 
-def default_folder(config: RunConfig, overrides: Sequence[str]) -> Path:
-    """Where a run goes unless told: named after the recipe, as two of them may share a method, or after the method."""
-    return Path("runs") / f"{config.name}-{[config.method.name, *recipes_in(overrides)][-1]}"
+def _engine(
+    config: RunConfig, folder: Path, typed: list[str], finished: bool = False
+) -> tuple[Callable[..., object], Callable[..., object]]:
+    """`train` and `resume` of an engine that runs in this process; verl runs to its end here, in others.
 
-
-def _trainer(engine: str) -> tuple[Callable[..., object], Callable[..., object]]:
-    """`train` and `resume` of an engine that runs in this process."""
-    if engine == "trl":
+    typed: what followed `minicppo`. Leaves with status 2, each remedy named, where the engine cannot start here.
+    """
+    if config.engine != "local" and not finished:
+        _require(config, folder, typed)
+    if config.engine == "verl":
+        _run_verl(config, folder)
+    if config.engine == "trl":
         from minicppo.engines import trl
 
         return trl.train, trl.resume
@@ -101,7 +106,6 @@ def _trainer(engine: str) -> tuple[Callable[..., object], Callable[..., object]]
 
 
 def _require(config: RunConfig, folder: Path, typed: list[str]) -> None:
-    """Leave with status 2, naming each remedy, where an engine could not start here. `typed` followed `minicppo`."""
     from minicppo.cli.plan import checks_table
     from minicppo.engines.plan import as_shell, launch_command, make_plan
     from minicppo.engines.preconditions import preconditions
@@ -120,12 +124,11 @@ def _require(config: RunConfig, folder: Path, typed: list[str]) -> None:
         raise typer.Exit(2)
 
 
-def _train_with_verl(config: RunConfig, folder: Path) -> NoReturn:
+def _run_verl(config: RunConfig, folder: Path) -> None:
     """Start verl, pass on what it prints, and leave with its exit status."""
     from minicppo.engines.plan import as_shell
     from minicppo.engines.verl import command, train
 
-    say = lambda line: console.print(line, markup=False, soft_wrap=True)  # noqa: E731
     say(as_shell(command(config, folder)))
     try:
         status = train(config, folder, say)
@@ -136,44 +139,25 @@ def _train_with_verl(config: RunConfig, folder: Path) -> NoReturn:
     raise typer.Exit(status)
 
 
-def resume(run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")]) -> None:
-    """Continue a stopped run from its newest checkpoint, as if it had never stopped.
-
-    On a CPU the result is the same to the bit. Rows logged after that checkpoint are computed again.
-
-    Example: `minicppo resume runs/stale-cppo-exact`
-    """
-    from minicppo.rl.checkpoint import list_checkpoints
-    from minicppo.rl.run_dir import RunDir
-
-    folder = RunDir.open(run)
-    config = folder.config()
-    if config.engine != "local" and not folder.finished:
-        _require(config, run, ["resume", str(run)])
-    if config.engine == "verl":
-        _train_with_verl(config, run)
-    _, go_on = _trainer(config.engine)
-    if os.environ.get("RANK", "0") != "0":
-        go_on(run)
-        return
-    total = config.train.iterations
-    saved = list_checkpoints(folder.checkpoints)
-    done = int(saved[-1].name) if saved else 0
-    console.print(f"{run} is finished." if folder.finished else f"{run}: on from iteration {done} of {total}")
-    _follow(run, total, done, lambda handler: go_on(run, handler))
+def _speaks() -> bool:
+    """Whether this process prints: under torchrun only the first does."""
+    return os.environ.get("RANK", "0") == "0"
 
 
-def _follow(folder: Path, iterations: int, done: int, work: Callable[[Handler], object]) -> None:
+def _follow(folder: Path, iterations: int, done: int, work: Callable[[Handler | None], object]) -> None:
     """Run `work` under a progress bar, then show what came out."""
     from minicppo.cli.progress import RunProgress
+    from minicppo.plots.results import results
     from minicppo.plots.runs import load_run
-    from minicppo.plots.tables import results, rich_table
 
+    if not _speaks():
+        work(None)
+        return
     try:
         with RunProgress(console) as display:
             display.add(folder.name, iterations, done)
             work(lambda event: display.handle(folder.name, event))
     except KeyboardInterrupt:
         stopped_runs([folder], f"{program()} resume {folder}")
-    console.print(rich_table(results([load_run(folder)])))
-    console.print(f"Figures: minicppo compare {folder} [OTHER RUNS]", markup=False)
+    console.print(results_table(results([load_run(folder)])))
+    say(f"Figures: minicppo compare {folder} [OTHER RUNS]")

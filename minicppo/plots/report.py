@@ -8,9 +8,9 @@ from pathlib import Path
 from minicppo.plots.curves import curves, masked_share
 from minicppo.plots.drift import drift_by_position
 from minicppo.plots.response import one_response
+from minicppo.plots.results import markdown, result_rows, results, setting_rows
 from minicppo.plots.runs import Run, labels
 from minicppo.plots.style import save
-from minicppo.plots.tables import markdown_settings, markdown_table, results
 
 
 def write_report(runs: Sequence[Run], folder: Path, notes: str = "") -> list[Path]:
@@ -20,21 +20,21 @@ def write_report(runs: Sequence[Run], folder: Path, notes: str = "") -> list[Pat
     compares a divergence with a threshold.
     """
     runs = list(runs)
-    folder.mkdir(parents=True, exist_ok=True)
-    report = folder / "report.md"
-    written = [
-        report,
-        save(curves(runs), folder / "curves.png"),
-        save(masked_share(runs), folder / "reasons.png"),
-    ]
+    figures = {"curves": curves(runs), "reasons": masked_share(runs)}
     if any(run.trace is not None for run in runs):
-        written.append(save(drift_by_position(runs), folder / "drift.png"))
-    tested = [run for run in runs if run.trace is not None and run.trace.threshold is not None]
-    if tested:
-        written.append(save(one_response(tested[0]), folder / "response.png"))
-    pictures = "\n\n".join(f"![{path.stem}]({path.name})" for path in written[1:])
-    told = markdown_settings(runs)
-    told = told and f"Settings that differ:\n\n{told}"
-    parts = [f"# {', '.join(labels(runs))}", markdown_table(results(runs)), told, notes, pictures]
+        figures["drift"] = drift_by_position(runs)
+    for run in runs:
+        if run.trace is not None and run.trace.threshold is not None:
+            figures["response"] = one_response(run)
+            break
+    report, told = folder / "report.md", setting_rows(runs)
+    parts = [
+        f"# {', '.join(labels(runs))}",
+        markdown(result_rows(results(runs)), numbers=True),
+        f"Settings that differ:\n\n{markdown(told)}" if len(told) > 1 else "",
+        notes,
+        "\n\n".join(f"![{name}]({name}.png)" for name in figures),
+    ]
+    pictures = [save(figure, folder / f"{name}.png") for name, figure in figures.items()]
     report.write_text("\n\n".join(part for part in parts if part) + "\n", encoding="utf-8")
-    return written
+    return [report, *pictures]

@@ -18,8 +18,8 @@ pytest.importorskip("trl", reason="the TRL engine needs trl (pip install -e '.[t
 
 from minicppo.engines.trl import resume, train
 from minicppo.engines.trl_log import whole_checkpoint
+from minicppo.plots.results import results
 from minicppo.plots.runs import load_run
-from minicppo.plots.tables import results
 from minicppo.rl.config import RunConfig, validate
 from minicppo.rl.run_dir import RunDir
 from minicppo.rl.trainer import trained_policy

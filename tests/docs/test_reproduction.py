@@ -14,7 +14,7 @@ from minicppo.rules import get_method
 from tests.mutants.planted import MUTANTS
 from tests.properties import PROPERTIES
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 LOG = (ROOT / "REPRODUCTION.md").read_text(encoding="utf-8")
 TESTS = {name for path in (ROOT / "tests").rglob("*.py") for name in re.findall(r"def (test_\w+)", path.read_text())}
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
+FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
 PAGES = sorted(FOLDER.glob("*.ipynb"))
 CODE_CELLS, CODE_LINES = 40, 15
 FAST_SECONDS = 40

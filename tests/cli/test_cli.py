@@ -2,53 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
+from rich.console import Console
 
-from minicppo.cli import main
+from minicppo.cli import IN_A_CLONE
+from minicppo.cli.console import program
+from minicppo.cli.progress import RunProgress
+from tests.command_line import TINY, Command
 from tests.fake_runs import write_run
 
-TINY = [
-    "model.hidden_size=32", "model.intermediate_size=32", "model.layers=1", "model.heads=2", "task.options.steps=1",
-    "rollout.prompts=4", "rollout.group_size=4", "train.minibatches=2", "train.iterations=2", "train.epochs=1",
-    "eval.problems=8", "eval.samples=2", "eval.every=1", "train.checkpoint_every=1",
-    "warmup.target=0.2", "warmup.check_every=25", "warmup.anneal=0", "warmup.error_rate=0.3",
-]  # fmt: skip
-
-
-class Outcome(NamedTuple):
-    status: int
-    out: str
-    err: str
-
-
-Command = Callable[..., Outcome]
-
-
-@pytest.fixture
-def minicppo(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
-    """Run a command line in an empty working directory, in this process."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MINICPPO_CACHE", str(tmp_path / "cache"))
-
-    def call(*arguments: str) -> Outcome:
-        try:
-            main(arguments)
-            status = 0
-        except SystemExit as end:
-            status = int(end.code or 0)
-        return Outcome(status, *capsys.readouterr())
-
-    return call
-
-
-COMMANDS = tuple("train resume eval compare methods explain thresholds paper plan study demo demo-llm".split())
+COMMANDS = tuple("train resume eval compare methods explain thresholds plan".split())
 
 
 def test_help_lists_every_command_and_loads_nothing_heavy() -> None:
@@ -89,11 +58,7 @@ def test_every_command_explains_itself(minicppo: Command, command: str) -> None:
         (["resume", "nowhere"], "nowhere holds no run"),
         (["eval", "nowhere"], "nowhere holds no run"),
         (["compare", "nowhere"], "nowhere holds no run"),
-        (["demo", "train.lrr=1"], "did you mean 'train.lr'"),
-        *((["demo", text], f"minicppo train stale {text}") for text in ("method=grpo", "recipe=ppo", "name=mine")),
-        (["demo", "method.name=grpo"], "trains cppo-exact, dppo-exact, grpo, none"),
-        (["demo-llm", "method=grpo"], "say --method grpo"),
-        (["demo-llm", "recipe=ppo"], "minicppo train smollm2-demo recipe=ppo"),
+        *(([name, *more], f"in a clone, python -m experiments {name}") for name in IN_A_CLONE for more in ([], ["-h"])),
     ],
 )
 def test_a_mistake_gets_one_clear_line(minicppo: Command, arguments: list[str], says: str) -> None:
@@ -130,7 +95,7 @@ def test_help_says_what_must_be_given_and_what_there_is(minicppo: Command) -> No
     shown = minicppo("explain", "--help").out
     assert shown.count("[required]") == 2
     assert "[OPTIONS] [KEY=VALUE]..." in shown
-    assert "Example" in minicppo("demo", "--help").out
+    assert "Example" in minicppo("train", "--help").out
 
 
 def test_train_help_names_every_preset() -> None:
@@ -151,7 +116,7 @@ def test_unknown_commands_and_options_are_usage_errors(minicppo: Command) -> Non
         (["train"], "Missing argument 'PRESET_OR_YAML'"),
         (["train", "stale", "--methode", "grpo"], "No such option: --methode"),
         (["thresholds", "--horizon", "abc"], "'abc' for '--horizon'"),
-        (["demo", "--workers", "0"], "'0' for '--workers'"),
+        (["eval", "runs/x", "--batch", "0"], "'0' for '--batch'"),
     ):
         outcome = minicppo(*arguments)
         assert outcome.status == 2
@@ -227,49 +192,9 @@ def test_train_resume_eval_from_the_command_line(minicppo: Command, tmp_path: Pa
     assert minicppo("compare", "runs/stale-grpo").status == 0
 
 
-@pytest.mark.slow
-def test_demo_writes_what_it_promises_and_goes_on_where_it_stopped(minicppo: Command, tmp_path: Path) -> None:
-    outcome = minicppo("demo", *TINY)
-    assert outcome.status == 0, outcome.err
-    out = tmp_path / "runs" / "demo"
-    summary = json.loads((out / "summary.json").read_text())
-    assert set(summary["methods"]) == {"cppo-exact", "dppo-exact", "grpo", "none"}
-    for row in summary["methods"].values():
-        for key in ("before", "before_se", "after", "after_se", "masked", "seconds", "peak_memory_mb"):
-            assert row[key] is not None, key
-        assert row["before"] == summary["methods"]["none"]["before"], "all start from the same warm-up"
-    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-    for name in ("report.md", "curves.png", "reasons.png", "drift.png", "response.png"):
-        assert (out / name).exists()
-        assert f"`{name}`" in readme
-    assert "What this does not show" in outcome.out
-
-    metrics = (out / "grpo" / "metrics.jsonl").read_bytes()
-    written = (out / "none" / "summary.json").stat().st_mtime_ns
-    (out / "grpo" / "summary.json").unlink()  # as if it had been interrupted after its last checkpoint
-    assert minicppo("demo", *TINY).status == 0
-    assert (out / "grpo" / "metrics.jsonl").read_bytes() == metrics
-    assert (out / "none" / "summary.json").stat().st_mtime_ns == written, "finished runs are kept"
-
-    other = minicppo("demo", *TINY, "seed=1")
-    assert other.status == 2
-    assert "--fresh" in other.err
-
-
 def test_a_residual_as_large_as_the_reward_range_is_said_to_certify_nothing(minicppo: Command) -> None:
     assert "certifies nothing" in minicppo("thresholds", "--horizon", "64", "--residual", "1").out
     assert "certifies nothing" not in minicppo("thresholds", "--horizon", "64", "--residual", ".5").out
-
-
-@pytest.fixture
-def interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever trains is stopped by Ctrl-C at once."""
-
-    def interrupt(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
-
-    for where in ("report.demo.run_demo", "report.demo_llm.run_demo_llm", "rl.trainer.train", "rl.trainer.resume"):
-        monkeypatch.setattr(f"minicppo.{where}", interrupt)
 
 
 def begin(folder: Path, *saved: int) -> None:
@@ -282,42 +207,45 @@ def begin(folder: Path, *saved: int) -> None:
         (run.checkpoints / f"{iteration:06d}").mkdir(parents=True)
 
 
-@pytest.mark.usefixtures("interrupted")
-class TestAfterCtrlC:
-    def test_no_checkpoint_is_spoken_of_before_a_run_has_begun(self, minicppo: Command) -> None:
-        for arguments in (["demo", "--out", "mine"], ["demo-llm"], ["train", "stale"]):
-            outcome = minicppo(*arguments)
-            assert outcome.status == 130
-            assert "No run had begun" in outcome.err
-            assert "checkpoint" not in outcome.err
+def test_after_ctrl_c_it_says_where_the_run_goes_on(minicppo: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
 
-    def test_it_says_where_each_run_goes_on_and_the_command_as_it_was_typed(
-        self, minicppo: Command, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        begin(Path("my runs/cppo-exact"), 10, 20)
-        begin(Path("my runs/grpo"))
-        monkeypatch.setattr(sys, "argv", [".venv/bin/minicppo"])
-        outcome = minicppo("demo", "--fresh", "--out", "my runs", "--workers", "1", "seed=1")
-        assert "each 10 iterations), cppo-exact at iteration 20, grpo at iteration 0: " in outcome.err
-        assert outcome.err.endswith(".venv/bin/python -m experiments demo --out 'my runs' --workers 1 seed=1\n")
+    for name in ("train", "resume"):
+        monkeypatch.setattr(f"minicppo.rl.trainer.{name}", interrupt)
+    outcome = minicppo("train", "stale")
+    assert outcome.status == 130
+    assert "No run had begun" in outcome.err
+    assert "checkpoint" not in outcome.err
 
-        begin(Path("runs/demo-llm/grpo"), 10)
-        assert minicppo("demo-llm", "-m", "grpo").err.endswith(": .venv/bin/python -m experiments demo-llm -m grpo\n")
-
-    def test_a_run_is_resumed(self, minicppo: Command) -> None:
-        begin(Path("runs/stale-grpo"))
-        outcome = minicppo("resume", "runs/stale-grpo")
-        assert outcome.status == 130
-        assert outcome.err.endswith("stale-grpo at iteration 0: minicppo resume runs/stale-grpo\n")
+    begin(Path("runs/stale-grpo"), 10, 20)
+    outcome = minicppo("resume", "runs/stale-grpo")
+    assert outcome.status == 130
+    assert outcome.err.endswith("stale-grpo at iteration 20: minicppo resume runs/stale-grpo\n")
 
 
 def test_the_program_is_called_as_it_can_be_called_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from minicppo.cli.console import program
-
     script = tmp_path / "minicppo"
     script.touch(mode=0o755)
-    monkeypatch.setattr(sys, "argv", [str(script)])
-    monkeypatch.setenv("PATH", str(tmp_path / "elsewhere"))
-    assert program() == str(script)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert program() == "minicppo"
+    monkeypatch.chdir(tmp_path)
+    for folder, typed, here, called in (
+        ("elsewhere", str(script), sys.executable, str(script)),
+        ("", str(script), sys.executable, "minicppo"),
+        ("", "/a/clone/experiments/__main__.py", f"{tmp_path}/my env/python", "'my env/python' -m experiments"),
+        ("", "/a/clone/minicppo/__main__.py", "/usr/bin/python3", "/usr/bin/python3 -m minicppo"),
+    ):
+        monkeypatch.setenv("PATH", str(tmp_path / folder))
+        monkeypatch.setattr(sys, "argv", [typed])
+        monkeypatch.setattr(sys, "executable", here)
+        assert program() == called
+
+
+def test_a_warm_up_has_no_end_until_it_is_there() -> None:
+    display = RunProgress(Console(file=io.StringIO()))
+    display.add("cppo", 2)
+    display.handle("cppo", {"kind": "warmup", "step": 250, "max_steps": 3200, "accuracy": 0.5})
+    line = display.progress.tasks[-1]
+    assert line.total is None, "so no time left is guessed"
+    assert line.fields["note"] == "at most 3200, greedy accuracy 50 %"
+    display.handle("cppo", {"kind": "iteration", "iteration": 1})
+    assert (line.total, line.finished) == (250, True)

@@ -3,30 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from io import StringIO
 from pathlib import Path
 
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgba
-from matplotlib.image import imread
-from rich.console import Console
 
-from docs.tools.growth import PANELS, ROOT, SERIES, growth
-from docs.tools.overview import LENGTH, made_up_divergences, masks, overview
-from docs.tools.pictures import PICTURES, draw_demo_llm
-from experiments.demo import what_to_look_at
-from minicppo.cli.progress import RunProgress
 from minicppo.plots.curves import REASONS, curves, masked_share
 from minicppo.plots.drift import by_position, drift_by_position
 from minicppo.plots.report import write_report
 from minicppo.plots.response import LOOKS, MASKED, choose_response, choose_window, one_response
+from minicppo.plots.results import COLUMNS, markdown, result, result_rows, results, setting_rows
 from minicppo.plots.runs import Run, Trace, differing_settings, labels, load_run
-from minicppo.plots.style import line_styles, save
-from minicppo.plots.tables import COLUMNS, cells, markdown_settings, markdown_table, result, results, rich_table
+from minicppo.plots.style import line_styles
 from minicppo.rules import Reason
 from tests.fake_runs import DELTA, W_MIN, write_run
 
@@ -57,30 +46,17 @@ def test_a_result_is_read_off_the_metrics(runs: list[Run]) -> None:
 
 
 def test_tables_hold_every_run_and_every_column(runs: list[Run]) -> None:
-    lines = markdown_table(results(runs)).splitlines()
+    lines = markdown(result_rows(results(runs)), numbers=True).splitlines()
     assert len(lines) == 2 + len(runs)
     assert {line.count("|") for line in lines} == {len(COLUMNS) + 1}, "no cell may hold a bar of its own"
     assert "31.0 ± 2.0" in lines[2]
-    assert rich_table(results(runs)).row_count == len(runs)
-    assert set(cells(results(runs)[0])) == set(COLUMNS)
+    assert {len(row) for row in result_rows(results(runs), short=True)} == {sum(bool(short) for _, short, _ in COLUMNS)}
 
 
 def test_a_quantity_the_method_does_not_log_is_a_dash(runs: list[Run]) -> None:
     bare = Run(runs[3].path, runs[3].config, [r for r in runs[3].metrics if r["kind"] != "update"], [])
-    assert cells(result(bare))["masked"] == "-"
-    assert cells(result(bare))["time"] == "-"
-
-
-def test_growth_is_drawn_from_the_committed_benchmark() -> None:
-    result = json.loads((ROOT / "experiments" / "benchmarks" / "results" / "end_to_end.json").read_text())
-    left, right = growth(result).axes
-    for ax, (kind, _) in zip((left, right), PANELS, strict=True):
-        rows = [row for row in result["rows"] if row["kind"] == kind]
-        assert len(rows) >= 5
-        lines = {str(line.get_label()): line for line in ax.get_lines()}
-        for key, name, *_ in SERIES:
-            assert lines[name].get_xdata().tolist() == [row["size"] for row in rows]
-            assert lines[name].get_ydata().tolist() == [row[key] for row in rows]
+    cells = dict(zip(*result_rows([result(bare)]), strict=True))
+    assert (cells["masked tokens (%)"], cells["time (s)"]) == ("-", "-")
 
 
 def test_labels_tell_runs_of_one_method_apart(runs: list[Run], tmp_path: Path) -> None:
@@ -107,52 +83,14 @@ def test_the_highest_marker_is_not_cut(runs: list[Run]) -> None:
     assert ax.get_ylim()[1] > 1.04 * ax.get_lines()[0].get_ydata().max()
 
 
-def test_the_demo_says_of_changed_settings_only_what_it_measured(runs: list[Run]) -> None:
-    rows = results(runs)
-    as_it_is, changed = what_to_look_at(rows), what_to_look_at(rows, preset_as_it_is=False)
-    for known in ("collapse", "warm-up's likeliest"):
-        assert known in as_it_is
-        assert known not in changed
-    assert "held-out accuracy went from 31 to 30 %" in changed
-    both = rows[0].masked_both or 0.0
-    assert f"{100 * rows[0].masked_prefix_only:.2f} % of the tokens" in changed
-    assert f"together {100 * both:.2f} %" in changed
-
-
-def test_a_warm_up_has_no_end_until_it_is_there() -> None:
-    display = RunProgress(Console(file=StringIO()))
-    display.add("cppo", 2)
-    display.handle("cppo", {"kind": "warmup", "step": 250, "max_steps": 3200, "accuracy": 0.5})
-    line = display.progress.tasks[-1]
-    assert line.total is None, "so no time left is guessed"
-    assert line.fields["note"] == "at most 3200, greedy accuracy 50 %"
-    display.handle("cppo", {"kind": "iteration", "iteration": 1})
-    assert (line.total, line.finished) == (250, True)
-
-
-def test_notebooks_begin_without_a_warning() -> None:
-    """As in a kernel without ipywidgets, where tqdm's warning would be the first output of each."""
-    pytest.importorskip("IPython")
-    kernel = """
-import sys, IPython
-sys.modules |= {"ipykernel.zmqshell": sys, "ipywidgets": None}  # of the first tqdm asks only whether it is there
-import page, minicppo.rl.trainer
-"""
-    found = subprocess.run(
-        [sys.executable, "-c", kernel], cwd=ROOT / "notebooks", env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    assert "IProgress" not in found.stderr
-
-
 def test_what_runs_were_told_differently_is_said(runs: list[Run], tmp_path: Path) -> None:
     found = differing_settings([runs[0], runs[2]])
     assert found["method.name"] == ["cppo-exact", "grpo"]
     assert found["method.params.w_min"][1] is None, "the other method has no such thing"
     assert "name" not in found
     assert differing_settings([runs[0], runs[0]]) == {}
-    assert markdown_settings([runs[0], runs[0]]) == ""
-    assert "| method.name | cppo-exact | grpo |" in markdown_settings([runs[0], runs[2]])
+    assert len(setting_rows([runs[0], runs[0]])) == 1, "nothing but the heads"
+    assert ["method.name", "cppo-exact", "grpo"] in setting_rows([runs[0], runs[2]])
     write_report([runs[0], runs[2]], tmp_path)
     assert "Settings that differ" in (tmp_path / "report.md").read_text()
 
@@ -218,7 +156,7 @@ def test_every_figure_can_be_drawn_and_saved(runs: list[Run], tmp_path: Path) ->
 
 
 def test_axes_are_labelled(runs: list[Run]) -> None:
-    for figure in (curves(runs), masked_share(runs), drift_by_position(runs), one_response(runs[0]), overview()):
+    for figure in (curves(runs), masked_share(runs), drift_by_position(runs), one_response(runs[0])):
         assert all(ax.get_ylabel() or ax.get_shared_y_axes().get_siblings(ax) for ax in figure.axes)
         assert any(ax.get_xlabel() for ax in figure.axes)
         assert all(ax.get_title(loc="left") for ax in figure.axes)
@@ -263,46 +201,3 @@ def test_a_folder_that_is_no_run_is_named(tmp_path: Path) -> None:
     (folder / "metrics.jsonl").write_text(json.dumps({"kind": "rollout", "iteration": 0}) + "\n")
     with pytest.raises(ValueError, match="no evaluation yet"):
         result(load_run(folder))
-
-
-def test_the_overview_shows_each_effect_once() -> None:
-    """The README's picture promises an early burst, masked small moves and a late token that CPPO alone keeps."""
-    D = made_up_divergences()
-    uniform, cppo = masks(D)
-    assert D.shape == (LENGTH,)
-    kept_by_uniform, kept_by_cppo = uniform.token_mask[0].numpy(), cppo.token_mask[0].numpy()
-    late = D > DELTA
-    assert kept_by_uniform.tolist() == (~late).tolist()
-    assert (kept_by_cppo & ~kept_by_uniform).any(), "a late token that only CPPO keeps"
-    assert (~kept_by_cppo & (DELTA / 2 > D))[:20].any(), "an early small move that only CPPO masks"
-    assert set(cppo.reason[0].tolist()) >= {int(Reason.INSIDE), int(Reason.PREFIX)}
-
-
-@pytest.mark.parametrize("name", sorted(PICTURES))
-def test_a_committed_picture_is_what_the_code_draws(name: str, tmp_path: Path) -> None:
-    drawn, committed = imread(save(PICTURES[name](), tmp_path / "drawn.png")), imread(ROOT / name)
-    assert drawn.shape == committed.shape
-    assert np.mean(np.abs(drawn - committed)) < 0.02, f"run `make figures` and commit {name}"
-
-
-def test_every_committed_picture_has_a_source() -> None:
-    """In docs/ those of `make figures`; the others lie beside their study or are drawn by a notebook."""
-    assert {f"docs/{path.name}" for path in (ROOT / "docs").glob("*.png")} == set(PICTURES)
-
-
-def test_the_demo_s_picture_shows_the_recorded_run() -> None:
-    """The run kept for the picture is the one whose numbers the documentation gives."""
-    run, (told, *_) = (
-        load_run(ROOT / "experiments" / "benchmarks" / "results" / "demo-llm"),
-        json.loads((ROOT / "experiments" / "benchmarks" / "results" / "demo-llm.json").read_text())["rows"],
-    )
-    row = result(run)
-    assert (row.before, row.after, row.masked) == (told["before"], told["after"], told["masked"])
-    accuracy, reward, masked, drift = (ax.get_lines()[0] for ax in draw_demo_llm().axes)
-    assert accuracy.get_ydata().tolist() == [100 * each["accuracy"] for each in run.rows("eval")]
-    assert reward.get_ydata().tolist() == [each["reward"] for each in run.rows("rollout")]
-    for line, key, scale in ((masked, "mask/frac", 100), (drift, "drift", 1)):
-        means = [
-            np.mean([scale * each[key] for each in run.rows("update") if each["iteration"] == i]) for i in range(5)
-        ]
-        assert line.get_ydata().tolist() == pytest.approx(means)

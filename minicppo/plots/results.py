@@ -1,0 +1,124 @@
+"""What a run reached, as a row; rows of several runs, and the settings in which they differ, as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from minicppo.plots.runs import Run, differing_settings, labels
+
+
+@dataclass(frozen=True)
+class Result:
+    """One run in numbers: accuracies and shares in [0, 1], `seconds` of training, `peak_memory_mb` of the process.
+
+    `before` and `after` are sampled held-out accuracies at the first and the last evaluation, with standard errors;
+    `masked*` are means over all updates, as shares of the response tokens, and `drift` is the mean |log(pi/mu)| of the
+    tokens updates were made with. None: the run did not log it.
+    """
+
+    label: str
+    method: str
+    iterations: int
+    before: float
+    before_se: float
+    after: float
+    after_se: float
+    greedy_after: float | None
+    masked: float | None
+    masked_token_only: float | None
+    masked_prefix_only: float | None
+    masked_both: float | None
+    drift: float | None
+    seconds: float | None
+    peak_memory_mb: float | None
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def result(run: Run, label: str | None = None) -> Result:
+    """Read a run's result off its metrics.
+
+    Raises:
+        ValueError: the run has not been evaluated yet.
+    """
+    evals = run.rows("eval")
+    if not evals:
+        raise ValueError(f"{run.path} has no evaluation yet: let it run on, or use `minicppo resume {run.path}`")
+    first, last = evals[0], evals[-1]
+
+    def mean(key: str) -> float | None:
+        _, values = run.series("update", key)
+        return float(np.mean(values)) if len(values) else None
+
+    seconds = [row["rollout_s"] + row["update_s"] + row["eval_s"] for row in run.timings]
+    return Result(
+        label=label or run.method,
+        method=run.method,
+        iterations=int(last["iteration"]),
+        before=first["accuracy"],
+        before_se=first["accuracy_se"],
+        after=last["accuracy"],
+        after_se=last["accuracy_se"],
+        greedy_after=last.get("greedy_accuracy"),
+        masked=mean("mask/frac"),
+        masked_token_only=mean("mask/token_only"),
+        masked_prefix_only=mean("mask/prefix_only"),
+        masked_both=mean("mask/both"),
+        drift=mean("drift"),
+        seconds=sum(seconds) if seconds else None,
+        peak_memory_mb=max((row["peak_memory_mb"] for row in run.timings), default=None),
+    )
+
+
+def results(runs: Sequence[Run]) -> list[Result]:
+    return [result(run, label) for run, label in zip(runs, labels(list(runs)), strict=True)]
+
+
+def _number(value: float | None, digits: int = 0) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def percent(share: float | None, error: float | None = None, digits: int = 1) -> str:
+    """A share, with its standard error where there is one, in per cent; a dash for None."""
+    text = _number(None if share is None else 100 * share, digits)
+    return text if error is None else f"{text} ± {100 * error:.{digits}f}"
+
+
+# head in a file, head in a terminal of 80 characters (None: left out there), text of the cell
+COLUMNS: list[tuple[str, str | None, Callable[[Result], str]]] = [
+    ("method", "method", lambda row: row.label),
+    ("held-out accuracy before (%)", "before %", lambda row: percent(row.before, row.before_se)),
+    ("after (%)", "after %", lambda row: percent(row.after, row.after_se)),
+    ("greedy after (%)", "greedy\n%", lambda row: percent(row.greedy_after)),
+    ("masked tokens (%)", "masked\n%", lambda row: percent(row.masked, digits=2)),
+    ("by the token test alone (%)", None, lambda row: percent(row.masked_token_only, digits=2)),
+    ("by the prefix budget alone (%)", "by prefix\nalone %", lambda row: percent(row.masked_prefix_only, digits=2)),
+    ("by both (%)", None, lambda row: percent(row.masked_both, digits=2)),
+    ("drift: mean abs log(pi/mu)", None, lambda row: _number(row.drift, 4)),
+    ("time (s)", "time\ns", lambda row: _number(row.seconds)),
+    ("peak memory (MB)", "memory\nMB", lambda row: _number(row.peak_memory_mb)),
+]
+
+
+def result_rows(rows: Iterable[Result], short: bool = False) -> list[list[str]]:
+    """Heads, then a row of text for each result; short: the columns and heads for a terminal."""
+    shown = [(brief if short else head, text) for head, brief, text in COLUMNS if brief or not short]
+    return [[str(head) for head, _ in shown], *([text(row) for _, text in shown] for row in rows)]
+
+
+def setting_rows(runs: Sequence[Run]) -> list[list[str]]:
+    """Heads, then a row for each setting in which the runs differ; a dash where a run has no such setting."""
+    found = differing_settings(list(runs))
+    rows = [[key, *("-" if value is None else str(value) for value in values)] for key, values in found.items()]
+    return [["setting", *labels(list(runs))], *rows]
+
+
+def markdown(rows: Sequence[Sequence[str]], numbers: bool = False) -> str:
+    """A Markdown table, its heads the first row; numbers: all columns but the first stand right."""
+    rule = ["---", *["---:" if numbers else "---"] * (len(rows[0]) - 1)]
+    return "".join(f"| {' | '.join(row)} |\n" for row in [rows[0], rule, *rows[1:]])

@@ -1,0 +1,39 @@
+"""Commands run in this process: what they print and how they end; and the smallest run that they can make."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import pytest
+
+TINY = [
+    "model.hidden_size=32", "model.intermediate_size=32", "model.layers=1", "model.heads=2", "task.options.steps=1",
+    "rollout.prompts=4", "rollout.group_size=4", "train.minibatches=2", "train.iterations=2", "train.epochs=1",
+    "eval.problems=8", "eval.samples=2", "eval.every=1", "train.checkpoint_every=1",
+    "warmup.target=0.2", "warmup.check_every=25", "warmup.anneal=0", "warmup.error_rate=0.3",
+]  # fmt: skip
+
+
+class Outcome(NamedTuple):
+    status: int
+    out: str
+    err: str
+
+
+Command = Callable[..., Outcome]
+
+
+def command(main: Callable[[Sequence[str]], None], capsys: pytest.CaptureFixture[str]) -> Command:
+    """`main` as a function of the words typed."""
+
+    def call(*arguments: str) -> Outcome:
+        capsys.readouterr()
+        try:
+            main(arguments)
+            status = 0
+        except SystemExit as end:
+            status = int(end.code or 0)
+        return Outcome(status, *capsys.readouterr())
+
+    return call

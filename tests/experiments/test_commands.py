@@ -1,0 +1,125 @@
+"""`python -m experiments`: its commands explain themselves, refuse in one line, and go on where they stopped."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from experiments.__main__ import main
+from experiments.demo import METHODS, what_to_look_at
+from minicppo.plots.results import results
+from minicppo.plots.runs import load_run
+from minicppo.rl.config import load_config
+from minicppo.rl.run_dir import RunDir
+from tests.command_line import TINY, Command, command
+from tests.fake_runs import write_run
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def experiments(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
+    """Run a command line in an empty working directory, in this process."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MINICPPO_CACHE", str(tmp_path / "cache"))
+    return command(main, capsys)
+
+
+@pytest.mark.parametrize("name", ["demo", "demo-llm", "study", "paper"])
+def test_every_command_explains_itself(experiments: Command, name: str) -> None:
+    assert f"python -m experiments {name}" in experiments(name, "--help").out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["demo", "train.lrr=1"], "did you mean 'train.lr'"),
+        *((["demo", text], f"minicppo train stale {text}") for text in ("method=grpo", "recipe=ppo", "name=mine")),
+        (["demo", "method.name=grpo"], "trains cppo-exact, dppo-exact, grpo, none"),
+        (["demo", "--workers", "0"], "'0' for '--workers'"),
+        (["demo-llm", "method=grpo"], "say --method grpo"),
+        (["demo-llm", "recipe=ppo"], "minicppo train smollm2-demo recipe=ppo"),
+    ],
+)
+def test_a_mistake_gets_one_clear_line(experiments: Command, arguments: list[str], says: str) -> None:
+    outcome = experiments(*arguments)
+    assert outcome.status == 2
+    assert says in outcome.err
+    assert outcome.err.startswith("error: ")
+    assert outcome.err.count("\n") == 1
+    assert not Path("runs").exists()
+
+
+@pytest.mark.slow
+def test_demo_writes_what_it_promises_and_goes_on_where_it_stopped(experiments: Command, tmp_path: Path) -> None:
+    outcome = experiments("demo", *TINY)
+    assert outcome.status == 0, outcome.err
+    out = tmp_path / "runs" / "demo"
+    summary = json.loads((out / "summary.json").read_text())
+    assert set(summary["methods"]) == {"cppo-exact", "dppo-exact", "grpo", "none"}
+    for row in summary["methods"].values():
+        for key in ("before", "before_se", "after", "after_se", "masked", "seconds", "peak_memory_mb"):
+            assert row[key] is not None, key
+        assert row["before"] == summary["methods"]["none"]["before"], "all start from the same warm-up"
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for name in ("report.md", "curves.png", "reasons.png", "drift.png", "response.png"):
+        assert (out / name).exists()
+        assert f"`{name}`" in readme
+    assert "What this does not show" in outcome.out
+
+    metrics = (out / "grpo" / "metrics.jsonl").read_bytes()
+    written = (out / "none" / "summary.json").stat().st_mtime_ns
+    (out / "grpo" / "summary.json").unlink()  # as if it had been interrupted after its last checkpoint
+    assert experiments("demo", *TINY).status == 0
+    assert (out / "grpo" / "metrics.jsonl").read_bytes() == metrics
+    assert (out / "none" / "summary.json").stat().st_mtime_ns == written, "finished runs are kept"
+
+    other = experiments("demo", *TINY, "seed=1")
+    assert other.status == 2
+    assert "--fresh" in other.err
+
+
+def test_after_ctrl_c_the_command_goes_on_as_it_was_typed(
+    experiments: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    def begin(folder: Path, *saved: int) -> None:
+        run = RunDir.create(folder, load_config("stale"))
+        for iteration in saved:
+            (run.checkpoints / f"{iteration:06d}").mkdir(parents=True)
+
+    monkeypatch.setattr("experiments.demo.run_demo", interrupt)
+    monkeypatch.setattr("experiments.demo_llm.run_demo_llm", interrupt)
+    for arguments in (["demo", "--out", "mine"], ["demo-llm"]):
+        outcome = experiments(*arguments)
+        assert outcome.status == 130
+        assert "No run had begun" in outcome.err
+        assert "checkpoint" not in outcome.err
+    begin(Path("my runs/cppo-exact"), 10, 20)
+    begin(Path("my runs/grpo"))
+    begin(Path("runs/demo-llm/grpo"), 10)
+    monkeypatch.setattr(sys, "argv", ["/clone/experiments/__main__.py"])
+    monkeypatch.setattr(sys, "executable", str(tmp_path / ".venv/bin/python"))
+    outcome = experiments("demo", "--fresh", "--out", "my runs", "--workers", "1", "seed=1")
+    assert "each 10 iterations), cppo-exact at iteration 20, grpo at iteration 0: " in outcome.err
+    assert outcome.err.endswith(": .venv/bin/python -m experiments demo --out 'my runs' --workers 1 seed=1\n")
+    outcome = experiments("demo-llm", "-m", "grpo")
+    assert outcome.err.endswith(": .venv/bin/python -m experiments demo-llm -m grpo\n")
+
+
+def test_the_demo_says_of_changed_settings_only_what_it_measured(tmp_path: Path) -> None:
+    runs = [load_run(write_run(tmp_path / name, name, final=0.9 - 0.2 * i, seed=i)) for i, name in enumerate(METHODS)]
+    rows = results(runs)
+    as_it_is, changed = what_to_look_at(rows), what_to_look_at(rows, preset_as_it_is=False)
+    for known in ("collapse", "warm-up's likeliest"):
+        assert known in as_it_is
+        assert known not in changed
+    assert "held-out accuracy went from 31 to 30 %" in changed
+    both = rows[0].masked_both or 0.0
+    assert f"{100 * rows[0].masked_prefix_only:.2f} % of the tokens" in changed
+    assert f"together {100 * both:.2f} %" in changed
