@@ -114,7 +114,7 @@ def _require(config: RunConfig, folder: Path, typed: list[str]) -> None:
     if config.engine == "trl" and config.cluster.gpus > 1 and "WORLD_SIZE" not in os.environ:
         raise ValueError(
             f"engine trl wants a process for each of the {config.cluster.gpus} GPUs: start it as "
-            f"{as_shell([*launch_command(config, [])[:-1], *typed])}, or set cluster.gpus_per_node=1"
+            f"{as_shell(launch_command(config, typed))}, or set cluster.gpus_per_node=1"
         )
     checks = preconditions(config, plan, folder)
     failing = [check for check in checks if check.required and not check.passed]

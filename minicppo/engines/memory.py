@@ -6,6 +6,10 @@ sheets, dense bfloat16. Everything else here is arithmetic, and ours.
 
 from dataclasses import dataclass
 
+from minicppo.engines.split import is_megatron, longest_response, method_of, tokens_per_gpu
+from minicppo.rl.config import RunConfig
+from minicppo.rl.sections import ClusterConfig
+
 GB = 1e9
 
 
@@ -36,19 +40,10 @@ class Architecture:
         return 3 * self.hidden * self.intermediate
 
     @property
-    def embeddings(self) -> int:
-        """Parameters of embedding, output and final norm."""
-        return self.vocabulary * self.hidden * (1 if self.tied else 2) + self.hidden
-
-    @property
-    def expert_parameters(self) -> int:
-        """All experts of all layers."""
-        return self.layers * self.experts * self.mlp
-
-    @property
     def parameters(self) -> int:
-        """All of them."""
-        return self.embeddings + self.layers * (self.attention + self.mlp * max(self.experts, 1))
+        """All of them: embedding, output and final norm, and the layers."""
+        embeddings = self.vocabulary * self.hidden * (1 if self.tied else 2) + self.hidden
+        return embeddings + self.layers * (self.attention + self.mlp * max(self.experts, 1))
 
     @property
     def active(self) -> int:
@@ -96,36 +91,25 @@ GPUS = {
 
 @dataclass(frozen=True)
 class Load:
-    """What the estimates need to know of a run.
+    """A run as the estimates see it.
 
-    responses: of one rollout batch, `horizon` their greatest length in tokens, `prompt` that of a prompt.
-    micro_tokens: of one forward pass in training. tensor, pipeline, expert: Megatron's split; all 1: FSDP2.
-    replica: GPUs of one rollout engine, which takes `kv_share` of their memory.
-    whole: each GPU holds the whole model, samples with the weights it trains and never holds whole rows of logits (the
-    TRL engine), instead of a shard of it beside a rollout engine (verl). at_once: responses a GPU samples together, 0
-    for as many as fit. cells: K of Top-K, 0 for none.
+    responses: of one rollout batch, `horizon` their greatest length in tokens. micro_tokens: of one forward pass in
+    training. whole: each GPU holds the whole model, samples with the weights it trains and never holds whole rows of
+    logits (the TRL engine), instead of a shard of it beside a rollout engine (verl). at_once: responses a GPU samples
+    together, 0 for as many as fit. replica: GPUs of one rollout engine. top_log_probs: K of Top-K, 0 for none.
     """
 
     model: Architecture
     gpu: Gpu
+    cluster: ClusterConfig
     gpus: int
+    whole: bool
     responses: int
     horizon: int
-    prompt: int
     micro_tokens: int
-    replica: int = 1
-    kv_share: float = 0.5
-    tensor: int = 1
-    pipeline: int = 1
-    expert: int = 1
-    whole: bool = False
-    offload: bool = False
-    at_once: int = 0
-    cells: int = 0
-
-    @property
-    def megatron(self) -> bool:
-        return max(self.tensor, self.pipeline, self.expert) > 1
+    at_once: int
+    replica: int
+    top_log_probs: int
 
     @property
     def replicas(self) -> int:
@@ -137,6 +121,27 @@ class Load:
         return (4.0 if self.whole else 2.0) * self.model.parameters
 
 
+def load_of(config: RunConfig) -> Load | None:
+    """What the estimates need of a configuration; None for a model or GPU they do not know, and engine local."""
+    model, gpu = architecture_of(config.model.source), GPUS.get(config.cluster.gpu)
+    if model is None or gpu is None or config.engine == "local":
+        return None
+    whole, group = config.engine == "trl", config.rollout.group_size
+    return Load(
+        model=model,
+        gpu=gpu,
+        cluster=config.cluster,
+        gpus=config.cluster.gpus,
+        whole=whole,
+        responses=config.rollout.prompts * group,
+        horizon=longest_response(config),
+        micro_tokens=tokens_per_gpu(config),
+        at_once=(config.rollout.batch or 0) * group if whole else 0,
+        replica=1 if whole else config.cluster.rollout_tensor_parallel,
+        top_log_probs=config.rollout.cells if method_of(config).needs == "topk" else 0,
+    )
+
+
 def state_bytes(load: Load) -> dict[str, float]:
     """Bytes on one GPU that stay through a run.
 
@@ -144,13 +149,14 @@ def state_bytes(load: Load) -> dict[str, float]:
     all. Megatron with its distributed optimiser: bfloat16 parameters (2) and float32 gradients (4) over the
     model-parallel GPUs, float32 copy and moments (12) over all.
     """
-    total = load.model.parameters
-    if not load.megatron:
-        share = total / (1 if load.whole else load.gpus)
+    model, cluster = load.model, load.cluster
+    if not is_megatron(cluster):
+        share = model.parameters / (1 if load.whole else load.gpus)
         return {"parameters": 4 * share, "gradients": 4 * share, "optimiser": 8 * share}
-    experts = load.model.expert_parameters
-    local = (total - experts) / (load.tensor * load.pipeline) + experts / (load.expert * load.pipeline)
-    return {"parameters": 2 * local, "gradients": 4 * local, "optimiser": 12 * total / load.gpus}
+    experts = model.layers * model.experts * model.mlp
+    others = (model.parameters - experts) / (cluster.tensor_parallel * cluster.pipeline_parallel)
+    local = others + experts / (cluster.expert_parallel * cluster.pipeline_parallel)
+    return {"parameters": 2 * local, "gradients": 4 * local, "optimiser": 12 * model.parameters / load.gpus}
 
 
 def training_bytes(load: Load) -> dict[str, float]:
@@ -159,12 +165,13 @@ def training_bytes(load: Load) -> dict[str, float]:
     Kept: each layer's input. At work: one layer's values (about 34 bytes a hidden unit and 8 a unit of the active
     MLPs), under FSDP2 also whole parameters of two layers and the output in bfloat16. Logits with their gradient: 6.
     """
-    model, tokens = load.model, load.micro_tokens / load.tensor
-    gathered = 2 * (2 * (model.attention + model.mlp) + model.vocabulary * model.hidden)
+    model, tokens = load.model, load.micro_tokens / load.cluster.tensor_parallel
+    sharded = not (load.whole or is_megatron(load.cluster))
+    gathered = 2 * (2 * (model.attention + model.mlp) + model.vocabulary * model.hidden) if sharded else 0
     wide = model.intermediate * (model.active_experts or 1)
     return {
-        "activations": 2 * tokens * model.hidden * model.layers / load.pipeline,
-        "one layer at work": tokens * (34 * model.hidden + 8 * wide) + (0 if load.megatron or load.whole else gathered),
+        "activations": 2 * tokens * model.hidden * model.layers / load.cluster.pipeline_parallel,
+        "one layer at work": tokens * (34 * model.hidden + 8 * wide) + gathered,
         "logits": 0.0 if load.whole else 6 * tokens * model.vocabulary,
     }
 
@@ -172,13 +179,13 @@ def training_bytes(load: Load) -> dict[str, float]:
 def cache(load: Load) -> dict[str, float]:
     """Keys and values: bytes of the longest sequence, of all, and what room a replica has for how many at a time.
 
-    Room: what `kv_share` leaves beside a copy of the weights, or four fifths of what the training state leaves.
+    Room: what `rollout_memory` leaves beside a copy of the weights, or four fifths of what the training state leaves.
     """
-    sequence = load.model.kv_bytes * (load.prompt + load.horizon)
+    sequence = load.model.kv_bytes * (load.cluster.max_prompt_tokens + load.horizon)
     if load.whole:
         room = 0.8 * (load.gpu.memory - sum(state_bytes(load).values()))
     else:
-        room = load.replica * load.kv_share * load.gpu.memory - load.rollout_weights
+        room = load.replica * load.cluster.rollout_memory * load.gpu.memory - load.rollout_weights
     return {
         "a sequence": sequence,
         "all sequences": sequence * load.responses,
@@ -190,17 +197,17 @@ def cache(load: Load) -> dict[str, float]:
 def peak_bytes(load: Load) -> dict[str, float]:
     """The most that one GPU holds in either half of a step."""
     state = sum(state_bytes(load).values())
-    beside = 0.0 if load.whole else load.kv_share * load.gpu.memory
-    sampling = beside + (0.0 if load.offload else state)
     if load.whole:
-        sampling += (load.at_once or load.responses // load.gpus) * cache(load)["a sequence"]
+        sampling = state + (load.at_once or load.responses // load.gpus) * cache(load)["a sequence"]
+    else:
+        sampling = load.cluster.rollout_memory * load.gpu.memory + (0.0 if load.cluster.offload else state)
     return {"sampling": sampling, "training": state + sum(training_bytes(load).values())}
 
 
-def cell_bytes(load: Load) -> dict[str, float]:
+def top_log_prob_bytes(load: Load) -> dict[str, float]:
     """Top-K of mu for a rollout batch, in bytes: as tensors (int64 id, float32 log-prob), as lists of numbers."""
-    cells = load.responses * load.horizon * load.cells
-    return {"as tensors": 12.0 * cells, "as Python objects": 60.0 * cells}
+    kept = load.responses * load.horizon * load.top_log_probs
+    return {"as tensors": 12.0 * kept, "as Python objects": 60.0 * kept}
 
 
 @dataclass(frozen=True)

@@ -10,16 +10,16 @@ from pathlib import Path
 import torch
 from packaging.specifiers import SpecifierSet
 
-from minicppo.engines import memory, verl_config
+from minicppo.engines import trl_settings, verl_settings
+from minicppo.engines.memory import GB, GPUS
 from minicppo.engines.plan import Plan, evaluated_problems
-from minicppo.engines.trl_pin import PIN as TRL_PIN
+from minicppo.engines.split import is_megatron
 from minicppo.rl.config import RunConfig
 from minicppo.rl.data import FOLDER_VARIABLE, SOURCES, SUFFIXES
 from minicppo.rl.tasks.math import MathTask
 from minicppo.text import install
 
 VERL_INSTALL = "in an environment of its own: pip install 'verl[vllm,{training}]==0.9.1' -e '.[math]'"
-MATH_INSTALL = install("math")
 
 
 @dataclass(frozen=True)
@@ -39,43 +39,47 @@ def preconditions(config: RunConfig, plan: Plan, run_dir: Path) -> list[Check]:
     checks += [_package(name, wanted, remedy) for name, wanted, remedy in _packages(config)]
     if config.engine != "local":
         checks += [_gpus(config), *_fits(config, plan)]
-        checks += [_no_new_trl()] if config.engine == "verl" else []
-        checks += [_ray()] if config.engine == "verl" and config.cluster.nodes > 1 else []
+    if config.engine == "verl":
+        # verl 0.9.1 asks whatever TRL it finds for a class that TRL 1.16 no longer has, and stops
+        found, remedy = _installed("trl"), "pip uninstall trl, in verl's environment"
+        passed = found is None or SpecifierSet("<1.16").contains(found)
+        checks.append(Check("no new TRL beside verl", passed, found or "none", remedy))
+        if config.cluster.nodes > 1:
+            address, remedy = os.environ.get("RAY_ADDRESS"), "minicppo plan ... --write DIR, then sbatch DIR/slurm.sh"
+            checks.append(Check("a Ray cluster", bool(address), address or "RAY_ADDRESS is not set", remedy))
     checks += [_model(config)] if config.model.source else []
-    checks += [_data(name) for name in _data_names(config)]
+    task = config.make_task()
+    if isinstance(task, MathTask):
+        checks += [_data(name) for name in dict.fromkeys([task.data, *task.tests, *config.eval.data])]
     return [*checks, *([_disk(config, plan, run_dir)] if plan.model else [])]
+
+
+def _installed(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def _packages(config: RunConfig) -> list[tuple[str, str, str]]:
     """Distribution, versions, remedy."""
-    wanted = [("math-verify", "", MATH_INSTALL), ("pyarrow", "", MATH_INSTALL)] if config.task.name == "math" else []
+    math = ("math-verify", "pyarrow") if config.task.name == "math" else ()
+    wanted = [(name, "", install("math")) for name in math]
     if config.engine == "trl":
-        wanted.append(("trl", TRL_PIN, install("trl")))
+        wanted.append(("trl", trl_settings.PIN, install("trl")))
     if config.engine == "verl":
-        megatron = verl_config.is_megatron(config)
+        megatron = is_megatron(config.cluster)
         remedy = VERL_INSTALL.format(training="megatron" if megatron else "fsdp")
-        needs = {"verl": verl_config.PIN, "transformers": ">=5.5.3,<5.11", "TransferQueue": ">=0.1.10"}
+        needs = {"verl": verl_settings.PIN, "transformers": ">=5.5.3,<5.11", "TransferQueue": ">=0.1.10"}
         also = ["vllm", "flash-attn", *(["megatron-core", "mbridge"] if megatron else [])]
         wanted += [(name, versions, remedy) for name, versions in (needs | dict.fromkeys(also, "")).items()]
     return wanted
 
 
 def _package(name: str, wanted: str, remedy: str) -> Check:
-    try:
-        found = version(name)
-    except PackageNotFoundError:
-        return Check(f"package {name}{wanted}", False, "not installed", remedy)
-    return Check(f"package {name}{wanted}", SpecifierSet(wanted).contains(found, prereleases=True), found, remedy)
-
-
-def _no_new_trl() -> Check:
-    """verl 0.9.1 asks whatever TRL it finds for a class that TRL 1.16 no longer has, and stops."""
-    try:
-        found = version("trl")
-    except PackageNotFoundError:
-        found = ""
-    passed = not found or SpecifierSet("<1.16").contains(found)
-    return Check("no new TRL beside verl", passed, found or "none", "pip uninstall trl, in verl's environment")
+    found = _installed(name)
+    passed = found is not None and SpecifierSet(wanted).contains(found, prereleases=True)
+    return Check(f"package {name}{wanted}", passed, found or "not installed", remedy)
 
 
 def _gpus(config: RunConfig) -> Check:
@@ -89,76 +93,60 @@ def _gpus(config: RunConfig) -> Check:
 
 
 def _fits(config: RunConfig, plan: Plan) -> list[Check]:
+    """Memory on each GPU, and room in the cache: for one sequence in a rollout engine, which lets the others wait.
+
+    TRL's sampler cannot wait: all of a forward pass, and all answers of an evaluation, which its first process makes.
+    """
     if not plan.peak:
-        known = f"cluster.gpu to one of {', '.join(memory.GPUS)}, model.path to a Qwen3 model, for an estimate"
+        known = f"cluster.gpu to one of {', '.join(GPUS)}, model.path to a Qwen3 model, for an estimate"
         return [Check("GPU memory", False, "unknown model or GPU", f"set {known}", required=False)]
-    need = max(plan.peak.values())
-    remedy = "more GPUs, cluster.offload=true, a smaller cluster.rollout_memory or train.micro_batch, or a larger GPU"
-    if config.engine == "trl":
-        remedy = "a larger GPU, a smaller train.micro_batch, or --engine verl, which splits the model over the GPUs"
-    need, have, kind = need / memory.GB, plan.capacity / memory.GB, plan.gpu
+    need, have, kind = max(plan.peak.values()) / GB, plan.capacity / GB, plan.gpu
     if torch.cuda.is_available():  # a smaller one than is planned with counts
         found = torch.cuda.get_device_properties(0)
-        if found.total_memory / memory.GB < have:
-            have, kind = found.total_memory / memory.GB, found.name
-    fits = Check(f"GPU memory, {need:.0f} GB", need <= have, f"{have:.0f} GB of {kind}", remedy)
-    return [fits, _cache_room(config, plan), *([_evaluation_room(config, plan)] if config.engine == "trl" else [])]
-
-
-def _cache_room(config: RunConfig, plan: Plan) -> Check:
-    """At least one sequence in a rollout engine; in TRL's, which cannot wait its turn, all of a forward pass."""
-    room, size = int(plan.cache["at a time"]), config.rollout.group_size
-    share = -(-config.rollout.prompts * size // config.cluster.gpus)
-    wanted = 1 if config.engine == "verl" else min((config.rollout.batch or config.rollout.prompts) * size, share)
+        if found.total_memory / GB < have:
+            have, kind = found.total_memory / GB, found.name
+    trl, size, samples = config.engine == "trl", config.rollout.group_size, config.eval.samples
+    remedy = "more GPUs, cluster.offload=true, a smaller cluster.rollout_memory or train.micro_batch, or a larger GPU"
+    if trl:
+        remedy = "a larger GPU, a smaller train.micro_batch, or --engine verl, which splits the model over the GPUs"
+    memory = Check(f"GPU memory, {need:.0f} GB", need <= have, f"{have:.0f} GB of {kind}", remedy)
+    room, wanted = int(plan.cache["at a time"]), 1
     remedy = "a larger cluster.rollout_memory or cluster.rollout_tensor_parallel"
-    if config.engine == "trl":
+    if trl:
+        share = -(-config.rollout.prompts * size // config.cluster.gpus)
+        wanted = min((config.rollout.batch or config.rollout.prompts) * size, share)
         remedy = f"rollout.batch={room // size}" if room >= size else "a larger GPU, or fewer max_new_tokens"
     name = f"KV cache, {wanted} sequence{'s' if wanted > 1 else ''} at a time"
-    return Check(name, room >= wanted, f"room for {room}", remedy)
-
-
-def _evaluation_room(config: RunConfig, plan: Plan) -> Check:
-    """All answers of a forward pass at an evaluation, which TRL's first process makes alone."""
-    room, samples = int(plan.cache["room"] // plan.cache["a sequence"]), config.eval.samples
-    wanted = (config.eval.batch or evaluated_problems(config)) * samples
-    remedy = f"eval.batch={room // samples}" if room >= samples else "a larger GPU, or fewer eval.samples"
-    return Check(f"KV cache of an evaluation, {wanted} answers at a time", room >= wanted, f"room for {room}", remedy)
-
-
-def _ray() -> Check:
-    address = os.environ.get("RAY_ADDRESS")
-    remedy = "minicppo plan ... --write DIR, then sbatch DIR/slurm.sh"
-    return Check("a Ray cluster", bool(address), address or "RAY_ADDRESS is not set", remedy)
+    checks = [memory, Check(name, room >= wanted, f"room for {room}", remedy)]
+    if trl:
+        room = int(plan.cache["room"] // plan.cache["a sequence"])
+        wanted = (config.eval.batch or evaluated_problems(config)) * samples
+        remedy = f"eval.batch={room // samples}" if room >= samples else "a larger GPU, or fewer eval.samples"
+        name = f"KV cache of an evaluation, {wanted} answers at a time"
+        checks.append(Check(name, room >= wanted, f"room for {room}", remedy))
+    return checks
 
 
 def _model(config: RunConfig) -> Check:
     if config.model.hub is None:
         return Check("model files", True, str(config.model.path), "")
-    try:
-        from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub import try_to_load_from_cache
 
-        cached = try_to_load_from_cache(config.model.hub, "config.json")
-    except ImportError:
-        cached = None
-    found = "in the hub's cache" if isinstance(cached, str) else "not fetched yet"
-    return Check("model files", isinstance(cached, str), found, f"hf download {config.model.hub}", required=False)
-
-
-def _data_names(config: RunConfig) -> list[str]:
-    task = config.make_task()
-    return list(dict.fromkeys([task.data, *task.tests, *config.eval.data])) if isinstance(task, MathTask) else []
+    cached = isinstance(try_to_load_from_cache(config.model.hub, "config.json"), str)
+    found = "in the hub's cache" if cached else "not fetched yet"
+    return Check("model files", cached, found, f"hf download {config.model.hub}", required=False)
 
 
 def _data(name: str) -> Check:
     folder, source = os.environ.get(FOLDER_VARIABLE), SOURCES.get(name)
     if source and folder:
-        found = [file for file in source.files if (Path(folder).expanduser() / file).is_file()]
+        files = [file for file in source.files if (Path(folder).expanduser() / file).is_file()]
         remedy = f"put {' or '.join(source.files)} into {folder}, or unset {FOLDER_VARIABLE}"
-        return Check(f"data {name}", bool(found), found[0] if found else f"not in {folder}", remedy)
+        return Check(f"data {name}", bool(files), files[0] if files else f"not in {folder}", remedy)
     if name.endswith(SUFFIXES):
         present = Path(name).expanduser().is_file()
         return Check(f"data {name}", present, "there" if present else "no such file", "give an existing file")
-    remedy = f"set {FOLDER_VARIABLE} to a folder with its files, or {MATH_INSTALL} to fetch it from the hub"
+    remedy = f"set {FOLDER_VARIABLE} to a folder with its files, or {install('math')} to fetch it from the hub"
     installed = find_spec("datasets") is not None
     return Check(f"data {name}", installed, "from the hub, if it can be reached" if installed else "no source", remedy)
 
@@ -169,6 +157,5 @@ def _disk(config: RunConfig, plan: Plan, run_dir: Path) -> Check:
     need = 2 * parameters + 14 * parameters * (config.train.keep_checkpoints + 1)
     folder = next(parent for parent in (run_dir.absolute(), *run_dir.absolute().parents) if parent.exists())
     free = shutil.disk_usage(folder).free
-    found = f"{free / memory.GB:.0f} GB in {folder}"
     remedy = "another --run-dir, or a smaller train.keep_checkpoints"
-    return Check(f"disk, {need / memory.GB:.0f} GB", free >= need, found, remedy)
+    return Check(f"disk, {need / GB:.0f} GB", free >= need, f"{free / GB:.0f} GB in {folder}", remedy)

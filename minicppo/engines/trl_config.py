@@ -6,14 +6,11 @@ from typing import Any, ClassVar
 
 from trl import GRPOConfig
 
+from minicppo.engines.split import padded_to
 from minicppo.engines.trl_settings import LOSS_TYPES
 from minicppo.rules import Method, get_method
 
 HARMLESS_GENERATION_KWARGS = {"stop", "stop_token_ids", "seed"}
-TRUNCATED = (
-    "sampling then draws from another distribution than the one that is scored, and every ratio and divergence is "
-    "biased. Way out: leave it at its default"
-)
 
 
 @dataclass
@@ -31,7 +28,10 @@ class CPPOConfig(GRPOConfig):
     method_params: dict[str, Any] | str | None = field(
         default=None, metadata={"help": "Hyper-parameters of the method; those left out have its defaults."}
     )
-    cells: int = field(default=20, metadata={"help": "K of Top-K divergences: mu's likeliest tokens that are kept."})
+    top_log_probs: int = field(
+        default=20, metadata={"help": "K of Top-K divergences: mu's likeliest tokens that are kept."}
+    )
+    cells: int | None = field(default=None, metadata={"help": "The old name of top_log_probs."})
     rollout_batch: int | None = field(
         default=None, metadata={"help": "Prompts per forward pass when sampling without vLLM; null: all."}
     )
@@ -45,6 +45,7 @@ class CPPOConfig(GRPOConfig):
     def __post_init__(self) -> None:
         if isinstance(self.method_params, str):  # as the command line passes it
             self.method_params = json.loads(self.method_params)
+        self.top_log_probs, self.cells = self.cells or self.top_log_probs, None
         super().__post_init__()
         self.resolved_method()
         require_unbiased(self)
@@ -52,57 +53,45 @@ class CPPOConfig(GRPOConfig):
     def resolved_method(self) -> Method:
         """The method with its hyper-parameters. Raises ValueError, naming the nearest, if there is none such."""
         assert not isinstance(self.method_params, str)
-        return pad_to_horizon(get_method(self.method, **(self.method_params or {})), self.max_completion_length)
-
-
-def pad_to_horizon(method: Method, horizon: int | None) -> Method:
-    """`length="padded"` as the longest response allowed, so that it does not depend on what a micro-batch holds."""
-    if method.params.get("length") != "padded":
-        return method
-    return get_method(method.name, **{**method.params, "length": horizon})
+        return padded_to(self.max_completion_length, get_method(self.method, **(self.method_params or {})))
 
 
 def require_unbiased(args: GRPOConfig) -> None:
-    """Refuse settings under which the loss would not be the method's.
-
-    Raises:
-        ValueError: naming the setting, why it is refused, and the way out.
-    """
-    truncating = {
-        "top_p": args.top_p not in (None, 1.0),
-        "top_k": args.top_k not in (None, 0, -1),
-        "min_p": args.min_p not in (None, 0.0),
-        "repetition_penalty": args.repetition_penalty not in (None, 1.0),
-        "generation_kwargs": not set(args.generation_kwargs or {}) <= HARMLESS_GENERATION_KWARGS,
+    """Raise ValueError for a setting under which the loss would not be the method's: why, and the way out."""
+    truncated = (
+        "sampling then draws from another distribution than the one that is scored, and every ratio and divergence is "
+        "biased. Way out: leave it at its default"
+    )
+    second_mask = "a second mask beside the method's. Way out: "
+    refused = {
+        "top_p": (args.top_p not in (None, 1.0), truncated),
+        "top_k": (args.top_k not in (None, 0, -1), truncated),
+        "min_p": (args.min_p not in (None, 0.0), truncated),
+        "repetition_penalty": (args.repetition_penalty not in (None, 1.0), truncated),
+        "generation_kwargs": (not set(args.generation_kwargs or {}) <= HARMLESS_GENERATION_KWARGS, truncated),
+        "temperature": (args.temperature <= 0, "log-probs are those of the softmax at it. Way out: more than 0"),
+        "beta": (
+            args.beta != 0,
+            "a KL penalty's gradient would pass the mask unmasked, and the paper uses none. Way out: beta=0.0",
+        ),
+        "loss_type": (
+            args.loss_type not in LOSS_TYPES,
+            "it weighs tokens by a rule of TRL's own, on top of the method's. Way out: name the rule as the method "
+            f"(cispo and sapo are methods) and aggregate by one of {', '.join(LOSS_TYPES)}",
+        ),
+        "importance_sampling_level": (
+            args.importance_sampling_level != "token",
+            "it averages the gradient over a response. Way out: 'token'; sequence-level rules are methods (gspo, "
+            "trm-max)",
+        ),
+        "off_policy_mask_threshold": (args.off_policy_mask_threshold is not None, f"{second_mask}None"),
+        "top_entropy_quantile": (args.top_entropy_quantile != 1.0, f"{second_mask}1.0"),
+        "vllm_importance_sampling_correction": (
+            args.use_vllm and args.vllm_importance_sampling_correction,
+            "it multiplies by pi_old / mu, which the method's ratio pi / mu holds already. Way out: False",
+        ),
+        "disable_dropout": (not args.disable_dropout, "dropout makes every ratio random. Way out: True"),
     }
-    for name, active in truncating.items():
-        if active:
-            raise ValueError(f"{name}={getattr(args, name)!r}: {TRUNCATED}")
-    if args.temperature <= 0:
-        raise ValueError(f"temperature={args.temperature}: log-probs are those of the softmax at it; use more than 0")
-    if args.beta != 0:
-        raise ValueError(
-            f"beta={args.beta}: a KL penalty's gradient would pass the mask unmasked, and the paper uses none. "
-            "Way out: beta=0.0"
-        )
-    if args.loss_type not in LOSS_TYPES:
-        raise ValueError(
-            f"loss_type={args.loss_type!r} weighs tokens by a rule of TRL's own, on top of the method's. Way out: "
-            f"name the rule as the method (cispo and sapo are methods) and aggregate by one of {', '.join(LOSS_TYPES)}"
-        )
-    if args.importance_sampling_level != "token":
-        raise ValueError(
-            f"importance_sampling_level={args.importance_sampling_level!r} averages the gradient over a response. "
-            "Way out: 'token'; sequence-level rules are methods (gspo, trm-max)"
-        )
-    second_masks = {"off_policy_mask_threshold": None, "top_entropy_quantile": 1.0}
-    for name, off in second_masks.items():
-        if getattr(args, name) != off:
-            raise ValueError(f"{name}={getattr(args, name)}: a second mask beside the method's. Way out: {name}={off}")
-    if args.use_vllm and args.vllm_importance_sampling_correction:
-        raise ValueError(
-            "vllm_importance_sampling_correction=True multiplies by pi_old / mu, which the method's ratio pi / mu "
-            "holds already. Way out: False"
-        )
-    if not args.disable_dropout:
-        raise ValueError("disable_dropout=False: dropout makes every ratio random. Way out: True")
+    for name, (biased, message) in refused.items():
+        if biased:
+            raise ValueError(f"{name}={getattr(args, name)!r}: {message}")

@@ -1,84 +1,111 @@
-"""What the sampling side must hand over: mu's log-prob of each token and, for Top-K and exact methods, mu's cells."""
+"""What the rules need beside TRL's own tensors: mu's log-probs and Top-K from the sampler, pi's at the same tokens.
+
+TRL's fused head makes no logits, so those of pi are made here, a few rows at a time.
+"""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import groupby
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.distributed.tensor import DTensor
+from trl.trainer.utils import maybe_gather_lm_head_ctx
 
 from minicppo.rl.policy import Policy
-from minicppo.rl.sampling import Keep, sample
+from minicppo.rl.sampling import sample
 
 VLLM_MOST_LOG_PROBS = 20  # vLLM's default max_logprobs
+LOGITS_AT_ONCE = 1 << 26  # 256 MB of float32
+# Names under which configurations bend or scale logits between the head and the softmax.
+BENT_LOGITS = ("final_logit_softcapping", "logit_scale", "output_multiplier", "lm_head_multiplier", "logits_scaling")
+
+# mu's log-probs beyond the sampled token, (N, T, K), as entries of TRL's input dictionary: "rollout_top_log_probs" and,
+# unless they are of the whole vocabulary, "rollout_top_ids".
+Top = dict[str, Tensor]
 
 
-@dataclass(frozen=True)
-class RolloutCells:
-    """mu's log-probs beyond the sampled token, (N, T, K); ids (N, T, K), None for the whole vocabulary."""
-
-    log_probs: Tensor
-    ids: Tensor | None
-
-    def inputs(self, width: int) -> dict[str, Tensor]:
-        """As entries of TRL's input dictionary, `width` tokens wide: TRL then shuffles and splits them by row."""
-        found = {"rollout_cell_log_probs": self.log_probs, "rollout_cell_ids": self.ids}
-        return {k: F.pad(v, (0, 0, 0, width - v.shape[1])) for k, v in found.items() if v is not None}
-
-
-def draw(
+def rolled_out(
     policy: Policy,
     prompts: list[list[int]],
     max_new_tokens: int,
     temperature: float,
     generator: torch.Generator,
-    *,
-    keep: Keep = "none",
-    k: int = 20,
-    batch: int | None = None,
-) -> tuple[list[list[int]], list[list[float]], RolloutCells | None]:
-    """One response to each prompt by our own sampler: token ids, log mu of each, and cells if kept.
+    **options: Any,
+) -> tuple[list[list[int]], list[list[float]], Top]:
+    """One response to each prompt by our own sampler: token ids, log mu of each, and Top-K if kept.
 
-    Equal prompts next to each other, as TRL lays out a group, are read once.
+    Equal prompts next to each other, as TRL lays out a group, are read once. options: of `sample`.
     """
     samples = math.gcd(*(len(list(group)) for _, group in groupby(prompts)))
-    rollout = sample(
-        policy,
-        prompts[::samples],
-        max_new_tokens,
-        temperature,
-        generator,
-        keep=keep,
-        k=k,
-        samples=samples,
-        batch=batch,
-    )
+    rollout = sample(policy, prompts[::samples], max_new_tokens, temperature, generator, samples=samples, **options)
     lengths = rollout.response_mask.sum(1).tolist()
     ids = [row[:n] for row, n in zip(rollout.response_ids.tolist(), lengths, strict=True)]
     log_probs = [row[:n] for row, n in zip(rollout.log_probs.tolist(), lengths, strict=True)]
-    cells = rollout.cell_log_probs
-    return ids, log_probs, None if cells is None else RolloutCells(cells, rollout.cell_ids)
+    top = {"rollout_top_log_probs": rollout.cell_log_probs, "rollout_top_ids": rollout.cell_ids}
+    return ids, log_probs, {name: value for name, value in top.items() if value is not None}
 
 
 def split_ranked(
     completion_ids: list[list[int]], log_probs: list[list[list[float | None]]], token_ids: list[list[list[int]]], k: int
-) -> tuple[list[list[list[float | None]]], RolloutCells]:
-    """vLLM's log-probs, sorted by rank, as (the sampled token's alone, the K likeliest tokens' cells).
+) -> tuple[list[list[list[float | None]]], Top]:
+    """vLLM's log-probs, sorted by rank, as (the sampled token's alone, those of the K likeliest tokens).
 
     With more than one log-prob a token, TRL 1.16 takes the first for the sampled token's, which is the likeliest's.
     Raises ValueError where a sampled token is not listed.
     """
     n, width = len(completion_ids), max(map(len, completion_ids), default=0)
-    cells, ids = torch.zeros(n, width, k), torch.zeros(n, width, k, dtype=torch.long)
+    top, ids = torch.zeros(n, width, k), torch.zeros(n, width, k, dtype=torch.long)
     sampled: list[list[list[float | None]]] = []
     for row, (tokens, row_log_probs, row_ids) in enumerate(zip(completion_ids, log_probs, token_ids, strict=True)):
-        own: list[list[float | None]] = []
+        sampled.append([])
         for t, (token, ranked, names) in enumerate(zip(tokens, row_log_probs, row_ids, strict=True)):
             if token not in names or len(names) < k:
                 raise ValueError(f"vLLM returned {len(names)} log-probs for token {t} of response {row}, not {k}")
-            own.append([ranked[names.index(token)]])
+            sampled[-1].append([ranked[names.index(token)]])
             ids[row, t] = torch.tensor(names[:k])
-            cells[row, t] = torch.tensor([math.nan if x is None else x for x in ranked[:k]])
-        sampled.append(own)
-    return sampled, RolloutCells(cells, ids)
+            top[row, t] = torch.tensor([math.nan if x is None else x for x in ranked[:k]])
+    return sampled, {"rollout_top_log_probs": top, "rollout_top_ids": ids}
+
+
+def require_plain_head(model: Any) -> None:
+    """Raise ValueError for models whose logits are more than the head's output."""
+    config = model.config.get_text_config()
+    for name in BENT_LOGITS:
+        if getattr(config, name, None) not in (None, 1.0):
+            raise ValueError(
+                f"the model's {name}={getattr(config, name)}: Top-K and exact divergences are computed from plain "
+                "logits. Way out: a method with a binary divergence, such as cppo"
+            )
+
+
+@contextmanager
+def last_hidden_states(model: Any) -> Iterator[list[Tensor]]:
+    """Collects what the model's backbone returns while the block runs; detached."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    found: list[Tensor] = []
+    handle = base.base_model.register_forward_hook(
+        lambda module, args, output: found.append(output.last_hidden_state.detach())
+    )
+    try:
+        yield found
+    finally:
+        handle.remove()
+
+
+@torch.no_grad()
+def top_log_probs(model: Any, hidden: Tensor, ids: Tensor | None, temperature: float) -> Tensor:
+    """(B, T, K) float32: log pi of the tokens `ids`, or of all (None), from the (B, T, H) states before the head."""
+    head = model.get_output_embeddings()
+    weight, bias = (x.full_tensor() if isinstance(x, DTensor) else x for x in (head.weight, head.bias))
+    states = hidden.flatten(0, 1)
+    rows = max(1, LOGITS_AT_ONCE // len(weight))
+    found = []
+    with maybe_gather_lm_head_ctx(weight, bias):
+        for part in torch.arange(len(states), device=states.device).split(rows):
+            log_p = (F.linear(states[part], weight.to(states.dtype), bias).float() / temperature).log_softmax(-1)
+            found.append(log_p if ids is None else log_p.gather(1, ids.flatten(0, 1)[part]))
+    return torch.cat(found).view(*hidden.shape[:2], -1)

@@ -6,29 +6,36 @@ rewards are all equal (their advantages are zero); `token-mean` divides by the r
 """
 
 import dataclasses
+import json
 import os
+import shutil
+import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers import PrinterCallback
+from transformers import PrinterCallback, TrainerCallback
 
+from minicppo.engines.refusals import require_carried
 from minicppo.engines.trl_config import CPPOConfig
-from minicppo.engines.trl_log import RunLog, whole_checkpoint
-from minicppo.engines.trl_settings import WITHOUT_EFFECT, micro_batches, trl_settings
+from minicppo.engines.trl_settings import trl_settings
 from minicppo.engines.trl_trainer import CPPOTrainer
-from minicppo.rl.config import RunConfig
-from minicppo.rl.evaluate import held_out_problems
+from minicppo.files import write_atomically
+from minicppo.rl.config import ConfigError, RunConfig
+from minicppo.rl.evaluate import evaluate, held_out_problems
 from minicppo.rl.policy import Policy, load_policy, save_policy
-from minicppo.rl.run_dir import RunDir
+from minicppo.rl.run_dir import RunDir, peak_memory_mb
 from minicppo.rl.seeding import rng_for
-from minicppo.rl.tasks import Problem, Task, sample_problems
+from minicppo.rl.tasks import Problem, sample_problems
 from minicppo.rl.trainer import OnEvent, starting_policy
 from minicppo.text import nearest
+
+DONE = "minicppo.json"  # the last file of a checkpoint
+OURS = ("mask/", "gate/", "budget/", "div/", "prefix/", "ratio/", "kl/", "weight/", "accept/", "minpro/", "mismatch/")
 
 
 def train(config: RunConfig, run_dir: str | Path, on_event: OnEvent | None = None) -> Path:
@@ -68,41 +75,15 @@ def resume(run_dir: str | Path, on_event: OnEvent | None = None) -> Path:
 
 
 def trl_config(config: RunConfig, run_dir: Path) -> CPPOConfig:
-    """The configuration as TRL's.
-
-    Raises:
-        ValueError: a setting that TRL cannot carry out, with the way out.
-    """
-    settings, horizon = config.train, config.max_new_tokens(config.make_task())
-    if settings.staleness:
-        raise ValueError(f"train.staleness={settings.staleness}: TRL samples with the newest weights. Way out: 0")
-    if settings.loss_agg_mode == "seq-mean-token-sum-norm" and settings.horizon not in (None, horizon):
-        raise ValueError(
-            f"train.horizon={settings.horizon}: TRL divides by max_new_tokens={horizon}. Way out: null, or scale the "
-            "learning rate"
-        )
-    if config.rollout.autocast != "same":
-        raise ValueError(
-            f"rollout.autocast={config.rollout.autocast}: TRL samples in the precision it scores in. Way out: same"
-        )
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    responses, rows, accumulation = micro_batches(config, world)
-    if rows * accumulation * world != responses:
-        raise ValueError(
-            f"{responses} responses an update do not split into micro-batches of {rows} on {world} processes. Way out: "
-            "a train.micro_batch that divides them"
-        )
+    """The configuration as TRL's. Raises ValueError for what TRL cannot carry out, with the way out."""
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    require_carried(config.model_copy(update={"engine": "trl"}), processes)
     for override in config.cluster.overrides:
-        key = override.partition("=")[0]
-        if key not in CPPOConfig.__dataclass_fields__:
-            known = nearest(key, list(CPPOConfig.__dataclass_fields__))
-            raise ValueError(f"cluster.overrides: TRL has no setting {key!r}{known}")
-        if key in WITHOUT_EFFECT:
-            raise ValueError(
-                f"cluster.overrides: {override} would change nothing. Way out: train.lr and its neighbours"
-            )
+        key, known = override.partition("=")[0], list(CPPOConfig.__dataclass_fields__)
+        if key not in known:
+            raise ConfigError(f"cluster.overrides: TRL has no setting {key!r}{nearest(key, known)}")
     with quiet():
-        return CPPOConfig(**trl_settings(config, run_dir, world))
+        return CPPOConfig(**trl_settings(config, run_dir, processes))
 
 
 def _run_to_end(
@@ -111,16 +92,19 @@ def _run_to_end(
     torch.set_num_threads(config.threads)
     task, settings = config.make_task(), config.train
     policy = dataclasses.replace(start, autocast=config.autocast_dtype())
-    problems = _problems(config, task)
+    problems = [  # those that the local trainer samples from, iteration by iteration
+        problem
+        for iteration in range(settings.iterations)
+        for problem in sample_problems(
+            task, config.rollout.prompts, rng_for(config.seed, "rollout-problems", iteration), "train"
+        )
+    ]
+    model = policy.model.to(config.resolved_device())
     optimizer = torch.optim.AdamW(
-        policy.model.to(config.resolved_device()).parameters(),
-        lr=settings.lr,
-        betas=settings.betas,
-        weight_decay=settings.weight_decay,
-        fused=True,
+        model.parameters(), lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay, fused=True
     )
     warm = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: min(1.0, (done + 1) / max(settings.lr_warmup, 1)))
-    log = RunLog(run, config, task, policy, on_event)
+    log = RunLog(run, config, policy, on_event)
 
     def reward(completion_ids: list[list[int]], index: list[int], log_metric: Any, **_: Any) -> list[float]:
         asked = [(problems[i], policy.decode(ids)) for i, ids in zip(index, completion_ids, strict=True)]
@@ -160,17 +144,115 @@ def is_main() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def _problems(config: RunConfig, task: Task) -> list[Problem]:
-    """All training problems of the run: those that the local trainer draws, iteration by iteration."""
-    return [
-        problem
-        for iteration in range(config.train.iterations)
-        for problem in sample_problems(
-            task, config.rollout.prompts, rng_for(config.seed, "rollout-problems", iteration), "train"
-        )
-    ]
-
-
 def _prompt(policy: Policy, problem: Problem) -> Any:
     """As TRL expects it: a conversation where there is a chat template to apply, else the text."""
     return [{"role": "user", "content": problem.prompt}] if policy.chat else problem.prompt
+
+
+def whole_checkpoint(run: RunDir) -> Path | None:
+    """The newest checkpoint that was written to its end; those that were not are removed."""
+    found = None
+    for folder in _saved(run):
+        if (folder / DONE).is_file():
+            found = folder
+        else:
+            shutil.rmtree(folder, ignore_errors=True)  # every process of a resumed run comes here
+    return found
+
+
+def _saved(run: RunDir) -> list[Path]:
+    return sorted((run.path / "trl").glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+
+
+class RunLog(TrainerCallback):
+    """TRL's metrics as rows of a run directory, which `minicppo compare` and `minicppo eval` read like any other.
+
+    Writes metrics.jsonl and timings.jsonl, evaluates where due, and marks checkpoints as whole.
+    """
+
+    def __init__(self, run: RunDir, config: RunConfig, policy: Policy, on_event: OnEvent | None):
+        self.run, self.config, self.task, self.policy = run, config, config.make_task(), policy
+        self.on_event = on_event or (lambda event: None)
+        self.updates = config.train.minibatches * config.train.epochs  # of an iteration
+        self._start = self._rollout_s = self._tokens = 0.0  # of the current iteration
+
+    @contextmanager
+    def open(self, checkpoint: Path | None) -> Iterator[None]:
+        """Hold the run for this process, its logs cut back to where the checkpoint left them."""
+        with self.run.locked():
+            sizes = {"metrics.jsonl": 0, "timings.jsonl": 0}
+            self.run.truncate_logs(sizes if checkpoint is None else json.loads((checkpoint / DONE).read_text()))
+            yield
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == 0:
+            self._evaluate(0, 0)
+        self._start = time.perf_counter()
+
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: Mapping[str, float] | None = None, **kwargs: Any
+    ) -> None:
+        if not logs or "grad_norm" not in logs:  # the summary at the end
+            return
+        update, iteration, rollout = state.global_step, (state.global_step - 1) // self.updates, self.config.rollout
+        if "reward" in logs:
+            self._rollout_s = logs["rollout_time"]
+            self._tokens = logs["completions/mean_length"] * rollout.prompts * rollout.group_size
+            self._log(
+                kind="rollout",
+                iteration=iteration,
+                reward=logs["reward"],
+                format_rate=logs["format_rate"],
+                length=logs["completions/mean_length"],
+                dropped_groups=round(logs["frac_reward_zero_std"] * rollout.prompts),
+                mismatch=logs["mismatch/drift"],
+            )
+        self._log(
+            kind="update",
+            iteration=iteration,
+            update=update,
+            loss=logs["loss"],
+            grad_norm=logs["grad_norm"],
+            lr=logs["learning_rate"],
+            entropy=logs["entropy"],
+            drift=logs.get("drift", logs.get("mismatch/drift")),
+            **{key: value for key, value in logs.items() if key.startswith(OURS)},
+        )
+        if update % self.updates == 0:
+            self._end_iteration(iteration + 1, update)
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        folder = self.run.path / "trl" / f"checkpoint-{state.global_step}"
+        write_atomically(folder / DONE, json.dumps(self.run.log_sizes()).encode())
+        for old in _saved(self.run)[: -self.config.train.keep_checkpoints]:
+            shutil.rmtree(old)  # TRL would remove it before the new is whole
+
+    def _end_iteration(self, done: int, update: int) -> None:
+        trained = time.perf_counter()
+        if done % self.config.eval.every == 0 or done == self.config.train.iterations:
+            self._evaluate(done, update)
+        spent = trained - self._start
+        row = {
+            "kind": "iteration",
+            "iteration": done,
+            "rollout_s": self._rollout_s,
+            "update_s": spent - self._rollout_s,
+            "eval_s": time.perf_counter() - trained,
+            "tokens_per_s": self._tokens / spent,
+            "peak_memory_mb": peak_memory_mb(),
+        }
+        self.run.append("timings.jsonl", row)
+        self.on_event(row)
+        self._start, self._rollout_s, self._tokens = time.perf_counter(), 0.0, 0.0
+
+    def _evaluate(self, iteration: int, update: int) -> None:
+        model = self.policy.model
+        training = model.training
+        model.eval()  # in training mode, activation checkpointing would switch the key-value cache off
+        row = evaluate(self.policy, self.task, self.config).as_row()
+        model.train(training)
+        self._log(kind="eval", iteration=iteration, update=update, **row)
+
+    def _log(self, **row: Any) -> None:
+        self.run.append("metrics.jsonl", row)
+        self.on_event(row)

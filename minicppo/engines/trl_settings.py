@@ -6,8 +6,10 @@ from typing import Any
 import torch
 import yaml
 
+from minicppo.engines.split import longest_response, micro_batches
 from minicppo.rl.config import RunConfig
 
+PIN = ">=1.16,<1.17"  # the adapter overrides methods inside GRPOTrainer
 # TRL's aggregations and ours. Its cispo, sapo and vespo are these again with a token weight of their own.
 LOSS_TYPES = {
     "dapo": "token-mean",  # over the rollout's tokens per update, counted on all processes
@@ -17,18 +19,6 @@ LOSS_TYPES = {
     "dr_grpo": "seq-mean-token-sum-norm",  # the horizon is max_completion_length
 }
 LOSS_TYPE_OF = {mode: name for name, mode in reversed(LOSS_TYPES.items())}
-# Settings of TRL's own optimiser and schedule: the engine makes both from `train`, so that these would change nothing.
-WITHOUT_EFFECT = frozenset(
-    "learning_rate weight_decay adam_beta1 adam_beta2 adam_epsilon optim optim_args lr_scheduler_type "
-    "lr_scheduler_kwargs warmup_steps warmup_ratio".split()
-)
-
-
-def micro_batches(config: RunConfig, processes: int) -> tuple[int, int, int]:
-    """Responses of an update, those of one process in one forward pass, and how many passes it makes."""
-    responses = config.prompts_per_update * config.rollout.group_size
-    rows = max(min(config.train.micro_batch or responses, responses // processes), 1)
-    return responses, rows, responses // (rows * processes)
 
 
 def trl_settings(config: RunConfig, run_dir: Path, processes: int) -> dict[str, Any]:
@@ -40,12 +30,12 @@ def trl_settings(config: RunConfig, run_dir: Path, processes: int) -> dict[str, 
         "output_dir": str(run_dir / "trl"),
         "method": config.method.name,
         "method_params": dict(config.method.params),
-        "cells": rollout.cells,
+        "top_log_probs": rollout.cells,
         "rollout_batch": rollout.batch,
         "loss_type": LOSS_TYPE_OF[train.loss_agg_mode],
         "scale_rewards": "group" if train.normalize_std else "none",
         "num_generations": rollout.group_size,
-        "max_completion_length": config.max_new_tokens(config.make_task()),
+        "max_completion_length": longest_response(config),
         "temperature": rollout.temperature,
         "per_device_train_batch_size": rows,
         "gradient_accumulation_steps": accumulation,

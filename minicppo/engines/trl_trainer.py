@@ -8,20 +8,21 @@ import math
 import time
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 from trl import GRPOTrainer
 from trl.models.utils import unwrap_model_for_generation
 
-from minicppo.engines.trl_buffer import load_buffer, save_buffer
-from minicppo.engines.trl_cells import cell_log_probs, last_hidden_states, require_plain_head
-from minicppo.engines.trl_config import LOSS_TYPES, CPPOConfig, pad_to_horizon, require_unbiased
-from minicppo.engines.trl_rollout import VLLM_MOST_LOG_PROBS, RolloutCells, draw, split_ranked
+from minicppo.engines import trl_rollout
+from minicppo.engines.split import padded_to
+from minicppo.engines.trl_config import CPPOConfig, require_unbiased
+from minicppo.engines.trl_rollout import VLLM_MOST_LOG_PROBS, Top, last_hidden_states, rolled_out, split_ranked
+from minicppo.engines.trl_settings import LOSS_TYPES
 from minicppo.rl.policy import Policy
-from minicppo.rl.sampling import Keep
 from minicppo.rl.seeding import generator_for
 from minicppo.rules import Cells, Method, TokenBatch, TokenWeights, diagnostics
 
@@ -46,13 +47,13 @@ class CPPOTrainer(GRPOTrainer):
         if not isinstance(args, CPPOConfig):
             raise TypeError(f"args must be a minicppo.engines.trl.CPPOConfig, got {type(args).__name__}")
         require_unbiased(args)  # again: fields can be set after construction
-        self.method = pad_to_horizon(method or args.resolved_method(), args.max_completion_length)
-        self.keep = cast(Keep, {"log_probs": "none"}.get(self.method.needs, self.method.needs))
+        self.method = padded_to(args.max_completion_length, method or args.resolved_method())
         self._rows: list[dict[str, float]] = []
-        self._cells: RolloutCells | None = None
-        self._draws: tuple[int, int] = (-1, 0)  # global step, draws in it
+        self._top: Top = {}
+        self._rollouts: tuple[int, int] = (-1, 0)  # global step, rollouts in it
         super().__init__(model, *positional, args=args, **kwargs)
-        self._require_cells()
+        if self.method.needs != "log_probs":
+            self._require_top()
         if self.use_vllm:
             self._anchor_at_vllm()
         sampler = "vLLM" if self.use_vllm else "rollout_func" if self.rollout_func else "minicppo's sampler"
@@ -62,28 +63,26 @@ class CPPOTrainer(GRPOTrainer):
             f"loss: {LOSS_TYPES[self.loss_type]}"
         )
 
-    def _require_cells(self) -> None:
-        """Raise ValueError where the sampling side cannot supply the method's cells."""
-        if self.keep == "none":
-            return
+    def _require_top(self) -> None:
+        """Raise ValueError where the sampling side cannot supply the log-probs that the method needs."""
+        k, full = self.args.top_log_probs, self.method.needs == "full"
         refused = {
-            "a rollout_func returns no cells": self.rollout_func is not None,
+            "a rollout_func returns those of the sampled tokens alone": self.rollout_func is not None,
             "tool calls sample in several turns": bool(self.tools),
-            "vLLM returns the likeliest tokens only": self.use_vllm and self.keep == "full",
-            f"vLLM returns {VLLM_MOST_LOG_PROBS} log-probs at most, cells={self.args.cells}": (
-                self.use_vllm and self.args.cells > VLLM_MOST_LOG_PROBS
-            ),
+            "vLLM returns the likeliest tokens only": self.use_vllm and full,
+            f"vLLM returns {VLLM_MOST_LOG_PROBS} at most, top_log_probs={k}": self.use_vllm and k > VLLM_MOST_LOG_PROBS,
         }
         for reason, active in refused.items():
             if active:
                 raise ValueError(
-                    f"{self.method.name} needs {self.keep!r} cells, and {reason}. Way out: a method with a binary "
-                    "divergence, such as cppo, or minicppo's own sampler (use_vllm=False)"
+                    f"{self.method.name} needs mu's log-probs of {'all' if full else 'its likeliest'} tokens, and "
+                    f"{reason}. Way out: a method with a binary divergence, such as cppo, or minicppo's own sampler "
+                    "(use_vllm=False)"
                 )
-        require_plain_head(self.accelerator.unwrap_model(self.model))
+        trl_rollout.require_plain_head(self.accelerator.unwrap_model(self.model))
 
     def _anchor_at_vllm(self) -> None:
-        """Make sure that vLLM's log-probs are those of the tempered softmax, and keep Top-K cells on the way."""
+        """Make sure that vLLM's log-probs are those of the tempered softmax, and keep Top-K on the way."""
         if self.vllm_mode == "server" and self.accelerator.is_main_process:
             mode = self.vllm_generation.vllm_client.get_server_info()["model_config"]["logprobs_mode"]
             if mode != "processed_logprobs":
@@ -91,17 +90,17 @@ class CPPOTrainer(GRPOTrainer):
                     f"the vLLM server returns {mode}, not those of the softmax at the temperature. Way out: start it "
                     "with --logprobs-mode processed_logprobs"
                 )
-        if self.keep != "topk":
+        if self.method.needs != "topk":
             return
-        k, generate = self.args.cells, self.vllm_generation.generate
-        self.vllm_generation.logprobs = k
+        generate = self.vllm_generation.generate
+        self.vllm_generation.logprobs = self.args.top_log_probs
 
-        def generate_with_cells(*args: Any, **kwargs: Any) -> tuple[Any, ...]:
+        def generate_with_top(*args: Any, **kwargs: Any) -> tuple[Any, ...]:
             prompt_ids, completion_ids, log_probs, token_ids = generate(*args, **kwargs)
-            sampled, self._cells = split_ranked(completion_ids, log_probs, token_ids, k)
+            sampled, self._top = split_ranked(completion_ids, log_probs, token_ids, self.args.top_log_probs)
             return prompt_ids, completion_ids, sampled, None
 
-        self.vllm_generation.generate = generate_with_cells
+        self.vllm_generation.generate = generate_with_top
 
     # Rolling out
 
@@ -124,24 +123,24 @@ class CPPOTrainer(GRPOTrainer):
             gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,
         ) as model:
             precision = torch.bfloat16 if self.args.bf16 else torch.float16 if self.args.fp16 else None
-            ids, log_probs, self._cells = draw(
+            ids, log_probs, self._top = rolled_out(
                 Policy(model, self._tokenizer, autocast=precision),
                 prompt_ids,
                 self.max_completion_length,
                 self.temperature,
                 self._generator(),
-                keep=self.keep,
-                k=self.args.cells,
+                keep={"log_probs": "none"}.get(self.method.needs, self.method.needs),
+                k=self.args.top_log_probs,
                 batch=self.args.rollout_batch,
             )
         return ids, log_probs
 
     def _generator(self) -> torch.Generator:
-        """Random numbers fixed by seed, step, process and turn, so that a resumed run draws the same."""
+        """Random numbers fixed by seed, step, process and turn, so that a resumed run samples the same."""
         step = self.state.global_step
-        self._draws = (step, self._draws[1] + 1 if self._draws[0] == step else 0)
+        self._rollouts = (step, self._rollouts[1] + 1 if self._rollouts[0] == step else 0)
         mode = "train" if self.model.training else "eval"
-        return generator_for(self.args.seed, f"{mode}/{self.accelerator.process_index}/{self._draws[1]}", step)
+        return generator_for(self.args.seed, f"{mode}/{self.accelerator.process_index}/{self._rollouts[1]}", step)
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         start = time.perf_counter()
@@ -151,16 +150,12 @@ class CPPOTrainer(GRPOTrainer):
                 "the rollout carries no log-probs of the policy that sampled it, the anchor of every ratio. Way out: "
                 "return 'logprobs' from rollout_func, or leave it out to use minicppo's sampler"
             )
-        if self._cells is not None:
-            output |= self._cells_on(output["completion_ids"])
+        ids, top, self._top = output["completion_ids"], self._top, {}
+        for name, value in top.items():  # as wide as the responses, TRL shuffles and splits them by row
+            output[name] = F.pad(value, (0, 0, 0, ids.shape[1] - value.shape[1])).to(ids.device)
         mode = "train" if self.model.training else "eval"
         self._metrics[mode]["rollout_time"].append(time.perf_counter() - start)
         return output
-
-    def _cells_on(self, completion_ids: Tensor) -> dict[str, Tensor]:
-        assert self._cells is not None
-        cells, self._cells = self._cells.inputs(completion_ids.shape[1]), None
-        return {name: value.to(completion_ids.device) for name, value in cells.items()}
 
     # The loss
 
@@ -183,22 +178,18 @@ class CPPOTrainer(GRPOTrainer):
     @torch.no_grad()
     def _weighted_advantages(self, log_probs: Tensor, states: Tensor) -> Tensor:
         """(B, T): g A. log_probs (B, T), states (B, P + T, H) before the head. Raises ValueError on NaN."""
-        inputs, cells, T = self._inputs, None, log_probs.shape[1]
+        inputs, top, T = self._inputs, None, log_probs.shape[1]
         mask = inputs["completion_mask"] * inputs.get("tool_mask", 1)
-        if self.keep != "none":
-            mu, ids = inputs["rollout_cell_log_probs"], inputs.get("rollout_cell_ids")
+        if self.method.needs != "log_probs":
+            mu, ids = inputs["rollout_top_log_probs"], inputs.get("rollout_top_ids")
             exact = self.args.cast_lm_head_to_fp32
             with nullcontext() if exact else self.accelerator.autocast():  # in the precision of TRL's own head
                 states = states[:, -T - 1 : -1].float() if exact else states[:, -T - 1 : -1]
-                pi = cell_log_probs(self.accelerator.unwrap_model(self.model), states, ids, self.temperature)
-            cells = Cells(pi, mu, inputs["completion_ids"], ids)
-        batch = TokenBatch(
-            log_probs.float(),
-            inputs["sampling_per_token_logps"].float(),
-            inputs["advantages"].float(),
-            mask.bool(),
-            cells,
-        )
+                head = self.accelerator.unwrap_model(self.model)
+                pi = trl_rollout.top_log_probs(head, states, ids, self.temperature)
+            top = Cells(pi, mu, inputs["completion_ids"], ids)
+        anchor, advantages = inputs["sampling_per_token_logps"].float(), inputs["advantages"].float()
+        batch = TokenBatch(log_probs.float(), anchor, advantages, mask.bool(), top)
         out = self.method(batch)
         self._rows.append(self._diagnose(batch, out))
         return out.weight * batch.advantages
@@ -214,32 +205,35 @@ class CPPOTrainer(GRPOTrainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """TRL's log with the method's diagnostics, over all processes and micro-batches since the last."""
-        mode = "train" if self.model.training else "eval"
-        for key in [key for key in self._metrics[mode] if key.startswith("clip_ratio/")]:
-            del self._metrics[mode][key]  # TRL's clip sees a ratio of one
+        metrics = self._metrics["train" if self.model.training else "eval"]
+        for key in [key for key in metrics if key.startswith("clip_ratio/")]:
+            del metrics[key]  # TRL's clip sees a ratio of one
         rows, self._rows = gather_object(self._rows), []
         for key in sorted({key for row in rows for key in row}):
-            self._metrics[mode][key] = [summarise(key, [row[key] for row in rows if key in row])]
+            metrics[key] = [summarise(key, [row[key] for row in rows if key in row])]
         super().log(logs, start_time)
 
-    # Saving and resuming
+    # Saving and resuming: TRL alone would sample other responses on resuming in the middle of a rollout
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Beside what TRL saves, the responses that later updates will reuse."""
+        """Beside what TRL saves, its count of micro-batches and the responses that later updates will reuse."""
         folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
-        unfinished = self._step % (self.args.steps_per_generation * self.num_iterations) != 0
-        save_buffer(self._buffer_file(folder), self._step, (self._buffered_inputs or []) if unfinished else [])
+        folder.mkdir(parents=True, exist_ok=True)
+        reused = self._step % (self.args.steps_per_generation * self.num_iterations) != 0
+        inputs = (self._buffered_inputs or []) if reused else []
+        parts = [{name: value for name, value in part.items() if isinstance(value, Tensor)} for part in inputs]
+        torch.save((self._step, parts), self._buffer_file(folder))
         super()._save_checkpoint(model, trial)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
-            path = self._buffer_file(Path(checkpoint))
-            self._step, parts = load_buffer(path, str(self.accelerator.device))
+            file = self._buffer_file(Path(checkpoint))
+            self._step, parts = torch.load(file, map_location=self.accelerator.device, weights_only=True)
             self._buffered_inputs = parts or None
 
     def _buffer_file(self, folder: Path) -> Path:
-        return folder / f"rollout_{self.accelerator.process_index}.safetensors"
+        return folder / f"rollout_{self.accelerator.process_index}.pt"
 
 
 def summarise(key: str, values: list[float]) -> float:
@@ -247,8 +241,5 @@ def summarise(key: str, values: list[float]) -> float:
     present = [value for value in values if not math.isnan(value)]
     if not present:
         return math.nan
-    if key.endswith("max"):
-        return max(present)
-    if key.endswith("min"):
-        return min(present)
-    return sum(present) / len(present)
+    extreme = {"max": max, "min": min}.get(key[-3:])
+    return extreme(present) if extreme else sum(present) / len(present)

@@ -12,7 +12,7 @@ from torch import Tensor
 from verl.trainer.ppo.core_algos import POLICY_LOSS_REGISTRY, register_policy_loss
 from verl.workers.config import ActorConfig, PolicyLossConfig
 
-from minicppo.engines.verl_config import loss_mode, verl_methods
+from minicppo.engines.verl_settings import loss_mode, verl_methods
 from minicppo.rules import TokenBatch, diagnostics, get_method, policy_loss
 
 LOSS_MODES = {loss_mode(name): name for name in verl_methods()}

@@ -13,10 +13,11 @@ pytest.importorskip("trl", reason="the TRL engine needs trl (pip install -e '.[t
 
 from trl import GRPOConfig, TrlParser
 
-from minicppo.engines import trl_pin
+from minicppo.engines import trl
+from minicppo.engines.plan import make_plan
 from minicppo.engines.trl import LOSS_TYPES, CPPOConfig, CPPOTrainer
 from minicppo.engines.trl_run import trl_config
-from minicppo.rl.config import validate
+from minicppo.rl.config import load_config, validate
 from minicppo.rules import LOSS_AGG_MODES, METHODS
 from tests.engines.trl_setup import config, no_reward, stale_rollout, tiny_policy, trainer_of, trl_inputs
 
@@ -46,6 +47,22 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 def test_bias_is_refused(settings: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):
         config(tmp_path, **settings)
+
+
+@pytest.mark.parametrize(("preset", "method"), [("qwen3-8b-base", "cppo-topk"), ("qwen3-1.7b", "grpo")])
+def test_planned_settings_are_the_engines(preset: str, method: str, tmp_path: Path) -> None:
+    pytest.importorskip("math_verify", reason="task math needs math-verify: pip install -e '.[math]'")
+    overrides = ["engine=trl", f"method={method}", "cluster.gpus_per_node=1", "cluster.overrides=[vllm_mode=server]"]
+    run = load_config(preset, overrides)  # one process, hence one GPU
+    planned = make_plan(run, tmp_path, [preset]).settings
+    assert (planned.pop("bf16"), planned.pop("use_cpu")) == ("True", "False")  # as on the GPUs that it is a plan for
+    found = trl_config(run, tmp_path)
+    assert (planned.pop("report_to"), planned.pop("save_strategy")) == ("none", found.save_strategy.value)
+    assert planned == {key: str(getattr(found, key)) for key in planned}
+
+
+def test_the_old_name_of_top_log_probs(tmp_path: Path) -> None:
+    assert config(tmp_path, cells=7).top_log_probs == 7
 
 
 def test_an_override_that_would_change_nothing_is_refused(tmp_path: Path) -> None:
@@ -88,12 +105,12 @@ def test_the_command_line_of_trl_reads_it(tmp_path: Path) -> None:
 def test_another_version_of_trl_is_named(found: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     def version(name: str) -> str:
         if found is None:
-            raise trl_pin.PackageNotFoundError(name)
+            raise trl.PackageNotFoundError(name)
         return found
 
-    monkeypatch.setattr(trl_pin, "version", version)
+    monkeypatch.setattr(trl, "version", version)
     with pytest.raises(ImportError, match=rf"trl>=1\.16,<1\.17; installed: {found or 'none'}"):
-        trl_pin.require_pinned()
+        trl.require_pinned()
 
 
 def test_an_anchor_that_is_missing_or_broken_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,7 +123,7 @@ def test_an_anchor_that_is_missing_or_broken_raises(tmp_path: Path, monkeypatch:
     trainer = trainer_of(tiny_policy(), tmp_path, rollout_func=without_log_probs, max_steps=1)
     with pytest.raises(ValueError, match="no log-probs of the policy that sampled"):
         trainer.train()
-    with pytest.raises(ValueError, match="a rollout_func returns no cells"):
+    with pytest.raises(ValueError, match="a rollout_func returns those"):
         trainer_of(tiny_policy(), tmp_path, rollout_func=without_log_probs, method="cppo-topk")
     policy = tiny_policy()
     inputs = trl_inputs(stale_rollout(policy))

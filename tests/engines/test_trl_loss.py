@@ -53,8 +53,8 @@ def loss_and_gradients(trainer: CPPOTrainer, inputs: dict[str, Any]) -> tuple[to
 def test_every_method_and_loss_type(name: str, bench: tuple[Policy, CPPOTrainer]) -> None:
     policy, trainer = bench
     method = get_method(name)
-    trainer.method, trainer.keep = method, {"log_probs": "none"}.get(method.needs, method.needs)
-    rollout = stale_rollout(policy, keep=trainer.keep)
+    trainer.method = method
+    rollout = stale_rollout(policy, keep={"log_probs": "none"}.get(method.needs, method.needs))
     for loss_type in LOSS_TYPES:
         trainer.loss_type = loss_type
         loss, found = loss_and_gradients(trainer, trl_inputs(rollout))
@@ -66,7 +66,7 @@ def test_every_method_and_loss_type(name: str, bench: tuple[Policy, CPPOTrainer]
 
 def test_cppo_is_the_loop_of_algorithm_1(bench: tuple[Policy, CPPOTrainer]) -> None:
     policy, trainer = bench
-    trainer.method, trainer.keep, trainer.loss_type = get_method("cppo", delta=0.05), "none", "grpo"
+    trainer.method, trainer.loss_type = get_method("cppo", delta=0.05), "grpo"
     rollout = stale_rollout(policy)
     loss, _ = loss_and_gradients(trainer, trl_inputs(rollout))
     pi = score(policy, rollout, TEMPERATURE).log_probs.detach().exp()

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 pytest.importorskip("trl", reason="the TRL engine needs trl (pip install -e '.[trl]')")
 
 from minicppo.engines.trl import resume, train
-from minicppo.engines.trl_log import whole_checkpoint
+from minicppo.engines.trl_run import whole_checkpoint
 from minicppo.plots.results import results
 from minicppo.plots.runs import load_run
 from minicppo.rl.config import RunConfig, validate
@@ -118,8 +118,8 @@ def test_a_run_reads_like_any_other(tmp_path: Path) -> None:
 
 def test_what_trl_cannot_do_is_refused_before_any_work(tmp_path: Path) -> None:
     for changes, message in (
-        ({"staleness": 1}, "staleness=1"),
-        ({"horizon": 7}, "horizon=7"),
+        ({"staleness": 1}, "staleness = 1"),
+        ({"horizon": 7}, "horizon = 7"),
         ({"micro_batch": 3}, "do not split into micro-batches of 3"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -127,7 +127,7 @@ def test_what_trl_cannot_do_is_refused_before_any_work(tmp_path: Path) -> None:
     for whole, message in (
         ({"cluster": {"overrides": ["use_vlm=true"]}}, "did you mean 'use_vllm'"),
         ({"cluster": {"overrides": ["beta=0.1"]}}, "KL penalty"),
-        ({"rollout": {**SETTINGS["rollout"], "autocast": "bfloat16"}}, "rollout.autocast=bfloat16"),
+        ({"rollout": {**SETTINGS["rollout"], "autocast": "bfloat16"}}, "rollout.autocast = bfloat16"),
     ):
         with pytest.raises(ValueError, match=message):
             train(small_run(**whole), tmp_path / "run")
@@ -149,7 +149,7 @@ def test_every_process_may_clear_away_what_was_half_written(tmp_path: Path, monk
 
 
 def test_the_old_checkpoint_stays_until_the_new_one_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from minicppo.engines import trl_log, trl_run
+    from minicppo.engines import trl_run
 
     beside: list[list[str]] = []
 
@@ -157,7 +157,7 @@ def test_the_old_checkpoint_stays_until_the_new_one_is_whole(tmp_path: Path, mon
         beside.append(sorted(folder.name for folder in path.parent.parent.glob("checkpoint-*")))
         path.write_bytes(content)
 
-    monkeypatch.setattr(trl_log, "write_atomically", write)
+    monkeypatch.setattr(trl_run, "write_atomically", write)
     train(small_run(), tmp_path / "run")  # keeps one checkpoint
     assert beside == [["checkpoint-4"], ["checkpoint-4", "checkpoint-8"]]
     assert [folder.name for folder in (tmp_path / "run" / "trl").glob("checkpoint-*")] == ["checkpoint-8"]

@@ -14,8 +14,7 @@ pytest.importorskip("trl", reason="the TRL engine needs trl (pip install -e '.[t
 
 from trl.generation.vllm_generation import extract_logprobs
 
-from minicppo.engines.trl_cells import cell_log_probs, require_plain_head
-from minicppo.engines.trl_rollout import draw, split_ranked
+from minicppo.engines.trl_rollout import require_plain_head, rolled_out, split_ranked, top_log_probs
 from minicppo.rl.log_probs import score
 from minicppo.rl.seeding import generator_for
 from minicppo.rules import METHODS
@@ -44,29 +43,27 @@ def test_vllm_log_probs_are_told_apart() -> None:
     sampled, cells = split_ranked(tokens.tolist(), ranked, ids, 2)
     torch.testing.assert_close(torch.tensor(sampled)[..., 0], log_p.gather(2, tokens[..., None])[..., 0])
     top = log_p.topk(2)
-    torch.testing.assert_close(cells.log_probs, top.values)
-    assert cells.ids is not None
-    assert torch.equal(cells.ids, top.indices)
+    torch.testing.assert_close(cells["rollout_top_log_probs"], top.values)
+    assert cells["rollout_top_ids"] is not None
+    assert torch.equal(cells["rollout_top_ids"], top.indices)
     naive = torch.tensor([[row[0] for row in rows] for rows in ranked])  # what TRL takes for the sampled token's
     assert not torch.allclose(naive, torch.tensor(sampled)[..., 0])
-    padded = cells.inputs(5)
-    assert padded["rollout_cell_ids"].shape == (2, 5, 2)
     with pytest.raises(ValueError, match="token 0 of response 0"):
         split_ranked([[6]], [[[-0.1, -0.2]]], [[[1, 2]]], 2)
-    assert math.isnan(split_ranked([[1]], [[[None, -0.2]]], [[[1, 2]]], 2)[1].log_probs[0, 0, 0])
+    assert math.isnan(split_ranked([[1]], [[[None, -0.2]]], [[[1, 2]]], 2)[1]["rollout_top_log_probs"][0, 0, 0])
 
 
 def test_our_sampler_reads_a_group_once_and_repeats_itself() -> None:
     policy = tiny_policy()
     one, other = policy.encode("3+5="), policy.encode("1+2*4=")
     prompts = [one] * 4 + [other] * 4
-    ids, log_probs, cells = draw(policy, prompts, 6, TEMPERATURE, generator_for(0, "x"), keep="topk", k=K)
-    again, *_ = draw(policy, prompts, 6, TEMPERATURE, generator_for(0, "x"))
+    ids, log_probs, cells = rolled_out(policy, prompts, 6, TEMPERATURE, generator_for(0, "x"), keep="topk", k=K)
+    again, *_ = rolled_out(policy, prompts, 6, TEMPERATURE, generator_for(0, "x"))
     assert ids == again
     assert [len(row) for row in ids] == [len(row) for row in log_probs]
     assert cells is not None
-    assert cells.log_probs.shape[0] == 8
-    uneven, *_ = draw(policy, [one] * 4 + [other] * 2, 6, TEMPERATURE, generator_for(0, "x"))
+    assert cells["rollout_top_log_probs"].shape[0] == 8
+    uneven, *_ = rolled_out(policy, [one] * 4 + [other] * 2, 6, TEMPERATURE, generator_for(0, "x"))
     assert len(uneven) == 6
 
 
@@ -80,7 +77,7 @@ def test_cells_from_hidden_states_are_the_scorer_s(keep: Any) -> None:
     mask = torch.cat([rollout.prompt_mask, rollout.response_mask], 1).long()
     hidden = policy.model.base_model(input_ids=ids, attention_mask=mask).last_hidden_state
     width = rollout.response_ids.shape[1]
-    found = cell_log_probs(policy.model, hidden[:, -width - 1 : -1], rollout.cell_ids, TEMPERATURE)
+    found = top_log_probs(policy.model, hidden[:, -width - 1 : -1], rollout.cell_ids, TEMPERATURE)
     valid = rollout.response_mask
     torch.testing.assert_close(found[valid], wanted[valid], rtol=1e-4, atol=1e-5)
 

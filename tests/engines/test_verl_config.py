@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-from minicppo.engines.verl_config import ANCHOR, loss_mode, method_params, render, verl_methods, verl_overrides
+from minicppo.engines.refusals import ANCHOR
+from minicppo.engines.split import method_of
+from minicppo.engines.verl_settings import loss_mode, render, verl_methods, verl_overrides
 from minicppo.rl.config import ConfigError, RunConfig, load_config, preset_names
 from minicppo.rules import METHODS
 
@@ -35,7 +37,7 @@ def test_verl_accepts_every_plan(preset: str) -> None:
         chosen = of(preset, f"method={method}")
         actor = instantiated(config, [text for text in verl_overrides(chosen, RUN) if text not in first])
         assert actor.policy_loss.loss_mode == loss_mode(method)
-        assert actor.policy_loss.params == method_params(chosen)
+        assert actor.policy_loss.params == method_of(chosen).params
         assert actor.loss_scale_factor == chosen.rollout.max_new_tokens
         assert actor.ppo_mini_batch_size == chosen.train.minibatch_prompts
     kind = "McoreActorConfig" if preset == "qwen3-30b-a3b-base" else "FSDPActorConfig"

@@ -7,7 +7,8 @@ import dataclasses
 import pytest
 import torch
 
-from minicppo.engines.verl_config import loss_mode, method_params, verl_methods
+from minicppo.engines.split import method_of
+from minicppo.engines.verl_settings import loss_mode, verl_methods
 from minicppo.rules import LOSS_AGG_MODES, get_method
 from tests.engines.verl_setup import (
     HORIZON,
@@ -126,4 +127,4 @@ def test_refusals_of_the_configuration(settings: dict[str, object], message: str
 def test_the_padded_length_is_the_longest_response() -> None:
     from minicppo.rl.config import load_config
 
-    assert method_params(load_config("learn", ["method=cppo-verl"]))["length"] == 51
+    assert method_of(load_config("learn", ["method=cppo-verl"])).params["length"] == 51

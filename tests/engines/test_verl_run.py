@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from minicppo.engines import verl_data, verl_run
+from minicppo.engines import verl as engine
 from minicppo.rl.config import ConfigError, RunConfig, load_config
 
 pytest.importorskip("math_verify", reason="task math needs math-verify: pip install -e '.[math]'")
@@ -36,7 +36,7 @@ def config(tmp_path: Path) -> RunConfig:
 
 
 def test_the_data_have_verls_columns_and_our_prompts(config: RunConfig, tmp_path: Path) -> None:
-    counts = verl_data.write_data(config, tmp_path / "run")
+    counts = engine.write_data(config, tmp_path / "run")
     assert counts == {"train": 5, config.eval.data[0]: 3}
     train = parquet.read_table(tmp_path / "run/data/train.parquet").to_pylist()
     assert [row["reward_model"]["ground_truth"] for row in train] == ["0", "2", "4", "6", "8"]
@@ -49,7 +49,7 @@ def test_the_data_have_verls_columns_and_our_prompts(config: RunConfig, tmp_path
 def test_fewer_problems_than_a_batch_are_refused(config: RunConfig, tmp_path: Path) -> None:
     larger = config.model_copy(update={"rollout": config.rollout.model_copy(update={"prompts": 6})})
     with pytest.raises(ConfigError, match=r"5 training problems, and verl draws the 6 .* smaller rollout\.prompts"):
-        verl_data.write_data(larger, tmp_path / "run")
+        engine.write_data(larger, tmp_path / "run")
 
 
 def test_evaluating_a_run_of_verl_names_its_merger(
@@ -71,7 +71,7 @@ def test_no_evaluated_problem_is_trained_on(config: RunConfig, tmp_path: Path) -
         "qwen3-8b-base", [f"task.options={options}", f"eval.data=[{options['data']}, {config.eval.data[0]}]"]
     )
     with pytest.raises(ConfigError, match="would be trained on"):
-        verl_data.write_data(leaking, tmp_path / "run")
+        engine.write_data(leaking, tmp_path / "run")
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -83,7 +83,7 @@ def test_verl_reads_the_data(config: RunConfig, tmp_path: Path) -> None:
     from minicppo.rl.grading.reward import compute_score
     from minicppo.rl.policy import character_tokenizer
 
-    verl_data.write_data(config, tmp_path / "run")
+    engine.write_data(config, tmp_path / "run")
     tokenizer = character_tokenizer("".join(map(chr, range(10, 127))))
     tokenizer.chat_template = "{{ messages[0]['content'] }}"
     settings = {"cache_dir": str(tmp_path), "filter_overlong_prompts": True, "max_prompt_length": 1024}
@@ -96,7 +96,7 @@ def test_verl_reads_the_data(config: RunConfig, tmp_path: Path) -> None:
 
 
 def fake(monkeypatch: pytest.MonkeyPatch, program: str) -> None:
-    monkeypatch.setattr(verl_run, "command", lambda config, run_dir: [sys.executable, "-c", program])
+    monkeypatch.setattr(engine, "command", lambda config, run_dir: [sys.executable, "-c", program])
 
 
 def test_output_and_exit_status_are_passed_on(
@@ -105,26 +105,26 @@ def test_output_and_exit_status_are_passed_on(
     fake(monkeypatch, "import sys; print('step 1'); print('oh', file=sys.stderr); sys.exit(3)")
     said: list[str] = []
     run = tmp_path / "run"
-    assert verl_run.train(config, run, said.append) == 3
+    assert engine.train(config, run, said.append) == 3
     assert "step 1" in said
     assert "oh" in said
     assert load_config(run / "config.yaml") == config
-    assert verl_run.train(config, run, said.append) == 3  # the same again goes on
+    assert engine.train(config, run, said.append) == 3  # the same again goes on
     assert (run / "verl.log").read_text().count("step 1") == 2
     other = config.model_copy(update={"seed": 1})
     with pytest.raises(ConfigError, match="another --run-dir"):
-        verl_run.train(other, run, said.append)
+        engine.train(other, run, said.append)
 
 
 def test_a_killed_process_has_the_status_a_shell_gives_it(tmp_path: Path) -> None:
     arguments = [sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"]
-    assert verl_run.stream(arguments, tmp_path / "log", lambda line: None) == 137
+    assert engine.stream(arguments, tmp_path / "log", lambda line: None) == 137
 
 
 def test_the_command_is_verls(config: RunConfig, tmp_path: Path) -> None:
-    program, flag, module, *overrides = verl_run.command(config, tmp_path)
+    program, flag, module, *overrides = engine.command(config, tmp_path)
     assert (program, flag, module) == (sys.executable, "-m", "verl.trainer.main_ppo")
-    assert overrides == verl_run.verl_overrides(config, tmp_path)
+    assert overrides == engine.verl_overrides(config, tmp_path)
 
 
 def test_a_run_through_the_command_line(

@@ -51,7 +51,7 @@ def no_reward(completion_ids: list[list[int]], **_: Any) -> list[float]:
 def config(folder: Path, **settings: Any) -> CPPOConfig:
     defaults: dict[str, Any] = {
         "output_dir": str(folder),
-        "cells": K,
+        "top_log_probs": K,
         "temperature": TEMPERATURE,
         "num_generations": 2,
         "max_completion_length": HORIZON,
@@ -129,9 +129,9 @@ def trl_inputs(rollout: Rollout) -> dict[str, Any]:
         "num_items_in_batch": rollout.response_mask.sum(),
     }
     if rollout.cell_log_probs is not None:
-        inputs["rollout_cell_log_probs"] = rollout.cell_log_probs
+        inputs["rollout_top_log_probs"] = rollout.cell_log_probs
     if rollout.cell_ids is not None:
-        inputs["rollout_cell_ids"] = rollout.cell_ids
+        inputs["rollout_top_ids"] = rollout.cell_ids
     return inputs
 
 

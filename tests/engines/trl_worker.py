@@ -17,7 +17,6 @@ from safetensors.torch import save_file
 from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
 
-from minicppo.engines.trl_rollout import RolloutCells
 from minicppo.rules import get_method
 from tests.engines.trl_setup import CASES, stale_rollout, tiny_policy, trainer_of
 
@@ -62,7 +61,8 @@ def one_step(folder: Path, engine: str, name: str, loss_type: str) -> None:
     def rollout_func(prompts: list[Any], trainer: Any) -> dict[str, Any]:
         part = whole.rows(torch.arange(4) + 4 * trainer.accelerator.process_index)
         if part.cell_log_probs is not None:
-            trainer._cells = RolloutCells(part.cell_log_probs, part.cell_ids)
+            trainer._top = {"rollout_top_log_probs": part.cell_log_probs}
+            trainer._top |= {} if part.cell_ids is None else {"rollout_top_ids": part.cell_ids}
 
         def lists(values: torch.Tensor, mask: torch.Tensor) -> list[list[Any]]:
             return [row[valid].tolist() for row, valid in zip(values, mask, strict=True)]
@@ -84,7 +84,7 @@ def one_step(folder: Path, engine: str, name: str, loss_type: str) -> None:
         logging_steps=1,
         **(sharding if engine == "fsdp2" else {}),
     )
-    trainer.method, trainer.keep = method, keep  # past the check: this rollout_func does return cells
+    trainer.method = method  # past the check: this rollout_func does return Top-K
     capture = Capture()
     trainer.add_callback(capture)
     trainer.train()

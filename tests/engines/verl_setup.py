@@ -29,7 +29,7 @@ with warnings.catch_warnings():  # of verl's own imports
     from verl.workers.utils.losses import ppo_loss
 
     from minicppo.engines import verl_loss as verl_loss
-    from minicppo.engines.verl_config import TARGET, loss_mode
+    from minicppo.engines.verl_settings import TARGET, loss_mode
 
 HORIZON = 40
 CONFIGS = str(Path(next(iter(verl.trainer.__path__))) / "config")
@@ -158,4 +158,3 @@ def reference_of(data: Sample, method: Any, mode: str) -> tuple[float, list[Tens
         gradients.append(gradient)
     masked = sum(g == 0.0 for row in weights for g in row) / data.tokens
     return loss, gradients, masked
-

@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# @name on engine @engine
+set -euo pipefail
+here="$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)"
+run="${RUN_DIR:-$here/run}" # a stopped run goes on from its newest checkpoint
+export TOKENIZERS_PARALLELISM=false
+if [[ -e "$run/config.yaml" ]]; then
+  @start resume "$run"
+else
+  @start train "$here/config.yaml" --run-dir "$run"
+fi
