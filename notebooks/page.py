@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import tempfile
@@ -15,7 +16,6 @@ with warnings.catch_warnings(action="ignore"):  # it warns, once, that its bars 
 from IPython.display import Image
 from matplotlib.figure import Figure
 
-from experiments.study.figures import digest
 from minicppo.plots.style import save
 
 FAST = os.environ.get("MINICPPO_FAST") == "1"  # smaller numbers: each notebook in well under 40 s
@@ -35,9 +35,13 @@ def show(figure: Figure, name: str | None = None) -> Image:
 
 
 def drawn_from(name: str) -> str:
-    """The digest that figure NAME bears: of its notebook's code and, for the comparison, of the study's results."""
+    """The digest that figure NAME bears: of its notebook's code and, for the comparison, of the study's results.
+
+    Lines that import do not count: what is drawn stays the same where a module is renamed.
+    """
     (page,) = HERE.glob(f"{name[:2]}_*.ipynb")
     cells = json.loads(page.read_text(encoding="utf-8"))["cells"]
-    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    lines = [line for cell in cells if cell["cell_type"] == "code" for line in [*cell["source"], "\n"]]
+    code = [line for line in lines if not line.startswith(("import ", "from "))]
     results = [(HERE.parent / "results" / "summary.json").read_text(encoding="utf-8")] if name[:2] == "06" else []
-    return digest(json.dumps([*code, *results]).encode())
+    return f"sha256 {hashlib.sha256(json.dumps([*code, *results]).encode()).hexdigest()}"
