@@ -80,9 +80,7 @@ def soft_gate_prefix(study: Study) -> Evidence:
 
 
 def figure1_rule(study: Study) -> Evidence:
-    """Figure 1 draws S_t / W_t <= delta_b; Eq. 10 allows the initial slack. The first implies the second
-    only.
-    """
+    """Figure 1 draws S_t / W_t <= delta_b; Eq. 10 allows the initial slack. The first implies the second only."""
     rng = np.random.default_rng(study.seed)
     implied, differ, count = True, 0, 0
     for _ in range(4000):
@@ -173,9 +171,7 @@ def dynamic_budget(study: Study) -> Evidence:
 
 
 def topk_score(study: Study) -> Evidence:
-    """A reduced TV is a lower bound, so its mask keeps more; adding min of the rest masses restores the
-    guarantee.
-    """
+    """A reduced TV is a lower bound, so its mask keeps more; adding min of the rest masses restores the guarantee."""
     mu, pi = np.array([0.4, 0.3, 0.2, 0.1]), np.array([0.4, 0.0, 0.0, 0.6])
 
     def reduced(mu: np.ndarray, pi: np.ndarray, k: int) -> tuple[float, float]:

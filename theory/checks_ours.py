@@ -1,6 +1,4 @@
-"""Checks of our own statements: F1 to F7, the programme for Eq. 8, Theorem B, the thresholds, the
-certificate.
-"""
+"""Checks of our own statements: F1 to F7, the programme for Eq. 8, Theorem B, the thresholds, the certificate."""
 
 from __future__ import annotations
 

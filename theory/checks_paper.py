@@ -199,9 +199,7 @@ def product_branch(study: Study) -> Evidence:
 
 
 def product_monotone(study: Study) -> Evidence:
-    """B.9's monotonicity fails for the implemented schedule once T delta exceeds about 2.7; the majorant
-    repairs it.
-    """
+    """B.9's monotonicity fails for the implemented schedule once T delta exceeds about 2.7; the majorant repairs it."""
 
     def falls(horizon: int, cap: float) -> bool:
         suffix = res.suffix_products(np.full(horizon, cap))

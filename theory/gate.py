@@ -1,8 +1,7 @@
 """Gates: what the CPPO mask does to a policy, if one deploys it instead of only masking gradients.
 
-The test I_t of paper Eq. 8 to 10, Z_t <= c_t = min(delta, delta + delta_b W_{t-1} - S_{t-1}), is a function
-of the state s_t when the divergence is exact and the weights are fixed. That makes it a gate on the policy
-itself.
+The test I_t of paper Eq. 8 to 10, Z_t <= c_t = min(delta, delta + delta_b W_{t-1} - S_{t-1}), is a function of the
+state s_t when the divergence is exact and the weights are fixed. That makes it a gate on the policy itself.
 """
 
 from __future__ import annotations
@@ -66,8 +65,7 @@ def excess_over(pair: Pair, budget: Budget) -> Any:
 def masked_surrogate(pair: Pair, gates: Levels, rewards: Array, baseline: Array) -> Any:
     """E_mu sum_t M_t (rho_t - 1) A_t: what the masked objective measures, reward units. Paper Eq. 11.
 
-    M_t = 1 where A_t (rho_t - 1) <= 0 or I_t; A = R - b, with b (P,) a baseline per prompt; rewards
-    (leaves,).
+    M_t = 1 where A_t (rho_t - 1) <= 0 or I_t; A = R - b, with b (P,) a baseline per prompt; rewards (leaves,).
     """
     advantage = rewards - np.repeat(baseline, len(rewards) // len(baseline))
     gain = pair.path_excess * advantage

@@ -17,8 +17,7 @@ from theory.tabular import Array, Pair, kernel, kl, ratio, sequence_kl, value
 def identity_residual(pair: Pair, rewards: Array) -> Any:
     """Delta = E_mu[R sum_t x_t (1 - rho_{t+1} .. rho_T)]. Paper Lemma 2; reward units.
 
-    Premise: pi << mu. Without it a rollout never sees the missing tokens and the identity fails. rewards:
-    (leaves,).
+    Premise: pi << mu. Without it a rollout never sees the missing tokens and the identity fails. rewards: (leaves,).
     """
     rho = 1 + pair.path_excess
     suffix = np.ones_like(rho)

@@ -84,8 +84,7 @@ def linear_program(coefficients: Vector, caps: Vector, limits: Vector) -> float:
 def theorem1_program(budget: Budget, suffix: Vector, xi: float = 1.0) -> tuple[Vector, Vector, Vector]:
     """The linear programme of Theorem 1, c_t = 4 xi suffix_t / w_t for z_t = w_t u_t: (c, caps, limits).
 
-    suffix (T,): the suffix bound after each position, `residual.suffix_sums` or `suffix_products` of the
-    token caps.
+    suffix (T,): the suffix bound after each position, `residual.suffix_sums` or `suffix_products` of the token caps.
     """
     return 4 * xi * suffix / budget.weights, budget.caps, budget.limits
 

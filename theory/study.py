@@ -80,9 +80,7 @@ class Study:
         return {name: np.array(rows) for name, rows in found.items()}
 
     def bounded(self, name: str, tolerance: float = 1e-12) -> tuple[bool, int, float]:
-        """Whether no instance exceeds the bound by more than the tolerance, how many there are, and the worst
-        ratio.
-        """
+        """Whether no instance exceeds the bound by more than the tolerance, how many there are, and the worst ratio."""
         worst, bound = self.bounds[name].T
         real = bound > 1e-9  # below that a ratio is rounding
         return bool((worst <= bound + tolerance).all()), len(bound), float((worst[real] / bound[real]).max())

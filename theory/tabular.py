@@ -1,14 +1,12 @@
 """Exact pairs of autoregressive policies over all V^T sequences: the ground truth of every bound here.
 
-A policy is a tuple of T arrays. Array t has shape (P * V**t, V): one row of next-token probabilities for
-every state (prompt, y_1 .. y_t), in lexicographic order, so that row i of level t has the rows i*V .. i*V +
-V-1 of level t + 1 as children and the leaves are the P * V**T (prompt, response) pairs. Everything below is
-written with NumPy operations that object arrays of `fractions.Fraction` also support: the same code gives
-float64 values and exact rationals.
+A policy is a tuple of T arrays. Array t has shape (P * V**t, V): one row of next-token probabilities for every state
+(prompt, y_1 .. y_t), in lexicographic order, so that row i of level t has the rows i*V .. i*V + V-1 of level t + 1 as
+children and the leaves are the P * V**T (prompt, response) pairs. Everything below is written with NumPy operations
+that object arrays of `fractions.Fraction` also support: the same code gives float64 values and exact rationals.
 
-Names: x_t = rho_t - 1 with rho_t = pi/mu at the sampled token; D_t(s_t) = TV(mu(.|s_t), pi(.|s_t)); u_t =
-E_mu D_t; J = expected reward; L' = E_mu[R sum_t x_t], the first-order surrogate; Delta = L' - (J(pi) -
-J(mu)), its residual.
+Names: x_t = rho_t - 1 with rho_t = pi/mu at the sampled token; D_t(s_t) = TV(mu(.|s_t), pi(.|s_t)); u_t = E_mu D_t; J =
+expected reward; L' = E_mu[R sum_t x_t], the first-order surrogate; Delta = L' - (J(pi) - J(mu)), its residual.
 """
 
 from __future__ import annotations
@@ -143,9 +141,7 @@ def random_policy(
     concentration: float = 1.0,
     exact: bool = False,
 ) -> Levels:
-    """A random policy with full support: Dirichlet rows (float64), or rows of small integer ratios
-    (Fraction).
-    """
+    """A random policy with full support: Dirichlet rows (float64), or rows of small integer ratios (Fraction)."""
     shapes = [(prompts * vocab**t, vocab) for t in range(horizon)]
     if not exact:
         return tuple(rng.dirichlet(np.full(vocab, concentration), size=rows) for rows, _ in shapes)
@@ -183,17 +179,13 @@ def residual(pair: Pair, rewards: Array) -> Any:
 
 
 def kernel(pair: Pair) -> Array:
-    """K = P_pi - P_mu - P_mu sum_t x_t, shape (leaves,): Delta = -sum_y R(y) K(y) for every reward R (ours,
-    F1).
-    """
+    """K = P_pi - P_mu - P_mu sum_t x_t, shape (leaves,): Delta = -sum_y R(y) K(y) for every reward R (ours, F1)."""
     mu, pi = pair.reach_mu[-1], pair.reach_pi[-1]
     return pi - mu - mu * pair.path_excess.sum(axis=0)
 
 
 def suffix_tv(pair: Pair, t: int) -> Array:
-    """TV between mu and pi of the tokens after position t (1-based), from every state of length t: (P *
-    V**t,).
-    """
+    """TV between mu and pi of the tokens after position t (1-based), from every state of length t: (P * V**t,)."""
     rows = len(pair.reach_mu[t])
     start = np.ones_like(pair.prior[:1]).repeat(rows)
     mu, pi = (reach(policy[t:], start)[-1].reshape(rows, -1) for policy in (pair.mu, pair.pi))

@@ -3,9 +3,8 @@
     certificate = certify(log_probs, rollout_log_probs, rewards, response_mask, groups=group_ids)
     log(certificate.rows())  # {"certificate/surrogate": .., "certificate/certified": 0.0 or 1.0, ..}
 
-Call it after an optimiser step, with log_probs of the NEW policy on the responses mu sampled, and with every
-row of the rollout: also the groups whose rewards do not vary, which the loss may drop, since the residual
-counts them.
+Call it after an optimiser step, with log_probs of the NEW policy on the responses mu sampled, and with every row of the
+rollout: also the groups whose rewards do not vary, which the loss may drop, since the residual counts them.
 
 What is estimated, each as a mean over responses (x_t = rho_t - 1):
 
@@ -16,10 +15,9 @@ What is estimated, each as a mean over responses (x_t = rho_t - 1):
     gain            L' - min(F2, F5), which J(pi) - J(mu) is at least; "certified" if its lower confidence
                     limit is positive
 
-Premises: pi << mu; log-probs of the untruncated sampling distribution on both sides; |R - c| <= xi =
-reward_range / 2; a divergence, if given, is the exact TV of s_t (Binary and Top-K scores lie below it and
-void F2 and F5). Groups are independent draws of a prompt. F5 alone never certifies (L' <= 2 xi U), it limits
-how far J can have moved.
+Premises: pi << mu; log-probs of the untruncated sampling distribution on both sides; |R - c| <= xi = reward_range / 2;
+a divergence, if given, is the exact TV of s_t (Binary and Top-K scores lie below it and void F2 and F5). Groups are
+independent draws of a prompt. F5 alone never certifies (L' <= 2 xi U), it limits how far J can have moved.
 
 The policy must not have been fitted to the responses it is judged on. On the batch an update was trained on,
 L' is optimistic (it is what the update maximised) and "certified" describes the batch; a certificate in

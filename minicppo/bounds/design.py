@@ -1,9 +1,8 @@
 """Thresholds from bounds and bounds from thresholds (ours), for weights falling linearly from 1 to w_min.
 
-Everything follows from three dimensionless groups: the burst k = delta / delta_b (how many tokens' allowance
-one token may spend at once), w_min, and the divergence a response may collect. The constraint set scales with
-(delta, delta_b), so one evaluation at delta_b = 1 fixes delta_b for any target. All horizons count tokens;
-residuals are in reward units.
+Everything follows from three dimensionless groups: the burst k = delta / delta_b (how many tokens' allowance one token
+may spend at once), w_min, and the divergence a response may collect. The constraint set scales with (delta, delta_b),
+so one evaluation at delta_b = 1 fixes delta_b for any target. All horizons count tokens; residuals are in reward units.
 """
 
 from __future__ import annotations
@@ -34,9 +33,8 @@ PREMISES: dict[Method, str] = {
 class Design:
     """Thresholds that certify a residual.
 
-    delta, delta_b: in TV, or in chi-square units for the method "chi2". bound: the certified residual, reward
-    units. tv: the TV a token at the average allowance may have, delta_b itself or its chi-square equivalent
-    sqrt(delta_b) / 2.
+    delta, delta_b: in TV, or in chi-square units for the method "chi2". bound: the certified residual, reward units.
+    tv: the TV a token at the average allowance may have, delta_b itself or its chi-square equivalent sqrt(delta_b) / 2.
     """
 
     horizon: int

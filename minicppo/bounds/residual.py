@@ -27,8 +27,7 @@ def suffix_sums(caps: Array) -> Array:
 def suffix_products(caps: Array) -> Array:
     """1 - prod_{j>t} (1 - l_j) for t = 1 .. T, the product suffix bound of paper Lemma 3. Shape (T,).
 
-    Premise: D_j <= l_j <= 1 at every state after the prefix. TV of the suffix is at most this (maximal
-    coupling).
+    Premise: D_j <= l_j <= 1 at every state after the prefix. TV of the suffix is at most this (maximal coupling).
     """
     keep = np.cumprod((1 - caps)[::-1])[::-1]
     return 1 - np.append(keep[1:], keep[-1] ** 0)
@@ -47,9 +46,8 @@ def product_form(u: Array, caps: Array, xi: float = 1.0) -> Any:
 def theorem1(horizon: int, delta: float, delta_b: float, w_min: float = 1.0, xi: float = 1.0) -> float:
     """|Delta| <= 2 xi T (T - 1) lbar delta_b with lbar = min(1, delta / w_min). Paper Theorem 1.
 
-    Premises: the theorem form of the budget (Eq. 5), its sums pathwise or in expectation over mu, with fixed
-    weights in [w_min, 1] for which (T - t) / w_t does not increase (Prop. 5 gives this for the linear
-    schedule).
+    Premises: the theorem form of the budget (Eq. 5), its sums pathwise or in expectation over mu, with fixed weights in
+    [w_min, 1] for which (T - t) / w_t does not increase (Prop. 5 gives this for the linear schedule).
     """
     return 2 * xi * horizon * (horizon - 1) * _token_cap(delta, w_min) * delta_b
 
@@ -57,8 +55,7 @@ def theorem1(horizon: int, delta: float, delta_b: float, w_min: float = 1.0, xi:
 def proposition8(horizon: int, delta: float, delta_b: float, w_min: float = 1.0, xi: float = 1.0) -> float:
     """|Delta| <= 2 xi (T - 1) lbar (T delta_b + 2 delta): Theorem 1 with slack, S_t <= delta_b W_t + delta.
 
-    Paper Prop. 8; premises of Theorem 1. Eq. 8 needs the slack delta - delta_b w_min only: see
-    `theorem1_eq8`.
+    Paper Prop. 8; premises of Theorem 1. Eq. 8 needs the slack delta - delta_b w_min only: see `theorem1_eq8`.
     """
     return 2 * xi * (horizon - 1) * _token_cap(delta, w_min) * (horizon * delta_b + 2 * delta)
 

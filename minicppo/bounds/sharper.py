@@ -43,8 +43,7 @@ def path_budget_finite(total: float, horizon: int, xi: float = 1.0) -> float:
 def expected_budget(total: float, xi: float = 1.0) -> float:
     """F5: |Delta| <= 2 xi (U + min(1, U)) with U = E_mu sum_t D_t. Premise: pi << mu only.
 
-    It can never certify an improvement by itself, since L' <= 2 xi U; it limits how far J moves:
-    `largest_change`.
+    It can never certify an improvement by itself, since L' <= 2 xi U; it limits how far J moves: `largest_change`.
     """
     return 2 * xi * (total + min(1, total))
 
