@@ -120,7 +120,7 @@ def token_batch(
     def spread(value: Any) -> Tensor:
         return layout.spread([[value(t) for t in row] for row in rows], dtype)
 
-    cells = None
+    top = None
     if needs != "log_probs":
         size = len(rows[0][0].mu)
         ids = [[likeliest(t.mu, k) if needs == "topk" else range(size) for t in row] for row in rows]
@@ -136,7 +136,7 @@ def token_batch(
             out[layout.mask] = torch.tensor(flat, dtype=torch.float64)
             return out
 
-        cells = s.rules.Cells(
+        top = s.rules.TopLogProbs(
             log_probs=cube(lambda t, i: math.log(t.pi[i]), 0.0).to(dtype),
             rollout_log_probs=cube(lambda t, i: math.log(t.mu[i]), 0.0).to(dtype),
             token_ids=spread(lambda t: t.sampled).nan_to_num(0, 0, 0).clamp(0, 100).long(),
@@ -147,7 +147,7 @@ def token_batch(
         rollout_log_probs=spread(lambda t: math.log(t.mu[t.sampled])),
         advantages=spread(lambda t: t.advantage),
         response_mask=layout.mask,
-        cells=cells,
+        top=top,
     )
 
 

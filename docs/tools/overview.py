@@ -83,7 +83,7 @@ def overview() -> Figure:
 
 
 def _account(ax: Axes, mask: CPPOMask) -> None:
-    w, Z = mask.weight[0].numpy(), mask.score[0].numpy()
+    w, Z = mask.position_weight[0].numpy(), mask.weighted_divergence[0].numpy()
     before = np.concatenate([[0.0], np.cumsum(w)[:-1]])
     edges = np.arange(LENGTH + 1) + 0.5
     allowed, drifted = DELTA + DELTA_B * before, np.concatenate([[0.0], np.cumsum(Z)[:-1]])

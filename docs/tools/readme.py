@@ -29,7 +29,7 @@ def methods_table() -> str:
     for name, spec in METHODS.items():
         families.setdefault(spec.family, []).append(name)
     for family, names in families.items():
-        found = get_method(names[0]).family
+        found = get_method(names[0])
         listed = ", ".join(f"`{name}`" for name in names)
         formula = found.formula.replace("|", r"\|")  # else it ends the table's cell
         lines.append(f"| {family} | `{formula}` | {found.level} | {found.source} | {listed} |")

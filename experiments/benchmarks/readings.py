@@ -22,7 +22,7 @@ from torch import Tensor
 from minicppo.rl.config import load_config
 from minicppo.rl.run_dir import RunDir
 from minicppo.rl.trainer import Trainer, starting_policy
-from minicppo.rules import Cells, Method, TokenBatch, TokenWeights, get_method, group_advantages, policy_loss
+from minicppo.rules import Method, TokenBatch, TokenWeights, TopLogProbs, get_method, group_advantages, policy_loss
 
 RESULT = Path(__file__).parent / "results" / "readings.json"
 TOP_K = 4  # of the tiny task's 15 tokens; the paper's 20 of 152k
@@ -72,17 +72,17 @@ PAIRS: dict[str, tuple[Reading, Reading]] = {
 }
 
 
-def topk_of(cells: Cells, k: int) -> Cells:
+def topk_of(full: TopLogProbs, k: int) -> TopLogProbs:
     """mu's k likeliest tokens out of full distributions."""
-    top = cells.rollout_log_probs.topk(k, dim=-1)
-    return Cells(cells.log_probs.gather(-1, top.indices), top.values, cells.token_ids, top.indices)
+    top = full.rollout_log_probs.topk(k, dim=-1)
+    return TopLogProbs(full.log_probs.gather(-1, top.indices), top.values, full.token_ids, top.indices)
 
 
 def apply(reading: Reading, batch: TokenBatch, group_size: int) -> tuple[TokenWeights, Tensor]:
     """The weights, and the loss's gradient with respect to each token's log-prob."""
     method = get_method(reading.method, **reading.params)
-    assert batch.cells is not None
-    batch = replace(batch, cells=topk_of(batch.cells, TOP_K) if method.needs == "topk" else batch.cells)
+    assert batch.top is not None
+    batch = replace(batch, top=topk_of(batch.top, TOP_K) if method.needs == "topk" else batch.top)
     if reading.normalize_std:
         rewards = batch.advantages[:, 0]  # centred rewards: the same up to the group's mean, which drops out
         scaled = group_advantages(rewards, group_size, normalize_std=True).advantages

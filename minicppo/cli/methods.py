@@ -48,20 +48,19 @@ def describe(name: str) -> dict[str, Any]:
     Raises:
         ValueError: there is no such method.
     """
-    from minicppo.rules import METHODS, get_method
+    from minicppo.rules import get_method
 
     method = get_method(name)
-    about: Any = method if hasattr(method, "formula") else method.family
     params = {
         key: {"value": "inf" if value == math.inf else value, "source": note.source}
         for key, (value, note) in method.hypers.items()
     }
     return {
         "name": method.name,
-        "summary": METHODS[name].summary,
-        "formula": about.formula,
-        "level": about.level,
+        "summary": method.summary,
+        "formula": method.formula,
+        "level": method.level,
         "needs": method.needs,
-        "source": about.source,
+        "source": method.source,
         "params": params,
     }

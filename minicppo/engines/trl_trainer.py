@@ -24,7 +24,7 @@ from minicppo.engines.trl_rollout import VLLM_MOST_LOG_PROBS, Top, last_hidden_s
 from minicppo.engines.trl_settings import LOSS_TYPES
 from minicppo.rl.policy import Policy
 from minicppo.rl.seeding import generator_for
-from minicppo.rules import Cells, Method, TokenBatch, TokenWeights, diagnostics
+from minicppo.rules import Method, TokenBatch, TokenWeights, TopLogProbs, diagnostics
 
 DRIFT = ("drift", "div/", "kl/", "ratio/", "prefix/")  # what mixes mismatch and drift unless kept apart
 
@@ -187,7 +187,7 @@ class CPPOTrainer(GRPOTrainer):
                 states = states[:, -T - 1 : -1].float() if exact else states[:, -T - 1 : -1]
                 head = self.accelerator.unwrap_model(self.model)
                 pi = trl_rollout.top_log_probs(head, states, ids, self.temperature)
-            top = Cells(pi, mu, inputs["completion_ids"], ids)
+            top = TopLogProbs(pi, mu, inputs["completion_ids"], ids)
         anchor, advantages = inputs["sampling_per_token_logps"].float(), inputs["advantages"].float()
         batch = TokenBatch(log_probs.float(), anchor, advantages, mask.bool(), top)
         out = self.method(batch)

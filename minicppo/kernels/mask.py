@@ -4,6 +4,9 @@ The twin of `minicppo.rules.mask.mask_rows`. One program holds one response; the
 bisecting the bit patterns of floats, which have the order of the numbers, so it is the exact entry without a sort.
 """
 
+import math
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -138,28 +141,23 @@ def mask(
     second: Tensor,
     advantages: Tensor | None,
     valid: Tensor,
-    starts: Tensor | None,
     lengths: Tensor | None,
     width: int,
-    *,
-    delta: float,
-    delta_b: float,
-    w_drop: float,
-    budget: str,
-    cap: float,
-    quantile: float,
-    horizon: int,
+    rule: Any,
     highest_log_prob: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor]:
     """Reason, token mask, D_t, c_t, and of each response delta_b (None without a budget) and whether an input is wrong.
 
     Args:
         first, second: float32 log-probs of pi and mu with `advantages`, one a response or of their shape; or, without,
-            D_t >= 0 and whether each token moves away. (B, T), or (N,) with `starts` and `lengths` (B,).
+            D_t >= 0 and whether each token moves away. (B, T), or (N,) with `lengths` (B,), laid end to end.
         valid: bool, of the same shape. width: tokens of the longest response.
-        w_drop: 1 - w_min. cap: the most that delta_b may become. horizon: the weights' T; 0: each response's own.
+        rule: a `minicppo.rules.mask_rule.MaskRule`.
     """
     rows = len(first) if lengths is None else len(lengths)
+    starts = None if lengths is None else lengths.cumsum(0) - lengths
+    budget = "off" if math.isinf(rule.delta_b) else rule.budget
+    horizon = {"own": 0, "padded": width}.get(rule.length, rule.length)  # the weights' T; 0: each response's own
     reason, kept = torch.empty_like(valid, dtype=torch.int8), torch.empty_like(valid)
     divergence = torch.empty_like(valid, dtype=torch.float32)
     threshold = torch.empty_like(divergence)
@@ -171,11 +169,12 @@ def mask(
         _mask[(rows,)](
             *inputs,
             *(reason, kept.view(torch.int8), divergence, threshold, limits, broken),
-            *(width, delta, delta_b, cap, w_drop, horizon, highest_log_prob),
+            *(width, rule.delta, rule.delta_b, rule.cap, 0.0 if rule.schedule == "constant" else 1 - rule.w_min),
+            *(horizon, highest_log_prob),
             GIVEN=advantages is None,
             BY_TOKEN=advantages is not None and advantages.shape == first.shape,
             BUDGET=budget,
-            QUANTILE=quantile,
+            QUANTILE=rule.quantile,
             BLOCK=block,
             num_warps=min(max(block // 256, 4), 16),
         )

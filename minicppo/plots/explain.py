@@ -14,8 +14,7 @@ from rich.table import Table
 
 from minicppo.plots.response import draw_threshold, draw_verdicts, legend_entries
 from minicppo.plots.style import house_style, new_figure
-from minicppo.rules import Reason, TokenBatch, get_method
-from minicppo.rules.methods.registry import FAMILIES, Method
+from minicppo.rules import Method, Reason, TokenBatch, get_method
 
 VERDICTS = {
     Reason.TOWARD: "keep, toward",
@@ -103,9 +102,9 @@ def explain(
 
 def _limits(rule: Method, advantages: Sequence[float]) -> list[float]:
     """The limits of a token method without a threshold of its own: DPPO's on D, PPO's on |log rho| by the sign of A."""
-    if rule.family is FAMILIES["dppo"]:
+    if rule.family == "dppo":
         return [rule.params["delta"]] * len(advantages)
-    if rule.family is FAMILIES["ppo"]:
+    if rule.family == "ppo":
         low = rule.params["clip_low"]
         up, down = math.log1p(rule.params["clip_high"]), math.inf if low == 1 else -math.log1p(-low)
         return [up if A > 0 else down for A in advantages]

@@ -10,7 +10,7 @@ from minicppo.bounds.certificate import certify
 from minicppo.rl.log_probs import score
 from minicppo.rl.policy import Policy
 from minicppo.rl.sampling import Keep, Rollout
-from minicppo.rules import Cells, TokenBatch, token_divergence
+from minicppo.rules import TokenBatch, TopLogProbs, token_divergence
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ def certificate_row(policy: Policy, judged: Judged, temperature: float, keep: Ke
         scores = score(policy, piece, temperature, "full" if keep == "full" else "none")
         log_probs.append(scores.log_probs)
         if scores.cell_log_probs is not None and piece.cell_log_probs is not None:
-            cells = Cells(scores.cell_log_probs, piece.cell_log_probs, piece.response_ids)
-            batch = TokenBatch(scores.log_probs, piece.log_probs, judged.rewards[part], piece.response_mask, cells)
+            top = TopLogProbs(scores.cell_log_probs, piece.cell_log_probs, piece.response_ids)
+            batch = TokenBatch(scores.log_probs, piece.log_probs, judged.rewards[part], piece.response_mask, top)
             divergences.append(token_divergence(batch, "exact_tv"))
     certificate = certify(
         torch.cat(log_probs).cpu().numpy(),

@@ -13,7 +13,7 @@ from minicppo.rl.log_probs import score
 from minicppo.rl.run_dir import RunDir
 from minicppo.rl.sampling import Keep, Rollout
 from minicppo.rl.tasks import Problem, Task
-from minicppo.rules import Cells, Method, TokenBatch, TokenWeights, diagnostics, policy_loss
+from minicppo.rules import Method, TokenBatch, TokenWeights, TopLogProbs, diagnostics, policy_loss
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Updater:
             loss.backward()
             losses.append(loss.detach())
             entropies.append(scores.entropy[part.response_mask])
-            batches.append(dataclasses.replace(batch, cells=None))
+            batches.append(dataclasses.replace(batch, top=None))
             results.append(result)
         grad_norm = torch.nn.utils.clip_grad_norm_(state.policy.model.parameters(), settings.grad_clip)
         self._require_finite("gradient norm", grad_norm)
@@ -90,7 +90,7 @@ class Updater:
             scores = score(self.state.policy, part, self.config.rollout.temperature, self.keep)
             batch = token_batch(part, minibatch.advantages[rows], scores.log_probs, scores.cell_log_probs)
             results.append(self.method(batch))
-            batches.append(dataclasses.replace(batch, cells=None))
+            batches.append(dataclasses.replace(batch, top=None))
         return join_batches(batches), join_results(results)
 
     def write_trace(self, run: RunDir, minibatch: Minibatch, problems: list[Problem], rows_per_forward: int) -> None:
@@ -134,11 +134,11 @@ class Updater:
 
 def token_batch(rollout: Rollout, advantages: Tensor, log_probs: Tensor, cell_log_probs: Tensor | None) -> TokenBatch:
     """What the rules read: pi's log-probs beside the rollout's own."""
-    cells = None
+    top = None
     if cell_log_probs is not None:
         assert rollout.cell_log_probs is not None
-        cells = Cells(cell_log_probs, rollout.cell_log_probs, rollout.response_ids, rollout.cell_ids)
-    return TokenBatch(log_probs, rollout.log_probs, advantages, rollout.response_mask, cells)
+        top = TopLogProbs(cell_log_probs, rollout.cell_log_probs, rollout.response_ids, rollout.cell_ids)
+    return TokenBatch(log_probs, rollout.log_probs, advantages, rollout.response_mask, top)
 
 
 def join_batches(parts: list[TokenBatch]) -> TokenBatch:

@@ -1,7 +1,7 @@
 """The rules as pure PyTorch functions over a batch: position weights, divergences, budgets, masks, weights, loss."""
 
 from minicppo.rules.advantages import GroupAdvantages, group_advantages
-from minicppo.rules.batch import Cells, TokenBatch
+from minicppo.rules.batch import TokenBatch, TopLogProbs
 from minicppo.rules.diagnostics import diagnostics
 from minicppo.rules.divergence import DIVERGENCES, token_divergence
 from minicppo.rules.loss import LOSS_AGG_MODES, aggregate, policy_loss
@@ -15,12 +15,12 @@ __all__ = [
     "LOSS_AGG_MODES",
     "METHODS",
     "CPPOMask",
-    "Cells",
     "GroupAdvantages",
     "Method",
     "Reason",
     "TokenBatch",
     "TokenWeights",
+    "TopLogProbs",
     "aggregate",
     "cppo_mask",
     "diagnostics",

@@ -23,7 +23,7 @@ _LIMITS = {  # what valid tokens may hold
 
 
 @dataclass(frozen=True)
-class Cells:
+class TopLogProbs:
     """Both policies' log-probs on more of the vocabulary than the sampled token.
 
     log_probs, rollout_log_probs: (B, T, K), pi and mu. token_ids: (B, T), the sampled tokens.
@@ -48,7 +48,7 @@ class TokenBatch:
     log_probs: (B, T) pi's log-prob of each sampled token, natural log, temperature applied.
     rollout_log_probs: (B, T) mu's, of the policy that sampled. advantages: (B,) or (B, T).
     response_mask: (B, T), true on valid tokens (EOS included; prompt, padding and tool tokens excluded); default all.
-    cells: what Top-K and exact divergences are computed from. divergence: (B, T), D_t >= 0 given by the caller; it then
+    top: what Top-K and exact divergences are computed from. divergence: (B, T), D_t >= 0 given by the caller; it then
     stands in for whichever divergence a method names.
     Raises on bf16/fp16 input, shape mismatch, and NaN or infinite values on valid tokens. Invalid positions may
     hold anything.
@@ -58,7 +58,7 @@ class TokenBatch:
     rollout_log_probs: Tensor
     advantages: Tensor
     response_mask: Tensor | None = None
-    cells: Cells | None = None
+    top: TopLogProbs | None = None
     divergence: Tensor | None = None
 
     def __post_init__(self) -> None:
@@ -68,11 +68,11 @@ class TokenBatch:
         for name, value in tensors.items():
             by_token = value.shape == mask.shape and value is not mask
             object.__setattr__(self, name, zero_invalid(value, mask) if by_token else value.expand(mask.shape))
-        if self.cells is not None:
-            object.__setattr__(self, "cells", checked_cells(self.cells, mask.shape))
+        if self.top is not None:
+            object.__setattr__(self, "top", checked_top(self.top, mask.shape))
 
     @classmethod
-    def from_packed(cls, lengths: Tensor, cells: Cells | None = None, **tensors: Any) -> "TokenBatch":
+    def from_packed(cls, lengths: Tensor, top: TopLogProbs | None = None, **tensors: Any) -> "TokenBatch":
         """From 1-D tensors of responses laid end to end; `advantages` may be (B,) already."""
         require_tensors(lengths=lengths, **tensors)
         layout = Packed(lengths)
@@ -82,19 +82,19 @@ class TokenBatch:
             if value is not None
         }
         padded["response_mask"] = padded.get("response_mask", layout.slots).bool() & layout.slots
-        if cells is not None:
-            cells = Cells(**{k: layout.pad(v) for k, v in vars(cells).items() if v is not None})
-        return cls(cells=cells, **padded)
+        if top is not None:
+            top = TopLogProbs(**{k: layout.pad(v) for k, v in vars(top).items() if v is not None})
+        return cls(top=top, **padded)
 
     def rows(self, index: Tensor) -> "TokenBatch":
         """The same batch restricted to some responses."""
-        cells = self.cells
-        if cells is not None:
-            ids = None if cells.ids is None else cells.ids[index]
-            cells = Cells(cells.log_probs[index], cells.rollout_log_probs[index], cells.token_ids[index], ids)
+        top = self.top
+        if top is not None:
+            ids = None if top.ids is None else top.ids[index]
+            top = TopLogProbs(top.log_probs[index], top.rollout_log_probs[index], top.token_ids[index], ids)
         names = ("log_probs", "rollout_log_probs", "advantages", "response_mask", "divergence")
         tensors: dict[str, Any] = {k: getattr(self, k)[index] for k in names if getattr(self, k) is not None}
-        return replace(self, cells=cells, **tensors)
+        return replace(self, top=top, **tensors)
 
     @property
     def mask(self) -> Bool[Tensor, "B T"]:
@@ -167,17 +167,17 @@ def checked_inputs(packed: Packed | None, *, values: bool = True, **given: Tenso
     return checked | {k: check_tokens(k, v.detach(), mask, values) for k, v in given.items() if v is not None}
 
 
-def checked_cells(cells: Cells, shape: torch.Size) -> Cells:
-    """The cells of a (B, T) batch without gradient. Raises on half precision and on a shape that does not fit."""
-    every = (*shape, *cells.log_probs.shape[-1:])
-    for name, value in vars(cells).items():
+def checked_top(top: TopLogProbs, shape: torch.Size) -> TopLogProbs:
+    """`TokenBatch.top` of a (B, T) batch without gradient. Raises on half precision or a shape that does not fit."""
+    every = (*shape, *top.log_probs.shape[-1:])
+    for name, value in vars(top).items():
         wanted = tuple(shape) if name == "token_ids" else every
         if value is not None and tuple(value.shape) != wanted:
-            raise ValueError(f"cells.{name} is {tuple(value.shape)} where the batch needs {wanted}")
-    detached = {name: getattr(cells, name).detach() for name in ("log_probs", "rollout_log_probs")}
+            raise ValueError(f"top.{name} is {tuple(value.shape)} where the batch needs {wanted}")
+    detached = {name: getattr(top, name).detach() for name in ("log_probs", "rollout_log_probs")}
     for name, value in detached.items():
-        _require_precision(f"cells.{name}", value)
-    return replace(cells, **detached)
+        _require_precision(f"top.{name}", value)
+    return replace(top, **detached)
 
 
 def _require_precision(name: str, value: Tensor) -> None:

@@ -86,22 +86,21 @@ def _rank_from_top(counts: Tensor, q: float) -> tuple[Tensor, Tensor]:
     return last - below.long(), position - below
 
 
-def sequence_budget(
+def response_budget(
     divergence: Float[Tensor, "B T"],
     counts: Int[Tensor, " B"],
-    delta_b: float,
-    *,
     budget: str,
-    cap_factor: float,
+    delta_b: float,
+    cap: float,
     quantile: float,
 ) -> Float[Tensor, " B"] | None:
     """Each response's delta_b, from its D_t (zero on invalid positions) and its `counts` of valid tokens.
 
-    "fixed": `delta_b`. "dynamic": the response's own P90 of the unweighted D_t within [delta_b, cap_factor * delta_b],
-    paper Eq. 22. "off", or an infinite delta_b: None.
+    "fixed": `delta_b`. "dynamic": the response's own P90 of the unweighted D_t within [delta_b, cap], paper Eq. 22.
+    "off", or an infinite delta_b: None.
     """
     if budget == "off" or math.isinf(delta_b):
         return None
     if budget == "fixed":
         return divergence.new_full(counts.shape, delta_b)
-    return clamped_quantile(divergence, counts, quantile, delta_b, cap_factor * delta_b)
+    return clamped_quantile(divergence, counts, quantile, delta_b, cap)

@@ -8,16 +8,16 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from minicppo.rules.batch import Cells, TokenBatch, clean_tokens
+from minicppo.rules.batch import TokenBatch, TopLogProbs, clean_tokens
 from minicppo.text import nearest
 
 DIVERGENCES = ("binary_tv", "binary_kl", "topk_tv", "topk_kl", "exact_tv", "exact_kl")
 ESTIMATES = ("k3", "abs_log_ratio")  # what TRM's codes put in the place of a divergence
-TINY = 1e-12  # probability floor of the "other" cells in KL: 1 - sum can round to zero or below
+TINY = 1e-12  # probability floor of the "other" cell in KL: 1 - sum can round to zero or below
 
 
 def needs(kind: str) -> str:
-    """Which cells a divergence reads: "log_probs" (none), "topk" or "full"."""
+    """What a divergence reads: "log_probs" of the sampled tokens alone, "topk" or "full"."""
     return {"topk": "topk", "exact": "full"}.get(kind.split("_")[0], "log_probs")
 
 
@@ -37,25 +37,25 @@ def token_divergence(batch: TokenBatch, kind: str, *, topk_variant: str = "union
     if kind == "binary_kl":
         return binary_kl(batch.log_probs, batch.rollout_log_probs).to(batch.log_probs.dtype)
     if kind in DIVERGENCES:
-        cells = require_cells(batch, needs(kind))
-        if cells.ids is None:
-            value = exact_tv(cells) if kind == "exact_tv" else exact_kl(cells)
+        top = require_top(batch, needs(kind))
+        if top.ids is None:
+            value = exact_tv(top) if kind == "exact_tv" else exact_kl(top)
         else:
             topk = topk_tv if kind == "topk_tv" else topk_kl
-            value = topk(cells, batch.log_probs, batch.rollout_log_probs, topk_variant)
+            value = topk(top, batch.log_probs, batch.rollout_log_probs, topk_variant)
         return clean_tokens(kind, value.to(batch.log_probs.dtype), batch.mask)
     raise ValueError(f"divergence={kind!r} is unknown{nearest(kind, DIVERGENCES + ESTIMATES)}")
 
 
-def require_cells(batch: TokenBatch, kind: str) -> Cells:
-    """The batch's cells, or an error that says which kind the caller must supply."""
-    if batch.cells is None or batch.cells.kind != kind:
-        have = "none" if batch.cells is None else batch.cells.kind
+def require_top(batch: TokenBatch, kind: str) -> TopLogProbs:
+    """The batch's log-probs beyond the sampled token, or an error that says which kind the caller must supply."""
+    if batch.top is None or batch.top.kind != kind:
+        have = "none" if batch.top is None else batch.top.kind
         raise ValueError(
-            f"this divergence needs {kind!r} cells and the batch carries {have!r}: pass TokenBatch(cells=Cells(...)), "
-            "or choose a binary divergence, which needs log-probs alone"
+            f"this divergence needs {kind!r} log-probs and the batch carries {have!r}: pass "
+            "TokenBatch(top=TopLogProbs(...)), or choose a binary divergence, which needs the sampled tokens' alone"
         )
-    return batch.cells
+    return batch.top
 
 
 def binary_tv(log_probs: Tensor, rollout_log_probs: Tensor) -> Tensor:
@@ -74,20 +74,20 @@ def binary_kl(log_probs: Tensor, rollout_log_probs: Tensor) -> Tensor:
     return (mu * (log_mu - log_pi) + rest_mu * (rest_mu.log() - rest_pi.log())).clamp(min=0)
 
 
-def exact_tv(cells: Cells) -> Tensor:
+def exact_tv(top: TopLogProbs) -> Tensor:
     """1/2 sum over the vocabulary of |pi - mu|."""
-    return 0.5 * (cells.log_probs.exp() - cells.rollout_log_probs.exp()).abs().sum(-1, dtype=torch.float64)
+    return 0.5 * (top.log_probs.exp() - top.rollout_log_probs.exp()).abs().sum(-1, dtype=torch.float64)
 
 
-def exact_kl(cells: Cells) -> Tensor:
+def exact_kl(top: TopLogProbs) -> Tensor:
     """KL(mu || pi) over the vocabulary; tokens outside mu's support contribute nothing."""
-    mu = cells.rollout_log_probs.exp()
-    terms = mu * (cells.rollout_log_probs - cells.log_probs)
+    mu = top.rollout_log_probs.exp()
+    terms = mu * (top.rollout_log_probs - top.log_probs)
     return terms.masked_fill(mu == 0, 0.0).sum(-1, dtype=torch.float64).clamp(min=0)
 
 
 def partition(
-    cells: Cells, log_probs: Tensor, rollout_log_probs: Tensor, variant: str = "union"
+    top: TopLogProbs, log_probs: Tensor, rollout_log_probs: Tensor, variant: str = "union"
 ) -> tuple[Float[Tensor, "B T C"], Float[Tensor, "B T C"]]:
     """Probabilities (pi, mu) of the paper's Top-K cells, float64: mu's top K, the sampled token, "other".
 
@@ -96,29 +96,29 @@ def partition(
     """
     if variant not in ("union", "replace_last"):
         raise ValueError(f"topk_variant={variant!r} is unknown; use 'union' (paper) or 'replace_last'")
-    assert cells.ids is not None
-    outside = (cells.ids != cells.token_ids[..., None]).all(-1, keepdim=True)
+    assert top.ids is not None
+    outside = (top.ids != top.token_ids[..., None]).all(-1, keepdim=True)
 
-    def masses(top: Tensor, sampled: Tensor) -> Tensor:
-        single = top.double().exp()
+    def masses(likeliest: Tensor, sampled: Tensor) -> Tensor:
+        single = likeliest.double().exp()
         if variant == "replace_last":
             single = torch.cat([single[..., :-1], single[..., -1:].masked_fill(outside, 0.0)], -1)
         own = sampled.double().exp()[..., None].masked_fill(~outside, 0.0)
         rest = (1 - single.sum(-1, keepdim=True) - own).clamp(min=0)
         return torch.cat([single, own, rest], -1)
 
-    return masses(cells.log_probs, log_probs), masses(cells.rollout_log_probs, rollout_log_probs)
+    return masses(top.log_probs, log_probs), masses(top.rollout_log_probs, rollout_log_probs)
 
 
-def topk_tv(cells: Cells, log_probs: Tensor, rollout_log_probs: Tensor, variant: str = "union") -> Tensor:
-    """Reduced TV of the paper: 1/2 sum of |pi - mu| over the Top-K cells."""
-    pi, mu = partition(cells, log_probs, rollout_log_probs, variant)
+def topk_tv(top: TopLogProbs, log_probs: Tensor, rollout_log_probs: Tensor, variant: str = "union") -> Tensor:
+    """Reduced TV of the paper: 1/2 sum of |pi - mu| over the Top-K top."""
+    pi, mu = partition(top, log_probs, rollout_log_probs, variant)
     return 0.5 * (pi - mu).abs().sum(-1)
 
 
-def topk_kl(cells: Cells, log_probs: Tensor, rollout_log_probs: Tensor, variant: str = "union") -> Tensor:
+def topk_kl(top: TopLogProbs, log_probs: Tensor, rollout_log_probs: Tensor, variant: str = "union") -> Tensor:
     """KL(mu || pi) over the Top-K cells, each floored at 1e-12."""
-    pi, mu = (p.clamp(min=TINY) for p in partition(cells, log_probs, rollout_log_probs, variant))
+    pi, mu = (p.clamp(min=TINY) for p in partition(top, log_probs, rollout_log_probs, variant))
     return (mu * (mu.log() - pi.log())).sum(-1).clamp(min=0)
 
 
@@ -128,12 +128,19 @@ def predicted_away(batch: TokenBatch) -> Bool[Tensor, "B T"]:
     The rate of KL(mu || pi), for a softmax-logit step on log pi(y), is (pi_y - mu_y) + sum over cells of pi (mu - pi),
     tail aggregated.
     """
-    cells = batch.cells
-    if cells is None:
-        raise ValueError("direction='predicted' needs 'topk' or 'full' cells: pass TokenBatch(cells=Cells(...))")
-    if cells.ids is None:
-        pi, mu = cells.log_probs.double().exp(), cells.rollout_log_probs.double().exp()
+    top = batch.top
+    if top is None:
+        raise ValueError(
+            "direction='predicted' needs 'topk' or 'full' log-probs: pass TokenBatch(top=TopLogProbs(...))"
+        )
+    if top.ids is None:
+        pi, mu = top.log_probs.double().exp(), top.rollout_log_probs.double().exp()
     else:
-        pi, mu = partition(cells, batch.log_probs, batch.rollout_log_probs)
+        pi, mu = partition(top, batch.log_probs, batch.rollout_log_probs)
     rate = batch.log_probs.double().exp() - batch.rollout_log_probs.double().exp() + (pi * (mu - pi)).sum(-1)
     return (batch.advantages * rate > 0) & batch.mask
+
+
+def away_from_mu(batch: TokenBatch, direction: str) -> Bool[Tensor, "B T"]:
+    """The direction test by name: "ratio", A (rho - 1) > 0, or "predicted"."""
+    return batch.away if direction == "ratio" else predicted_away(batch)

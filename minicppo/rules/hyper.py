@@ -1,21 +1,15 @@
-"""Hyper-parameters that know their source and their limits: annotate once, check everywhere."""
+"""Hyper-parameters that know their source and their limits: fields of frozen records, checked when one is made."""
 
-import functools
-import inspect
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, ParamSpec, TypeVar, get_type_hints
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 from minicppo.text import nearest
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 
 @dataclass(frozen=True)
 class Hyper:
-    """Annotation of one hyper-parameter: where its default comes from, and which values are allowed.
+    """What is known of one hyper-parameter: where its default comes from, and which values are allowed.
 
     low, high: limits, exclusive on the low side unless `closed`. choices: the allowed names; with a `low`, numbers
     are allowed beside them.
@@ -40,35 +34,27 @@ class Hyper:
             raise ValueError(f"{name}={value} is outside {left}{self.low:g}, {self.high:g}]")
 
 
-def hypers(function: Callable[..., Any]) -> dict[str, tuple[Any, Hyper]]:
-    """The annotated hyper-parameters of a function: name -> (default, Hyper)."""
-    hints = get_type_hints(inspect.unwrap(function), include_extras=True)
-    found = {}
-    for name, parameter in inspect.signature(function).parameters.items():
-        notes = [m for m in getattr(hints.get(name), "__metadata__", ()) if isinstance(m, Hyper)]
-        if notes:
-            found[name] = (parameter.default, notes[0])
-    return found
+def hyper(default: Any, source: str, **limits: Any) -> Any:
+    """A dataclass field that is a hyper-parameter. limits: `low`, `high`, `closed` and `choices` of `Hyper`."""
+    return field(default=default, metadata={"hyper": Hyper(source, **limits)})
 
 
-def check_hypers(function: Callable[..., Any], values: dict[str, Any]) -> None:
-    """Check values against a function's annotations; unknown names raise and name the nearest."""
-    known = hypers(function)
-    for name, value in values.items():
-        if name not in known:
-            raise ValueError(f"{function.__name__} has no hyper-parameter {name!r}{nearest(name, known)}")
-        known[name][1].check(name, value)
+@dataclass(frozen=True)
+class Record:
+    """A frozen record of hyper-parameters. Making one, also by `dataclasses.replace`, checks every value."""
 
+    __no_type_check__ = True  # for type checkers at run time: a value of the wrong type gets a better message here
 
-def checked(function: Callable[P, R]) -> Callable[P, R]:
-    """Check the annotated keyword arguments at every call, before any work."""
-    known = hypers(function)
+    def __post_init__(self) -> None:
+        for name, (value, note) in self.hypers.items():
+            note.check(name, value)
 
-    @functools.wraps(function)
-    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
-        for name, value in kwargs.items():
-            if name in known:
-                known[name][1].check(name, value)
-        return function(*args, **kwargs)
+    @property
+    def hypers(self) -> dict[str, tuple[Any, Hyper]]:
+        """Each hyper-parameter's value, and what is known of it."""
+        return {f.name: (getattr(self, f.name), f.metadata["hyper"]) for f in fields(self) if "hyper" in f.metadata}
 
-    return wrapper
+    @property
+    def params(self) -> dict[str, Any]:
+        """Every hyper-parameter by name."""
+        return {name: value for name, (value, _) in self.hypers.items()}

@@ -1,54 +1,43 @@
 """CPPO's token mask (paper Eq. 8-11, Algorithm 1) as a prefix sum over a batch.
 
-On a GPU one kernel does the same, see `on_gpu`; the operations here serve everywhere, and are its twin.
+On a GPU one kernel, `minicppo.kernels.mask`, does the same; the operations here serve everywhere, and are its twin.
 """
 
 import sys
 from dataclasses import replace
-from functools import partial
-from typing import Annotated, Any
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int8
 from torch import Tensor
 
-from minicppo.rules.batch import checked_inputs, moves_away, require_tensors, zero_invalid
-from minicppo.rules.budget import BUDGETS, sequence_budget
+import minicppo.kernels as kernels
+from minicppo.rules.batch import LOG_PROB_LIMIT, checked_inputs, moves_away, require_tensors, zero_invalid
 from minicppo.rules.divergence import binary_tv
 from minicppo.rules.flags import flags
-from minicppo.rules.hyper import Hyper, checked
-from minicppo.rules.on_gpu import fits, mask_in_one_kernel
+from minicppo.rules.mask_rule import MaskRule
 from minicppo.rules.outputs import CPPOMask, Reason, prefix_slack
 from minicppo.rules.packing import Packed, Padded
-from minicppo.rules.position_weights import SCHEDULES, position_weights
 
 BLOCK = 1 << 18  # tokens worked on at a time on the CPU: intermediates stay in the cache, and their memory is reused
-
-Delta = Annotated[float, Hyper("paper Table 3 (0.20 for 30B-A3B)", low=0)]
-DeltaB = Annotated[float, Hyper("paper Table 3: floor of the dynamic budget, or the fixed value", low=0)]
-WMin = Annotated[float, Hyper("paper Table 3", low=0, high=1)]
-Budget = Annotated[str, Hyper("paper Eq. 22; fixed for the post-trained 1.7B", choices=BUDGETS)]
-CapFactor = Annotated[float, Hyper("paper Eq. 22: 2 (the authors' verl branch: 5)", low=1, closed=True)]
-Quantile = Annotated[float, Hyper("paper Eq. 22", low=0, high=1)]
-Schedule = Annotated[str, Hyper("paper Eq. 9; 'constant' and 'shuffled' are its ablations", choices=SCHEDULES)]
+LONGEST = 32_768  # tokens of one response that a program of the kernel holds
 
 
-@checked
 def cppo_mask(
     log_probs: Tensor,
     rollout_log_probs: Tensor,
     advantages: Tensor,
     response_mask: Tensor | None = None,
     *,
-    delta: Delta = 0.15,
-    delta_b: DeltaB = 0.02,
-    w_min: WMin = 0.8,
-    budget: Budget = "dynamic",
+    delta: float = 0.15,
+    delta_b: float = 0.02,
+    w_min: float = 0.8,
+    budget: str = "dynamic",
     divergence: Tensor | None = None,
     lengths: Tensor | None = None,
-    cap_factor: CapFactor = 2.0,
-    quantile: Quantile = 0.9,
-    schedule: Schedule = "linear",
+    cap_factor: float = 2.0,
+    quantile: float = 0.9,
+    schedule: str = "linear",
     length: str | int = "own",
 ) -> CPPOMask:
     """The CPPO mask of a batch of responses: keep where A (rho - 1) <= 0 or w_t D_t <= c_t.
@@ -67,6 +56,7 @@ def cppo_mask(
     >>> out.token_mask.int().tolist(), out.reason.tolist()
     ([[1, 0, 1, 0, 0]], [[2, 4, 1, 4, 5]])
     """
+    rule = MaskRule(delta, delta_b, w_min, budget, schedule, length, cap_factor, quantile)
     inputs: dict[str, Any] = {
         "log_probs": log_probs,
         "rollout_log_probs": rollout_log_probs,
@@ -77,35 +67,26 @@ def cppo_mask(
     require_tensors(lengths=lengths, **inputs)
     packed = None if lengths is None else Packed(lengths)
     width = log_probs.shape[-1:].numel() if packed is None else packed.width
-    rule: dict[str, Any] = {
-        "delta": delta,
-        "delta_b": delta_b,
-        "w_min": w_min,
-        "budget": budget,
-        "cap_factor": cap_factor,
-        "quantile": quantile,
-        "schedule": schedule,
-        "length": width if length == "padded" else length,
-    }
-    on_gpu = divergence is None and fits((log_probs, rollout_log_probs, advantages), width, schedule, length)
+    if length == "padded" and width:  # which a block of packed responses does not know
+        rule = replace(rule, length=width)
+    numbers = (log_probs, rollout_log_probs, advantages)
+    on_gpu = divergence is None and _kernel_takes(numbers, width, rule)  # checks the values itself
     given = checked_inputs(packed, values=not on_gpu, **inputs)
-    like, A = given["log_probs"], given["advantages"]
-    layout = packed or Padded(*like.shape)
+    pi, mu, A, valid = (given[k] for k in ("log_probs", "rollout_log_probs", "advantages", "response_mask"))
+    layout = packed or Padded(*pi.shape)
     if on_gpu:
-        mask, broken = mask_in_one_kernel(
-            like, given["rollout_log_probs"], A, given["response_mask"], layout, **rule
-        )
+        mask, broken = _in_one_kernel(pi, mu, A, valid, layout, rule)
         if broken.cpu().any():
             checked_inputs(packed, **inputs)  # raises, and says what is wrong where
         return mask
-    out: dict[str, Any] = {name: torch.empty_like(like) for name in ("divergence", "threshold")}
-    out["reason"] = torch.empty_like(like, dtype=torch.int8)
+    out: dict[str, Any] = {name: torch.empty_like(pi) for name in ("divergence", "threshold")}
+    out["reason"] = torch.empty_like(pi, dtype=torch.int8)
     budgets = []
-    for rows, tokens, block in layout.blocks(BLOCK if like.device.type == "cpu" else sys.maxsize):
-        pi, mu, valid = (block.pad(given[k][tokens]) for k in ("log_probs", "rollout_log_probs", "response_mask"))
-        D = block.pad(given["divergence"][tokens]) if "divergence" in given else binary_tv(pi, mu)
-        away = moves_away(pi, mu, A[rows] if A.ndim == 2 else block.pad(A[tokens]))
-        mask = mask_rows(valid, zero_invalid(D, valid), away, **rule)
+    for rows, tokens, block in layout.blocks(BLOCK if pi.device.type == "cpu" else sys.maxsize):
+        p, m, v = (block.pad(x[tokens]) for x in (pi, mu, valid))
+        D = block.pad(given["divergence"][tokens]) if "divergence" in given else binary_tv(p, m)
+        away = moves_away(p, m, A[rows] if A.ndim == 2 else block.pad(A[tokens]))
+        mask = mask_rows(v, zero_invalid(D, v), away, rule)
         for name, values in out.items():
             values[tokens] = block.unpad(getattr(mask, name))
         if mask.delta_b is not None:
@@ -114,53 +95,52 @@ def cppo_mask(
 
 
 def mask_rows(
-    valid: Bool[Tensor, "B T"],
-    divergence: Float[Tensor, "B T"],
-    away: Bool[Tensor, "B T"],
-    *,
-    delta: float,
-    delta_b: float,
-    w_min: float,
-    budget: str,
-    cap_factor: float,
-    quantile: float,
-    schedule: str,
-    length: str | int,
-    seed: int = 0,
+    valid: Bool[Tensor, "B T"], divergence: Float[Tensor, "B T"], away: Bool[Tensor, "B T"], rule: MaskRule
 ) -> CPPOMask:
     """Algorithm 1, D_t (zero on invalid positions) and the direction given."""
     layout = Padded(*valid.shape)
-    if fits((divergence,), layout.width, schedule, length):
-        return mask_in_one_kernel(
-            *(divergence, away, None, valid, layout),
-            delta=delta,
-            delta_b=delta_b,
-            w_min=w_min,
-            budget=budget,
-            cap_factor=cap_factor,
-            quantile=quantile,
-            schedule=schedule,
-            length=length,
-            seed=seed,
-        )[0]
+    if _kernel_takes((divergence,), layout.width, rule):
+        return _in_one_kernel(divergence, away, None, valid, layout, rule)[0]
     counts = valid.view(torch.int8).sum(1)
-    weights = partial(position_weights, w_min=w_min, schedule=schedule, length=length, seed=seed)
-    w = weights(valid, dtype=divergence.dtype, counts=counts)
-    allowed = sequence_budget(divergence, counts, delta_b, budget=budget, cap_factor=cap_factor, quantile=quantile)
-    slack = prefix_slack(w, divergence, delta, allowed)
-    verdict = verdicts(divergence * w, slack, delta)
+    w = rule.weights(valid, divergence.dtype, counts)
+    allowed = rule.budgets(divergence, counts)
+    slack = prefix_slack(w, divergence, rule.delta, allowed)
+    verdict = verdicts(divergence * w, slack, rule.delta)
     reason = verdict.sub_(1).mul_(away.view(torch.int8)).add_(int(Reason.TOWARD)).mul_(valid.view(torch.int8))
-    return CPPOMask(
-        reason,
-        divergence,
-        threshold=zero_invalid(slack.clamp_(max=delta), valid),
-        delta=delta,
-        delta_b=allowed,
-        weights=weights,
-        layout=layout,
+    return CPPOMask(reason, divergence, zero_invalid(slack.clamp_(max=rule.delta), valid), allowed, rule, layout)
+
+
+def verdicts(
+    weighted_divergence: Float[Tensor, "B T"], slack: Float[Tensor, "B T"], delta: float
+) -> Int8[Tensor, "B T"]:
+    """Codes of `Reason` for tokens that move away: INSIDE, + 1 is TOKEN, + 2 is PREFIX, + 3 is BOTH."""
+    by_prefix, by_token = flags(torch.lt, slack, weighted_divergence), flags(torch.gt, weighted_divergence, delta)
+    return by_prefix.mul_(2).add_(by_token).add_(int(Reason.INSIDE))
+
+
+def _kernel_takes(numbers: tuple[Tensor, ...], width: int, rule: MaskRule) -> bool:
+    """Does the kernel know this case? It has no float64, no permuted weights, and checks no horizon."""
+    return (
+        all(kernels.usable(x) and x.dtype == torch.float32 and x.numel() > 0 for x in numbers)
+        and 0 < width <= LONGEST
+        and rule.schedule in ("linear", "constant")
+        and (rule.length in ("own", "padded") if isinstance(rule.length, str) else rule.length >= width)
     )
 
 
-def verdicts(score: Float[Tensor, "B T"], slack: Float[Tensor, "B T"], delta: float) -> Int8[Tensor, "B T"]:
-    """Codes of `Reason` for tokens that move away: INSIDE, + 1 is TOKEN, + 2 is PREFIX, + 3 is BOTH."""
-    return flags(torch.lt, slack, score).mul_(2).add_(flags(torch.gt, score, delta)).add_(int(Reason.INSIDE))
+def _in_one_kernel(
+    first: Tensor, second: Tensor, advantages: Tensor | None, valid: Tensor, layout: Padded | Packed, rule: MaskRule
+) -> tuple[CPPOMask, Tensor]:
+    """The mask, of the layout's own shape, and (B,) whether a valid token's log-prob or advantage is no fit number.
+
+    first, second: log-probs of pi and mu, with advantages (B, 1) or of their shape; without: D_t, and who moves away.
+    """
+    from minicppo.kernels.mask import mask  # Triton: not everywhere
+
+    lengths = layout.lengths.to(first.device) if isinstance(layout, Packed) else None
+    reason, kept, divergence, threshold, limits, broken = mask(
+        first, second, advantages, valid, lengths, layout.width, rule, LOG_PROB_LIMIT
+    )
+    found = CPPOMask(reason, divergence, threshold, limits, rule, layout)
+    vars(found)["token_mask"] = kept  # the cached property's place
+    return found, broken

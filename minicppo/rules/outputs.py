@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int8
 from torch import Tensor
 
 from minicppo.rules.flags import flags
+from minicppo.rules.mask_rule import MaskRule
 from minicppo.rules.packing import Packed, Padded
 
 
@@ -31,18 +32,22 @@ class CPPOMask:
     """The mask and everything that decided it. (B, T) each, or 1-D for packed input; `delta_b` is (B,) or None.
 
     reason: codes of `Reason`. divergence: D_t. threshold: c_t = min(delta, slack), paper Eq. 10, the limit on Z_t.
-    delta: the token limit. Derived when read: token_mask M_t, weight w_t, score Z_t, and slack, what the prefix leaves.
+    rule: what the mask was made with. layout: of the fields. Derived when read: token_mask M_t, position_weight w_t,
+    weighted_divergence Z_t, and slack, what the prefix leaves.
     Invalid positions hold zeros, but for slack, which carries on.
-    weights: w of a (B, T) mask. layout: of the fields.
     """
 
     reason: Int8[Tensor, "*shape"]
     divergence: Float[Tensor, "*shape"]
     threshold: Float[Tensor, "*shape"]
-    delta: float
     delta_b: Float[Tensor, " B"] | None
-    weights: Callable[..., Tensor]
+    rule: MaskRule
     layout: Padded | Packed
+
+    @property
+    def delta(self) -> float:
+        """The token limit."""
+        return self.rule.delta
 
     @cached_property
     def token_mask(self) -> Bool[Tensor, "*shape"]:
@@ -51,20 +56,22 @@ class CPPOMask:
         return flags(torch.lt, from_toward, 2).view(torch.bool)
 
     @cached_property
-    def weight(self) -> Float[Tensor, "*shape"]:
+    def position_weight(self) -> Float[Tensor, "*shape"]:
         """w_t, paper Eq. 9."""
         valid = flags(torch.ne, self.reason, int(Reason.PAD)).view(torch.bool)
-        return self._by_row(lambda mask: self.weights(mask, dtype=self.divergence.dtype), valid)
+        return self._by_row(lambda mask: self.rule.weights(mask, self.divergence.dtype), valid)
 
     @cached_property
-    def score(self) -> Float[Tensor, "*shape"]:
+    def weighted_divergence(self) -> Float[Tensor, "*shape"]:
         """Z_t = w_t D_t."""
-        return self.weight * self.divergence
+        return self.position_weight * self.divergence
 
     @cached_property
     def slack(self) -> Float[Tensor, "*shape"]:
         """delta + delta_b W_{t-1} - S_{t-1}, what the prefix leaves; infinite without a budget."""
-        return self._by_row(lambda w, D: prefix_slack(w, D, self.delta, self.delta_b), self.weight, self.divergence)
+        return self._by_row(
+            lambda w, D: prefix_slack(w, D, self.delta, self.delta_b), self.position_weight, self.divergence
+        )
 
     def _by_row(self, function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
         """A function of (B, T) tensors, of the packed ones too."""

@@ -69,9 +69,10 @@ def same_mask(expected: CPPOMask, found: CPPOMask) -> None:
         if twin is not None:
             torch.testing.assert_close(mine, twin, rtol=1e-5, atol=2e-6)
     differ = expected.reason != found.reason
-    gaps = torch.minimum((expected.score - expected.slack).abs(), (expected.score - expected.delta).abs())
+    Z = expected.weighted_divergence
+    gaps = torch.minimum((Z - expected.slack).abs(), (Z - expected.delta).abs())
     assert bool((gaps[differ] < 1e-6).all())
-    torch.testing.assert_close(found.weight, expected.weight)
+    torch.testing.assert_close(found.position_weight, expected.position_weight)
 
 
 @pytest.mark.parametrize("budget", ["dynamic", "fixed", "off"])

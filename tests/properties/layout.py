@@ -38,8 +38,8 @@ def loop_equals_prefix_sum(s: Subject, batch: Batch, lim: Limits, budget: str) -
             ("reason", lambda x: REASONS[x.reason]),
             ("token_mask", lambda x: x.keep),
             ("threshold", lambda x: x.threshold),
-            ("score", lambda x: x.score),
-            ("weight", lambda x: x.weight),
+            ("weighted_divergence", lambda x: x.score),
+            ("position_weight", lambda x: x.weight),
         ):
             assert batch.layout.gather(getattr(out, field))[row] == [of_step(x) for x in loop]
 
@@ -65,7 +65,7 @@ def packed_equals_padded(s: Subject, batch: Batch, lim: Limits, budget: str) -> 
     packed = s.rules.cppo_mask(
         **packed_inputs, lengths=layout.lengths, delta=lim.delta, delta_b=lim.delta_b, w_min=lim.w_min, budget=budget
     )
-    for field in ("token_mask", "reason", "threshold", "weight", "divergence", "score", "slack"):
+    for field in ("token_mask", "reason", "threshold", "position_weight", "divergence", "weighted_divergence", "slack"):
         assert torch.equal(getattr(packed, field), layout.pack(getattr(padded, field)))
     assert torch.equal(packed.delta_b, padded.delta_b)
 
@@ -87,7 +87,7 @@ def holes_change_nothing(s: Subject, batch: Batch, lim: Limits) -> None:
     out = mask_of(s, batch, lim, budget="dynamic")
     for row, response in enumerate(batch.responses):
         alone = mask(s, response, lim, budget="dynamic")
-        for field in ("reason", "threshold", "weight"):
+        for field in ("reason", "threshold", "position_weight"):
             assert batch.layout.gather(getattr(out, field))[row] == getattr(alone, field)[0].tolist()
 
 
@@ -116,11 +116,11 @@ def blocks_change_nothing(s: Subject, batch: Batch, lim: Limits, length: str) ->
     given = mask_inputs(batch)
     packed = {k: batch.layout.pack(v) for k, v in given.items()} | {"lengths": batch.layout.lengths}
     by_response = given | {"advantages": given["response_mask"].sum(1).double().sub(8)}
-    module = s.rules.cppo
+    module = s.rules.mask
     for inputs in (given, packed, by_response):
         whole, *parts = (_in_blocks(module, size, inputs, lim, length) for size in (10**6, 1, 2 * batch.layout.width))
         for part in parts:
-            for field in ("reason", "threshold", "weight", "divergence", "slack", "delta_b"):
+            for field in ("reason", "threshold", "position_weight", "divergence", "slack", "delta_b"):
                 assert torch.equal(getattr(part, field), getattr(whole, field))
 
 
@@ -136,7 +136,7 @@ def _in_blocks(module: Any, size: int, inputs: dict[str, Any], lim: Limits, leng
 def holes_hold_zeros(s: Subject, batch: Batch, lim: Limits, budget: str) -> None:
     """Whatever stands on invalid positions, the result is zero there."""
     out = mask_of(s, batch, lim, budget=budget)
-    for field in ("reason", "token_mask", "threshold", "weight", "divergence", "score"):
+    for field in ("reason", "token_mask", "threshold", "position_weight", "divergence", "weighted_divergence"):
         assert not getattr(out, field)[~batch.layout.mask].any()
 
 
@@ -159,7 +159,7 @@ def causal_with_fixed_budget(s: Subject, response: Response, lim: Limits, where:
 def slack_is_a_queue(s: Subject, response: Response, lim: Limits) -> None:
     """slack_{t+1} - slack_t = w_t (delta_b - D_t), from slack_1 = delta; every valid token enters."""
     out = mask(s, response, lim)
-    slack, w = out.slack[0].tolist(), out.weight[0].tolist()
+    slack, w = out.slack[0].tolist(), out.position_weight[0].tolist()
     assert slack[0] == lim.delta
     for t in range(len(response) - 1):
         assert slack[t + 1] - slack[t] == w[t] * (lim.delta_b - response.divergence[t])
@@ -170,7 +170,7 @@ def quiet_tail_gives_room(s: Subject, response: Response, lim: Limits, start: in
     """Where D_t <= delta_b from some token on, c_t never falls again, nor does c_t / w_t once it is not negative."""
     D = [d if t < start else min(d, lim.delta_b) for t, d in enumerate(response.divergence)]
     out = mask(s, response.replace(divergence=D), lim)
-    c, w = out.threshold[0, start:].tolist(), out.weight[0, start:].tolist()
+    c, w = out.threshold[0, start:].tolist(), out.position_weight[0, start:].tolist()
     assert all(a <= b for a, b in zip(c, c[1:], strict=False))
     raw = [x / y for x, y in zip(c, w, strict=True) if x >= 0]
     assert all(a <= b for a, b in zip(raw, raw[1:], strict=False))
@@ -180,7 +180,7 @@ def quiet_tail_gives_room(s: Subject, response: Response, lim: Limits, start: in
 def prefix_enters_by_its_sums(s: Subject, response: Response, lim: Limits, cut: int) -> None:
     """A response continued from (S, W) alone decides as the whole: chunks may be processed apart."""
     whole, head, tail = (mask(s, r, lim) for r in (response, response[:cut], response[cut:]))
-    carried = lim.delta_b * head.weight.sum() - head.score.sum()
+    carried = lim.delta_b * head.position_weight.sum() - head.weighted_divergence.sum()
     assert torch.equal(whole.slack[:, cut:], tail.slack + carried)
 
 
@@ -190,7 +190,7 @@ def truncation_agrees_on_a_horizon(s: Subject, response: Response, lim: Limits, 
     cut = 1 + cut % len(response)
     whole, part = (mask(s, r, lim, length=17) for r in (response, response[:cut]))
     assert torch.equal(whole.reason[:, :cut], part.reason)
-    assert part.weight[0].tolist() == s.reference.linear_weights(17, lim.w_min)[:cut]
+    assert part.position_weight[0].tolist() == s.reference.linear_weights(17, lim.w_min)[:cut]
 
 
 @prop("theory 36", responses((5, 9)), limits(w_min=1.0), st.randoms(use_true_random=False))

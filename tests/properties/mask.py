@@ -128,7 +128,9 @@ def below_budget_the_cap_decides(s: Subject, response: Response, lim: Limits) ->
     out = mask(s, response, lim)
     for t in range(len(response)):
         if all(d <= lim.delta_b for d in response.divergence[:t]):
-            assert out.token_mask[0, t].item() == (out.weight[0, t].item() * response.divergence[t] <= lim.delta)
+            assert out.token_mask[0, t].item() == (
+                out.position_weight[0, t].item() * response.divergence[t] <= lim.delta
+            )
 
 
 @prop("theory 17", responses(), limits(w_min=1.0))
@@ -211,7 +213,9 @@ def no_drift_keeps_all(keeps: Keeps, response: Response, lim: Limits) -> None:
 def kept_means_both_limits_hold(s: Subject, response: Response, lim: Limits) -> None:
     """A kept away-moving token has Z_t <= delta and S_t <= delta + delta_b W_{t-1}."""
     S = W = 0.0
-    for t, (d, w) in enumerate(zip(response.divergence, mask(s, response, lim).weight[0].tolist(), strict=True)):
+    for t, (d, w) in enumerate(
+        zip(response.divergence, mask(s, response, lim).position_weight[0].tolist(), strict=True)
+    ):
         if kept(s, response, lim)[t] and response.away[t]:
             assert w * d <= lim.delta
             assert S + w * d <= lim.delta + lim.delta_b * W
@@ -228,14 +232,14 @@ def kept_drift_stays_in_budget(s: Subject, response: Response, lim: Limits) -> N
 def _kept_sums(s: Subject, response: Response, lim: Limits) -> list[float]:
     verdict = mask(s, response, lim)
     inside = (verdict.reason[0] == s.rules.Reason.INSIDE).tolist()
-    return list(accumulate(z * i for z, i in zip(verdict.score[0].tolist(), inside, strict=True)))
+    return list(accumulate(z * i for z, i in zip(verdict.weighted_divergence[0].tolist(), inside, strict=True)))
 
 
 @prop("theory 37", responses((9, 17), all_away=True), limits())
 def few_large_tokens_are_kept(s: Subject, response: Response, lim: Limits) -> None:
     """At most (delta + delta_b W_{T-1}) / z kept away-moving tokens have Z >= z, whatever z."""
     out = mask(s, response, lim)
-    kept_scores = sorted(out.score[out.reason == s.rules.Reason.INSIDE].tolist(), reverse=True)
+    kept_scores = sorted(out.weighted_divergence[out.reason == s.rules.Reason.INSIDE].tolist(), reverse=True)
     budget = lim.delta + lim.delta_b * steps(s, response, lim)[-1].weight_before
     assert all(count * z <= budget for count, z in enumerate(kept_scores, 1))
 

@@ -49,11 +49,11 @@ def gate(s: Subject, response: Response, lim: Limits, kind: str) -> list[float]:
 
 
 def _gates(s: Subject, out: Any, kind: str) -> list[float]:
-    by_divergence = s.rules.methods.divergence
+    gates = s.rules.gates
     if kind == "budget":
-        out = by_divergence.charge_what_passes(out)
+        out = gates.charge_what_passes(out)
         assert bool((out.threshold >= 0).all())
-    return by_divergence.gate_values(out, kind)[0].tolist()
+    return gates.gate_values(out, kind)[0].tolist()
 
 
 @prop("ours, methods 1.3", responses(), limits())

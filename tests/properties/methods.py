@@ -79,12 +79,12 @@ def every_method_is_free_of_layout(s: Subject, name: str, drawn: Rows) -> None:
         return  # the authors' branch, which depends on the batch's width: that is its point
     batch = token_batch(s, rows, layout, m.needs)
     weight = m(batch).weight
-    cells = batch.cells
-    if cells is not None:
-        cells = type(cells)(**{k: None if v is None else layout.pack(v) for k, v in vars(cells).items()})
+    top = batch.top
+    if top is not None:
+        top = type(top)(**{k: None if v is None else layout.pack(v) for k, v in vars(top).items()})
     packed = s.rules.TokenBatch.from_packed(
         layout.lengths,
-        cells,
+        top,
         **{
             k: layout.pack(getattr(batch, k)) for k in ("log_probs", "rollout_log_probs", "advantages", "response_mask")
         },
@@ -198,7 +198,7 @@ def a_masked_token_has_a_reason(s: Subject, name: str, drawn: Rows) -> None:
     if m.params.get("gate", "hard") == "hard":
         inside = (out.reason == R.TOWARD) | (out.reason == R.INSIDE)
         assert torch.equal(inside, out.token_mask)
-        assert torch.equal(out.weight != 0, out.token_mask) or m.family.function.__name__ == "drpo"
+        assert torch.equal(out.weight != 0, out.token_mask) or m.family == "drpo"
     if m.params.get("direction") != "predicted":
         assert not ((out.reason == R.TOWARD) & batch.away).any()
         assert not ((out.reason == R.INSIDE) & ~batch.away).any()

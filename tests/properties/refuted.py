@@ -47,7 +47,7 @@ def masked_responses_overrun_the_budget(s: Subject) -> None:
     """False: S_t stays within delta + delta_b W_{t-1}. A mask does not undo drift."""
     out = mask(s, drifting([1.0, 0.0]), FLAT)
     assert not out.token_mask[0, 0]
-    assert out.score[0, 0] > FLAT.delta
+    assert out.weighted_divergence[0, 0] > FLAT.delta
     assert out.slack[0, 1] < 0
 
 
@@ -57,7 +57,7 @@ def the_allowance_may_grow(s: Subject) -> None:
     c = mask(s, drifting([0.15, 0, 0, 0]), FLAT).threshold[0].tolist()
     assert c[1] < c[2] < c[3]
     out = mask(s, drifting([0.0] * 5), PAPER)
-    raw = (out.threshold / out.weight)[0].tolist()
+    raw = (out.threshold / out.position_weight)[0].tolist()
     assert raw == sorted(raw)
     assert math.isclose(raw[0], 0.15)
     assert math.isclose(raw[-1], 0.15 / 0.8)

@@ -34,10 +34,10 @@ def test_trains_twenty_updates(name: str, small_config: MakeConfig, run_folder: 
     wanted = set(EVERY_ROW)
     if "divergence" in method.params:
         wanted |= {"div/mean", "div/p90", "div/p99", "div/max", "div/decile_0"}
-    if method.family.function.__name__ == "cppo":
+    if method.family == "cppo":
         wanted |= {"prefix/ratio_mean", "budget/seq_bound", "budget/negative"}
         wanted |= {"budget/at_floor", "budget/at_cap"} if method.params["budget"] == "dynamic" else set()
-    wanted |= {"accept/rate"} if method.family.level == "sequence" else set()
+    wanted |= {"accept/rate"} if method.level == "sequence" else set()
     wanted |= {"minpro/rho_min"} if name == "minpro" else set()
     for row in rows:
         assert wanted <= row.keys()

@@ -12,7 +12,6 @@ import torch
 
 import minicppo
 from minicppo import reference, rules
-from minicppo.rules.hyper import check_hypers
 
 X = torch.full((2, 3), -1.0)
 ONES = torch.ones(2)
@@ -33,7 +32,7 @@ def call(**changes: Any) -> Callable[[], Any]:
 
 BATCH = rules.TokenBatch(X, X, ONES)
 CUBE = torch.full((2, 3, 4), math.log(0.25))
-FULL = rules.Cells(CUBE, CUBE, torch.zeros(2, 3, dtype=torch.long))
+FULL = rules.TopLogProbs(CUBE, CUBE, torch.zeros(2, 3, dtype=torch.long))
 
 
 def packed(**changes: Any) -> Callable[[], Any]:
@@ -75,7 +74,7 @@ BAD: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "delta 0": (call(delta=0.0), ValueError, r"delta=0.0 is outside \(0, inf\]"),
     "delta < 0": (call(delta=-0.1), ValueError, r"delta=-0.1 is outside"),
     "delta nan": (call(delta=math.nan), ValueError, r"delta=nan is outside"),
-    "delta text": (call(delta="0.1"), TypeError, r"delta must be a number, got '0.1'"),
+    "delta text": (lambda: rules.get_method("cppo", delta="0.1"), TypeError, r"delta must be a number, got '0.1'"),
     "delta bool": (call(delta=True), TypeError, r"delta must be a number, got True"),
     "delta_b 0": (call(delta_b=0.0), ValueError, r"delta_b=0.0 is outside \(0, inf\]"),
     "w_min 0": (call(w_min=0.0), ValueError, r"w_min=0.0 is outside \(0, 1\]"),
@@ -85,7 +84,7 @@ BAD: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "budget": (call(budget="dynamc"), ValueError, r"budget='dynamc' is unknown; did you mean 'dynamic'\?"),
     "budget without a neighbour": (call(budget="xyz"), ValueError, r"known: dynamic, fixed, off"),
     "schedule": (call(schedule="linaer"), ValueError, r"did you mean 'linear'\?"),
-    "length": (call(length="pdded"), ValueError, r"length='pdded' is unknown; use 'own', 'padded' or a horizon"),
+    "length": (call(length="pdded"), ValueError, r"length='pdded' is unknown; did you mean 'padded'"),
     "horizon too short": (call(length=2), ValueError, r"length=2 is shorter than a response of 3 tokens"),
     "packed lengths": (
         packed(lengths=torch.tensor([2, 2])),
@@ -124,26 +123,25 @@ BAD: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "method's choice": (lambda: rules.get_method("cppo", gate="sfot"), ValueError, r"gate='sfot' is unknown"),
     "method's flag": (lambda: rules.get_method("drpo", mu_weighted=2), ValueError, r"mu_weighted=2 is unknown"),
     "method's length": (lambda: rules.get_method("cppo", length=0), ValueError, r"length=0 is outside \[1, inf\]"),
-    "unannotated": (lambda: check_hypers(rules.aggregate, {"horizon": 1}), ValueError, r"aggregate has no"),
     "no cells": (
         lambda: rules.get_method("cppo-topk")(BATCH),
         ValueError,
-        r"needs 'topk' cells and the batch carries 'none'.*binary",
+        r"needs 'topk' log-probs and the batch carries 'none'.*binary",
     ),
     "other cells": (
-        lambda: rules.get_method("dppo-topk")(rules.TokenBatch(X, X, ONES, cells=FULL)),
+        lambda: rules.get_method("dppo-topk")(rules.TokenBatch(X, X, ONES, top=FULL)),
         ValueError,
-        r"needs 'topk' cells and the batch carries 'full'",
+        r"needs 'topk' log-probs and the batch carries 'full'",
     ),
     "half cells": (
-        lambda: rules.TokenBatch(X, X, ONES, cells=replace(FULL, log_probs=CUBE.bfloat16())),
+        lambda: rules.TokenBatch(X, X, ONES, top=replace(FULL, log_probs=CUBE.bfloat16())),
         TypeError,
-        r"cells.log_probs is torch.bfloat16.*\.float\(\)",
+        r"top.log_probs is torch.bfloat16.*\.float\(\)",
     ),
     "no cells to predict": (
         lambda: rules.get_method("dppo", direction="predicted")(BATCH),
         ValueError,
-        r"direction='predicted' needs 'topk' or 'full' cells",
+        r"direction='predicted' needs 'topk' or 'full' log-probs",
     ),
     "divergence name": (
         lambda: rules.token_divergence(BATCH, "binary_vt"),
@@ -219,10 +217,10 @@ def test_what_is_no_tensor(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"rollout_log_probs": CUBE[..., :1]}, r"cells.rollout_log_probs is \(2, 3, 1\) where .* \(2, 3, 4\)"),
-        ({"token_ids": FULL.token_ids[:1]}, r"cells.token_ids is \(1, 3\) where .* \(2, 3\)"),
-        ({"ids": FULL.token_ids}, r"cells.ids is \(2, 3\) where .* \(2, 3, 4\)"),
-        ({"log_probs": CUBE[0]}, r"cells.log_probs is \(3, 4\) where .* \(2, 3, 4\)"),
+        ({"rollout_log_probs": CUBE[..., :1]}, r"top.rollout_log_probs is \(2, 3, 1\) where .* \(2, 3, 4\)"),
+        ({"token_ids": FULL.token_ids[:1]}, r"top.token_ids is \(1, 3\) where .* \(2, 3\)"),
+        ({"ids": FULL.token_ids}, r"top.ids is \(2, 3\) where .* \(2, 3, 4\)"),
+        ({"log_probs": CUBE[0]}, r"top.log_probs is \(3, 4\) where .* \(2, 3, 4\)"),
     ],
 )
 def test_cells_do_not_broadcast(
@@ -231,7 +229,7 @@ def test_cells_do_not_broadcast(
     """As a user meets it, whose annotations nobody checks."""
     monkeypatch.setattr("jaxtyping.config.jaxtyping_disable", True)
     with pytest.raises(ValueError, match=message):
-        rules.TokenBatch(X, X, ONES, cells=replace(FULL, **changes))
+        rules.TokenBatch(X, X, ONES, top=replace(FULL, **changes))
 
 
 def test_invalid_positions_may_hold_anything() -> None:

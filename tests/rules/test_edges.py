@@ -22,7 +22,7 @@ BATCHES = {needs: token_batch(original(), ROWS, LAYOUT, needs, k=3) for needs in
 def empty(batch: int, width: int) -> rules.TokenBatch:
     x = torch.zeros(batch, width)
     cube = torch.zeros(batch, width, 2)
-    cells = rules.Cells(cube, cube, torch.zeros(batch, width, dtype=torch.long))
+    cells = rules.TopLogProbs(cube, cube, torch.zeros(batch, width, dtype=torch.long))
     return rules.TokenBatch(x, x, torch.zeros(batch), torch.zeros(batch, width, dtype=torch.bool), cells)
 
 
@@ -33,7 +33,7 @@ def test_batches_without_a_valid_token(name: str, shape: tuple[int, int]) -> Non
     batch = empty(*shape)
     if m.needs == "topk":
         ids = torch.zeros(*shape, 2, dtype=torch.long)
-        cells = rules.Cells(batch.cells.log_probs, batch.cells.log_probs, batch.cells.token_ids, ids)
+        cells = rules.TopLogProbs(batch.top.log_probs, batch.top.log_probs, batch.top.token_ids, ids)
         batch = rules.TokenBatch(batch.log_probs, batch.log_probs, batch.advantages, batch.response_mask, cells)
     out = m(batch)
     assert out.weight.shape == shape
@@ -49,9 +49,9 @@ def test_batches_without_a_valid_token(name: str, shape: tuple[int, int]) -> Non
 def test_cells_may_carry_a_gradient_and_pass_none_on(name: str) -> None:
     method = rules.get_method(name)
     plain = BATCHES[method.needs]
-    assert plain.cells is not None
-    pi = plain.cells.log_probs.clone().requires_grad_()
-    out, expected = method(replace(plain, cells=replace(plain.cells, log_probs=pi))), method(plain)
+    assert plain.top is not None
+    pi = plain.top.log_probs.clone().requires_grad_()
+    out, expected = method(replace(plain, top=replace(plain.top, log_probs=pi))), method(plain)
     for key, value in vars(expected).items():
         if isinstance(value, torch.Tensor):
             assert torch.equal(getattr(out, key), value), key
@@ -96,8 +96,8 @@ def test_kl_where_a_token_has_no_mass() -> None:
     assert reference.kl_divergence((1.0, 0.0), (0.5, 0.5)) == pytest.approx(math.log(2))
     assert reference.kl_divergence((0.5, 0.5), (1.0, 0.0)) == math.inf
     mu, pi = torch.tensor([[[1.0, 0.0]]]), torch.tensor([[[0.5, 0.5]]])
-    cells = rules.Cells(pi.log(), mu.log(), torch.zeros(1, 1, dtype=torch.long))
-    batch = rules.TokenBatch(pi.log()[..., 0], mu.log()[..., 0], torch.ones(1), cells=cells)
+    cells = rules.TopLogProbs(pi.log(), mu.log(), torch.zeros(1, 1, dtype=torch.long))
+    batch = rules.TokenBatch(pi.log()[..., 0], mu.log()[..., 0], torch.ones(1), top=cells)
     assert rules.token_divergence(batch, "exact_kl").item() == pytest.approx(math.log(2))
 
 
@@ -119,7 +119,7 @@ def test_diagnostics_are_finite_and_consistent(name: str) -> None:
     assert all(isinstance(v, float) and math.isfinite(v) for v in row.values())
     positive = (batch.advantages > 0)[batch.mask].double().mean().item()
     assert row["mask/frac"] == pytest.approx(positive * row["mask/frac_pos"] + (1 - positive) * row["mask/frac_neg"])
-    if m.family.function.__name__ == "cppo" and m.params["gate"] == "hard":
+    if m.family == "cppo" and m.params["gate"] == "hard":
         parts = sum(row[f"mask/{k}"] for k in ("token_only", "prefix_only", "both"))
         assert parts == pytest.approx(row["mask/frac"])
         assert row["mask/frac"] > 0
@@ -188,7 +188,7 @@ def test_the_registry() -> None:
     for name, spec in rules.METHODS.items():
         m = rules.get_method(name)
         assert spec.summary
-        assert m.family.formula
+        assert m.formula
         assert m.needs in ("log_probs", "topk", "full")
         assert set(m.hypers) == set(m.params)
         assert all(note.source for _, note in m.hypers.values())

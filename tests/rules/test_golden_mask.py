@@ -105,8 +105,8 @@ def test_c1_record() -> None:
     assert [x.score for x in steps] == near([0.1, 0.076, 0.09, 0.0085, 0.16])
     assert [x.score_before for x in steps] == near([0, 0.1, 0.176, 0.266, 0.2745])
     assert [x.weight_before for x in steps] == near([0, 1, 1.95, 2.85, 3.7])
-    assert out.weight[0].tolist() == near([1, 0.95, 0.9, 0.85, 0.8])
-    assert out.score[0].tolist() == near([0.1, 0.076, 0.09, 0.0085, 0.16])
+    assert out.position_weight[0].tolist() == near([1, 0.95, 0.9, 0.85, 0.8])
+    assert out.weighted_divergence[0].tolist() == near([0.1, 0.076, 0.09, 0.0085, 0.16])
     assert out.divergence[0].tolist() == near(D1)
     assert out.reason[0].tolist() == [2, 4, 1, 4, 5]
 
@@ -228,7 +228,7 @@ def test_c5_own_or_padded_length() -> None:
         out = rules.cppo_mask(
             x + 0.5, x, torch.ones(1), valid, divergence=D, delta_b=1.0, budget="fixed", length=length
         )
-        assert out.weight[0, 2].item() == pytest.approx(w3)
+        assert out.position_weight[0, 2].item() == pytest.approx(w3)
         assert out.token_mask[0, 2].item() is verdict
     keep = [
         s.keep

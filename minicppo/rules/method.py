@@ -1,0 +1,130 @@
+"""What a method is: a frozen record of hyper-parameters that gives tokens their weights; and all of them by name."""
+
+import math
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from minicppo.rules.batch import TokenBatch
+from minicppo.rules.divergence import DIVERGENCES, needs
+from minicppo.rules.hyper import Record
+from minicppo.rules.outputs import Reason, TokenWeights
+from minicppo.text import nearest
+
+METHODS: dict[str, "Method"] = {}
+FAMILIES: dict[str, type["Method"]] = {}
+
+# Hyper-parameters of several families: what `hyper` takes after the default.
+DIVERGENCE: dict[str, Any] = {
+    "source": "paper: topk_tv with K = 20; released codes: binary_tv",
+    "choices": DIVERGENCES,
+}
+RATIO_CAP: dict[str, Any] = {"source": "the paper has none; DPPO's scaling runs use 5", "low": 0}
+DIRECTION: dict[str, Any] = {
+    "source": "paper Eq. 10; 'predicted' is arXiv 2607.10848",
+    "choices": ("ratio", "predicted"),
+}
+TOPK_VARIANT: dict[str, Any] = {
+    "source": "DPPO's paper; 'replace_last' is what other codes do",
+    "choices": ("union", "replace_last"),
+}
+
+
+@dataclass(frozen=True)
+class Method(Record):
+    """A rule that gives each token its weight g: call it with a `TokenBatch`, get `TokenWeights`.
+
+    A family is a subclass: its fields, made by `hyper`, are the hyper-parameters; `family`, `formula` (of g_t),
+    `source` and `level` ("token", or "sequence": one decision for the whole response) say what it is. A variant is the
+    same record with other values, a name and a summary. `register` makes both known.
+    """
+
+    name: str = field(default="", kw_only=True)  # default: the family's
+    summary: str = field(default="", kw_only=True)
+
+    family: ClassVar[str]
+    formula: ClassVar[str]
+    source: ClassVar[str]
+    level: ClassVar[str] = "token"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "name", self.name or self.family)
+
+    def __call__(self, batch: TokenBatch) -> TokenWeights:
+        raise NotImplementedError(f"{type(self).__name__} has no __call__(self, batch) -> TokenWeights")
+
+    @property
+    def needs(self) -> str:
+        """What the batch must carry of both policies: "log_probs" of the sampled tokens, "topk" or "full"."""
+        found = needs(getattr(self, "divergence", ""))
+        return "topk" if found == "log_probs" and getattr(self, "direction", "") == "predicted" else found
+
+    @property
+    def overrides(self) -> dict[str, Any]:
+        """The hyper-parameters in which this variant differs from its family's defaults."""
+        return {f.name: self.params[f.name] for f in fields(self) if self.params.get(f.name, f.default) != f.default}
+
+
+def register(*variants: Method) -> None:
+    """Make these methods known to `get_method`, and their classes as families.
+
+    Raises ValueError when a family does not say what it is, or a name is taken.
+    """
+    for method in variants:
+        kind = type(method)
+        missing = [name for name in ("family", "formula", "source") if not hasattr(kind, name)]
+        if missing:
+            raise ValueError(f"{kind.__name__} has no {missing[0]!r}: set it in the class")
+        if FAMILIES.setdefault(method.family, kind) is not kind:
+            raise ValueError(f"family {method.family!r} of {kind.__name__} is taken: choose another name")
+        if METHODS.setdefault(method.name, method) is not method:
+            raise ValueError(f"method {method.name!r} is taken: choose another name")
+
+
+def get_method(name: str, **params: Any) -> Method:
+    """The method of that name, with hyper-parameters overridden.
+
+    Raises ValueError for an unknown method or hyper-parameter (naming the nearest) and for a value outside its limits.
+    """
+    if name not in METHODS:
+        raise ValueError(f"method {name!r} is unknown{nearest(name, METHODS)}")
+    method = METHODS[name]
+    for key in params:
+        if key not in method.params:
+            raise ValueError(f"{method.family} has no hyper-parameter {key!r}{nearest(key, method.params)}")
+    return replace(method, **params)
+
+
+def masked_weights(
+    batch: TokenBatch,
+    keep: Tensor,
+    weight: Tensor,
+    *,
+    away: Tensor | None = None,
+    raw: Tensor | None = None,
+    code: Reason = Reason.TOKEN,
+    **extra: Any,
+) -> TokenWeights:
+    """Zero the weight where `keep` is false and say why; the kept are TOWARD or INSIDE by their direction.
+
+    away: the direction test, where it is not the ratio's. raw: the importance weight before clips and masks, likewise.
+    """
+    keep = keep & batch.mask
+    reason = torch.where(batch.away if away is None else away, int(Reason.INSIDE), int(Reason.TOWARD))
+    reason = torch.where(keep, reason, int(code)) * batch.mask
+    return TokenWeights(
+        weight=weight.float() * keep,
+        token_mask=keep,
+        reason=reason.to(torch.int8),
+        raw_weight=(batch.ratio if raw is None else raw) * batch.mask,
+        sequence_level=code == Reason.SEQUENCE,
+        **extra,
+    )
+
+
+def above_cap(batch: TokenBatch, ratio_cap: float) -> dict[str, Tensor]:
+    """What to log of a cap on the ratio."""
+    return {} if math.isinf(ratio_cap) else {"ratio/above_cap": batch.ratio > ratio_cap}
