@@ -46,7 +46,7 @@ def overview() -> Figure:
     """Three panels over token positions: the uniform rule, CPPO, and the account behind CPPO's budget."""
     D = made_up_divergences()
     uniform, cppo = masks(D)
-    w, threshold = cppo.weight[0].numpy(), cppo.threshold[0].numpy()
+    w, threshold = cppo.position_weight[0].numpy(), cppo.threshold[0].numpy()
     with house_style():
         figure = new_figure(9.0, 6.9)
         top, middle, bottom = figure.subplots(3, 1, sharex=True, height_ratios=[3, 3.4, 2])

@@ -89,7 +89,7 @@ class _Head:
         """`fold` and `softmax_`, or the kernels that take their place."""
         if not kernels.usable(self.hidden) or self.full != torch.float32:
             return fold, softmax_
-        from minicppo.kernels import head  # Triton: not everywhere
+        from minicppo.kernels import lm_head as head  # Triton: not everywhere
 
         return head.fold, head.softmax_
 
