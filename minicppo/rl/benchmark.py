@@ -18,8 +18,8 @@ from typing import Any
 from minicppo.files import write_atomically
 from minicppo.rl.data import MathProblem, load_data
 from minicppo.rl.evaluate import clustered_mean
-from minicppo.rl.grading.judge import INSTALL, require_math_verify
-from minicppo.rl.grading.reward import MALFORMED, Outcome, judge_response
+from minicppo.rl.data import INSTALL
+from minicppo.rl.grading.reward import MALFORMED, Outcome, judge_response, require_math_verify
 from minicppo.rl.policy import Policy
 from minicppo.rl.sampling import sample
 from minicppo.rl.seeding import generator_for

@@ -7,7 +7,7 @@ answers, foreign words, other units, percentages.
 import re
 from fractions import Fraction
 
-from minicppo.rl.grading.judge import judge
+from minicppo.rl.grading.confined import MATH, confined
 from minicppo.rl.grading.tidy import tidy
 
 LONGEST = 300  # characters of an answer worth judging
@@ -46,7 +46,7 @@ def same_answer(gold: str, answer: str) -> bool | None:
     """Whether a person would accept `answer` where `gold` is right; None where the answer cannot be read.
 
     Raises:
-        AnswerTimeout, JudgeDied: math-verify came to no end, see `minicppo.rl.grading.judge`.
+        Unchecked: math-verify came to no end, see `minicppo.rl.grading.confined`.
     """
     if not answer.strip() or len(answer) > LONGEST:
         return None
@@ -108,7 +108,7 @@ def _same_quantity(gold: str, answer: str) -> bool | None:
         return False
     if re.search(r"\d\s+\d", answer):
         return False  # math-verify would multiply them
-    return judge(gold, answer)
+    return confined(MATH, gold, answer)
 
 
 def _same_number(gold: str, answer: str) -> bool | None:

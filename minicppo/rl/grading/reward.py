@@ -1,9 +1,10 @@
 """The reward of a mathematics response: 1 if the answer it states is right, else 0, and a count of why.
 
 The same rule serves the trainer here, TRL (`math_reward`) and verl (`compute_score`). Nothing that a response says can
-raise an error or cost more than `minicppo.rl.grading.judge.LIMIT` seconds.
+raise an error or cost more than `minicppo.rl.grading.confined.LIMIT` seconds.
 """
 
+import importlib.util
 from collections import Counter
 from collections.abc import Sequence
 from enum import StrEnum
@@ -11,8 +12,9 @@ from functools import lru_cache
 from typing import Any
 
 from minicppo.rl.grading.answers import same_answer
+from minicppo.rl.grading.confined import Unchecked, faults
 from minicppo.rl.grading.extraction import extract_answer
-from minicppo.rl.grading.judge import AnswerTimeout, JudgeDied
+from minicppo.text import install
 
 
 class Outcome(StrEnum):
@@ -30,6 +32,12 @@ MALFORMED = frozenset({Outcome.MISSING, Outcome.UNREADABLE, Outcome.TIMEOUT, Out
 counts: Counter[Outcome] = Counter()  # of this process, since it started or `counts.clear()`
 
 
+def require_math_verify() -> None:
+    """Raises ModuleNotFoundError, naming what to install, where math-verify is missing."""
+    if importlib.util.find_spec("math_verify") is None:
+        raise ModuleNotFoundError(f"checking mathematical answers needs the package 'math-verify': {install('math')}")
+
+
 def judge_response(response: str, answer: str) -> Outcome:
     """Compare the answer that a response states with the right one, and count the outcome.
 
@@ -39,6 +47,8 @@ def judge_response(response: str, answer: str) -> Outcome:
     stated = extract_answer(response)
     outcome = Outcome.MISSING if stated is None else _compare(answer, stated)
     counts[outcome] += 1
+    if outcome in (Outcome.TIMEOUT, Outcome.DIED):
+        faults[str(outcome)] += 1
     return outcome
 
 
@@ -46,10 +56,8 @@ def judge_response(response: str, answer: str) -> Outcome:
 def _compare(gold: str, answer: str) -> Outcome:
     try:
         same = same_answer(gold, answer)
-    except AnswerTimeout:
-        return Outcome.TIMEOUT
-    except JudgeDied:
-        return Outcome.DIED
+    except Unchecked as fault:
+        return Outcome.TIMEOUT if str(fault) == "timeout" else Outcome.DIED
     if same is None:
         return Outcome.UNREADABLE
     return Outcome.RIGHT if same else Outcome.WRONG

@@ -1,21 +1,18 @@
-"""The tasks by name. Modules are imported on first use, so that optional packages stay optional."""
+"""The tasks by name: every class in this folder, or in a plugin, that `register_task` decorates.
+
+A module of this folder imports an optional package only where a task is made, so that it stays optional.
+"""
 
 import importlib
 import inspect
+import pkgutil
 from typing import Any
 
-from minicppo.rl.tasks.base import Problem, Task, is_held_out, sample_problems
+from minicppo.rl.tasks.base import TASKS, Problem, Task, is_held_out, judged, register_task, sample_problems
 from minicppo.text import nearest
 
-TASKS: dict[str, tuple[str, str]] = {
-    "chain": ("minicppo.rl.tasks.chain", "ChainTask"),
-    "addition": ("minicppo.rl.tasks.addition", "AdditionTask"),
-    "max-of-three": ("minicppo.rl.tasks.small", "MaxOfThreeTask"),
-    "letter-count": ("minicppo.rl.tasks.small", "LetterCountTask"),
-    "parity": ("minicppo.rl.tasks.small", "ParityTask"),
-    "math": ("minicppo.rl.tasks.math", "MathTask"),
-    "reasoning-gym": ("minicppo.rl.tasks.reasoning_gym", "ReasoningGymTask"),
-}
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")
 
 
 def make_task(name: str, **options: Any) -> Task:
@@ -26,15 +23,12 @@ def make_task(name: str, **options: Any) -> Task:
     """
     if name not in TASKS:
         raise ValueError(f"unknown task {name!r}{nearest(name, TASKS)}")
-    module, attribute = TASKS[name]
-    factory = getattr(importlib.import_module(module), attribute)
-    parameters = inspect.signature(factory).parameters
+    parameters = inspect.signature(TASKS[name]).parameters
     if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
         for option in options:
             if option not in parameters:
                 raise ValueError(f"task {name!r} has no option {option!r}{nearest(option, parameters)}")
-    task: Task = factory(**options)
-    return task
+    return TASKS[name](**options)
 
 
-__all__ = ["TASKS", "Problem", "Task", "is_held_out", "make_task", "nearest", "sample_problems"]
+__all__ = ["TASKS", "Problem", "Task", "is_held_out", "judged", "make_task", "register_task", "sample_problems"]

@@ -7,11 +7,12 @@ import random
 import re
 from string import digits
 
-from minicppo.rl.tasks.base import Problem, Task
+from minicppo.rl.tasks.base import Problem, Task, register_task
 
 PROMPT = "What is {a} + {b}? Answer with the number only."
 
 
+@register_task
 class AdditionTask(Task):
     """`a + b` with both in `low..high`, uniformly.
 
@@ -41,8 +42,8 @@ class AdditionTask(Task):
 
     def score(self, problem: Problem, response: str) -> float:
         """1 if the last whole number of the response is the sum, else 0."""
-        numbers = re.findall(r"\d+", response)
-        return float(bool(numbers) and int(numbers[-1]) == int(problem.answer))
+        numbers = [number.lstrip("0") or "0" for number in re.findall(r"\d+", response)]
+        return float(numbers[-1:] == [problem.answer])
 
     def well_formed(self, problem: Problem, response: str) -> bool:
         """Whether the response is one number and nothing else."""

@@ -5,7 +5,9 @@ import random
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
+
+from minicppo.rl.grading.confined import faults
 
 Split = Literal["train", "test"]
 
@@ -27,7 +29,7 @@ class Task(ABC):
     """A family of problems with a checker.
 
     Attributes:
-        name: the name under which `make_task` knows the task.
+        name: what `make_task` knows the task by, once it is registered.
         alphabet: the characters a policy built from scratch needs; "" if only pretrained policies can try the task.
         max_new_tokens: longest response worth sampling, end-of-sequence token included.
         held_out_fraction: share of all problems kept for evaluation, see `is_held_out`.
@@ -65,6 +67,46 @@ class Task(ABC):
             f"task {self.name!r} has no demonstrations to warm up on: give a pretrained policy (model.path=...) "
             "and set warmup=null"
         )
+
+
+TASKS: dict[str, type[Task]] = {}
+AnyTask = TypeVar("AnyTask", bound=type[Task])
+
+
+def register_task(task: AnyTask) -> AnyTask:
+    """A class decorator: `make_task` knows the class by its `name` from now on.
+
+    Raises:
+        ValueError: another class has that name.
+    """
+    known = TASKS.setdefault(task.name, task)
+    if (known.__module__, known.__qualname__) != (task.__module__, task.__qualname__):
+        raise ValueError(f"task {task.name!r} is {known.__module__}.{known.__qualname__}: give yours another name")
+    TASKS[task.name] = task  # the same one, loaded again
+    return task
+
+
+def judged(task: Task, problem: Problem, response: str) -> tuple[float, bool]:
+    """Score and form of a response, whatever its checker does.
+
+    An exception about an answer scores 0 and counts in `faults` under its name; so does a score that is not finite or
+    outside [0, 1].
+
+    Raises:
+        ModuleNotFoundError: a package that the checker needs: no response could be checked at all.
+    """
+    try:
+        score = float(task.score(problem, response))
+        well_formed = bool(task.well_formed(problem, response))
+    except ModuleNotFoundError:
+        raise
+    except Exception as error:
+        faults[type(error).__name__] += 1
+        return 0.0, False
+    if not 0 <= score <= 1:
+        faults["OutOfRange"] += 1
+        return 0.0, well_formed
+    return score, well_formed
 
 
 def is_held_out(problem: Problem, fraction: float) -> bool:

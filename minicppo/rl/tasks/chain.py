@@ -8,11 +8,12 @@ single wrong step always ends in a wrong answer.
 import random
 import re
 
-from minicppo.rl.tasks.base import Problem, Task
+from minicppo.rl.tasks.base import Problem, Task, register_task
 
 MODULUS = 7
 
 
+@register_task
 class ChainTask(Task):
     """`steps` operations in a row, gone through `rounds` times; each step takes 6 tokens of the response, and 3 end it.
 

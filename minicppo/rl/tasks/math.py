@@ -8,9 +8,8 @@ from functools import cached_property
 
 from minicppo.rl.data import MathProblem, check_name, load_data
 from minicppo.rl.grading.extraction import extract_answer
-from minicppo.rl.grading.judge import require_math_verify
-from minicppo.rl.grading.reward import score_response
-from minicppo.rl.tasks.base import Problem, Split, Task, is_held_out
+from minicppo.rl.grading.reward import require_math_verify, score_response
+from minicppo.rl.tasks.base import Problem, Split, Task, is_held_out, register_task
 
 TEMPLATES = {
     "steps": "Work out the following problem step by step. End with a line of the form Answer: $Answer, where $Answer "
@@ -19,6 +18,7 @@ TEMPLATES = {
 }
 
 
+@register_task
 class MathTask(Task):
     """The problems of `data`: a known name (dapo-math-17k, gsm8k, aime24, ...), a file, or a hub name OWNER/NAME.
 

@@ -7,7 +7,7 @@ English first.
 import random
 import re
 
-from minicppo.rl.tasks.base import Problem, Task
+from minicppo.rl.tasks.base import Problem, Task, register_task
 
 VOWELS, CONSONANTS = "aeiou", "bdfgklmnprst"
 
@@ -29,6 +29,7 @@ class OneNumberTask(Task):
         return re.fullmatch(r"\s*\d+\s*", response) is not None
 
 
+@register_task
 class LetterCountTask(OneNumberTask):
     """How often a letter occurs in a made-up word of `syllables` consonant-vowel pairs: each count equally likely."""
 
@@ -54,6 +55,7 @@ class LetterCountTask(OneNumberTask):
         return Problem(prompt, str(count), {"letter": letter, "word": word})
 
 
+@register_task
 class MaxOfThreeTask(OneNumberTask):
     """The largest of three different numbers of `figures` digits; the order they are asked in does not count as new."""
 
@@ -73,6 +75,7 @@ class MaxOfThreeTask(OneNumberTask):
         return Problem(prompt, str(max(a, b, c)), {"numbers": (a, b, c)}, content=f"{sorted((a, b, c))}")
 
 
+@register_task
 class ParityTask(Task):
     """Whether a number below `high` is even or odd: chance is 1/2, so look at the answers' form as well."""
 

@@ -1,0 +1,148 @@
+"""Checkers behind limits that hold: a few warm processes that end themselves, used from any thread or process.
+
+What a checker reads was written by a policy that searches for whatever is paid. So each question goes to a process of
+its own kind (see `worker`): bounded in computing time and memory, and replaced when it ends. Questions go over as Python
+literals and answers come back as JSON: nothing that the process says is ever evaluated here.
+"""
+
+import atexit
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections import Counter
+from pathlib import Path
+from typing import Any
+from weakref import WeakSet
+
+HERE = Path(__file__).parent
+MATH, REASONING_GYM = HERE / "check_math.py", HERE / "check_reasoning_gym.py"
+LIMIT = 3.0  # seconds of computing a question
+PROCESSES = 4  # at most
+LONGEST_REPLY = 4096  # characters
+KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "PYTHONPATH", "LD_LIBRARY_PATH", "VIRTUAL_ENV")  # no one's tokens
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+
+
+class Unchecked(Exception):
+    """A checker came to no verdict: at the limit ("timeout"), dead ("died"), or by an exception, whose name it is."""
+
+
+faults: Counter[str] = Counter()  # by name, of this process since its start
+
+
+def faults_since(before: Counter[str]) -> dict[str, int]:
+    """What `faults` has counted since a copy of it was taken, as fields of a log: empty where all went well."""
+    return {f"faults/{name}": count for name, count in sorted((faults - before).items())}
+
+
+class _Worker:
+    """One process. It loads its first checker while others work: only the first question waits for it."""
+
+    def __init__(self, limit: float, checker: Path):
+        # -P: the folder of the script stays off the import path; -B: no file is written
+        command = [sys.executable, "-P", "-B", str(HERE / "worker.py"), str(limit), str(checker)]
+        environment = {name: os.environ[name] for name in KEPT if name in os.environ} | ONE_THREAD
+        pipe, null = subprocess.PIPE, subprocess.DEVNULL
+        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=null, text=True, env=environment)
+
+    def ask(self, checker: Path, arguments: tuple[Any, ...]) -> Any:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        try:
+            self.process.stdin.write(ascii((str(checker), arguments)) + "\n")
+            self.process.stdin.flush()
+            return json.loads(self.process.stdout.readline(LONGEST_REPLY))
+        except (BrokenPipeError, ValueError):  # it has ended, or says what no worker of ours does
+            self.process.kill()
+        status = self.process.wait()
+        raise Unchecked("timeout" if -status in (signal.SIGPROF, signal.SIGALRM) else "died")
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        self.forget()
+
+    def forget(self) -> None:
+        """Close our ends of the pipes: in a forked child the process belongs to the parent."""
+        for stream in (self.process.stdin, self.process.stdout):
+            if stream is not None:
+                with contextlib.suppress(OSError):  # what it did not read any more
+                    stream.close()
+
+
+class ConfinedPool:
+    """At most `processes` workers, started as they are needed; `limit` is in seconds of computing a question."""
+
+    def __init__(self, limit: float = LIMIT, processes: int = PROCESSES):
+        self.limit, self.processes = limit, processes
+        self._start_afresh()
+        _pools.add(self)
+
+    def _start_afresh(self) -> None:
+        self._all: set[_Worker] = set()
+        self._idle: list[_Worker] = []
+        self._places = threading.Semaphore(self.processes)
+
+    def __call__(self, checker: Path, *arguments: Any) -> Any:
+        """What the function of a checker's file says to these arguments, which must be Python literals.
+
+        Raises:
+            Unchecked: no verdict. ModuleNotFoundError: the worker cannot import what the checker needs.
+        """
+        with self._places:
+            try:
+                worker = self._idle.pop()
+            except IndexError:
+                worker = self._start(checker)
+            try:
+                reply = worker.ask(checker, arguments)
+            except BaseException:  # it has ended, or was interrupted in the middle of an exchange
+                self._all.discard(worker)
+                worker.close()
+                self._idle.append(self._start(checker))
+                raise
+            self._idle.append(worker)
+        if "missing" in reply:
+            raise ModuleNotFoundError(f"a checker cannot be loaded by {sys.executable}: {reply['missing']}")
+        if "error" in reply:
+            raise Unchecked(reply["error"])
+        return reply["value"]
+
+    def _start(self, checker: Path) -> _Worker:
+        worker = _Worker(self.limit, checker)
+        self._all.add(worker)
+        return worker
+
+    def close(self) -> None:
+        """End all processes; a later question starts new ones."""
+        for worker in self._all:
+            worker.close()
+        self._start_afresh()
+
+    def leave_to_parent(self) -> None:
+        """In a forked child: let the parent's processes alone and start with none."""
+        for worker in self._all:
+            worker.forget()
+        self._start_afresh()
+
+
+_pools: WeakSet[ConfinedPool] = WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    for each in _pools:
+        each.close()
+
+
+def _leave_all_to_parent() -> None:
+    for each in _pools:
+        each.leave_to_parent()
+
+
+os.register_at_fork(after_in_child=_leave_all_to_parent)
+confined = ConfinedPool()

@@ -1,0 +1,82 @@
+"""A confined process that runs checkers: a script, so that nothing but what a checker needs is imported.
+
+It reads `(checker, arguments)` a line, a Python literal, and writes a line of JSON: `{"value": ...}`, `{"error": NAME}`
+for an exception, or `{"missing": ...}` where the checker cannot be loaded. A checker is a file whose `load()` returns
+the function to call.
+
+The process limits itself. Timers without a handler: at the limit the kernel ends it, whatever library code it is in and
+even if the process that asked is gone. The limit is on computing time, so that verdicts do not depend on what else the
+machine does. It can neither write to a file nor start a process, and its memory is bounded.
+"""
+
+import ast
+import importlib.util
+import json
+import os
+import resource
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any
+
+MEMORY = 4 * 2**30  # bytes of address space
+PATIENCE = 3  # seconds on the clock for a second of computing
+
+
+def set_timers(limit: float) -> None:
+    """End this process after `limit` seconds of computing, or some times that on the clock; 0 cancels."""
+    signal.setitimer(signal.ITIMER_PROF, limit)
+    signal.setitimer(signal.ITIMER_REAL, PATIENCE * limit)
+
+
+def load(path: str) -> Callable[..., Any]:
+    """The function of a checker's file."""
+    spec = importlib.util.spec_from_file_location("checker", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.load()
+
+
+def main() -> None:
+    """Answer until the input ends."""
+    limit, first = float(sys.argv[1]), sys.argv[2]
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asks
+    for timer in (signal.SIGPROF, signal.SIGALRM):
+        signal.signal(timer, signal.SIG_DFL)
+    for kind, most in (
+        (resource.RLIMIT_AS, MEMORY),
+        (resource.RLIMIT_FSIZE, 0),
+        (resource.RLIMIT_NPROC, 0),
+        (resource.RLIMIT_CORE, 0),
+    ):
+        resource.setrlimit(kind, (most, most))
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries print is no verdict
+    checkers: dict[str, Callable[..., Any]] = {}
+
+    def reply(line: str) -> dict[str, Any]:
+        try:
+            path, arguments = ast.literal_eval(line)
+            if path not in checkers:
+                checkers[path] = load(path)
+            set_timers(limit)
+            return {"value": checkers[path](*arguments)}
+        except ImportError as error:
+            return {"missing": str(error)}
+        except Exception as error:  # of any library below, about a text that anyone may have written
+            return {"error": type(error).__name__}
+        finally:
+            set_timers(0)
+
+    try:
+        checkers[first] = load(first)  # while the process that asks does something else
+    except ImportError:
+        pass  # the first question is told
+    for line in sys.stdin:
+        print(json.dumps(reply(line)), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main()
