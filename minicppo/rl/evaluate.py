@@ -1,43 +1,268 @@
-"""Held-out evaluation: Avg@k with its standard error, greedy accuracy, format rate."""
+"""Evaluation: Avg@k with its standard error, on the held-out problems of a run or on whole data sets."""
 
+import json
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import torch
 
-from minicppo.rl.config import ConfigError, RunConfig
+from minicppo.files import write_atomically
+from minicppo.rl.config import ConfigError, EvalConfig, RunConfig
 from minicppo.rl.data import load_data
+from minicppo.rl.eval_store import Answered, Store, claimed
+from minicppo.rl.grading.reward import MALFORMED, Outcome, judge_response, require_math_verify
 from minicppo.rl.policy import Policy
 from minicppo.rl.sampling import Rollout, sample
 from minicppo.rl.seeding import generator_for, rng_for
-from minicppo.rl.tasks import Problem, Task, sample_problems
-from minicppo.rl.tasks.math import MathTask, as_problem
+from minicppo.rl.tasks import Problem, Task, judged, sample_problems
+from minicppo.rl.tasks.math import TEMPLATES, MathTask, as_problem
 
 PIECES = 16  # steps of the progress of an evaluation that is not in batches already
+Check = Callable[[Problem, str], tuple[float, bool, str]]  # the score of a response, its form, a word for the outcome
+OnProgress = Callable[[int, int, float | None], None]  # problems done, all of them, accuracy so far
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """What determines the responses to data sets, besides the policy. The sampling is the paper's.
+
+    `batch` problems are sampled together, `samples` times each; their random numbers come from the seed, the data set
+    and the first of them.
+    """
+
+    model: str
+    samples: int = 16
+    temperature: float = 0.7
+    top_p: float = 0.95
+    max_new_tokens: int = 1024
+    template: str = TEMPLATES["steps"]
+    seed: int = 0
+    batch: int = 1
+
+    def __post_init__(self) -> None:
+        """Raises ValueError where nothing could be sampled, before a folder is claimed for it."""
+        if self.temperature <= 0 or not 0 < self.top_p <= 1:
+            raise ValueError(
+                f"temperature = {self.temperature:g} must be positive and top_p = {self.top_p:g} in (0, 1]: Avg@k "
+                "is of samples; the paper's are 0.7 and 0.95"
+            )
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Accuracies on held-out problems.
+    """Of some problems, all equally weighted.
 
     Attributes:
-        accuracy: Avg@k, the mean score of k samples to each problem.
-        accuracy_se: its standard error, clustered by problem: samples to one problem are not independent.
-        greedy_accuracy: mean score of the likeliest tokens.
-        format_rate: share of well-formed samples.
-        length: mean tokens of the samples.
+        accuracy: Avg@k in [0, 1], the mean score of k samples to each problem.
+        accuracy_se: its standard error, clustered by problem: samples to one problem are not independent. None for a
+            single problem.
+        greedy_accuracy: mean score of the likeliest tokens, where they were asked for.
+        format_rate: share of well-formed samples. outcomes: how many were right, wrong, or malformed in which way.
+        length: mean tokens of a sample. unfinished: share that were cut off at the limit.
     """
 
+    problems: int
     accuracy: float
-    accuracy_se: float
-    greedy_accuracy: float
+    accuracy_se: float | None
+    greedy_accuracy: float | None
     format_rate: float
+    outcomes: dict[str, int]
     length: float
+    unfinished: float
 
-    def as_row(self) -> dict[str, float]:
+    @classmethod
+    def of(cls, answered: Sequence[Answered]) -> "Evaluation":
+        """The means over problems with equally many samples each."""
+        lengths = [length for each in answered for length in each.lengths]
+        finished = [done for each in answered for done in each.finished]
+        greedy = [each.greedy for each in answered if each.greedy is not None]
+        accuracies = [each.accuracy for each in answered]
+        accuracy, error = clustered_mean(accuracies, 1) if len(answered) > 1 else (accuracies[0], None)
+        return cls(
+            problems=len(answered),
+            accuracy=accuracy,
+            accuracy_se=error,
+            greedy_accuracy=sum(greedy) / len(greedy) if greedy else None,
+            format_rate=sum(well for each in answered for well in each.well_formed) / len(lengths),
+            outcomes=dict(Counter(outcome for each in answered for outcome in each.outcomes)),
+            length=sum(lengths) / len(lengths),
+            unfinished=finished.count(False) / len(finished),
+        )
+
+    def as_row(self) -> dict[str, float | None]:
         """For metrics.jsonl."""
-        return asdict(self)
+        return {name: getattr(self, name) for name in ROW}
+
+    def as_result(self) -> dict[str, object]:
+        """For results.json."""
+        return {name: value for name, value in asdict(self).items() if name not in ("greedy_accuracy", "format_rate")}
+
+
+ROW = ("accuracy", "accuracy_se", "greedy_accuracy", "format_rate", "length")
+
+
+def answer(
+    policy: Policy,
+    problems: Sequence[Problem],
+    check: Check,
+    settings: EvalConfig | DataSettings,
+    max_new_tokens: int,
+    generator: Callable[[int], torch.Generator],
+    size: int,
+    greedy: bool = False,
+    store: Store | None = None,
+    on_progress: OnProgress | None = None,
+) -> list[Answered]:
+    """`settings.samples` responses to each problem, `size` problems at a time; what `store` holds is not asked again.
+
+    The random numbers of the problems from index i on come from `generator(i)`. With `greedy`, each problem is answered
+    by the likeliest tokens too.
+    """
+    done = {} if store is None else store.answered
+    report = on_progress or (lambda done, total, accuracy: None)
+
+    def progress() -> None:
+        report(len(done), len(problems), sum(each.accuracy for each in done.values()) / len(done) if done else None)
+
+    progress()
+    rows = settings.samples + greedy  # a problem
+    for start in range(0, len(problems), size):
+        indices = range(start, min(start + size, len(problems)))
+        missing = [index for index in indices if index not in done]
+        if not missing:
+            continue
+        rollout = sample(
+            policy,
+            [policy.encode(problems[index].prompt) for index in indices],
+            max_new_tokens,
+            settings.temperature,
+            generator(start),
+            samples=settings.samples,
+            batch=settings.batch,
+            top_p=settings.top_p,
+            likeliest=greedy,
+        )
+        lengths = rollout.response_mask.sum(1).tolist()
+        ids = [row[:length] for row, length in zip(rollout.response_ids.tolist(), lengths, strict=True)]
+        fresh = []
+        for index in missing:
+            responses = ids[(index - start) * rows : (index - start + 1) * rows]
+            fresh.append(_answered(policy, index, problems[index], responses, check, greedy))
+        if store is None:
+            done |= {each.index: each for each in fresh}
+        else:
+            store.add(fresh)
+        progress()
+    return [done[index] for index in range(len(problems))]
+
+
+def _answered(
+    policy: Policy, index: int, problem: Problem, responses: list[list[int]], check: Check, greedy: bool
+) -> Answered:
+    texts = [policy.decode(ids) for ids in responses]
+    verdicts = [check(problem, text) for text in texts]
+    likeliest = verdicts[0][0] if greedy else None
+    responses, texts, verdicts = responses[greedy:], texts[greedy:], verdicts[greedy:]
+    return Answered(
+        index=index,
+        question=problem.data.get("question", problem.prompt),
+        answer=problem.answer,
+        accuracy=sum(score for score, _, _ in verdicts) / len(verdicts),
+        outcomes=[outcome for _, _, outcome in verdicts],
+        lengths=[len(ids) for ids in responses],
+        finished=[ids[-1] == policy.eos_id for ids in responses],
+        responses=texts,
+        well_formed=[well for _, well, _ in verdicts],
+        greedy=likeliest,
+    )
+
+
+def evaluate(policy: Policy, task: Task, config: RunConfig, on_progress: OnProgress | None = None) -> Evaluation:
+    """Evaluate on the held-out problems of `config.eval`: always the same ones, with the same random numbers.
+
+    `on_progress` is called with the problems done, all of them and the accuracy so far; for its sake the evaluation
+    goes piece by piece.
+
+    Raises:
+        ValueError: the task has fewer different held-out problems than asked for.
+    """
+    settings = config.eval
+    problems = held_out_problems(task, config)
+    generator = generator_for(settings.seed, "eval-samples")
+
+    def check(problem: Problem, response: str) -> tuple[float, bool, str]:
+        score, well_formed = judged(task, problem, response)
+        return score, well_formed, "right" if score == 1 else "wrong" if well_formed else "malformed"
+
+    size = len(problems) if on_progress is None else settings.batch or math.ceil(len(problems) / PIECES)
+    limit = config.max_new_tokens(task)
+    return Evaluation.of(
+        answer(
+            policy, problems, check, settings, limit, lambda _: generator, size, greedy=True, on_progress=on_progress
+        )
+    )
+
+
+def evaluate_data(
+    policy: Policy,
+    names: Sequence[str],
+    settings: DataSettings,
+    folder: Path,
+    on_progress: Callable[[str, int, int, float | None], None] | None = None,
+) -> dict[str, Evaluation]:
+    """Evaluate on all problems of each data set; problems that `folder` holds already are not sampled again.
+
+    `on_progress` is called with a set's name, its problems done, all of them, and the accuracy so far (None: none yet).
+
+    Raises:
+        BlockingIOError: another process evaluates into the folder.
+        DataError: the data cannot be read.
+        ModuleNotFoundError: math-verify or pyarrow is not installed.
+        ValueError: the folder holds an evaluation with other settings, or of other problems.
+    """
+    require_math_verify()
+    sets = {data.name: data.problems for data in map(load_data, names)}
+    if len(sets) != len(names):
+        raise ValueError(f"two of {', '.join(names)} share a name, and so a file: evaluate them one by one")
+    found = {}
+    with claimed(folder, asdict(settings)):
+        for name, asked in sets.items():
+            problems = [as_problem(problem, settings.template) for problem in asked]
+            store = Store(folder / f"{name}.jsonl", problems)
+            answered = answer(
+                policy,
+                problems,
+                _check_mathematics,
+                settings,
+                settings.max_new_tokens,
+                lambda start, name=name: generator_for(settings.seed, f"eval-{name}", start),
+                settings.batch,
+                store=store,
+                on_progress=on_progress and (lambda *news, name=name: on_progress(name, *news)),
+            )
+            store.write_parquet()
+            found[name] = Evaluation.of(answered)
+        results = {"settings": asdict(settings), "data": {name: each.as_result() for name, each in found.items()}}
+        if len(found) > 1:
+            mean, error = mean_accuracy(list(found.values()))
+            results["mean"] = {"accuracy": mean, "accuracy_se": error}
+        write_atomically(folder / "results.json", json.dumps(results, indent=1).encode())
+    return found
+
+
+def _check_mathematics(problem: Problem, response: str) -> tuple[float, bool, str]:
+    outcome = judge_response(response, problem.answer)
+    return float(outcome is Outcome.RIGHT), outcome not in MALFORMED, str(outcome)
+
+
+def mean_accuracy(evaluations: Sequence[Evaluation]) -> tuple[float, float | None]:
+    """The mean accuracy over data sets of equal weight (as in the paper's tables), and its standard error."""
+    errors = [each.accuracy_se for each in evaluations if each.accuracy_se is not None]
+    mean = sum(each.accuracy for each in evaluations) / len(evaluations)
+    return mean, math.hypot(*errors) / len(evaluations) if len(errors) == len(evaluations) else None
 
 
 @dataclass(frozen=True)
@@ -49,68 +274,15 @@ class Graded:
     well_formed: list[bool]
     lengths: list[int]
 
-    def __add__(self, other: "Graded") -> "Graded":
-        """Both, one after the other."""
-        return Graded(**{name: value + vars(other)[name] for name, value in vars(self).items()})
-
 
 def grade(policy: Policy, task: Task, problems: Sequence[Problem], rollout: Rollout) -> Graded:
     """Decode and score a rollout whose rows are ordered problem by problem."""
     lengths = rollout.response_mask.sum(1).tolist()
     rows = rollout.response_ids.tolist()
     texts = [policy.decode(ids[:length]) for ids, length in zip(rows, lengths, strict=True)]
-    samples = len(texts) // len(problems)
-    asked = [problem for problem in problems for _ in range(samples)]
-    return Graded(
-        texts,
-        [task.score(problem, text) for problem, text in zip(asked, texts, strict=True)],
-        [task.well_formed(problem, text) for problem, text in zip(asked, texts, strict=True)],
-        lengths,
-    )
-
-
-def evaluate(
-    policy: Policy, task: Task, config: RunConfig, on_progress: Callable[[int, int], None] | None = None
-) -> Evaluation:
-    """Evaluate on the held-out problems of `config.eval`: always the same ones, with the same random numbers.
-
-    `on_progress` is called with the problems done and all of them; for its sake the evaluation goes piece by piece.
-
-    Raises:
-        ValueError: the task has fewer different held-out problems than asked for.
-    """
-    settings = config.eval
-    problems = held_out_problems(task, config)
-    limit = config.max_new_tokens(task)
-    generator = generator_for(settings.seed, "eval-samples")
-    size = len(problems) if on_progress is None else settings.batch or math.ceil(len(problems) / PIECES)
-    graded = greedy = Graded([], [], [], [])
-    for start in range(0, len(problems), size):
-        part = problems[start : start + size]
-        rollout = sample(
-            policy,
-            [policy.encode(problem.prompt) for problem in part],
-            limit,
-            settings.temperature,
-            generator,
-            samples=settings.samples,
-            batch=settings.batch,
-            top_p=settings.top_p,
-            likeliest=True,
-        )
-        first = torch.arange(len(rollout), device=rollout.log_probs.device) % (settings.samples + 1) == 0
-        graded += grade(policy, task, part, rollout.rows(~first))
-        greedy += grade(policy, task, part, rollout.rows(first))
-        if on_progress is not None:
-            on_progress(start + len(part), len(problems))
-    accuracy, error = clustered_mean(graded.rewards, settings.samples)
-    return Evaluation(
-        accuracy=accuracy,
-        accuracy_se=error,
-        greedy_accuracy=sum(greedy.rewards) / len(problems),
-        format_rate=sum(graded.well_formed) / len(graded.well_formed),
-        length=sum(graded.lengths) / len(graded.lengths),
-    )
+    asked = [problem for problem in problems for _ in range(len(texts) // len(problems))]
+    verdicts = [judged(task, problem, text) for problem, text in zip(asked, texts, strict=True)]
+    return Graded(texts, [score for score, _ in verdicts], [well for _, well in verdicts], lengths)
 
 
 def held_out_problems(task: Task, config: RunConfig) -> list[Problem]:

@@ -117,4 +117,5 @@ def template_text(template: str) -> str:
 def as_problem(problem: MathProblem, template: str) -> Problem:
     """What the policy sees. Copies that differ in white space alone share their content, and so their split."""
     prompt = template.replace("{problem}", problem.question)
-    return Problem(prompt, problem.answer, {"row": problem.row}, content=" ".join(problem.question.split()))
+    data = {"row": problem.row, "question": problem.question}
+    return Problem(prompt, problem.answer, data, content=" ".join(problem.question.split()))

@@ -1,0 +1,127 @@
+"""The folder of an evaluation on whole data sets: problem by problem, so that a stopped one can go on.
+
+DIR/settings.json    what determines the responses; another evaluation needs another folder
+DIR/NAME.jsonl       one line a finished problem: its responses and what became of them
+DIR/NAME.parquet     the same, one row a problem, once all are done
+DIR/results.json     accuracies with standard errors
+"""
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from minicppo.files import write_atomically
+from minicppo.rl.data import INSTALL
+from minicppo.rl.grading.reward import MALFORMED
+from minicppo.rl.tasks.base import Problem
+
+
+@dataclass(frozen=True)
+class Answered:
+    """One problem with the responses to it and what became of each.
+
+    Attributes:
+        accuracy: mean score of the samples. outcomes: a word for each, where its task has words for them.
+        lengths: in tokens. finished: whether it ended before the limit.
+        well_formed: whether it has the asked form. greedy: score of the likeliest tokens, where they were asked for.
+    """
+
+    index: int
+    question: str
+    answer: str
+    accuracy: float
+    outcomes: list[str]
+    lengths: list[int]
+    finished: list[bool]
+    responses: list[str]
+    well_formed: list[bool] = field(compare=False)
+    greedy: float | None = field(default=None, compare=False)
+
+    def row(self) -> dict[str, Any]:
+        """As it is stored."""
+        return {key: value for key, value in asdict(self).items() if key not in ("well_formed", "greedy")}
+
+    @classmethod
+    def of_row(cls, row: Mapping[str, Any]) -> "Answered":
+        """What `row` gave."""
+        return cls(**row, well_formed=[outcome not in MALFORMED for outcome in row["outcomes"]])
+
+
+class Store:
+    """The finished problems of one data set, in a file that grows by whole lines."""
+
+    def __init__(self, path: Path, problems: Sequence[Problem]):
+        """Reads what is there already.
+
+        Raises:
+            ValueError: it is of other problems.
+        """
+        self.path = path
+        self.answered: dict[int, Answered] = {}
+        content = path.read_bytes() if path.is_file() else b""
+        whole = content[: content.rfind(b"\n") + 1]
+        if len(whole) < len(content):  # the last line was cut off when the writer was stopped
+            os.truncate(path, len(whole))
+        for line in whole.splitlines():
+            row = json.loads(line)
+            asked = problems[row["index"]] if row["index"] < len(problems) else None
+            if asked is None or (row["question"], row["answer"]) != (asked.data["question"], asked.answer):
+                raise ValueError(f"{path} was written for other problems: remove it, or give another folder (--out)")
+            self.answered[row["index"]] = Answered.of_row(row)
+
+    def add(self, answered: Sequence[Answered]) -> None:
+        """Write to the disk; until they are there, they do not count."""
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.writelines(json.dumps(each.row()) + "\n" for each in answered)
+            file.flush()
+            os.fsync(file.fileno())
+        self.answered |= {each.index: each for each in answered}
+
+    def write_parquet(self) -> None:
+        """All rows by index, in a file beside."""
+        import pyarrow
+        import pyarrow.parquet as parquet
+
+        path = self.path.with_suffix(".parquet")
+        scratch = path.with_name(f".{path.name}.tmp")
+        rows = [self.answered[index].row() for index in sorted(self.answered)]
+        parquet.write_table(pyarrow.Table.from_pylist(rows), scratch)
+        os.replace(scratch, path)
+
+
+@contextmanager
+def claimed(folder: Path, settings: Mapping[str, Any]) -> Iterator[None]:
+    """Hold a folder, with the settings noted in it, for one evaluation at a time.
+
+    Raises:
+        BlockingIOError: another process evaluates into it.
+        ModuleNotFoundError: pyarrow is not installed.
+        ValueError: it holds an evaluation with other settings.
+    """
+    try:
+        import pyarrow  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(f"writing results as Parquet needs the package 'pyarrow': {INSTALL}") from error
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(os.open(folder / ".lock", os.O_CREAT | os.O_WRONLY | os.O_NOFOLLOW, 0o644), "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BlockingIOError(
+                f"{folder} is being written by another evaluation: wait for it, or give another folder (--out)"
+            ) from None
+        path = folder / "settings.json"
+        if path.is_file():
+            theirs = json.loads(path.read_text())
+            different = [key for key in settings if settings[key] != theirs.get(key)]
+            if different:
+                changes = ", ".join(f"{key} = {theirs.get(key)!r} and not {settings[key]!r}" for key in different)
+                raise ValueError(f"{folder} holds an evaluation with {changes}: give this one another folder (--out)")
+        else:
+            write_atomically(path, json.dumps(dict(settings), indent=1).encode())
+        yield
