@@ -18,26 +18,28 @@ from minicppo.rl.tasks import Problem
 from minicppo.rl.tasks.reasoning_gym import ReasoningGymTask
 
 FEW, MANY = 8, 100
-WORDS = """yes no Yes No true false True False TRUE FALSE none None null NULL nan NaN inf -inf Infinity -Infinity undefined
-unknown nothing empty impossible valid invalid answer even odd same different left right up down north south east west
-heads tails win lose draw red green blue yellow black white knight knave hero villain truth lie valid/invalid day Monday
-Tuesday Wednesday Thursday Friday Saturday Sunday January December AM PM hello the a an and or not I A B C D E a b c d e
-0 x y z i j C pi e oo zoo E I S N Q O sin(x) x**2 x+1 x**2/2+C 0*x 1j 0j 1+1j 0+0i nan+nanj infj nanj""".split()
-BRACKETS = """[] {} () [[]] [{}] {"a":1} {"0":0} [0] [1] [0,0] [[0]] [[0,0],[0,0]] [""] ["a"] ['a'] ('',) (0,0) (1,1) (0,) {1} {0:0}
-[null] [true] [[[]]] "" '' "a" '0' "0" <answer></answer> <answer> </answer> \\boxed{} \\boxed{0} $ $$ $0$ [1,2,3] 1,2,3 a,b,c
-[nan] [inf] [NaN] {"a":NaN} [[NaN]] [Infinity] (nan,nan) nan,nan""".split()
-LINES = ["0 0", "0 0\n0 0", "1 1\n1 1", "a b", "a\nb", ". .", "_ _", "Q _\n_ Q", "True True", "no answer", "I do not know",
-         "I think", "the answer", "0 days", "00:00", "00:00:00", "12:00", "2000-01-01", "01/01/2000", "0%", "100%", "50%",
-         "0.0.0", "x = 0", "x = 1", "0 or 1", "yes or no", "yes no", "not possible", "No solution", "-0", "+0", "00", "0.0", "1.0",
-         "0.5", "1/2", "0/1", "1/1", "1e0", "1e9", "1e-9", "1e308", "1e309", "-1e309", "0x0", "0b0", "1_0", "½", "٠", "∞", "−1", "é",
-         "\x00", "\t", "\u200b", "\u202e", "🙂", "  ", "\n", "a" * 50, "0" * 50, "9" * 50, "1" * 400, "()" * 50, "[" * 50, "," * 50]  # fmt: skip
+WORDS = """
+yes no Yes No true false True False TRUE FALSE none None null NULL nan NaN inf -inf Infinity -Infinity undefined unknown
+nothing empty impossible valid invalid answer even odd same different left right up down north south east west heads
+tails win lose draw red green blue yellow black white knight knave hero villain truth lie day Monday Tuesday Wednesday
+Thursday Friday Saturday Sunday January December AM PM hello the and or not pi oo zoo sin(x) x**2 x+1 x**2/2+C 0*x 1j 0j
+1+1j 0+0i nan+nanj infj nanj [] {} () [[]] [{}] {"a":1} {"0":0} [0] [1] [0,0] [[0]] [[0,0],[0,0]] [""] ["a"] ['a'] ('',)
+(0,0) (1,1) (0,) {1} {0:0} [null] [true] [[[]]] "" '' "a" '0' "0" <answer></answer> \\boxed{} \\boxed{0} $$ $0$ [1,2,3]
+1,2,3 a,b,c [nan] [inf] [NaN] {"a":NaN} [[NaN]] [Infinity] (nan,nan) nan,nan 00:00 00:00:00 12:00 2000-01-01 01/01/2000
+0% 100% 50% 0.0.0 -0 +0 00 0.0 1.0 0.5 1/2 0/1 1/1 1e0 1e9 1e-9 1e308 1e309 -1e309 0x0 0b0 1_0 ½ ٠ ∞ −1 é 🙂
+""".split()
+LINES = """
+0 0|0 0;0 0|1 1;1 1|a b|a;b|. .|_ _|Q _;_ Q|True True|no answer|I do not know|I think|the answer|0 days|x = 0|x = 1|
+0 or 1|yes or no|yes no|not possible|No solution
+""".replace("\n", "").replace(";", "\n").split("|")
+ODD = ["\x00", "\u200b", "\u202e", *(sign * 50 for sign in ("a", "0", "9", "()", "[", ",")), "1" * 400]
 
 
 def constants() -> list[str]:
     """The answers that are tried, each once."""
     numbers = [str(n) for n in (*range(-10, 61), 64, 99, 100, 101, 128, 256, 360, 365, 1000, 1024, 10**6, -100, 10**12)]
     fractions = [f"{a / 10:g}" for a in range(1, 20)] + [f"{a}/{b}" for a, b in product((1, 2, 3), (2, 3, 4, 8))]
-    tried = [*numbers, *fractions, *WORDS, *BRACKETS, *LINES, *ascii_letters, *punctuation]
+    tried = [*numbers, *fractions, *WORDS, *LINES, *ODD, *ascii_letters, *punctuation]
     return list(dict.fromkeys(tried))
 
 

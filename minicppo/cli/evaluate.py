@@ -13,8 +13,8 @@ from minicppo.cli.console import console, errors, say, stopped, table
 from minicppo.cli.options import Json
 
 if TYPE_CHECKING:
-    from minicppo.rl.benchmark import BenchmarkSettings
     from minicppo.rl.config import RunConfig
+    from minicppo.rl.evaluate import DataSettings
     from minicppo.rl.policy import Policy
 
 # what an option of --data is called among a run's settings; None: the run's own task has no such thing
@@ -100,11 +100,11 @@ def evaluate(
     _on_data(policy, names, dataclasses.replace(own, **asked), folder, as_json)
 
 
-def _on_data(policy: Policy, names: list[str], settings: BenchmarkSettings, folder: Path, as_json: bool) -> None:
+def _on_data(policy: Policy, names: list[str], settings: DataSettings, folder: Path, as_json: bool) -> None:
     """Every problem of each set, answers kept in the folder."""
     from minicppo.cli.progress import Lines
     from minicppo.plots.results import percent
-    from minicppo.rl.benchmark import evaluate_data, mean_score
+    from minicppo.rl.evaluate import evaluate_data, mean_accuracy
 
     try:
         with Lines(errors) as lines:
@@ -120,14 +120,14 @@ def _on_data(policy: Policy, names: list[str], settings: BenchmarkSettings, fold
         print((folder / "results.json").read_text())
         return
     rows = [
-        (name, score.problems, percent(score.accuracy, score.accuracy_se), percent(score.malformed),
+        (name, score.problems, percent(score.accuracy, score.accuracy_se), percent(1 - score.format_rate),
          percent(score.unfinished), f"{score.length:.0f}")
         for name, score in scores.items()
     ]  # fmt: skip
     heads = ("data", "problems", f"Avg@{settings.samples} %", "malformed %", "unfinished %", "tokens")
     console.print(table(heads, rows, words=1))
     if len(scores) > 1:
-        say(f"mean of {len(scores)} sets: {percent(*mean_score(list(scores.values())))} %")
+        say(f"mean of {len(scores)} sets: {percent(*mean_accuracy(list(scores.values())))} %")
     say(f"Problem by problem: {folder}/*.parquet")
 
 
@@ -146,7 +146,7 @@ def _on_its_task(run: str, overrides: list[str] | None, as_json: bool) -> None:
     policy = _policy_of(Path(run), config)
     try:
         with Lines(errors) as lines:
-            found = judge(policy, config.make_task(), config, lambda done, n: lines.show("evaluation", done, n))
+            found = judge(policy, config.make_task(), config, lambda done, n, _: lines.show("evaluation", done, n))
     except KeyboardInterrupt:
         stopped("Nothing of it is kept: the same command starts over.")
     problems, samples = round(lines.task("evaluation").total or 0), config.eval.samples
@@ -178,28 +178,28 @@ def _policy_of(run: Path, config: RunConfig) -> Policy:
     return policy
 
 
-def _of_run(run: Path, overrides: list[str] | None) -> tuple[Policy, BenchmarkSettings]:
+def _of_run(run: Path, overrides: list[str] | None) -> tuple[Policy, DataSettings]:
     """A run's newest policy, and the length and the wording that it was trained with."""
-    from minicppo.rl.benchmark import BenchmarkSettings
     from minicppo.rl.checkpoint import list_checkpoints
     from minicppo.rl.config import load_config
+    from minicppo.rl.evaluate import DataSettings
 
     config = load_config(run / "config.yaml", overrides)
     policy, task = _policy_of(run, config), config.make_task()
     newest = list_checkpoints(run / "checkpoints")[-1]
-    settings = BenchmarkSettings(str(newest), max_new_tokens=config.max_new_tokens(task))
+    settings = DataSettings(str(newest), max_new_tokens=config.max_new_tokens(task))
     return policy, dataclasses.replace(settings, template=getattr(task, "template", settings.template))
 
 
-def _of_model(target: str, device: str) -> tuple[Policy, BenchmarkSettings]:
+def _of_model(target: str, device: str) -> tuple[Policy, DataSettings]:
     """A saved model as it is; bfloat16 forward passes on a GPU."""
     import torch
 
-    from minicppo.rl.benchmark import BenchmarkSettings
+    from minicppo.rl.evaluate import DataSettings
     from minicppo.rl.policy import load_policy
 
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     policy = dataclasses.replace(load_policy(target), autocast=torch.bfloat16 if device == "cuda" else None)
     policy.model.to(device)
-    return policy, BenchmarkSettings(target)
+    return policy, DataSettings(target)

@@ -5,6 +5,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -238,10 +239,10 @@ def evaluate_data(
                 _check_mathematics,
                 settings,
                 settings.max_new_tokens,
-                lambda start, name=name: generator_for(settings.seed, f"eval-{name}", start),
+                partial(generator_for, settings.seed, f"eval-{name}"),
                 settings.batch,
                 store=store,
-                on_progress=on_progress and (lambda *news, name=name: on_progress(name, *news)),
+                on_progress=on_progress and partial(on_progress, name),
             )
             store.write_parquet()
             found[name] = Evaluation.of(answered)

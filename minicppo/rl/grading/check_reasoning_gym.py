@@ -27,7 +27,7 @@ def load() -> Callable[[str, dict[str, Any], dict[str, Any], str], float | None]
     made: dict[str, Any] = {}
 
     def check(name: str, options: dict[str, Any], entry: dict[str, Any], answer: str) -> float | None:
-        if not may_be_read(name, answer):
+        if answer != entry["answer"] and not may_be_read(name, answer):
             return None
         key = repr((name, options))
         if key not in made:

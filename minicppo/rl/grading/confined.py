@@ -1,8 +1,8 @@
 """Checkers behind limits that hold: a few warm processes that end themselves, used from any thread or process.
 
 What a checker reads was written by a policy that searches for whatever is paid. So each question goes to a process of
-its own kind (see `worker`): bounded in computing time and memory, and replaced when it ends. Questions go over as Python
-literals and answers come back as JSON: nothing that the process says is ever evaluated here.
+its own kind (see `worker`): bounded in computing time and memory, and replaced when it ends. Questions go over as
+Python literals and answers come back as JSON: nothing that the process says is ever evaluated here.
 """
 
 import atexit

@@ -78,9 +78,7 @@ def math_reward(completions: Sequence[Any], answer: Sequence[str], **columns: An
     return [score_response(text, right) for text, right in zip(texts, answer, strict=True)]
 
 
-def compute_score(
-    data_source: str, solution_str: str, ground_truth: str, extra_info: Any = None
-) -> dict[str, float]:
+def compute_score(data_source: str, solution_str: str, ground_truth: str, extra_info: Any = None) -> dict[str, float]:
     """A custom reward for verl, which logs every key: `score`, `acc`, and whether the answer was `malformed`."""
     outcome = judge_response(solution_str, str(ground_truth))
     right = float(outcome is Outcome.RIGHT)

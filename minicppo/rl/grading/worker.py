@@ -10,6 +10,7 @@ machine does. It can neither write to a file nor start a process, and its memory
 """
 
 import ast
+import contextlib
 import importlib.util
 import json
 import os
@@ -70,10 +71,8 @@ def main() -> None:
         finally:
             set_timers(0)
 
-    try:
+    with contextlib.suppress(ImportError):  # the first question is told
         checkers[first] = load(first)  # while the process that asks does something else
-    except ImportError:
-        pass  # the first question is told
     for line in sys.stdin:
         print(json.dumps(reply(line)), file=answers, flush=True)
 

@@ -13,7 +13,7 @@ from minicppo.rl.tasks.base import Problem, Split, Task, is_held_out, register_t
 
 TEMPLATES = {
     "steps": "Work out the following problem step by step. End with a line of the form Answer: $Answer, where $Answer "
-    "is your result.\n\n{problem}\n\nGive the result on a line of its own after \"Answer:\", as the last one.",
+    'is your result.\n\n{problem}\n\nGive the result on a line of its own after "Answer:", as the last one.',
     "short": "{problem}\n\nReply with one line and nothing else: Answer: followed by the result.",
 }
 

@@ -100,7 +100,7 @@ class ReasoningGymTask(Task):
         answer = extract_answer(response)
         if _is_number(problem.answer):
             return _is_number(answer)
-        return 0 < len(answer) <= LONGEST and may_be_read(self.dataset, answer)
+        return 0 < len(answer) <= LONGEST and (answer == problem.answer or may_be_read(self.dataset, answer))
 
     def demonstration(self, problem: Problem, rng: random.Random, error_rate: float) -> str:
         """For chain_sum: the result, or with probability `error_rate` one that is off by up to 9.

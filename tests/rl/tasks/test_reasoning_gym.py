@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import builtins
 import random
+import time
 from typing import Any
 
 import pytest
 
 from minicppo.rl.config import ModelConfig
+from minicppo.rl.grading.check_reasoning_gym import ARITHMETIC, LITERAL, is_arithmetic, is_literal
+from minicppo.rl.grading.confined import faults
 from minicppo.rl.policy import build_policy
 from minicppo.rl.tasks import Problem, make_task, sample_problems
-from minicppo.rl.tasks.reasoning_gym import (
-    ARITHMETIC,
-    LITERAL,
-    ReasoningGymTask,
-    extract_answer,
-    is_arithmetic,
-    is_literal,
-)
+from minicppo.rl.tasks.reasoning_gym import ReasoningGymTask, extract_answer
 
 
 def test_without_the_package_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,7 +138,8 @@ class TestWithThePackage:
         problem = task.problem(random.Random(0))
         mark = tmp_path / "ran"
         code = f"open({str(mark)!r}, 'w').close() or 1"
-        assert task._checker.score_answer(code, dict(problem.data)) < 1  # the package itself runs it
+        own = task._dataset_class(task._config_class(seed=0, size=1))
+        assert own.score_answer(code, dict(problem.data)) < 1  # the package itself runs it
         assert mark.exists()
         mark.unlink()
         assert task.score(problem, code) == 0
@@ -157,6 +154,45 @@ class TestWithThePackage:
         code = form.format(f'__import__("os").mkdir("{mark}")')
         assert task.score(task.problem(random.Random(0)), code) == 0
         assert not mark.exists()
+
+    @pytest.mark.parametrize(
+        ("dataset", "answer", "name"),
+        [
+            ("prime_factorization", "I think", "ValueError"),
+            ("boxnet", "0", "TypeError"),
+            ("game_of_life", "{}", "KeyError"),
+            ("coin_flip", "<answer>1e400</answer>", "OverflowError"),
+            ("calendar_arithmetic", "1" * 401, None),
+            ("binary_matrix", "\ud800", None),
+            ("n_queens", "\ud800", None),
+        ],
+    )
+    def test_an_exception_about_an_answer_scores_zero_and_is_counted(
+        self, dataset: str, answer: str, name: str | None
+    ) -> None:
+        task, before = ReasoningGymTask(dataset=dataset), faults.copy()
+        for seed in range(8):
+            problem = task.problem(random.Random(seed))
+            assert task.score(problem, answer) == 0
+            assert isinstance(task.well_formed(problem, answer), bool)
+        assert name is None or (faults - before)[name]
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize(
+        ("dataset", "answer"),
+        [
+            ("puzzle24", "exp(9**64)"),
+            ("puzzle24", "sinh(9**64)"),
+            ("intermediate_integration", "(x+y+z+w)**64"),
+            ("intermediate_integration", "1/(x+y)**64"),
+            ("coin_flip", "<answer>1e999999999</answer>"),
+        ],
+    )
+    def test_unbounded_work_ends_at_the_limit(self, dataset: str, answer: str) -> None:
+        task, before, start = ReasoningGymTask(dataset=dataset), faults.copy(), time.process_time()
+        assert task.score(task.problem(random.Random(0)), answer) == 0
+        assert time.process_time() - start < 1, "none of it in this process"
+        assert set(faults - before) <= {"timeout", "MemoryError"}
 
     def test_every_data_set_that_evaluates_is_named(self) -> None:
         import inspect

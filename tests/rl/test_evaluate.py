@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from minicppo.rl import benchmark
-from minicppo.rl.benchmark import BenchmarkSettings, evaluate_data, mean_score
+from minicppo.rl import evaluate
 from minicppo.rl.config import ModelConfig
+from minicppo.rl.evaluate import DataSettings, evaluate_data, mean_accuracy
 from minicppo.rl.grading.reward import Outcome
 from minicppo.rl.policy import Policy, character_tokenizer
 from minicppo.rl.sampling import Rollout
@@ -40,7 +40,9 @@ class Parrot:
         temperature: float,
         generator: torch.Generator,
         samples: int,
+        batch: int,
         top_p: float,
+        likeliest: bool,
     ) -> Rollout:
         assert (temperature, top_p) == (0.7, 0.95)
         texts = []
@@ -61,7 +63,7 @@ class Parrot:
 @pytest.fixture
 def parrot(monkeypatch: pytest.MonkeyPatch) -> Parrot:
     parrot = Parrot()
-    monkeypatch.setattr(benchmark, "sample", parrot.sample)
+    monkeypatch.setattr(evaluate, "sample", parrot.sample)
     return parrot
 
 
@@ -72,7 +74,7 @@ def sums(tmp_path: Path) -> str:
     return str(path)
 
 
-SETTINGS = BenchmarkSettings("parrot", samples=16, max_new_tokens=20, template="{problem}?")
+SETTINGS = DataSettings("parrot", samples=16, max_new_tokens=20, template="{problem}?")
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
@@ -102,10 +104,10 @@ def test_results_problem_by_problem(parrot: Parrot, sums: str, tmp_path: Path) -
     assert score.accuracy_se == pytest.approx(
         math.sqrt(sum((m - mean) ** 2 for m in means) / (PROBLEMS - 1) / PROBLEMS)
     )
-    assert 0 < score.malformed == score.outcomes["missing"] / (16 * PROBLEMS)
+    assert 0 < 1 - score.format_rate == pytest.approx(score.outcomes["missing"] / (16 * PROBLEMS))
     assert score.unfinished == 0
     results = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert results["data"]["sums"] == asdict(score)
+    assert results["data"]["sums"] == score.as_result()
     assert results["settings"]["samples"] == 16
 
 
@@ -168,14 +170,14 @@ def test_a_single_problem_has_no_standard_error(parrot: Parrot, tmp_path: Path) 
     path.write_text(json.dumps({"question": "1 + 8", "answer": "9"}) + "\n")
     score = evaluate_data(parrot.policy, [str(path)], SETTINGS, tmp_path / "out")["sums"]
     assert score.accuracy_se is None
-    assert mean_score([score, score])[1] is None
+    assert mean_accuracy([score, score])[1] is None
 
 
 def test_the_mean_over_sets_weighs_them_equally(parrot: Parrot, sums: str, tmp_path: Path) -> None:
     other = tmp_path / "other.jsonl"
     other.write_text("".join(json.dumps({"question": f"{i} + 9", "answer": f"{i}"}) + "\n" for i in range(2)))
     scores = evaluate_data(parrot.policy, [sums, str(other)], SETTINGS, tmp_path / "out")
-    mean, error = mean_score(list(scores.values()))
+    mean, error = mean_accuracy(list(scores.values()))
     assert mean == pytest.approx(scores["sums"].accuracy / 2)
     assert error == pytest.approx((scores["sums"].accuracy_se or 0) / 2)
     assert json.loads((tmp_path / "out" / "results.json").read_text())["mean"]["accuracy"] == mean

@@ -1,0 +1,168 @@
+"""The confined pool: its limits hold, whatever happens a worker is replaced, and hostile answers cost nothing but 0."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from minicppo.rl.grading.confined import ConfinedPool, Unchecked, faults, faults_since
+
+CHECKER = """
+import json, os, signal, sys, time
+def load():
+    print("noise")
+    def check(what, *more):
+        if what == "stall": return sum(1 for _ in iter(int, 1))
+        if what == "sleep": return time.sleep(60)
+        if what == "die": os._exit(3)
+        if what == "memory": return len(b"x" * 2**33)
+        if what == "write": return open(more[0], "w").write("x")
+        if what == "fork": return os.fork()
+        if what == "forge":
+            os.write(1, b'{"value": 1.0}\\n')
+            print('{"value": 1.0}', flush=True)
+            return 0.0
+        if what == "secret": return os.environ.get("SOME_TOKEN")
+        if what == "same": return list(more[0]) == sorted(more[0]) if type(more[0]) is tuple else None
+        return float(what)
+    return check
+"""
+
+
+@pytest.fixture(scope="module")
+def checker(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("checker") / "check.py"
+    path.write_text(CHECKER)
+    return path
+
+
+@pytest.fixture
+def pool() -> Iterator[ConfinedPool]:
+    pool = ConfinedPool(limit=0.3, processes=2)
+    yield pool
+    pool.close()
+
+
+@pytest.mark.parametrize(
+    ("what", "name"),
+    [
+        ("stall", "timeout"),
+        ("sleep", "timeout"),
+        ("die", "died"),
+        ("memory", "MemoryError"),
+        ("fork", "BlockingIOError"),
+        ("no number", "ValueError"),
+        (("a", "b"), "TypeError"),
+        ("1" * 5000 + "\ud800", "ValueError"),
+    ],
+)
+def test_no_verdict_has_a_name_and_the_next_question_is_answered(
+    pool: ConfinedPool, checker: Path, what: object, name: str
+) -> None:
+    if what == "fork" and os.geteuid() == 0:
+        pytest.skip("the superuser is not limited in processes")
+    with pytest.raises(Unchecked, match=f"^{name}$"):
+        pool(checker, what)
+    assert pool(checker, "0.5") == 0.5
+    assert len(pool._all) == 1
+
+
+def test_a_worker_writes_no_file_forges_no_verdict_and_knows_no_secret(
+    pool: ConfinedPool, checker: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOME_TOKEN", "secret")
+    pool(checker, "write", str(tmp_path / "written"))
+    assert not (tmp_path / "written").read_bytes()
+    assert pool(checker, "forge") == 0.0
+    assert pool(checker, "secret") is None
+
+
+def test_arguments_arrive_as_they_are(pool: ConfinedPool, checker: Path) -> None:
+    assert pool(checker, "same", (1, 2)) is True
+    assert pool(checker, "same", [1, 2]) is None
+
+
+def test_the_limit_holds_in_threads(pool: ConfinedPool, checker: Path) -> None:
+    pool(checker, "1")
+    spent = []
+
+    def stall() -> None:
+        start = time.perf_counter()
+        with pytest.raises(Unchecked, match="timeout"):
+            pool(checker, "stall")
+        spent.append(time.perf_counter() - start)
+
+    threads = [threading.Thread(target=stall) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert 0.25 <= min(spent)
+    assert max(spent) < 20  # it waits for its process to start, and the machine may be busy
+
+
+def test_many_threads_share_few_processes(pool: ConfinedPool, checker: Path) -> None:
+    with ThreadPoolExecutor(8) as threads:
+        assert list(threads.map(lambda i: pool(checker, str(i)), range(20))) == list(range(20))
+    assert 1 <= len(pool._all) <= 2
+    pool.close()
+    assert not pool._all
+    assert pool(checker, "1") == 1.0, "closing is not the end"
+
+
+def test_a_checker_that_needs_a_missing_package_says_so(pool: ConfinedPool, tmp_path: Path) -> None:
+    path = tmp_path / "check.py"
+    path.write_text("def load():\n    import no_such_package\n")
+    with pytest.raises(ModuleNotFoundError, match="no_such_package"):
+        pool(path, "1")
+
+
+def test_a_killed_worker_is_replaced(pool: ConfinedPool, checker: Path) -> None:
+    pool(checker, "1")
+    next(iter(pool._all)).process.kill()
+    with pytest.raises(Unchecked, match="died"):
+        pool(checker, "1")
+    assert pool(checker, "1") == 1.0
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "pool(path, '1')\nchild = os.fork()\nassert pool(path, '2') == 2.0\n"
+        "if child: sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))",
+        "threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()\n"
+        "try: pool(path, 'sleep')\nexcept KeyboardInterrupt: assert pool(path, '2') == 2.0\nelse: sys.exit(1)",
+        "worker = pool._start(path)\nprint(worker.process.pid, flush=True)\npool(path, '1')\n"
+        "os.kill(os.getpid(), signal.SIGKILL)",
+    ],
+    ids=["a forked child has workers of its own", "Ctrl-C in a question", "killed, it leaves no worker behind"],
+)
+def test_in_a_process_of_its_own(checker: Path, script: str) -> None:
+    head = "import os, signal, sys, threading\nfrom pathlib import Path\n"
+    head += (
+        f"from minicppo.rl.grading.confined import ConfinedPool\npool, path = ConfinedPool(), Path({str(checker)!r})\n"
+    )
+    done = subprocess.run([sys.executable, "-c", head + script], capture_output=True, text=True, timeout=120)
+    if done.stdout:
+        assert done.returncode == -9
+        worker, patience = Path("/proc") / done.stdout.strip(), time.monotonic() + 20
+        while worker.exists() and "Z" not in (worker / "stat").read_text() and time.monotonic() < patience:
+            time.sleep(0.05)
+        assert not worker.exists() or " Z " in (worker / "stat").read_text()
+    else:
+        assert done.returncode == 0, done.stderr
+
+
+def test_faults_of_a_while_are_fields_of_a_log() -> None:
+    before = faults.copy()
+    assert faults_since(before) == {}
+    faults["timeout"] += 2
+    assert faults_since(before) == {"faults/timeout": 2}
