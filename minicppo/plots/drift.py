@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -23,18 +21,16 @@ def by_position(trace: Trace) -> dict[str, np.ndarray]:
     left out.
     """
     mask = trace.response_mask
-    reach = mask.sum(0) >= max(1, 0.1 * len(mask))
-    length = int(reach.sum())
+    length = int((mask.sum(0) >= max(1, 0.1 * len(mask))).sum())
     edges = np.unique(np.linspace(0, length, min(BINS, length) + 1).round().astype(int))
-    out: dict[str, list[float]] = {"position": [], "mean": [], "top": [], "weight": []}
+    rows = []
     for start, stop in zip(edges[:-1], edges[1:], strict=True):
         inside = mask[:, start:stop]
         gaps = np.sort(trace.gap[:, start:stop][inside])
-        out["position"].append((start + 1 + stop) / 2)
-        out["mean"].append(float(gaps.mean()))
-        out["top"].append(float(gaps[-max(1, len(gaps) // 10) :].mean()))
-        out["weight"].append(float(trace.position_weight[:, start:stop][inside].mean()))
-    return {key: np.array(values) for key, values in out.items()}
+        largest = gaps[-max(1, len(gaps) // 10) :]
+        weight = trace.position_weight[:, start:stop][inside].mean()
+        rows.append(((start + 1 + stop) / 2, gaps.mean(), largest.mean(), weight))
+    return dict(zip(("position", "mean", "top", "weight"), np.array(rows, dtype=float).T, strict=True))
 
 
 def drift_by_position(runs: list[Run]) -> Figure:
@@ -43,47 +39,36 @@ def drift_by_position(runs: list[Run]) -> Figure:
     Raises:
         ValueError: none of the runs kept a trace.
     """
-    traced = [(run, run.trace) for run in runs if run.trace is not None]
+    styles = dict(zip((run.path for run in runs), line_styles([run.method for run in runs]), strict=True))
+    traced = [(run, by_position(run.trace)) for run in runs if run.trace is not None]
     if not traced:
         raise ValueError("none of these runs has a trace.safetensors: train with evaluation switched on")
     with house_style():
         figure = new_figure(9.0, 3.6)
         left, right = figure.subplots(1, 2, sharex=True, sharey=True)
-        styles = line_styles([run.method for run in runs])
-        shown = [run for run, _ in traced]
-        for (run, trace), name in zip(traced, labels(shown), strict=True):
-            style = styles[runs.index(run)]
-            bins = by_position(trace)
-            look: dict[str, Any] = {"linewidth": 1.5, "markevery": 2, **style.kwargs()}
-            left.plot(bins["position"], bins["mean"].clip(min=FLOOR), label=name, **look)
-            right.plot(bins["position"], bins["top"].clip(min=FLOOR), **look)
-        _draw_allowances(left, traced)
-        _draw_allowances(right, traced)
-        left.set_title("Mean drift")
-        right.set_title("Mean of the largest tenth")
+        for ax, key, title in ((left, "mean", "Mean drift"), (right, "top", "Mean of the largest tenth")):
+            for (run, bins), name in zip(traced, labels([run for run, _ in traced]), strict=True):
+                look = styles[run.path].kwargs()
+                ax.plot(bins["position"], bins[key].clip(min=FLOOR), label=name, linewidth=1.5, markevery=2, **look)
+            _draw_allowances(ax, traced)
+            ax.set_title(title)
+            ax.set_xlabel("token position in the response")
         left.set_ylabel(r"$|\pi - \mu|$ of the sampled token (log scale)" + "\nwhat is smaller is drawn at the bottom")
         left.set_yscale("log")
         left.set_ylim(FLOOR, 1.0)
-        for ax in (left, right):
-            ax.set_xlabel("token position in the response")
         handles, names = left.get_legend_handles_labels()
         figure.legend(handles, names, loc="outside upper center", ncols=len(handles))
         return figure
 
 
-def _draw_allowances(ax: Axes, traced: list[tuple[Run, Trace]]) -> None:
+def _draw_allowances(ax: Axes, traced: list[tuple[Run, dict[str, np.ndarray]]]) -> None:
     """delta / w_t of each distinct rule that tests every token's divergence."""
     drawn: set[tuple[float, bool]] = set()
-    for run, trace in traced:
-        delta = run.params.get("delta")
-        if delta is None:
+    for run, bins in traced:
+        rule = (float(run.params.get("delta") or 0), bool(np.ptp(bins["weight"]) > 1e-6))
+        delta, weighted = rule
+        if not delta or rule in drawn:
             continue
-        bins = by_position(trace)
-        weighted = bool(np.ptp(bins["weight"]) > 1e-6)
-        if (float(delta), weighted) in drawn:
-            continue
-        drawn.add((float(delta), weighted))
+        drawn.add(rule)
         text = rf"$\delta / w_t$ of {run.method}" if weighted else rf"$\delta$ of {run.method}"
-        ax.plot(
-            bins["position"], float(delta) / bins["weight"], color=BLACK, linewidth=2.2 if weighted else 0.9, label=text
-        )
+        ax.plot(bins["position"], delta / bins["weight"], color=BLACK, linewidth=2.2 if weighted else 0.9, label=text)

@@ -25,6 +25,7 @@ LOOKS: dict[Reason, tuple[str, str, str, str]] = {
     Reason.BOTH: ("masked: both", ORANGE, BLUE, "xxxx"),
     Reason.SEQUENCE: ("masked: whole response", SKY, "white", "...."),
 }
+WHITE = str.maketrans({"\n": "⏎", " ": "·", "\t": "⇥"})  # so that no label is empty
 
 
 def choose_response(trace: Trace) -> int:
@@ -59,30 +60,29 @@ def one_response(run: Run, row: int | None = None, width: int = 56) -> Figure:
         raise ValueError(f"{run.path} has no trace.safetensors: train with evaluation switched on")
     row = choose_response(trace) if row is None else row
     start, stop = choose_window(trace.reason[row], width)
+    shown = (row, slice(start, stop))
+    reason, weighted = trace.reason[shown], (trace.position_weight * trace.divergence)[shown]
     with house_style():
         figure = new_figure(9.0, 3.6)
         ax = figure.subplots()
-        window = slice(start, stop)
-        weighted = (trace.position_weight * trace.divergence)[row, window]
-        draw_verdicts(ax, weighted, trace.reason[row, window], first=start + 1)
+        draw_verdicts(ax, weighted, reason, first=start + 1)
         if trace.threshold is not None:
-            draw_threshold(ax, trace.threshold[row, window], float(weighted.max()), first=start + 1)
+            draw_threshold(ax, trace.threshold[shown], float(weighted.max()), first=start + 1)
         ax.set_ylabel(r"weighted divergence $Z_t = w_t D_t$ (TV)")
-        tokens = [_visible(token) for token in trace.tokens[row][window]]
+        tokens = [token.translate(WHITE) or "∅" for token in trace.tokens[row][start:stop]]
         ax.set_xticks(range(start + 1, stop + 1), tokens, family="monospace")
-        for label, verdict in zip(ax.get_xticklabels(), trace.reason[row, window], strict=True):
+        for label, verdict in zip(ax.get_xticklabels(), reason, strict=True):
             label.set_rotation(90 if len(label.get_text()) > 1 else 0)
             if verdict in MASKED:  # a masked token may have a bar too small to see
                 face = LOOKS[Reason(verdict)][1]
                 label.set_bbox({"facecolor": face, "edgecolor": "none", "boxstyle": "square,pad=0.15", "alpha": 0.6})
-        advantage = float(trace.advantages[row, start])
+        prompt = " ".join(trace.prompts[row].split())
         ax.set_xlabel(
-            f"response tokens {start + 1} to {stop} of {int(trace.response_mask[row].sum())}, "
-            f"advantage {advantage:+.2f}, prompt {_short(trace.prompts[row])}"
+            f"response tokens {start + 1} to {stop} of {int(trace.response_mask[row].sum())}, advantage "
+            f"{trace.advantages[row, start]:+.2f}, prompt {prompt if len(prompt) <= 40 else prompt[:37] + '...'}"
         )
         ax.set_title(f"One response under {run.method}: masked tokens are marked below the axis too")
-        entries = legend_entries(trace.reason[row, window], trace.threshold is not None)
-        figure.legend(*entries, loc="outside upper center", ncols=3)
+        figure.legend(*legend_entries(reason, trace.threshold is not None), loc="outside upper center", ncols=3)
         return figure
 
 
@@ -122,13 +122,3 @@ def legend_entries(reason: np.ndarray, threshold: bool = False) -> tuple[list[Ar
             handles.append(Patch(facecolor=face, edgecolor=edge, hatch=hatch, linewidth=0.6))
             texts.append(label)
     return handles, texts
-
-
-def _visible(token: str) -> str:
-    """A token as a tick label: white space gets a sign, so that no label is empty."""
-    return token.replace("\n", "⏎").replace(" ", "·").replace("\t", "⇥") or "∅"
-
-
-def _short(prompt: str, limit: int = 40) -> str:
-    text = " ".join(prompt.split())
-    return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,28 +17,27 @@ from minicppo.rl.run_dir import RunDir
 from minicppo.rules import get_method
 
 
-@dataclass(frozen=True)
 class Trace:
-    """The last batch token by token, as one more update would see it: arrays (rows, tokens), None where there is none.
+    """The last batch token by token, as one more update would see it: arrays (rows, tokens), and texts.
 
-    `divergence` falls back to the sampled token's |pi - mu|, `position_weight` to 1.
+    `gap` is |pi - mu| of the sampled tokens, the Binary TV, comparable between all methods. Where the method has none,
+    `divergence` is `gap`, `position_weight` 1 and `threshold` None.
     """
 
-    tokens: list[list[str]]
-    prompts: list[str]
-    response_mask: np.ndarray
-    log_probs: np.ndarray
-    rollout_log_probs: np.ndarray
-    advantages: np.ndarray
-    divergence: np.ndarray
-    position_weight: np.ndarray
-    reason: np.ndarray
-    threshold: np.ndarray | None
-
-    @property
-    def gap(self) -> np.ndarray:
-        """|pi - mu| of the sampled tokens: the Binary TV, comparable between all methods."""
-        return np.abs(np.exp(self.log_probs) - np.exp(self.rollout_log_probs))
+    def __init__(self, folder: Path):
+        arrays = load_file(folder / "trace.safetensors")
+        texts = json.loads((folder / "trace.json").read_text(encoding="utf-8"))
+        self.tokens: list[list[str]] = texts["tokens"]
+        self.prompts: list[str] = texts["prompts"]
+        self.response_mask = arrays["response_mask"].astype(bool)
+        self.log_probs, self.rollout_log_probs = arrays["log_probs"], arrays["rollout_log_probs"]
+        self.gap = np.abs(np.exp(self.log_probs) - np.exp(self.rollout_log_probs))
+        advantages = arrays["advantages"]
+        self.advantages = advantages if advantages.ndim == 2 else np.broadcast_to(advantages[:, None], self.gap.shape)
+        self.divergence = arrays.get("divergence", self.gap)
+        self.position_weight = arrays.get("position_weight", np.ones_like(self.gap))
+        self.reason = arrays["reason"]
+        self.threshold: np.ndarray | None = arrays.get("threshold")
 
 
 @dataclass(frozen=True)
@@ -74,24 +74,7 @@ class Run:
     @cached_property
     def trace(self) -> Trace | None:
         """The tokens of the last traced update; None if the run kept none."""
-        if not (self.path / "trace.safetensors").exists():
-            return None
-        arrays = load_file(self.path / "trace.safetensors")
-        texts = json.loads((self.path / "trace.json").read_text(encoding="utf-8"))
-        gap = np.abs(np.exp(arrays["log_probs"]) - np.exp(arrays["rollout_log_probs"]))
-        advantages = arrays["advantages"]
-        return Trace(
-            tokens=texts["tokens"],
-            prompts=texts["prompts"],
-            response_mask=arrays["response_mask"].astype(bool),
-            log_probs=arrays["log_probs"],
-            rollout_log_probs=arrays["rollout_log_probs"],
-            advantages=advantages if advantages.ndim == 2 else np.broadcast_to(advantages[:, None], gap.shape),
-            divergence=arrays.get("divergence", gap),
-            position_weight=arrays.get("position_weight", np.ones_like(gap)),
-            reason=arrays["reason"],
-            threshold=arrays.get("threshold"),
-        )
+        return Trace(self.path) if (self.path / "trace.safetensors").exists() else None
 
 
 def load_run(path: Path) -> Run:
@@ -117,17 +100,15 @@ def labels(runs: list[Run]) -> list[str]:
 
 def differing_settings(runs: list[Run]) -> dict[str, list[Any]]:
     """The dotted settings in which the runs are not alike, each with every run's value; None where one has none."""
-    flat = [_flat({**run.config, "method": {"name": run.method, "params": run.params}}) for run in runs]
+    flat = [dict(_flat({**run.config, "method": {"name": run.method, "params": run.params}})) for run in runs]
     keys = dict.fromkeys(key for settings in flat for key in settings if key != "name")
     found = {key: [settings.get(key) for settings in flat] for key in keys}
     return {key: values for key, values in found.items() if any(value != values[0] for value in values)}
 
 
-def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def _flat(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in settings.items():
         if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
+            yield from _flat(value, f"{prefix}{key}.")
         else:
-            flat[prefix + key] = value
-    return flat
+            yield prefix + key, value

@@ -120,7 +120,7 @@ def test_drift_by_position_equals_a_loop_over_tokens(runs: list[Run]) -> None:
 def test_padding_never_enters_the_drift(runs: list[Run]) -> None:
     trace = trace_of(runs[0])
     clean = by_position(trace)
-    trace.log_probs[~trace.response_mask] = -3.0  # poison
+    trace.gap[~trace.response_mask] = 1.0  # poison
     assert all(np.array_equal(clean[key], by_position(trace)[key]) for key in clean)
 
 
