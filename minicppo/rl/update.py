@@ -14,6 +14,7 @@ from minicppo.rl.run_dir import RunDir
 from minicppo.rl.sampling import Keep, Rollout
 from minicppo.rl.tasks import Problem, Task
 from minicppo.rules import Method, TokenBatch, TokenWeights, TopLogProbs, diagnostics, policy_loss
+from minicppo.rules.rows import join
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class Updater:
         state.optimizer.step()
         state.optimizer.zero_grad()  # now, so that no gradient takes memory while the next batch is sampled
         state.update += 1
-        batch, result = join_batches(batches), join_results(results)
+        batch, result = join(batches), join(results)
         return {
             "loss": float(torch.stack(losses).sum()),
             "grad_norm": float(grad_norm),
@@ -91,7 +92,7 @@ class Updater:
             batch = token_batch(part, minibatch.advantages[rows], scores.log_probs, scores.cell_log_probs)
             results.append(self.method(batch))
             batches.append(dataclasses.replace(batch, top=None))
-        return join_batches(batches), join_results(results)
+        return join(batches), join(results)
 
     def write_trace(self, run: RunDir, minibatch: Minibatch, problems: list[Problem], rows_per_forward: int) -> None:
         """Save the per-token tensors of a batch as `weigh` finds it, and the texts of its responses."""
@@ -139,28 +140,3 @@ def token_batch(rollout: Rollout, advantages: Tensor, log_probs: Tensor, cell_lo
         assert rollout.cell_log_probs is not None
         top = TopLogProbs(cell_log_probs, rollout.cell_log_probs, rollout.response_ids, rollout.cell_ids)
     return TokenBatch(log_probs, rollout.log_probs, advantages, rollout.response_mask, top)
-
-
-def join_batches(parts: list[TokenBatch]) -> TokenBatch:
-    """The rows of all micro-batches."""
-    if len(parts) == 1:
-        return parts[0]
-    names = ("log_probs", "rollout_log_probs", "advantages", "response_mask")
-    joined: dict[str, Any] = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
-    return TokenBatch(**joined)
-
-
-def join_results(parts: list[TokenWeights]) -> TokenWeights:
-    """The rows of all micro-batches."""
-    if len(parts) == 1:
-        return parts[0]
-    joined: dict[str, Any] = {}
-    for field in dataclasses.fields(TokenWeights):
-        values = [getattr(part, field.name) for part in parts]
-        if isinstance(values[0], Tensor):
-            joined[field.name] = torch.cat(values)
-        elif isinstance(values[0], dict):
-            joined[field.name] = {key: torch.cat([v[key] for v in values]) for key in values[0]}
-        else:
-            joined[field.name] = values[0]
-    return TokenWeights(**joined)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from minicppo.rules.flags import flags
 from minicppo.rules.packing import Packed
+from minicppo.rules.rows import map_rows, take
 
 LOG_RATIO_LIMIT = 20.0  # exp(20) = 5e8: beyond it a ratio is an accident, and overflow would hide it
 LOG_PROB_LIMIT = 1e-3  # computed in half precision, the logarithm of 1 comes out a little above 0
@@ -82,19 +83,11 @@ class TokenBatch:
             if value is not None
         }
         padded["response_mask"] = padded.get("response_mask", layout.slots).bool() & layout.slots
-        if top is not None:
-            top = TopLogProbs(**{k: layout.pad(v) for k, v in vars(top).items() if v is not None})
-        return cls(top=top, **padded)
+        return cls(top=None if top is None else map_rows(layout.pad, top), **padded)
 
     def rows(self, index: Tensor) -> "TokenBatch":
         """The same batch restricted to some responses."""
-        top = self.top
-        if top is not None:
-            ids = None if top.ids is None else top.ids[index]
-            top = TopLogProbs(top.log_probs[index], top.rollout_log_probs[index], top.token_ids[index], ids)
-        names = ("log_probs", "rollout_log_probs", "advantages", "response_mask", "divergence")
-        tensors: dict[str, Any] = {k: getattr(self, k)[index] for k in names if getattr(self, k) is not None}
-        return replace(self, top=top, **tensors)
+        return take(self, index)
 
     @property
     def mask(self) -> Bool[Tensor, "B T"]:
