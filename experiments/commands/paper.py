@@ -38,7 +38,8 @@ def tables(
     Examples:
 
     - `python -m experiments paper tables`
-    - `python -m experiments paper tables --beside runs/mine` (after `minicppo eval runs/mine --data aime24,aime25,aime26`)
+    - `minicppo eval runs/mine --data aime24,aime25,aime26`, then
+      `python -m experiments paper tables --beside runs/mine`
     """
     from experiments.paper import TABLES, beside, inconsistencies, paper_table
 

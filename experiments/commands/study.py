@@ -27,7 +27,7 @@ def study(
     """Run a grid of methods, seeds and settings, and write its table, figures and page.
 
     What is finished, here or in the committed table, is not run again; killed or interrupted, it goes on where it
-    stopped when called again. Tuning parts run before the parts that use what they choose. Needs pyarrow:
+    stopped when called again. Tuning parts run before the parts that use what they choose. Needs pandas and pyarrow:
     `pip install -c constraints.txt -e '.[study]'`.
 
     Examples:

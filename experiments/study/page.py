@@ -1,17 +1,21 @@
-"""The study's page and the README's block, written from summary.json; no sentence in them is written by hand."""
+"""The tables of results/README.md and of the README, written from summary.json; the sentences round them are not.
+
+A page is prose written by hand (a test checks its numbers) round blocks that stand between
+`<!-- generated: NAME -->` and `<!-- end -->`: `runs`, `reading`, and one for each part of the study.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from experiments.study.claims import arm_by_arm, claims, leaning, short_p, verdict
-from experiments.study.stats import Interval
-from experiments.study.summary import POOLED
+from experiments.study.summary import POOLED, Interval, leaning, verdict
 
-HEADLINE, REPLICATION, SCALED = "headline", "replication", "horizon-scaled"
+BLOCK = re.compile(r"(<!-- generated: ([\w-]+) -->\n).*?(<!-- end -->)", re.S)
+HEADLINE = "headline"
 PAIRED = "Differences are means over runs paired by seed, not differences of the interquartile means."
 LEGEND = (
     "Final accuracy: sampled, on held-out problems, after the last iteration. Mean reward and lowest late reward: of "
@@ -19,23 +23,46 @@ LEGEND = (
     "runs are too narrow: of five they cover in about 89 % of cases, of three in 74 %. P(better) = 1.00 [1.00, 1.00] "
     "says that every run of one beat every run of the other."
 )
-COLUMNS = {
-    "final": "final accuracy",
-    "area": "mean reward",
-    "worst": "lowest late reward",
-    "collapsed": "collapsed",
-}
+COLUMNS = {"final": "final accuracy", "area": "mean reward", "worst": "lowest late reward", "collapsed": "collapsed"}
+
+
+def page(written: str, summary: dict[str, Any], command: str, pictures: Iterable[str]) -> str:
+    """results/README.md: what was `written` there (nothing, at first) with every block anew, and what it lacks."""
+    parts, pictures = summary["parts"], list(pictures)
+    text = written or "\n\n".join([
+        f"# Results of `{command}`",
+        _empty("runs"),
+        f"```bash\n{command}   # runs what the table lacks; --again runs everything, --only NAME one part\n"
+        f"{command} --report-only   # tables and figures again, from the table alone\n```",
+        "## How to read the numbers",
+        _empty("reading"),
+    ])  # fmt: skip
+    for name, part in parts.items():
+        if f"<!-- generated: {name} -->" not in text:
+            text = f"{text.rstrip()}\n\n## {part['title']}\n\n{_empty(name)}\n"
+    blocks: dict[str, Callable[[], str]] = {
+        "runs": lambda: _runs(summary, command),
+        "reading": lambda: f"{conditions(summary)}\n\n{LEGEND}",
+    }
+    return filled(text, lambda name: blocks[name]() if name in blocks else _part(summary, name, pictures))
+
+
+def filled(text: str, block: Callable[[str], str]) -> str:
+    """A page with every block written anew by its name."""
+    return BLOCK.sub(lambda found: f"{found[1]}{block(found[2])}\n{found[3]}", text)
+
+
+def in_short(results: Path) -> str:
+    """What is written on the page of the results under that heading."""
+    return (results / "README.md").read_text(encoding="utf-8").partition("## In short\n\n")[2].partition("\n\n## ")[0]
 
 
 def study_table(results: Path) -> str:
-    """What the headline says, and its table, for the README; how to make them where there are none yet."""
+    """What the page says in short and the headline's table, for the README; how to make them where there are none."""
     path = results / "summary.json"
     if not path.is_file():
         return "No results yet: `python -m experiments study configs/study.yaml` makes them."
     summary = json.loads(path.read_text(encoding="utf-8"))
-    part = summary["parts"].get(HEADLINE)
-    if part is None:
-        return "No headline yet: `python -m experiments study configs/study.yaml --only tune --only headline` makes it."
     problems = summary["held_out"]["problems"]
     note = (
         f"{size(summary)}. Interquartile means over seeds with 95 % bootstrap intervals; a collapsed run ends below "
@@ -43,56 +70,16 @@ def study_table(results: Path) -> str:
         "correction; leaning: only the differences of paired runs, taken alone, pass one that deals out their signs. "
         f"The table: one task, one starting policy, the same {problems} held-out problems for all."
     )
-    return "\n\n".join([in_short(summary), table(part, ("final", "collapsed")), note])
+    return "\n\n".join([in_short(results), table(summary["parts"][HEADLINE], ("final", "collapsed")), note])
 
 
 def part_tables(results: Path, name: str) -> str:
     """One part by setting, and its comparisons over all settings, for a page beside the study's own."""
-    path = results / "summary.json"
-    if not path.is_file():
-        return "No results yet."
-    summary = json.loads(path.read_text(encoding="utf-8"))
+    summary = json.loads((results / "summary.json").read_text(encoding="utf-8"))
     part = summary["parts"][name]
     over_all = {**part, "pairs": [pair for pair in part["pairs"] if pair["setting"] == POOLED]}
     note = f"{size(summary)}. {conditions(summary)}"
     return "\n\n".join([table(part, ("final", "collapsed")), comparisons(over_all), note])
-
-
-def page(summary: dict[str, Any], command: str, pictures: Iterable[str]) -> str:
-    """results/README.md: what was asked, what came out, how to make it again."""
-    pictures = list(pictures)
-    parts = [
-        f"# Results of `{command}`",
-        f"{size(summary)} on {'; and on '.join(map(_machine, summary['machines']))}. This page, `summary.json` and the "
-        "figures are drawn from `study.parquet`; beside each figure lies the data in it.",
-        f"```bash\n{command}   # runs what the table lacks; --again runs everything, --only NAME one part\n"
-        f"{command} --report-only   # page and figures again, from the table alone\n```",
-        _missing(summary, command),
-    ]
-    if HEADLINE in summary["parts"]:
-        parts += ["## In short", in_short(summary)]
-    parts += ["## How to read the numbers", conditions(summary), LEGEND]
-    for name, part in summary["parts"].items():
-        left, planned = summary["missing"].get(name, (0, 0))
-        so_far = f"So far {planned - left} of {planned} runs." if left else ""
-        parts += [f"## {part['title']}", f"{part['question']} {so_far}".strip(), table(part)]
-        if part["pairs"]:
-            parts.append(comparisons(part))
-        parts.append(_chosen(summary, name))
-        shown = [picture for picture in pictures if picture.rpartition("-")[0] == name]
-        parts += [f"![{picture}](figures/{picture}.png)" for picture in shown]
-    return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def in_short(summary: dict[str, Any]) -> str:
-    """What the headline claims, and what some other parts do once they are whole, one a line."""
-    parts = summary["parts"]
-    whole = {name: part for name, part in parts.items() if name not in summary["missing"]}
-    elsewhere = [part for name, part in parts.items() if name not in (HEADLINE, REPLICATION, SCALED)]
-    told = claims(parts[HEADLINE], whole.get(REPLICATION), elsewhere)
-    if SCALED in whole:
-        told.append(arm_by_arm(whole[SCALED]))
-    return "\n".join(f"- {sentence}" for sentence in told)
 
 
 def size(summary: dict[str, Any]) -> str:
@@ -120,28 +107,66 @@ def conditions(summary: dict[str, Any]) -> str:
 
 def table(part: dict[str, Any], scores: Iterable[str] = tuple(COLUMNS)) -> str:
     """One line an arm (in each setting, and pooled)."""
-    several, scores = len({row["setting"] for row in part["rows"]}) > 1, list(scores)
-    head = [*(["setting"] if several else []), "arm", "runs", *(COLUMNS[name] for name in scores), "masked (%)"]
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    scores = list(scores)
+    rows = []
     for row in part["rows"]:
         arm = row["arm"] + (f" (the runs of {row['same_runs_as']})" if row["same_runs_as"] else "")
-        cells = [*([row["setting"]] if several else []), arm, str(row["runs"])]
-        cells += [Interval(**row[name]).text() for name in scores]
-        cells.append(_masked(row))
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        cells = [Interval(**row[name]).text() for name in scores]
+        rows.append([row["setting"], arm, str(row["runs"]), *cells, _masked(row)])
+    return _markdown(["arm", "runs", *(COLUMNS[name] for name in scores), "masked (%)"], rows)
 
 
 def comparisons(part: dict[str, Any]) -> str:
     """Each pair of arms, and whether the seeds tell the two apart."""
-    several = len({pair["setting"] for pair in part["pairs"]}) > 1
-    head = [*(["setting"] if several else []), "pair", "P(better final)", "difference in final", "p", "verdict"]
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    rows = []
     for pair in part["pairs"]:
-        cells = [*([pair["setting"]] if several else []), f"{pair['first']} over {pair['second']}"]
-        cells += [Interval(**pair["final"]).text(), Interval(**pair["final_difference"]).text(), short_p(pair["p"])]
-        lines.append("| " + " | ".join([*cells, verdict(pair) + leaning(pair)]) + " |")
-    return "\n".join(lines)
+        told = [Interval(**pair[name]).text() for name in ("final", "final_difference")]
+        over = f"{pair['first']} over {pair['second']}"
+        rows.append([pair["setting"], over, *told, short_p(pair["p"]), verdict(pair) + leaning(pair)])
+    return _markdown(["pair", "P(better final)", "difference in final", "p", "verdict"], rows)
+
+
+def short_p(p: float) -> str:
+    """Two digits, or below what the permutations can tell.
+
+    >>> short_p(0.0004), short_p(0.034), short_p(1.0)
+    ('< .001', '.034', '1')
+    """
+    return "< .001" if p < 0.001 else f"{p:.2g}".removeprefix("0") if p < 1 else "1"
+
+
+def _markdown(head: list[str], rows: list[list[str]]) -> str:
+    """A table of rows that begin with their setting, which stands there only where there are several."""
+    first = 0 if len({row[0] for row in rows}) > 1 else 1
+    head = ["setting", *head][first:]
+    return "\n".join(["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+                     + ["| " + " | ".join(row[first:]) + " |" for row in rows])  # fmt: skip
+
+
+def _empty(name: str) -> str:
+    return f"<!-- generated: {name} -->\n<!-- end -->"
+
+
+def _runs(summary: dict[str, Any], command: str) -> str:
+    """How much was run and on what, and the parts that are not there, or not yet whole."""
+    told = ", ".join(f"`{name}` ({left} of {of} runs)" for name, (left, of) in summary["missing"].items())
+    return (
+        f"{size(summary)} on {'; and on '.join(map(_machine, summary['machines']))}. The tables here, `summary.json` "
+        "and the figures are drawn from `study.parquet`; beside each figure lies the data in it."
+    ) + (f"\n\nStill to be run: {told}, each by `{command} --only NAME`." if told else "")
+
+
+def _part(summary: dict[str, Any], name: str, pictures: list[str]) -> str:
+    """What was asked, what came out, and its figures."""
+    if name not in summary["parts"]:
+        return "Not run yet."
+    part, (left, planned) = summary["parts"][name], summary["missing"].get(name, (0, 0))
+    so_far = f"So far {planned - left} of {planned} runs." if left else ""
+    told = [f"{part['question']} {so_far}".strip(), table(part)]
+    told += [comparisons(part)] if part["pairs"] else []
+    told.append(_chosen(summary, name))
+    told += [f"![{picture}](figures/{picture}.png)" for picture in pictures if picture.rpartition("-")[0] == name]
+    return "\n\n".join(text for text in told if text)
 
 
 def _chosen(summary: dict[str, Any], name: str) -> str:
@@ -149,7 +174,10 @@ def _chosen(summary: dict[str, Any], name: str) -> str:
     winners = summary["winners"].get(name)
     if not winners:
         return ""
-    told = "; ".join(f"`{method}` {_params(params)}" for method, params in winners.items())
+    told = "; ".join(
+        f"`{method}` {', '.join(f'{key} = {value}' for key, value in params.items())}"
+        for method, params in winners.items()
+    )
     seeds, rows = summary["parts"][name]["seeds"], summary["parts"][name]["rows"]
     tied = [", ".join(equals) for method in winners if len(equals := _best(rows, method, summary["choose"])) > 1]
     note = f" Equally high, and the first of them taken: {'; '.join(tied)}." if tied else ""
@@ -172,19 +200,7 @@ def _masked(row: dict[str, Any]) -> str:
     return f"{100 * row['gated']:.2f} gated" if row["gated"] else f"{100 * row['masked']:.2f}"
 
 
-def _missing(summary: dict[str, Any], command: str) -> str:
-    """The parts that are not there, or not yet whole."""
-    if not summary["missing"]:
-        return ""
-    told = ", ".join(f"`{name}` ({left} of {of} runs)" for name, (left, of) in summary["missing"].items())
-    return f"Still to be run: {told}, each by `{command} --only NAME`."
-
-
 def _machine(machine: dict[str, Any]) -> str:
     kernels = f", {machine['kernels']} kernels" if "kernels" in machine else ""
     versions = f"torch {machine['torch']}, transformers {machine['transformers']}, Python {machine['python']}"
     return f"{machine['processor']} ({machine['device']}{kernels}), {versions}"
-
-
-def _params(params: dict[str, Any]) -> str:
-    return ", ".join(f"{key} = {value}" for key, value in params.items())

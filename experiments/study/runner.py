@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from experiments.study.plan import Cell
 from experiments.workers import follow, start_workers, tell
 from minicppo.files import cache_dir, write_atomically
 from minicppo.rl.config import RunConfig
@@ -27,25 +25,15 @@ EVENT_STEPS = 25  # of a warm-up
 Report = Callable[..., None]  # of (run, iterations done), or (WARMUP, steps done, greedy accuracy)
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a list of runs: those that could not start, with the reason."""
-
-    failed: dict[str, str]
-
-
 def is_done(folder: Path) -> bool:
     """Whether a run came to an end, good or bad."""
     return RunDir(folder).finished or (folder / DIVERGED).is_file()
 
 
-def distinct(cells: Sequence[Cell]) -> dict[str, RunConfig]:
-    """The runs behind some cells, each once."""
-    return {cell.run: cell.config for cell in cells}
-
-
-def work_through(runs: dict[str, RunConfig], out: Path, workers: int, report: Report) -> Outcome:
+def work_through(runs: dict[str, RunConfig], out: Path, workers: int, report: Report) -> dict[str, str]:
     """Bring every run under `out` to its end, after the warm-ups that they start from.
+
+    Returns the runs that could not start, with the reason.
 
     Raises:
         Whatever a run raises that is not its own numbers' fault: a full disk, a bug.
@@ -57,7 +45,7 @@ def work_through(runs: dict[str, RunConfig], out: Path, workers: int, report: Re
         else:
             waiting[name] = config
     if not waiting:
-        return Outcome({})
+        return {}
     pool, events = start_workers(min(workers, len(waiting)))
     try:
         warmups = {_start_key(config): config for config in waiting.values() if not _is_warm(config)}
@@ -69,7 +57,7 @@ def work_through(runs: dict[str, RunConfig], out: Path, workers: int, report: Re
         follow([pool.submit(_finish, name, config, out / name) for name, config in ready.items()], events, report)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-    return Outcome(failed)
+    return failed
 
 
 def _start_key(config: RunConfig) -> str:

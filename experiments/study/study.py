@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 import transformers
 from rich.console import Console
@@ -15,12 +16,12 @@ from rich.table import Table
 
 from experiments.study.figures import draw_all
 from experiments.study.page import page
-from experiments.study.plan import Cell, StudyConfig, grid, run_config, selected
+from experiments.study.plan import StudyConfig, grid, run_config, selected
 from experiments.study.plots import plots
 from experiments.study.progress import StudyProgress
-from experiments.study.runner import distinct, is_done, work_through
+from experiments.study.runner import is_done, work_through
 from experiments.study.summary import choose, rounded, summarise
-from experiments.study.table import Row, collect, curves, read_table, write_table
+from experiments.study.table import collect, read_table, write_table
 from minicppo.files import write_atomically
 from minicppo.rl.config import ConfigError
 
@@ -41,64 +42,54 @@ def run_study(
     failed: dict[str, str] = {}
     for name in selected(study, only):
         rows = update_table(study, out)
-        winners = choose(study, curves(rows))
+        winners = choose(study, rows)
         missing = {arm.tuned for arm in study.parts[name].arms.values() if arm.tuned} - winners.keys()
         if missing:
             told = ", ".join(sorted(missing))
             raise ConfigError(f"part {name!r} needs the thresholds of part {told!r}: finish that first (--only {told})")
-        known = set() if again else {row["run"] for row in rows}
-        runs = {run: config for run, config in distinct(grid(study, name, winners)).items() if run not in known}
+        known = set() if again else set(rows["run"])
+        runs = {cell.run: cell.config for cell in grid(study, name, winners) if cell.run not in known}
         if not runs:
             continue
-        results(study).mkdir(parents=True, exist_ok=True)
+        Path(study.results).mkdir(parents=True, exist_ok=True)
         note_machine(study)
         with StudyProgress(console, name, runs, out) as display:
-            failed |= work_through(runs, out, workers, display.report).failed
+            failed |= work_through(runs, out, workers, display.report)
     update_table(study, out)
     return failed
 
 
-def results(study: StudyConfig) -> Path:
-    """Where the results go."""
-    return Path(study.results)
-
-
-def all_cells(study: StudyConfig, rows: Sequence[Row]) -> list[Cell]:
-    """Every cell of the study that is determined so far: tuned arms once their thresholds are chosen."""
-    winners = choose(study, curves(rows))
-    return [cell for name in study.parts for cell in grid(study, name, winners)]
-
-
-def update_table(study: StudyConfig, out: Path) -> list[Row]:
+def update_table(study: StudyConfig, out: Path) -> pd.DataFrame:
     """Bring the table up to date with the runs under `out`, and return its rows."""
-    path = results(study) / TABLE
+    path = Path(study.results) / TABLE
     rows = read_table(path)
     tuning = [cell for name, part in study.parts.items() if part.tunes for cell in grid(study, name, {})]
-    decided = collect(tuning, out, rows)  # what else belongs to the grid depends on them
-    found = collect(all_cells(study, decided), out, rows)
-    if found:
-        write_table(found, path)
-    return read_table(path) if found else []
+    winners = choose(study, collect(tuning, out, rows))  # what else belongs to the grid depends on them
+    rows = collect([cell for name in study.parts for cell in grid(study, name, winners)], out, rows)
+    if len(rows):
+        write_table(rows, path)
+        rows = read_table(path)  # in the table's precision
+    return rows
 
 
 def write_report(study: StudyConfig, command: str) -> list[Path]:
-    """Write summary, figures and page from the table alone; returns the files.
+    """Write summary, figures and the page's tables from the table alone; returns the files.
 
     Raises:
         FileNotFoundError: there is no table yet.
     """
-    folder = results(study)
+    folder = Path(study.results)
     rows = read_table(folder / TABLE)
-    if not rows:
+    if rows.empty:
         raise FileNotFoundError(f"{folder / TABLE} is not there or empty: run the study first")
-    found = curves(rows)
-    summary = summarise(study, found)
-    drawn = plots(study, found, summary)
+    summary = summarise(study, rows)
+    drawn = plots(study, rows, summary)
     pictures = draw_all(drawn, folder / FIGURES)
     summary["machines"] = json.loads((folder / MACHINES).read_text(encoding="utf-8"))
     summary = rounded(summary)  # the page then says what the README says, which is made of the file
     write_atomically(folder / SUMMARY, _json(summary))
-    write_atomically(folder / PAGE, page(summary, command, drawn).encode())
+    written = (folder / PAGE).read_text(encoding="utf-8") if (folder / PAGE).is_file() else ""
+    write_atomically(folder / PAGE, page(written, summary, command, drawn).encode())
     return [folder / PAGE, folder / SUMMARY, *pictures]
 
 
@@ -107,10 +98,11 @@ def plan_table(study: StudyConfig, out: Path, only: Sequence[str]) -> Table:
 
     A run that an earlier arm or part has as well is counted there, and here as shared.
     """
-    rows = read_table(results(study) / TABLE) if (results(study) / TABLE).is_file() else []
-    winners = choose(study, curves(rows)) if rows else {}
-    once = {curve.run: curve for curve in curves(rows)}
-    pace = {(c.key[0], c.key[1]): float(c.values["seconds"][1:].sum()) for c in once.values()}
+    rows = read_table(Path(study.results) / TABLE)
+    winners = choose(study, rows)
+    once = rows.drop_duplicates(["run", "iteration"])
+    pace = once.groupby(["part", "setting", "run"])["seconds"].sum().groupby(["part", "setting"]).last().to_dict()
+    there = set(once["run"])
     table = Table(title=f"{study.name}: {study.preset}, results in {study.results}", title_justify="left")
     for head in ("part", "settings", "arms", "seeds", "runs", "shared", "done", "left, minutes of one thread"):
         table.add_column(head, justify="left" if head == "part" else "right")
@@ -120,7 +112,7 @@ def plan_table(study: StudyConfig, out: Path, only: Sequence[str]) -> Table:
         cells = grid(study, name, winners)
         runs = {cell.run: cell.setting for cell in cells if cell.run not in seen}
         seen |= runs.keys()
-        done = {run for run in runs if is_done(out / run) or run in once}
+        done = {run for run in runs if is_done(out / run) or run in there}
         arms = sum(max(1, len(arm.candidates)) for arm in part.arms.values())
         waiting = arms * part.seeds.count * len(part.settings) - len(cells)
         left = [pace.get((name, setting)) for run, setting in runs.items() if run not in done]
@@ -134,7 +126,7 @@ def plan_table(study: StudyConfig, out: Path, only: Sequence[str]) -> Table:
 
 def note_machine(study: StudyConfig) -> None:
     """Add this machine to those that the results come from."""
-    path = results(study) / MACHINES
+    path = Path(study.results) / MACHINES
     known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
     if (here := machine(study)) not in known:
         write_atomically(path, _json([*known, here]))

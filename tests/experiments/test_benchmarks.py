@@ -24,7 +24,7 @@ NAMES = ("mask", "sampling", "scoring", "end_to_end", "memory", "scale")
 
 def run(name: str, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
     monkeypatch.setattr("sys.argv", [name, "--small", "--repeats", "1", "--threads", "1", *arguments])
-    importlib.import_module(f"benchmarks.{name}").main()
+    importlib.import_module(f"experiments.benchmarks.{name}").main()
 
 
 def small(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[dict[str, Any]]:

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from experiments.__main__ import main
 from experiments.paper import GRADED, TABLES, beside, inconsistencies, paper_table, right_answers
-from minicppo.cli import main
 from minicppo.rl.config import load_config
 
 # Where a printed mean is not the rounded mean of the printed numbers. The numbers are cut off rather than rounded, so

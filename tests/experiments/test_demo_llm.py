@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from experiments.__main__ import main
 from experiments.demo_llm import PRESET, require_room
 from experiments.demo_llm_answers import Answer, coloured, side_by_side, side_by_side_markdown
-from minicppo.cli import main
 from minicppo.plots.runs import load_run
 from minicppo.rl.config import ConfigError, load_config
 from minicppo.rules import Reason

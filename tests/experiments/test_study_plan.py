@@ -11,7 +11,7 @@ import yaml
 from experiments.study.plan import grid, load_study, selected, variants
 from minicppo.rl.config import ConfigError
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PART: dict[str, Any] = {
     "title": "T",
     "question": "Q",

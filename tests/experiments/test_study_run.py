@@ -1,0 +1,244 @@
+"""A study as it runs: resumable, repeatable, and none of its finished runs is ever lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+import pytest
+import yaml
+from rich.console import Console
+
+pytest.importorskip("pyarrow")
+
+import pandas as pd
+from pandas.testing import assert_frame_equal
+
+from experiments.__main__ import main
+from experiments.study.plan import StudyConfig, grid, load_study
+from experiments.study.runner import DIVERGED, WARMUP, is_done, work_through
+from experiments.study.study import plan_table, run_study, update_table, write_report
+from experiments.study.table import read_table, write_table
+from experiments.workers import follow
+from minicppo.rl.config import ConfigError
+from tests.experiments.fake_study import SMALL, TINY, fake_rows, study_at
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MINICPPO_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+def run(study: StudyConfig, out: Path, *only: str, again: bool = False) -> dict[str, str]:
+    return run_study(study, out, 1, only, Console(quiet=True), again=again)
+
+
+def table(study: StudyConfig) -> pd.DataFrame:
+    """All but the seconds, which no two runs share."""
+    return read_table(Path(study.results) / "study.parquet").drop(columns="seconds")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny study that was never interrupted."""
+    folder = tmp_path_factory.mktemp("whole")
+    assert run(study_at(folder), folder / "runs") == {}
+    write_report(study_at(folder), "python -m experiments study study.yaml")
+    return folder
+
+
+@pytest.mark.slow
+def test_a_study_from_start_to_page(whole: Path) -> None:
+    study, out, results = study_at(whole), whole / "runs", whole / "results"
+    rows = table(study)
+    cells = rows[["part", "arm", "seed"]].drop_duplicates()
+    assert len(cells) == 2 + 3 * 2
+    assert len(rows) == len(cells) * 5  # iterations 0 to 4
+    at_first, at_last = rows[rows["iteration"] == 0], rows[rows["iteration"] == 4]
+    assert at_first[["accuracy", "reward", "masked", "entropy"]].notna().all(axis=None)
+    logged = [json.loads(line) for line in (out / at_first["run"][0] / "metrics.jsonl").read_text().splitlines()]
+    updates = [row for row in logged if row["kind"] == "update" and row["iteration"] == 0]
+    assert at_first["updates"][0] == len(updates) > 1
+    assert at_first["entropy"][0] == pytest.approx(sum(row["entropy"] for row in updates) / len(updates), rel=1e-6)
+    assert at_last["reward"].isna().all()
+    assert at_last[["accuracy", "gain_low"]].notna().all(axis=None)
+    summary = json.loads((results / "summary.json").read_text())
+    assert summary["winners"]["tune"]["cppo-exact"]["delta"] in (0.02, 0.15)
+    assert {row["arm"] for row in summary["parts"]["headline"]["rows"]} == {"none", "CPPO", "CPPO, tuned"}
+    assert [machine["device"] for machine in summary["machines"]] == ["CPU"]
+    page = (results / "README.md").read_text()
+    for picture in (results / "figures").glob("*.png"):
+        assert f"figures/{picture.name}" in page
+        assert picture.with_suffix(".json").is_file()
+
+    names = [path for path in out.iterdir() if path.is_dir()]
+    kept = {"config.yaml", "metrics.jsonl", "timings.jsonl", "summary.json"}
+    assert all({path.name for path in run.iterdir()} == kept for run in names), "finished runs are lean"
+    before = {path: path.read_bytes() for path in whole.rglob("*") if path.suffix in (".json", ".md", ".parquet")}
+    run(study, out)
+    assert before == {path: path.read_bytes() for path in before}, "and are left alone"
+    counts = list(plan_table(study, out, []).columns[6].cells)
+    assert counts == ["2", str(len(names) - 2)]
+
+
+def test_the_report_comes_from_the_table_alone(tmp_path: Path) -> None:
+    study = study_at(tmp_path)
+    cells = [cell for part in study.parts for cell in grid(study, part, {"tune": {"cppo-exact": {"delta": 0.02}}})]
+    write_table(pd.concat(map(fake_rows, cells)), tmp_path / "results" / "study.parquet")
+    (tmp_path / "results" / "machines.json").write_text("[]")
+    files = write_report(study, "x")
+    before = {path: path.read_bytes() for path in files if path.suffix != ".png"}
+    for path in before:
+        path.unlink()
+    write_report(study, "x")
+    assert before == {path: path.read_bytes() for path in before}
+
+
+def test_rows_outlive_their_runs_but_not_their_settings(tmp_path: Path) -> None:
+    """And cells of equal settings share them."""
+    study = study_at(tmp_path, parts={"headline": {**TINY["parts"]["headline"], "arms": {"none": {"method": "none"}},
+                                                   "compare": {}}})  # fmt: skip
+    rows = pd.concat(map(fake_rows, grid(study, "headline", {})))
+    write_table(rows, Path(study.results) / "study.parquet")
+    before = table(study)
+    update_table(study, tmp_path / "nowhere")
+    assert_frame_equal(table(study), before)
+    repeated = {**TINY["parts"]["headline"], "compare": {}, "arms": {"the same": {"method": "none"}}}
+    study = study_at(tmp_path, parts={"headline": study.parts["headline"].model_dump(), "repeated": repeated})
+    found = update_table(study, tmp_path / "nowhere").drop(columns="seconds")
+    assert_frame_equal(found[: len(before)], before)
+    again = found[len(before) :].assign(part="headline", arm="none").reset_index(drop=True)
+    assert_frame_equal(again, before)
+    changed = study_at(tmp_path, settings=[*SMALL, "train.lr=1e-3"])
+    assert update_table(changed, tmp_path / "nowhere").empty
+
+
+@pytest.mark.slow
+def test_what_the_table_holds_is_run_only_again(whole: Path, tmp_path: Path) -> None:
+    study, out = study_at(tmp_path), tmp_path / "runs"
+    rows = read_table(whole / "results" / "study.parquet")
+    last = grid(study, "headline", {})[-1]  # its other cell of the same settings goes with it
+    write_table(rows[rows["run"] != last.run], tmp_path / "results" / "study.parquet")
+    run(study, out)
+    assert [path.name for path in out.iterdir()] == [last.run]
+    assert_frame_equal(table(study), table(study_at(whole)))
+    run(study, out)
+    assert len(list(out.iterdir())) == 1
+    run(study, out, "tune", again=True)
+    assert len(list(out.iterdir())) == 3
+
+
+@pytest.mark.slow
+def test_kill_9_loses_no_finished_run(whole: Path, tmp_path: Path) -> None:
+    study, out = study_at(tmp_path), tmp_path / "runs"
+    command = ["study", str(tmp_path / "study.yaml"), "--out", str(out), "--workers", "1"]
+    child = subprocess.Popen(
+        [sys.executable, "-m", "experiments", *command],
+        cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    deadline = time.monotonic() + 300
+
+    def begun() -> list[Path]:
+        return [run for run in out.glob("*") if (run / "checkpoints").is_dir() and not is_done(run)]
+
+    while len(finished := [run for run in out.glob("*") if is_done(run)]) < 3 or not begun():
+        assert child.poll() is None, "the study ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    child.send_signal(signal.SIGKILL)
+    assert child.wait() == -signal.SIGKILL
+    before = {run: (run / "summary.json").stat().st_mtime_ns for run in finished}
+    run(study, out)
+    assert before == {run: (run / "summary.json").stat().st_mtime_ns for run in finished}
+    assert_frame_equal(table(study), table(study_at(whole)))
+
+
+@pytest.mark.slow
+def test_what_cannot_start_and_what_blows_up_do_not_stop_the_rest(tmp_path: Path) -> None:
+    settings = {
+        "good": [],
+        "cold": ["warmup.target=1.0", "warmup.max_steps=1", "warmup.check_every=1"],
+        "hot": ["train.lr=1e30"],
+    }
+    part = {"title": "Bad", "question": "?", "seeds": {"count": 1}, "settings": settings}
+    study = study_at(tmp_path, parts={"bad": {**part, "arms": {"none": {"method": "none"}}}})
+    cells = {cell.setting: cell for cell in grid(study, "bad", {})}
+    seen: dict[str, int] = {}
+    runs = {cell.run: cell.config for cell in cells.values()}
+    failed = work_through(runs, tmp_path / "runs", 1, lambda run, iteration, *_: seen.update({run: iteration}))
+    assert list(failed) == [cells["cold"].run]
+    assert "raise warmup.max_steps" in failed[cells["cold"].run]
+    assert (tmp_path / "runs" / cells["hot"].run / DIVERGED).is_file()
+    assert {run: n for run, n in seen.items() if run != WARMUP} == {cells["good"].run: 4, cells["hot"].run: 4}
+    rows = update_table(study, tmp_path / "runs")
+    assert dict(zip(rows["setting"], rows["status"], strict=True)) == {"good": "finished", "hot": "diverged"}
+    hot = rows[rows["setting"] == "hot"]
+    assert hot["accuracy"].iloc[-1] == 0.0
+    assert hot["reward"].notna().tolist() == [True, True, True, True, False]
+
+
+def test_after_a_failure_what_runs_is_heard_out_and_nothing_starts() -> None:
+    events: SimpleQueue[tuple[str, int]] = SimpleQueue()
+    heard = []
+
+    def fail() -> None:
+        raise OSError("No space left on device")
+
+    def work(name: str) -> None:
+        time.sleep(0.5)
+        events.put((name, 1))
+
+    with ThreadPoolExecutor(2) as pool:
+        jobs = [pool.submit(fail), *(pool.submit(work, name) for name in ("first", "second", "third"))]
+        with pytest.raises(OSError, match="No space left"):
+            follow(jobs, events, lambda run, iteration: heard.append((run, iteration)))
+        assert [job.cancelled() for job in jobs] == [False, False, False, True]
+    assert sorted(heard) == [("first", 1), ("second", 1)]
+
+
+def test_what_needs_tuning_waits_for_it(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="finish that first"):
+        run(study_at(tmp_path), tmp_path / "runs", "headline")
+
+
+def test_the_command_says_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study_at(tmp_path)
+    for arguments, status, says in [
+        (["--dry-run"], 0, "4 + 2"),
+        (["--report-only"], 2, "run the study first"),
+        (["--only", "headlin"], 2, "did you mean 'headline'"),
+    ]:
+        with pytest.raises(SystemExit) as end:
+            main(["study", str(tmp_path / "study.yaml"), "--out", str(tmp_path / "runs"), *arguments])
+        assert end.value.code == status
+        assert says in "".join(capsys.readouterr())
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.slow
+def test_the_gpu_study_runs_small_on_a_cpu(tmp_path: Path) -> None:
+    settings: dict[str, Any] = yaml.safe_load((ROOT / "configs" / "study-gpu.yaml").read_text())
+    settings |= {"results": str(tmp_path / "results"), "settings": [*settings["settings"], *SMALL]}
+    settings["parts"] = {name: settings["parts"][name] for name in ("tune", "headline")}
+    for part in settings["parts"].values():
+        part["seeds"] |= {"count": 1}
+    for arm in settings["parts"]["tune"]["arms"].values():
+        arm["candidates"] = arm["candidates"][:1]
+    path = tmp_path / "gpu.yaml"
+    path.write_text(yaml.safe_dump(settings, sort_keys=False))
+    study = load_study(path)
+    assert run(study, tmp_path / "runs") == {}
+    assert write_report(study, "python -m experiments study configs/study-gpu.yaml")
