@@ -1,8 +1,12 @@
-"""The floors: a package imports only from floors below its own. Read from the source, nothing is imported."""
+"""The floors: a file imports only from floors below its own, and no files import each other in a circle.
+
+Read from the source, at any depth: imports inside functions and under TYPE_CHECKING count. Nothing is imported.
+"""
 
 from __future__ import annotations
 
 import ast
+import graphlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,107 +14,147 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGE = ROOT / "minicppo"
+TREES = ("minicppo", "experiments", "docs", "theory", "notebooks")
 
-# What each floor may import of minicppo. A package that is missing here fails until it gets its place.
+# What each floor may import of ours besides itself, from the lowest up. A package that is missing here fails.
+BASE = {"text", "files", "plugins"}  # single files, below every floor
+RULES = {"kernels", "rules"}
+RL = {"bounds", "rl", *RULES}
+WHEEL = {"reference", "engines", "plots", "cli", "face", *RL}
 FLOORS: dict[str, set[str]] = {
+    **{name: set() for name in BASE},
     "reference": set(),
     "bounds": set(),
     "kernels": set(),
-    "rules": {"kernels"},
-    "rl": {"rules", "kernels", "bounds"},
-    "engines": {"rl", "rules", "kernels", "bounds"},
-    "plots": {"rl", "rules", "kernels", "bounds"},
-    "cli": {"engines", "plots", "rl", "rules", "kernels", "bounds", "reference"},
-    "": {"rules", "kernels", "cli"},  # minicppo/__init__.py, the public face
+    "rules": RULES,
+    "rl": RL,
+    "engines": RL,
+    "plots": RL,
+    "cli": WHEEL,
+    "face": {"rules", "cli"},  # minicppo/__init__.py and __main__.py
+    "theory": {*WHEEL},
+    "experiments": {*WHEEL, "theory"},
+    "docs": {*WHEEL, "theory", "experiments"},
+    "notebooks": {*WHEEL, "theory", "experiments"},
 }
-STANDARD = set(sys.stdlib_module_names)
 # The lowest floors also promise what they do without.
 THIRD_PARTY: dict[str, set[str]] = {
+    **{name: set() for name in BASE},
     "reference": {"numpy"},
     "bounds": {"numpy", "scipy"},
     "kernels": {"torch", "triton"},
     "rules": {"torch", "numpy", "jaxtyping"},
 }
+STANDARD = set(sys.stdlib_module_names)
 
 
-def imported_modules(source: str, module: str, is_package: bool) -> Iterator[str]:
-    """Absolute names of everything `source` imports, at any depth: inside functions and TYPE_CHECKING too."""
-    package = module.split(".") if is_package else module.split(".")[:-1]
+def names(source: str, module: str) -> Iterator[str]:
+    """Absolute names of all that `source` imports; `module` is its own name, of a package with __init__ at its end."""
+    package = module.split(".")[:-1]
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             base = package[: len(package) - node.level + 1] if node.level else []
             stem = ".".join([*base, *([node.module] if node.module else [])])
-            yield stem
-            if stem == "minicppo":  # `from minicppo import rl` names a floor
-                yield from (f"minicppo.{alias.name}" for alias in node.names)
+            yield from (f"{stem}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
+            yield from (a.value for a in node.args[:1] if isinstance(a, ast.Constant) and isinstance(a.value, str))
 
 
-def floor_of(path: Path) -> str:
-    parts = path.relative_to(PACKAGE).parts
-    return parts[0] if len(parts) > 1 else ""
+def module_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
 
 
-def violations(source: str, path: Path) -> list[str]:
-    """Imports of `source`, standing at `path`, that point up or sideways."""
-    floor = floor_of(path)
-    parts = [*path.relative_to(ROOT).with_suffix("").parts]
-    is_package = parts[-1] == "__init__"
-    module = ".".join(parts[:-1] if is_package else parts)
-    found = []
-    for name in imported_modules(source, module, is_package):
-        top, *rest = name.split(".")
-        if top == "minicppo":
-            target = rest[0] if rest and (PACKAGE / rest[0]).is_dir() else ""
-            if target and target not in {floor, *FLOORS[floor]}:
-                found.append(f"{path.name} imports {name}: '{floor}' may not stand on '{target}'")
-            if not target and not rest and floor in THIRD_PARTY:
-                found.append(f"{path.name} imports the public face, which stands above it")
-        elif floor in THIRD_PARTY and top not in STANDARD | THIRD_PARTY[floor]:
-            found.append(f"{path.name} imports {top}, which '{floor}' does without")
+def file_of(name: str, modules: set[str]) -> str | None:
+    """The module that an imported name is, or is in: `a.b.C` is in a/b.py, or in a/b/__init__.py."""
+    for stem in (name, name.rpartition(".")[0]):
+        for module in (stem, f"{stem}.__init__"):
+            if module in modules:
+                return module
+    return None
+
+
+def floor_of(module: str) -> str:
+    """minicppo's packages and single files are floors of their own; of the other trees each is one."""
+    tree, *rest = module.split(".")
+    if tree != "minicppo":
+        return tree
+    return "face" if rest[0] in ("__init__", "__main__") else rest[0]
+
+
+def findings(sources: dict[str, str]) -> list[str]:
+    """What is wrong with the imports of these modules: those that point up or sideways, and the first circle."""
+    modules, found, graph = set(sources), [], {}
+    for module, source in sources.items():
+        floor = floor_of(module)
+        graph[module] = set()
+        for name in names(source, module):
+            target, top = file_of(name, modules), name.split(".")[0]
+            if target is not None:
+                graph[module].add(target)
+                if floor_of(target) not in {floor, *BASE, *FLOORS[floor]}:
+                    found.append(f"{module} imports {name}: '{floor}' may not stand on '{floor_of(target)}'")
+            elif top in {*TREES, "tests"}:
+                found.append(f"{module} imports {name}, which is not there or stands above it")
+            elif floor in THIRD_PARTY and top not in STANDARD | THIRD_PARTY[floor]:
+                found.append(f"{module} imports {top}, which '{floor}' does without")
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        found.append("a circle: " + " <- ".join(error.args[1]))
     return found
 
 
-SOURCES = sorted(PACKAGE.rglob("*.py"))
+SOURCES = {
+    module_of(path): path.read_text(encoding="utf-8") for tree in TREES for path in sorted((ROOT / tree).rglob("*.py"))
+}
 
 
-def test_every_package_has_a_floor() -> None:
-    packages = {p.name for p in PACKAGE.iterdir() if (p / "__init__.py").exists()}
-    assert packages == set(FLOORS) - {""}
+def test_every_file_has_a_floor() -> None:
+    assert {floor_of(module) for module in SOURCES} <= set(FLOORS)
 
 
-def test_floors_have_no_cycle() -> None:
-    for floor, below in FLOORS.items():
-        for other in below:
-            assert floor not in FLOORS[other], f"'{floor}' and '{other}' stand on each other"
-            assert FLOORS[other] <= below, f"'{floor}' stands on '{other}' but not on what that stands on"
-
-
-@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_imports_point_down(path: Path) -> None:
-    assert not violations(path.read_text(encoding="utf-8"), path)
+def test_imports_point_down_and_go_in_no_circle() -> None:
+    assert not findings(SOURCES), "\n".join(findings(SOURCES))
 
 
 def test_twins_share_nothing() -> None:
     assert "reference" not in FLOORS["rules"]
-    assert "rules" not in FLOORS["reference"]
-    assert FLOORS["rules"] & FLOORS["reference"] == set()
+    assert FLOORS["reference"] == set()
 
 
 @pytest.mark.parametrize(
-    ("floor", "planted"),
+    ("module", "planted"),
     [
-        ("reference", "from minicppo.rules import mask"),
-        ("reference", "import torch"),
-        ("rules", "def f():\n    from minicppo.reference import loop"),
-        ("rules", "from ..rl import trainer"),
-        ("rules", "from minicppo import rl"),
-        ("bounds", "import torch.nn"),
-        ("rl", "import minicppo.plots.style as style"),
-        ("plots", "if True:\n    from .. import cli"),
+        ("minicppo.reference.planted", "from minicppo.rules import mask"),
+        ("minicppo.reference.planted", "import torch"),
+        ("minicppo.rules.planted", "def f():\n    from minicppo.reference import loss"),
+        ("minicppo.rules.planted", "from ..rl import trainer"),
+        ("minicppo.rules.planted", "from minicppo import rl"),
+        ("minicppo.rules.planted", "from minicppo import cppo_mask"),
+        ("minicppo.bounds.planted", "import torch.nn"),
+        ("minicppo.rl.planted", "import minicppo.plots.style as style"),
+        ("minicppo.plots.planted", "if True:\n    from .. import cli"),
+        ("minicppo.cli.planted", "from experiments.demo import run_demo"),
+        ("minicppo.cli.planted", "import importlib\nimportlib.import_module('theory.tabular')"),
+        ("minicppo.cli.planted", "from tests.fake_runs import write_run"),
+        ("minicppo.text", "from minicppo.files import cache_dir\nimport yaml"),
     ],
 )
-def test_a_planted_import_is_found(floor: str, planted: str) -> None:
-    assert violations(planted, PACKAGE / floor / "planted.py")
+def test_a_planted_import_is_found(module: str, planted: str) -> None:
+    assert len(findings({**SOURCES, module: planted})) > len(findings(SOURCES))
+
+
+@pytest.mark.parametrize(
+    "back",
+    [
+        "from minicppo.plots.b import B",
+        "def f():\n    from . import b",
+        "if TYPE_CHECKING:\n    import minicppo.plots.b",
+    ],
+)
+def test_a_planted_circle_is_found(back: str) -> None:
+    planted = {"minicppo.plots.a": back, "minicppo.plots.b": "from minicppo.plots.a import A"}
+    assert [text for text in findings(planted) if text.startswith("a circle: ")]
+    assert not findings({**planted, "minicppo.plots.a": "import json"})

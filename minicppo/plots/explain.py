@@ -24,9 +24,12 @@ VERDICTS = {
     Reason.BOTH: "MASK, both",
     Reason.SEQUENCE: "MASK, response",
 }
-COLUMNS = ("t", "mu", "pi", "rho", "A", "w", "D", "Z", "S", "W", "c", "g", "verdict")
-MEANINGS = {
+COLUMNS = {  # and what they mean, where their name does not say it
+    "t": "",
+    "mu": "",
+    "pi": "",
     "rho": "pi / mu",
+    "A": "",
     "w": "position weight",
     "D": "divergence",
     "Z": "w D",
@@ -34,11 +37,18 @@ MEANINGS = {
     "W": "sum of w so far, this token included",
     "c": "limit on Z, min(delta, delta + delta_b W - S) with the sums before this token",
     "g": "weight of A grad log pi",
+    "verdict": "",
 }
 REASONS = (
     "toward: the update brings pi no further from mu, always kept; inside: within the limits; "
     "token: Z > delta, or the method's own test; prefix: Z > what the prefix leaves; both; response: all of it rejected"
 )
+# what a method compares with its limit, as a column, in words and on an axis; of the first that it has
+TESTED = {
+    "Z": r"weighted divergence $Z_t = w_t D_t$",
+    "D": r"divergence $D_t$",
+    "|log rho|": r"$|\log\,(\pi/\mu)|$",
+}
 
 
 def explain(
@@ -75,48 +85,38 @@ def explain(
     given = None if divergence is None else torch.tensor([list(divergence)], dtype=torch.float64)
     batch = TokenBatch(row[0].log(), row[1].log(), row[2], divergence=given)
     out = rule(batch)
-    columns: dict[str, Sequence[Any]] = {"mu": mu, "pi": pi, "rho": batch.ratio[0].tolist(), "A": advantages}
-    if out.divergence is not None:
-        columns["D"] = out.divergence[0].tolist()
+    found = {"rho": batch.ratio, "D": out.divergence, "c": out.threshold, "g": out.weight}
     if out.position_weight is not None and out.divergence is not None:
-        score = out.position_weight * out.divergence
-        columns |= {"w": out.position_weight[0].tolist(), "Z": score[0].tolist()}
+        w, Z = out.position_weight, out.position_weight * out.divergence
+        found |= {"w": w, "Z": Z}
         if "budget_w_min" not in rule.params:  # whose S and W have weights of their own
-            columns |= {"S": score.cumsum(1)[0].tolist(), "W": out.position_weight.cumsum(1)[0].tolist()}
-    limits = out.threshold[0].tolist() if out.threshold is not None else _limits(rule, advantages)
-    if limits:
-        columns["c"] = limits
-    columns["g"] = out.weight[0].tolist()
+            found |= {"S": Z.cumsum(1), "W": w.cumsum(1)}
+    columns: dict[str, Sequence[Any]] = {"mu": mu, "pi": pi, "A": advantages}
+    columns |= {name: value[0].tolist() for name, value in found.items() if value is not None}
+    columns.setdefault("c", _limits(rule, advantages))
     codes = [Reason(code) for code in out.reason[0].tolist()]
-    return [
-        {
-            **{name: columns[name][t] if name in columns else None for name in COLUMNS[1:-1]},
-            "t": t + 1,
-            "delta_b": None if out.delta_b is None else float(out.delta_b[0]),
-            "verdict": _verdict(codes[t], columns["g"][t]),
-            "reason": codes[t].name.lower(),
-        }
-        for t in range(len(mu))
-    ]
+    columns["verdict"] = [_verdict(code, g) for code, g in zip(codes, columns["g"], strict=True)]
+    columns |= {"reason": [code.name.lower() for code in codes], "t": range(1, len(mu) + 1)}
+    columns["delta_b"] = [None if out.delta_b is None else float(out.delta_b[0])] * len(mu)
+    nothing = [None] * len(mu)
+    names = [*COLUMNS, "reason", "delta_b"]
+    return [{name: columns.get(name, nothing)[t] for name in names} for t in range(len(mu))]
 
 
-def _limits(rule: Method, advantages: Sequence[float]) -> list[float]:
+def _limits(rule: Method, advantages: Sequence[float]) -> list[float | None]:
     """The limits of a token method without a threshold of its own: DPPO's on D, PPO's on |log rho| by the sign of A."""
     if rule.family == "dppo":
         return [rule.params["delta"]] * len(advantages)
-    if rule.family == "ppo":
-        low = rule.params["clip_low"]
-        up, down = math.log1p(rule.params["clip_high"]), math.inf if low == 1 else -math.log1p(-low)
-        return [up if A > 0 else down for A in advantages]
-    return []
+    if rule.family != "ppo":
+        return [None] * len(advantages)
+    low = rule.params["clip_low"]
+    up, down = math.log1p(rule.params["clip_high"]), math.inf if low == 1 else -math.log1p(-low)
+    return [up if A > 0 else down for A in advantages]
 
 
 def _verdict(code: Reason, weight: float) -> str:
     """The reason in words; "gate" where the weight is scaled rather than zeroed."""
-    text = VERDICTS[code]
-    if code not in (Reason.TOWARD, Reason.INSIDE) and weight != 0:
-        return f"gate, {text.split(', ')[1]}"
-    return text
+    return VERDICTS[code].replace("MASK", "gate" if weight != 0 else "MASK")
 
 
 def table(rows: Sequence[dict[str, Any]], title: str) -> Table:
@@ -133,25 +133,26 @@ def table(rows: Sequence[dict[str, Any]], title: str) -> Table:
 
 def legend(rows: Sequence[dict[str, Any]]) -> str:
     """What the columns and the verdicts mean."""
-    meanings = dict(MEANINGS)
-    if rows[0]["S"] is None:
-        meanings["c"] = "limit on " + next(name for name in ("Z", "D", "|log rho|") if rows[0].get(name, 0) is not None)
-    columns = "; ".join(f"{name}: {text}" for name, text in meanings.items() if rows[0][name] is not None)
+    meanings = COLUMNS if rows[0]["S"] is not None else {**COLUMNS, "c": f"limit on {_tested(rows)}"}
+    columns = "; ".join(f"{name}: {text}" for name, text in meanings.items() if text and rows[0][name] is not None)
     used = "" if rows[0]["delta_b"] is None else f"\ndelta_b used: {_cell(rows[0]['delta_b'])}"
     return f"{columns}{used}\nVerdicts. {REASONS}"
 
 
 def _cell(value: Any) -> str:
     """Four digits and no leading zero, so that the table fits 80 columns."""
-    if not isinstance(value, float):
-        return str(value)
-    return re.sub(r"^(-?)0\.", r"\1.", f"{value:.4g}")
+    return re.sub(r"^(-?)0\.", r"\1.", f"{value:.4g}") if isinstance(value, float) else str(value)
+
+
+def _tested(rows: Sequence[dict[str, Any]]) -> str:
+    return next(name for name in TESTED if rows[0].get(name, 0) is not None)
 
 
 def picture(rows: Sequence[dict[str, Any]], title: str) -> Figure:
-    """Bars of Z_t (or D_t, or |pi - mu|) by verdict, the threshold c_t, and below them the token weight g."""
+    """Bars of Z_t (or D_t, or |log pi/mu|) by verdict, the threshold c_t, and below them the token weight g."""
     codes = np.array([Reason[row["reason"].upper()] for row in rows])
-    label, heights = _heights(rows)
+    tested = _tested(rows)
+    heights = np.array([row[tested] if tested in row else abs(math.log(row["rho"])) for row in rows])
     threshold = None if rows[0]["c"] is None else np.array([row["c"] for row in rows])
     with house_style():
         figure = new_figure(max(5.0, 2.2 + 0.45 * len(rows)), 4.4)
@@ -159,7 +160,7 @@ def picture(rows: Sequence[dict[str, Any]], title: str) -> Figure:
         draw_verdicts(top, heights, codes)
         if threshold is not None and np.isfinite(threshold).all():
             draw_threshold(top, threshold, float(heights.max()))
-        top.set_ylabel(label)
+        top.set_ylabel(TESTED[tested])
         top.set_title(title)
         draw_verdicts(bottom, np.array([row["g"] for row in rows]), codes)
         bottom.axhline(1, color="black", linewidth=0.8, linestyle=":")
@@ -168,11 +169,3 @@ def picture(rows: Sequence[dict[str, Any]], title: str) -> Figure:
         bottom.set_xticks(range(1, len(rows) + 1, max(1, len(rows) // 20)))
         figure.legend(*legend_entries(codes, threshold is not None), loc="outside upper center", ncols=2)
     return figure
-
-
-def _heights(rows: Sequence[dict[str, Any]]) -> tuple[str, np.ndarray]:
-    if rows[0]["Z"] is not None:
-        return r"weighted divergence $Z_t = w_t D_t$", np.array([row["Z"] for row in rows])
-    if rows[0]["D"] is not None:
-        return r"divergence $D_t$", np.array([row["D"] for row in rows])
-    return r"$|\log\,(\pi/\mu)|$", np.array([abs(math.log(row["rho"])) for row in rows])
