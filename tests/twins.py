@@ -152,11 +152,7 @@ def token_batch(
 
 
 def loop_divergence(s: Subject, kind: str, row: Trace, k: int = 2, variant: str = "union") -> list[float]:
-    if kind == "k3":
-        return s.reference.methods.k3(*sampled(row))
-    if kind == "abs_log_ratio":
-        return [abs(math.log(p / m)) for m, p in zip(*sampled(row), strict=True)]
-    return [s.reference.divergence(kind, t.mu, t.pi, t.sampled, k, variant) for t in row]
+    return _response(s, row, k).divergence(kind, variant)
 
 
 def sampled(row: Trace) -> tuple[list[float], list[float]]:
@@ -166,22 +162,17 @@ def sampled(row: Trace) -> tuple[list[float], list[float]]:
 
 def loop_weights(s: Subject, method: Any, row: Trace, *, width: int, k: int = 2) -> list[float]:
     """The reference's g of one response under a method. width: of the batch, for padded-length weights."""
-    family = s.rules.METHODS[method.name].family
-    params = dict(method.params)
-    variant = params.pop("topk_variant", "union")
-    if "divergence" in params:
-        params["div"] = loop_divergence(s, params.pop("divergence"), row, k, variant)
-    if params.pop("direction", "ratio") == "predicted":
-        params["away"] = [t.advantage * drift(s, t, method.needs, k) > 0 for t in row]
-    if family in ("cppo", "decoupled"):
-        params["weights"] = _weights(s, params, len(row), width)
-    if family == "decoupled":
-        params["w_min"] = params.pop("budget_w_min")
-        params["budget_weights"] = _weights(s, params, len(row), width)
-        del params["w_min"]
-    for done in ("schedule", "length", "seed"):
-        params.pop(done, None)
-    return s.reference.WEIGHTS[family](*sampled(row), [t.advantage for t in row], **params)
+    weights, params = None, method.params
+    if params.get("schedule") == "shuffled":  # the permutation itself is the rules' own; that it is one is tested apart
+        valid = torch.ones(1, len(row), dtype=torch.bool)
+        weights = s.rules.position_weights(valid, params["w_min"], schedule="shuffled", seed=params["seed"])[0].tolist()
+    response = _response(s, row, k, width=width, given_weights=weights)
+    return s.reference.LOOPS[method.family](response, **params)
+
+
+def _response(s: Subject, row: Trace, k: int, **more: Any) -> Any:
+    distributions = [(t.mu, t.pi, t.sampled) for t in row]
+    return s.reference.Response(*sampled(row), [t.advantage for t in row], distributions, k, **more)
 
 
 def drift(s: Subject, token: Any, needs: str, k: int = 2) -> float:
@@ -191,14 +182,3 @@ def drift(s: Subject, token: Any, needs: str, k: int = 2) -> float:
     else:
         partition = [(i,) for i in range(len(token.mu))]
     return s.reference.predicted_drift(token.mu, token.pi, token.sampled, partition)
-
-
-def _weights(s: Subject, params: dict[str, Any], n: int, width: int) -> list[float]:
-    if params.get("schedule") == "constant":
-        return [1.0] * n
-    total = {"own": n, "padded": width}.get(params["length"], params["length"])
-    weights = s.reference.linear_weights(total, params["w_min"])
-    if params.get("schedule") == "shuffled":  # the permutation itself is the rules' own; that it is one is tested apart
-        valid = torch.ones(1, n, dtype=torch.bool)
-        return s.rules.position_weights(valid, params["w_min"], schedule="shuffled", seed=params["seed"])[0].tolist()
-    return weights[:n]

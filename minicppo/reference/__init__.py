@@ -25,10 +25,11 @@ from minicppo.reference.mask import (
     quantile,
     soft_gate,
 )
-from minicppo.reference.methods import WEIGHTS
+from minicppo.reference.methods import LOOPS, Response, loop
 
 __all__ = [
-    "WEIGHTS",
+    "LOOPS",
+    "Response",
     "TokenStep",
     "aggregate",
     "binary_partition",
@@ -41,6 +42,7 @@ __all__ = [
     "group_advantages",
     "kl_divergence",
     "linear_weights",
+    "loop",
     "policy_loss",
     "predicted_drift",
     "quantile",

@@ -4,19 +4,17 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-
 Number = Any  # int, float, numpy scalar or fractions.Fraction: whatever supports + - * / and <=
 
 
 class TokenStep(NamedTuple):
     """What Algorithm 1 knows at token t. Sums with the suffix `_before` run over tokens j < t."""
 
-    weight: Number  # w_t, Eq. 9
+    position_weight: Number  # w_t, Eq. 9
     divergence: Number  # D_t
-    score: Number  # Z_t = w_t D_t
-    score_before: Number  # S_{t-1} = sum_{j<t} Z_j
-    weight_before: Number  # W_{t-1} = sum_{j<t} w_j
+    weighted_divergence: Number  # Z_t = w_t D_t
+    S_before: Number  # S_{t-1} = sum_{j<t} Z_j
+    W_before: Number  # W_{t-1} = sum_{j<t} w_j
     threshold: Number  # c_t = min(delta, delta + delta_b W_{t-1} - S_{t-1})
     keep: bool  # M_t
     reason: str  # "toward" | "inside" | "token" | "prefix" | "both"
@@ -108,15 +106,15 @@ def soft_gate(
     """
     gates: list[Number] = []
     for step in steps:
-        x = step.score / delta
+        x = step.weighted_divergence / delta
         if delta_b is not None:
-            x = max(x, (step.score_before + step.score) / (delta + delta_b * step.weight_before))
+            x = max(x, (step.S_before + step.weighted_divergence) / (delta + delta_b * step.W_before))
         if step.reason == "toward" or x <= 1:
             gates.append(1)
         elif kind == "reciprocal":
             gates.append(1 / x)
         else:
-            tail = np.exp(-(x - 1))  # p = 1 / (1 + tail)
+            tail = math.exp(-(x - 1))  # p = 1 / (1 + tail)
             gates.append(4 * tail / (1 + tail) ** 2 / x)
     return gates
 
@@ -130,8 +128,8 @@ def budget_gate(steps: Sequence[TokenStep], *, delta: Number, delta_b: Number | 
     gates: list[Number] = []
     spent: Number = 0
     for step in steps:
-        room = delta if delta_b is None else min(delta, delta + delta_b * step.weight_before - spent)
-        gate = 1 if step.score <= room else room / step.score
-        spent += gate * step.score
+        room = delta if delta_b is None else min(delta, delta + delta_b * step.W_before - spent)
+        gate = 1 if step.weighted_divergence <= room else room / step.weighted_divergence
+        spent += gate * step.weighted_divergence
         gates.append(1 if step.reason == "toward" else gate)
     return gates

@@ -22,10 +22,10 @@ def test_every_column_is_the_reference_loops() -> None:
     away = [p > m for m, p in zip(MU, PI, strict=True)]
     steps = cppo_steps(D, away, delta=0.15, delta_b=0.02, weights=linear_weights(5, 0.8))
     for row, step in zip(rows, steps, strict=True):
-        assert row["w"] == pytest.approx(step.weight)
-        assert row["Z"] == pytest.approx(step.score)
-        assert row["S"] == pytest.approx(step.score_before + step.score)
-        assert row["W"] == pytest.approx(step.weight_before + step.weight)
+        assert row["w"] == pytest.approx(step.position_weight)
+        assert row["Z"] == pytest.approx(step.weighted_divergence)
+        assert row["S"] == pytest.approx(step.S_before + step.weighted_divergence)
+        assert row["W"] == pytest.approx(step.W_before + step.position_weight)
         assert row["c"] == pytest.approx(step.threshold)
         assert row["reason"] == step.reason
         assert row["g"] == pytest.approx(row["rho"] if step.keep else 0.0)

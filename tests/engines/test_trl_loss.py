@@ -10,8 +10,8 @@ import torch
 pytest.importorskip("trl", reason="the TRL engine needs trl (pip install -e '.[trl]')")
 
 from minicppo.engines.trl import LOSS_TYPES, CPPOTrainer
+from minicppo.reference import LOOPS, Response
 from minicppo.reference import policy_loss as loop_loss
-from minicppo.reference.methods import cppo as loop_cppo
 from minicppo.rl.log_probs import score
 from minicppo.rl.policy import Policy
 from minicppo.rules import METHODS, get_method
@@ -74,7 +74,6 @@ def test_cppo_is_the_loop_of_algorithm_1(bench: tuple[Policy, CPPOTrainer]) -> N
     for row, length in enumerate(rollout.response_mask.sum(1).tolist()):
         mu_row, pi_row = (x[row, :length].tolist() for x in (rollout.log_probs.exp(), pi))
         advantages.append([float(ADVANTAGES[row])] * length)
-        gap = [abs(a - b) for a, b in zip(mu_row, pi_row, strict=True)]
-        weights.append(loop_cppo(mu_row, pi_row, advantages[-1], div=gap, delta=0.05, delta_b=0.02))
+        weights.append(LOOPS["cppo"](Response(mu_row, pi_row, advantages[-1]), delta=0.05, delta_b=0.02))
     wanted = loop_loss(weights, advantages, "seq-mean-token-mean")
     assert loss.item() == pytest.approx(wanted, rel=1e-5)

@@ -38,8 +38,8 @@ def loop_equals_prefix_sum(s: Subject, batch: Batch, lim: Limits, budget: str) -
             ("reason", lambda x: REASONS[x.reason]),
             ("token_mask", lambda x: x.keep),
             ("threshold", lambda x: x.threshold),
-            ("weighted_divergence", lambda x: x.score),
-            ("position_weight", lambda x: x.weight),
+            ("weighted_divergence", lambda x: x.weighted_divergence),
+            ("position_weight", lambda x: x.position_weight),
         ):
             assert batch.layout.gather(getattr(out, field))[row] == [of_step(x) for x in loop]
 

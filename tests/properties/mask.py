@@ -226,7 +226,7 @@ def kept_means_both_limits_hold(s: Subject, response: Response, lim: Limits) -> 
 def kept_drift_stays_in_budget(s: Subject, response: Response, lim: Limits) -> None:
     """The Z of kept away-moving tokens sum to at most delta + delta_b W_{t-1}, at every t."""
     for x, y in zip(_kept_sums(s, response, lim), steps(s, response, lim), strict=True):
-        assert x <= lim.delta + lim.delta_b * y.weight_before
+        assert x <= lim.delta + lim.delta_b * y.W_before
 
 
 def _kept_sums(s: Subject, response: Response, lim: Limits) -> list[float]:
@@ -240,7 +240,7 @@ def few_large_tokens_are_kept(s: Subject, response: Response, lim: Limits) -> No
     """At most (delta + delta_b W_{T-1}) / z kept away-moving tokens have Z >= z, whatever z."""
     out = mask(s, response, lim)
     kept_scores = sorted(out.weighted_divergence[out.reason == s.rules.Reason.INSIDE].tolist(), reverse=True)
-    budget = lim.delta + lim.delta_b * steps(s, response, lim)[-1].weight_before
+    budget = lim.delta + lim.delta_b * steps(s, response, lim)[-1].W_before
     assert all(count * z <= budget for count, z in enumerate(kept_scores, 1))
 
 
@@ -261,8 +261,8 @@ def figure_1_is_stricter(s: Subject, response: Response, lim: Limits) -> None:
     lim = lim.replace(delta_b=min(lim.delta, lim.delta_b))
     S = W = 0.0
     for step, verdict in zip(steps(s, response, lim), kept(s, response, lim), strict=True):
-        S, W = S + step.score, W + step.weight
-        if lim.delta_b * W >= S and step.score <= lim.delta:
+        S, W = S + step.weighted_divergence, W + step.position_weight
+        if lim.delta_b * W >= S and step.weighted_divergence <= lim.delta:
             assert verdict
 
 
@@ -305,9 +305,9 @@ def charging_only_kept_keeps_more(s: Subject, response: Response, lim: Limits) -
     spent = W = 0.0
     generous = []
     for step, away in zip(steps(s, response, lim), response.away, strict=True):
-        keep = not away or step.score <= min(lim.delta, lim.delta + lim.delta_b * W - spent)
+        keep = not away or step.weighted_divergence <= min(lim.delta, lim.delta + lim.delta_b * W - spent)
         generous.append(keep)
-        spent, W = spent + step.score * (away and keep), W + step.weight
+        spent, W = spent + step.weighted_divergence * (away and keep), W + step.position_weight
     assert implies(kept(s, response, lim), generous)
 
 

@@ -35,8 +35,8 @@ def soft_gate_is_one_where_kept(s: Subject, response: Response, lim: Limits, kin
     for g, step in zip(gates, loop, strict=True):
         assert (g == 1) == step.keep
         assert g <= 1
-        spent = (step.score_before + step.score) / (lim.delta + lim.delta_b * step.weight_before)
-        x = max(step.score / lim.delta, spent)
+        spent = (step.S_before + step.weighted_divergence) / (lim.delta + lim.delta_b * step.W_before)
+        x = max(step.weighted_divergence / lim.delta, spent)
         assert g > 0 or x > 700  # exp(-700) is about the smallest number there is
         assert step.reason == "toward" or x * g <= 1 + 1e-12
     close(gate(s, response, lim, kind), gates, 1e-12)
@@ -66,9 +66,9 @@ def water_filling_keeps_the_budget(s: Subject, response: Response, lim: Limits) 
     spent = 0.0
     for g, step in zip(mine, loop, strict=True):
         assert 0 <= g <= 1
-        spent += g * step.score * (step.reason != "toward")
-        assert spent <= (lim.delta + lim.delta_b * step.weight_before) * (1 + 1e-12)
-        assert step.reason == "toward" or g * step.score <= lim.delta * (1 + 1e-12)
+        spent += g * step.weighted_divergence * (step.reason != "toward")
+        assert spent <= (lim.delta + lim.delta_b * step.W_before) * (1 + 1e-12)
+        assert step.reason == "toward" or g * step.weighted_divergence <= lim.delta * (1 + 1e-12)
 
 
 @prop("ours, methods 1.3", responses(all_away=True), limits())
@@ -79,7 +79,7 @@ def water_filling_fills_the_room(s: Subject, response: Response, lim: Limits) ->
     loop = steps(s, response, lim, budget="off")
     close(gates, s.reference.budget_gate(loop, delta=lim.delta, delta_b=None), 1e-12)
     for g, step in zip(gates, loop, strict=True):
-        close(g * step.score, min(step.score, lim.delta), 1e-12)
+        close(g * step.weighted_divergence, min(step.weighted_divergence, lim.delta), 1e-12)
 
 
 # --- divergences ------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from fractions import Fraction
 import pytest
 
 from minicppo import reference
+from minicppo.reference import LOOPS, Response
 
 
 def test_the_reference_does_without_torch() -> None:
@@ -44,8 +45,8 @@ def test_soft_gate_without_a_budget(kind: str) -> None:
 
 
 def test_spo_and_named_weights() -> None:
-    (weighted,) = reference.WEIGHTS["drpo"]([0.5], [0.6], [1.0], delta=0.4)
-    (plain,) = reference.WEIGHTS["drpo"]([0.5], [0.6], [1.0], delta=0.4, mu_weighted=False)
+    (weighted,) = LOOPS["drpo"](Response([0.5], [0.6], [1.0]), delta=0.4)
+    (plain,) = LOOPS["drpo"](Response([0.5], [0.6], [1.0]), delta=0.4, mu_weighted=False)
     assert weighted == pytest.approx(0.75 * 1.2)
     assert plain == pytest.approx(0.5 * 1.2)
-    assert reference.WEIGHTS["reinforce"]([0.5], [0.6], [1.0]) == [1.0]
+    assert LOOPS["reinforce"](Response([0.5], [0.6], [1.0])) == [1.0]

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from minicppo import reference, rules
+from minicppo.reference import LOOPS, Response
 from tests.strategies import Response, drifting
 from tests.twins import log_response, original
 
@@ -101,10 +102,10 @@ def test_c1_reasons(cppo: Callable[..., Any]) -> None:
 def test_c1_record() -> None:
     steps = reference.cppo_steps(D1, [True] * 5, delta=0.15, delta_b=0.02, weights=reference.linear_weights(5, 0.8))
     out = rules.cppo_mask(**log_response(MU, PI, 1.0), budget="fixed")
-    assert [x.weight for x in steps] == near([1, 0.95, 0.9, 0.85, 0.8])
-    assert [x.score for x in steps] == near([0.1, 0.076, 0.09, 0.0085, 0.16])
-    assert [x.score_before for x in steps] == near([0, 0.1, 0.176, 0.266, 0.2745])
-    assert [x.weight_before for x in steps] == near([0, 1, 1.95, 2.85, 3.7])
+    assert [x.position_weight for x in steps] == near([1, 0.95, 0.9, 0.85, 0.8])
+    assert [x.weighted_divergence for x in steps] == near([0.1, 0.076, 0.09, 0.0085, 0.16])
+    assert [x.S_before for x in steps] == near([0, 0.1, 0.176, 0.266, 0.2745])
+    assert [x.W_before for x in steps] == near([0, 1, 1.95, 2.85, 3.7])
     assert out.position_weight[0].tolist() == near([1, 0.95, 0.9, 0.85, 0.8])
     assert out.weighted_divergence[0].tolist() == near([0.1, 0.076, 0.09, 0.0085, 0.16])
     assert out.divergence[0].tolist() == near(D1)
@@ -116,9 +117,9 @@ def test_c1_gradient() -> None:
     batch = rules.TokenBatch(**inputs)
     out = rules.get_method("cppo", budget="fixed")(batch)
     assert out.weight[0].tolist() == near([1.2, 0, 0.8, 0, 0], 1e-6)
-    assert reference.WEIGHTS["cppo"](MU, PI, [1.0] * 5, div=D1, delta=0.15, delta_b=0.02, budget="fixed") == near(
-        [1.2, 0, 0.8, 0, 0]
-    )
+    assert LOOPS["cppo"](
+        Response(MU, PI, [1.0] * 5, given_divergence=D1), delta=0.15, delta_b=0.02, budget="fixed"
+    ) == near([1.2, 0, 0.8, 0, 0])
     log_probs = inputs["log_probs"].requires_grad_()
     loss = rules.policy_loss(log_probs, out.weight, inputs["advantages"], batch.mask, loss_agg_mode="token-mean")
     loss.backward()
@@ -135,8 +136,14 @@ def test_c1_other_methods() -> None:
         assert rules.get_method(name)(batch).token_mask[0].int().tolist() == [1, 1, 1, 1, 0]
     flat = rules.get_method("cppo-no-weight", budget="fixed", delta_b=0.02)(batch)
     assert flat.token_mask[0].int().tolist() == [1, 0, 1, 0, 0]
-    for f, options in (("dppo", {"div": D1, "delta": 0.15}), ("ppo", {"clip_low": 0.2, "clip_high": 0.28})):
-        assert [int(g > 0) for g in reference.WEIGHTS[f](MU, PI, [1.0] * 5, **options)] == [1, 1, 1, 1, 0]
+    for f, options in (("dppo", {"delta": 0.15}), ("ppo", {"clip_low": 0.2, "clip_high": 0.28})):
+        assert [int(g > 0) for g in LOOPS[f](Response(MU, PI, [1.0] * 5, given_divergence=D1), **options)] == [
+            1,
+            1,
+            1,
+            1,
+            0,
+        ]
 
 
 def test_c1_dynamic_budget_in_full_precision() -> None:
@@ -157,7 +164,10 @@ def test_c1_soft() -> None:
     gates = [1, 0.965909, 1, 0.754098, 0.515535]
     steps = reference.cppo_steps(D1, c1(1.0).away, delta=0.15, delta_b=0.02, weights=reference.linear_weights(5, 0.8))
     assert reference.soft_gate(steps, delta=0.15, delta_b=0.02) == near(gates, 1e-6)
-    x = [max(s.score / 0.15, (s.score_before + s.score) / (0.15 + 0.02 * s.weight_before)) for s in steps]
+    x = [
+        max(s.weighted_divergence / 0.15, (s.S_before + s.weighted_divergence) / (0.15 + 0.02 * s.W_before))
+        for s in steps
+    ]
     assert x == near([0.666667, 1.035294, 1.407407, 1.326087, 1.939732], 1e-6)
     batch = rules.TokenBatch(**log_response(MU, PI, 1.0))
     out = rules.get_method("cppo-soft", budget="fixed")(batch)

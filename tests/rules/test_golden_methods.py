@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from minicppo import reference, rules
+from minicppo.reference import LOOPS, Response
 from tests.strategies import Token, tight
 from tests.twins import log_response, loop_divergence, loop_weights, original, token_batch
 
@@ -120,7 +121,7 @@ def test_t1_trm(name: str) -> None:
         out = rules.get_method("trm-max", **{"delta_max": math.inf, **limits})(batch)
         assert out.token_mask.all().item() is verdict
         assert out.token_mask.any().item() is verdict
-        g = reference.WEIGHTS["trm"](mu, pi, [1.0] * len(D), div=D, **limits)
+        g = LOOPS["trm"](Response(mu, pi, [1.0] * len(D), given_divergence=D), **limits)
         assert g == near([1.1 * verdict] * len(D))
 
 
@@ -129,7 +130,7 @@ def test_t2_estimates() -> None:
     batch = rules.TokenBatch(**log_response(mu, [m * r for m, r in zip(mu, rho, strict=True)], 1.0))
     expected = [0.00468982, 0.00536052, 0.00120984]
     assert rules.token_divergence(batch, "k3")[0].tolist() == near(expected, 1e-8)
-    assert reference.methods.k3(mu, [m * r for m, r in zip(mu, rho, strict=True)]) == near(expected, 1e-8)
+    assert Response(mu, [m * r for m, r in zip(mu, rho, strict=True)], []).divergence("k3") == near(expected, 1e-8)
     assert rules.token_divergence(batch, "k3").mean().item() == near(0.00375339, 1e-8)
     assert rules.token_divergence(batch, "abs_log_ratio").max().item() == near(0.10536052, 1e-8)
     assert -batch.log_ratio.mean().item() == near(-0.01291328, 1e-8)  # k1: negative, so "k1 <= delta" passes silently
@@ -165,7 +166,7 @@ def test_m_minpro(rho: list[float], options: dict[str, float], weights: list[flo
     batch = ratio_batch(rho)
     out = rules.get_method("minpro", **options)(batch)
     assert out.weight[0].tolist() == near(weights, 1e-6)
-    assert reference.WEIGHTS["minpro"]([0.1] * 4, [0.1 * r for r in rho], [1.0] * 4, **options) == near(weights)
+    assert LOOPS["minpro"](Response([0.1] * 4, [0.1 * r for r in rho], [1.0] * 4), **options) == near(weights)
 
 
 def test_m1_gradient() -> None:
@@ -179,14 +180,14 @@ def test_m1_gradient() -> None:
 def test_m3_tool_token() -> None:
     out = rules.get_method("minpro")(ratio_batch([0.9, 0.1, 1.0], [1, 0, 1]))
     assert out.weight[0].tolist() == near([0.9, 0, 0.9], 1e-6)
-    assert reference.WEIGHTS["minpro"]([0.5] * 2, [0.45, 0.5], [1.0] * 2, w_max=5.0) == near([0.9, 0.9])
+    assert LOOPS["minpro"](Response([0.5] * 2, [0.45, 0.5], [1.0] * 2), w_max=5.0) == near([0.9, 0.9])
     assert out.stats["minpro/rho_min"].item() == near(0.9, 1e-6)
 
 
 def test_cispo() -> None:
     rho = [0.2, 1, 7]
     assert rules.get_method("cispo")(ratio_batch(rho)).weight[0].tolist() == near([0.2, 1, 5], 1e-6)
-    assert reference.WEIGHTS["cispo"]([0.1] * 3, [0.1 * r for r in rho], [1.0] * 3, w_max=5.0) == near([0.2, 1, 5])
+    assert LOOPS["cispo"](Response([0.1] * 3, [0.1 * r for r in rho], [1.0] * 3), w_max=5.0) == near([0.2, 1, 5])
 
 
 @pytest.mark.parametrize(("advantage", "kept"), [(1.0, False), (-1.0, True)])
@@ -196,7 +197,7 @@ def test_gspo(advantage: float, kept: bool) -> None:
     out = rules.get_method("gspo")(ratio_batch(rho, advantage=advantage))
     assert out.weight[0].tolist() == near([s] * 3, 1e-6)
     assert set(out.reason[0].tolist()) <= ({1, 2} if kept else {6})
-    loop = reference.WEIGHTS["gspo"]([0.1] * 3, [0.1 * r for r in rho], [advantage] * 3, clip_low=3e-4, clip_high=4e-4)
+    loop = LOOPS["gspo"](Response([0.1] * 3, [0.1 * r for r in rho], [advantage] * 3), clip_low=3e-4, clip_high=4e-4)
     assert loop == near([s] * 3, 1e-6)
 
 
@@ -207,7 +208,7 @@ def test_gspo(advantage: float, kept: bool) -> None:
 def test_sapo(rho: float, advantage: float, gate: float) -> None:
     weight = rules.get_method("sapo")(ratio_batch([rho], advantage=advantage)).weight.item()
     assert weight / rho == near(gate, 1e-6)
-    (loop,) = reference.WEIGHTS["sapo"]([0.1], [0.1 * rho], [advantage], tau_pos=1.0, tau_neg=1.05)
+    (loop,) = LOOPS["sapo"](Response([0.1], [0.1 * rho], [advantage]), tau_pos=1.0, tau_neg=1.05)
     assert loop / rho == near(gate, 1e-6)
 
 
@@ -223,7 +224,7 @@ def test_drpo(mu: float, pi: float, advantage: float, objective: float | None, g
     rho = pi / mu
     batch = rules.TokenBatch(**log_response([mu], [pi], advantage))
     assert rules.get_method("drpo")(batch).weight.item() / rho == near(gate, 1e-6)
-    (loop,) = reference.WEIGHTS["drpo"]([mu], [pi], [advantage], delta=12.5)
+    (loop,) = LOOPS["drpo"](Response([mu], [pi], [advantage]), delta=12.5)
     assert loop / rho == near(gate, 1e-6)
     if objective is not None:
         assert rho * advantage - abs(advantage) * mu * (rho - 1) ** 2 / (2 * 12.5) == near(objective)
