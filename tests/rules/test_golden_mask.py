@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from minicppo import reference, rules
-from minicppo.reference import LOOPS, Response
+from minicppo.reference import LOOPS
 from tests.strategies import Response, drifting
 from tests.twins import log_response, original
 
@@ -118,7 +118,7 @@ def test_c1_gradient() -> None:
     out = rules.get_method("cppo", budget="fixed")(batch)
     assert out.weight[0].tolist() == near([1.2, 0, 0.8, 0, 0], 1e-6)
     assert LOOPS["cppo"](
-        Response(MU, PI, [1.0] * 5, given_divergence=D1), delta=0.15, delta_b=0.02, budget="fixed"
+        reference.Response(MU, PI, [1.0] * 5, given_divergence=D1), delta=0.15, delta_b=0.02, budget="fixed"
     ) == near([1.2, 0, 0.8, 0, 0])
     log_probs = inputs["log_probs"].requires_grad_()
     loss = rules.policy_loss(log_probs, out.weight, inputs["advantages"], batch.mask, loss_agg_mode="token-mean")
@@ -137,7 +137,9 @@ def test_c1_other_methods() -> None:
     flat = rules.get_method("cppo-no-weight", budget="fixed", delta_b=0.02)(batch)
     assert flat.token_mask[0].int().tolist() == [1, 0, 1, 0, 0]
     for f, options in (("dppo", {"delta": 0.15}), ("ppo", {"clip_low": 0.2, "clip_high": 0.28})):
-        assert [int(g > 0) for g in LOOPS[f](Response(MU, PI, [1.0] * 5, given_divergence=D1), **options)] == [
+        assert [
+            int(g > 0) for g in LOOPS[f](reference.Response(MU, PI, [1.0] * 5, given_divergence=D1), **options)
+        ] == [
             1,
             1,
             1,
