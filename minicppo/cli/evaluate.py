@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -78,26 +78,65 @@ def evaluate(
         raise ValueError(f"--device {device} is for a model; a run's is a setting: device={device}")
     asked = {name: context.params[name] for name in SETTINGS if context.params[name] is not None}
     if data is None:
-        for name, value in asked.items():
-            setting = SETTINGS[name]
-            instead = f"; for the run's own task say {setting}={value}" if setting else ""
-            raise ValueError(f"--{name.replace('_', '-')} {value} needs --data{instead}")
-        _on_its_task(target, overrides, as_json)
+        _require_run(target, asked)
+        _on_its_task(*_of_run(Path(target), overrides), target if as_json else None)
         return
+    from minicppo.rl.checkpoint import list_checkpoints
     from minicppo.rl.data import load_data
+    from minicppo.rl.evaluate import DataSettings
     from minicppo.rl.tasks.math import template_text
 
     names = [name.strip() for name in data.split(",") if name.strip()]
     for name in names:
         load_data(name)  # what is wrong with it shows before a model is loaded
+    asked.pop("out", None)
     if template:
         asked["template"] = template_text(template)
-    if not run and overrides:
+    if run:  # the length and the wording that it was trained with
+        policy, config = _of_run(run, overrides)
+        task, newest = config.make_task(), list_checkpoints(run / "checkpoints")[-1]
+        own = {"template": task.template} if hasattr(task, "template") else {}
+        settings = DataSettings(str(newest), **{"max_new_tokens": config.max_new_tokens(task), **own, **asked})
+    elif overrides:
         raise ValueError(f"{target} is no run, so it has no settings to change: {' '.join(overrides)}")
-    asked.pop("out", None)
-    policy, own = _of_run(run, overrides) if run else _of_model(target, device or "auto")
+    else:
+        policy, settings = _of_model(target, device or "auto"), DataSettings(target, **asked)
     folder = out or (run / "eval" if run else Path("runs") / f"eval-{Path(target).name.split(':')[-1]}")
-    _on_data(policy, names, dataclasses.replace(own, **asked), folder, as_json)
+    _on_data(policy, names, settings, folder, as_json)
+
+
+def _require_run(target: str, asked: dict[str, Any]) -> None:
+    """Refuse what is no run, and options that are for data, naming the setting that does the same of a run's task."""
+    from minicppo.rl.run_dir import RunDir
+
+    for name, value in asked.items():
+        instead = f"; for the run's own task say {SETTINGS[name]}={value}" if SETTINGS[name] else ""
+        raise ValueError(f"--{name.replace('_', '-')} {value} needs --data{instead}")
+    if (Path(target) / "config.json").is_file() or target.startswith("package:") or target.endswith(".gguf"):
+        raise ValueError(f"{target} is a model and has no task of its own: say on what, for example --data gsm8k-test")
+    RunDir.open(target)
+
+
+def _on_its_task(policy: Policy, config: RunConfig, json_name: str | None) -> None:
+    """A run on the held-out problems of its own task."""
+    from minicppo.cli.progress import Lines
+    from minicppo.plots.results import percent
+    from minicppo.rl.evaluate import evaluate as judge
+
+    try:
+        with Lines(errors) as lines:
+            found = judge(policy, config.make_task(), config, lambda done, n, _: lines.show("evaluation", done, n))
+    except KeyboardInterrupt:
+        stopped("Nothing of it is kept: the same command starts over.")
+    if json_name:
+        counts = {"problems": found.problems, "samples": config.eval.samples}
+        print(json.dumps({"run": json_name, **found.as_row(), **counts}))
+        return
+    accuracy, samples = percent(found.accuracy, found.accuracy_se), config.eval.samples
+    say(f"sampled accuracy  {accuracy} %   Avg@{samples} on {found.problems} problems")
+    say(f"greedy accuracy   {percent(found.greedy_accuracy)} %")
+    say(f"well formed       {percent(found.format_rate)} %")
+    say(f"mean length       {found.length:.1f} tokens")
 
 
 def _on_data(policy: Policy, names: list[str], settings: DataSettings, folder: Path, as_json: bool) -> None:
@@ -106,12 +145,12 @@ def _on_data(policy: Policy, names: list[str], settings: DataSettings, folder: P
     from minicppo.plots.results import percent
     from minicppo.rl.evaluate import evaluate_data, mean_accuracy
 
+    avg = f"Avg@{settings.samples}"
     try:
         with Lines(errors) as lines:
 
             def show(name: str, done: int, total: int, accuracy: float | None) -> None:
-                note = "" if accuracy is None else f"Avg@{settings.samples} {percent(accuracy)} %"
-                lines.show(name, done, total, note)
+                lines.show(name, done, total, "" if accuracy is None else f"{avg} {percent(accuracy)} %")
 
             scores = evaluate_data(policy, names, settings, folder, show)
     except KeyboardInterrupt:
@@ -119,53 +158,25 @@ def _on_data(policy: Policy, names: list[str], settings: DataSettings, folder: P
     if as_json:
         print((folder / "results.json").read_text())
         return
-    rows = [
-        (name, score.problems, percent(score.accuracy, score.accuracy_se), percent(1 - score.format_rate),
-         percent(score.unfinished), f"{score.length:.0f}")
-        for name, score in scores.items()
-    ]  # fmt: skip
-    heads = ("data", "problems", f"Avg@{settings.samples} %", "malformed %", "unfinished %", "tokens")
+    rows = []
+    for name, score in scores.items():
+        shares = percent(score.accuracy, score.accuracy_se), percent(1 - score.format_rate), percent(score.unfinished)
+        rows.append((name, score.problems, *shares, f"{score.length:.0f}"))
+    heads = ("data", "problems", f"{avg} %", "malformed %", "unfinished %", "tokens")
     console.print(table(heads, rows, words=1))
     if len(scores) > 1:
         say(f"mean of {len(scores)} sets: {percent(*mean_accuracy(list(scores.values())))} %")
     say(f"Problem by problem: {folder}/*.parquet")
 
 
-def _on_its_task(run: str, overrides: list[str] | None, as_json: bool) -> None:
-    """A run on the held-out problems of its own task."""
-    from minicppo.cli.progress import Lines
-    from minicppo.plots.results import percent
-    from minicppo.rl.config import load_config
-    from minicppo.rl.evaluate import evaluate as judge
-    from minicppo.rl.run_dir import RunDir
-
-    if (Path(run) / "config.json").is_file() or run.startswith("package:") or run.endswith(".gguf"):
-        raise ValueError(f"{run} is a model and has no task of its own: say on what, for example --data gsm8k-test")
-    RunDir.open(run)
-    config = load_config(Path(run) / "config.yaml", overrides)
-    policy = _policy_of(Path(run), config)
-    try:
-        with Lines(errors) as lines:
-            found = judge(policy, config.make_task(), config, lambda done, n, _: lines.show("evaluation", done, n))
-    except KeyboardInterrupt:
-        stopped("Nothing of it is kept: the same command starts over.")
-    problems, samples = round(lines.task("evaluation").total or 0), config.eval.samples
-    if as_json:
-        print(json.dumps({"run": run, **found.as_row(), "problems": problems, "samples": samples}))
-        return
-    accuracy = percent(found.accuracy, found.accuracy_se)
-    say(f"sampled accuracy  {accuracy} %   Avg@{samples} on {problems} problems")
-    say(f"greedy accuracy   {percent(found.greedy_accuracy)} %")
-    say(f"well formed       {percent(found.format_rate)} %")
-    say(f"mean length       {found.length:.1f} tokens")
-
-
-def _policy_of(run: Path, config: RunConfig) -> Policy:
-    """A run's newest policy, where and as the configuration says."""
+def _of_run(run: Path, overrides: list[str] | None) -> tuple[Policy, RunConfig]:
+    """A run's newest policy, where and as its configuration says."""
     import torch
 
+    from minicppo.rl.config import load_config
     from minicppo.rl.trainer import trained_policy
 
+    config = load_config(run / "config.yaml", overrides)
     if config.engine == "verl":
         raise ValueError(
             f"{run} was trained by verl, which saves the model in pieces: python -m verl.model_merger merge --backend "
@@ -175,31 +186,17 @@ def _policy_of(run: Path, config: RunConfig) -> Policy:
     torch.set_num_threads(config.threads)
     policy = dataclasses.replace(trained_policy(run), autocast=config.autocast_dtype())
     policy.model.to(config.resolved_device())
-    return policy
+    return policy, config
 
 
-def _of_run(run: Path, overrides: list[str] | None) -> tuple[Policy, DataSettings]:
-    """A run's newest policy, and the length and the wording that it was trained with."""
-    from minicppo.rl.checkpoint import list_checkpoints
-    from minicppo.rl.config import load_config
-    from minicppo.rl.evaluate import DataSettings
-
-    config = load_config(run / "config.yaml", overrides)
-    policy, task = _policy_of(run, config), config.make_task()
-    newest = list_checkpoints(run / "checkpoints")[-1]
-    settings = DataSettings(str(newest), max_new_tokens=config.max_new_tokens(task))
-    return policy, dataclasses.replace(settings, template=getattr(task, "template", settings.template))
-
-
-def _of_model(target: str, device: str) -> tuple[Policy, DataSettings]:
+def _of_model(target: str, device: str) -> Policy:
     """A saved model as it is; bfloat16 forward passes on a GPU."""
     import torch
 
-    from minicppo.rl.evaluate import DataSettings
     from minicppo.rl.policy import load_policy
 
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     policy = dataclasses.replace(load_policy(target), autocast=torch.bfloat16 if device == "cuda" else None)
     policy.model.to(device)
-    return policy, DataSettings(target)
+    return policy

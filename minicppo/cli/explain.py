@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 import yaml
@@ -36,9 +36,14 @@ def explain(
     from minicppo.plots import explain as shown
     from minicppo.plots.style import save
 
-    numbers = [_numbers(*pair) for pair in {"mu": mu, "pi": pi, "advantage": advantage}.items()]
-    given = _numbers("divergence", divergence) if divergence else None
-    rows = shown.explain(*numbers, method, given, **dict(_pair(text) for text in overrides or []))
+    rows = shown.explain(
+        _numbers("mu", mu),
+        _numbers("pi", pi),
+        _numbers("advantage", advantage),
+        method,
+        _numbers("divergence", divergence) if divergence else None,
+        **dict(_pair(text) for text in overrides or []),
+    )
     if as_json:
         print(json.dumps(rows, indent=1))
     else:
@@ -55,7 +60,7 @@ def _numbers(name: str, text: str) -> list[float]:
         raise ValueError(f"--{name} {text!r} is not a list of numbers like .5,.4,.9") from None
 
 
-def _pair(text: str) -> tuple[str, object]:
+def _pair(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals:
         raise ValueError(f"{text!r} must have the form key=value, e.g. budget=fixed or delta=0.2")
