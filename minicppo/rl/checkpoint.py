@@ -1,20 +1,22 @@
 """Checkpoints: the policy as a Hugging Face folder, optimiser and staleness snapshots as safetensors, counters as JSON.
 
-A checkpoint is written under a temporary name, forced to disk and renamed, so that a folder with a checkpoint's name is
-always whole. Random numbers need no state: they are derived from the seed and the iteration.
+A folder with a checkpoint's name is always whole. Random numbers need no state: they are derived from the seed and the
+iteration.
 """
 
+import copy
 import json
-import os
 import shutil
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from minicppo.files import atomically
+from minicppo.rl.config import RunConfig
 from minicppo.rl.policy import Policy, load_policy, save_policy
 
 Weights = dict[str, Tensor]
@@ -27,6 +29,7 @@ class TrainState:
     Attributes:
         policy: the policy being optimised.
         optimizer: its AdamW.
+        sampler: what samples: the same weights at its own precision, or a second model where rollouts are stale.
         history: the weights after each of the last `staleness` updates and now, oldest first; empty without staleness.
         iteration: rollout batches done.
         update: optimiser steps done.
@@ -34,29 +37,57 @@ class TrainState:
 
     policy: Policy
     optimizer: torch.optim.Optimizer
-    history: deque[Weights] = field(default_factory=deque)
+    sampler: Policy
+    history: deque[Weights] = field(default_factory=lambda: deque(maxlen=0))
     iteration: int = 0
     update: int = 0
+
+    @classmethod
+    def begin(cls, config: RunConfig, start: Policy) -> "TrainState":
+        """Before the first iteration; the model of `start` is moved to the run's device and will be trained."""
+        settings, model = config.train, start.model.to(config.resolved_device())
+        policy = replace(start, autocast=config.autocast_dtype())
+        sampler = replace(start, model=copy.deepcopy(model) if settings.staleness else model)
+        optimizer = torch.optim.AdamW(
+            model.parameters(), lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay, fused=True
+        )
+        history: deque[Weights] = deque(maxlen=settings.staleness + 1 if settings.staleness else 0)
+        state = cls(policy, optimizer, replace(sampler, autocast=config.rollout_dtype()), history)
+        state.remember()
+        return state
+
+    def remember(self) -> None:
+        """Keep the weights as they are now for the rollouts to come, where these are stale."""
+        if self.history.maxlen:
+            self.history.append({k: v.detach().clone() for k, v in self.policy.model.named_parameters()})
+
+    def count_update(self) -> None:
+        """After an optimiser step."""
+        self.update += 1
+        self.remember()
+
+    @torch.no_grad()
+    def sampling_policy(self) -> Policy:
+        """The sampler, with the weights of `staleness` updates ago, or the first where there were fewer."""
+        if self.history:
+            for name, parameter in self.sampler.model.named_parameters():
+                parameter.copy_(self.history[0][name])
+        return self.sampler
 
 
 def save_checkpoint(root: Path, state: TrainState, log_sizes: dict[str, int], keep: int) -> Path:
     """Write `root/NNNNNN` for `state.iteration` and remove all but the newest `keep` checkpoints."""
     final = root / f"{state.iteration:06d}"
-    scratch = root / f".{final.name}.tmp"
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(parents=True)
-    save_policy(state.policy, scratch / "policy")
-    save_file(_optimizer_tensors(state), scratch / "optimizer.safetensors")
-    if state.history:
-        snapshots = {f"{i}/{k}": v for i, weights in enumerate(state.history) for k, v in weights.items()}
-        save_file(snapshots, scratch / "history.safetensors")
-    counters = {"iteration": state.iteration, "update": state.update, "log_sizes": log_sizes}
-    (scratch / "state.json").write_text(json.dumps(counters))
-    for path in [*scratch.rglob("*"), scratch]:
-        _fsync(path)
     shutil.rmtree(final, ignore_errors=True)
-    os.rename(scratch, final)
-    _fsync(root)
+    with atomically(final) as folder:
+        folder.mkdir()
+        save_policy(state.policy, folder / "policy")
+        save_file(_optimizer_tensors(state), folder / "optimizer.safetensors")
+        if state.history:
+            snapshots = {f"{i}/{k}": v for i, weights in enumerate(state.history) for k, v in weights.items()}
+            save_file(snapshots, folder / "history.safetensors")
+        counters = {"iteration": state.iteration, "update": state.update, "log_sizes": log_sizes}
+        (folder / "state.json").write_text(json.dumps(counters))
     for old in list_checkpoints(root)[:-keep]:
         shutil.rmtree(old)
     return final
@@ -97,11 +128,3 @@ def _optimizer_tensors(state: TrainState) -> dict[str, Tensor]:
         for name, parameter in state.policy.model.named_parameters()
         for key, value in state.optimizer.state.get(parameter, {}).items()
     }
-
-
-def _fsync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -1,6 +1,7 @@
 """A run's whole configuration: validated before any work, one YAML file, overridable key by key."""
 
 import re
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +21,7 @@ from minicppo.rl.sections import (
     WarmupConfig,
 )
 from minicppo.rl.tasks import Task, make_task
-from minicppo.rules import METHODS
+from minicppo.rules import METHODS, Method, get_method
 from minicppo.text import nearest
 
 Engine = Literal["local", "trl", "verl"]
@@ -95,9 +96,28 @@ class RunConfig(Section):
         """Prompts of a minibatch, each with its whole group."""
         return self.rollout.prompts // self.train.minibatches
 
+    @property
+    def rows_per_forward(self) -> int:
+        """Responses of a forward pass that learns nothing: as many as one that does."""
+        minibatch = self.prompts_per_update * self.rollout.group_size
+        return min(self.train.micro_batch or minibatch, minibatch)
+
     def make_task(self) -> Task:
         """The task, fresh."""
         return make_task(self.task.name, **self.task.options)
+
+    def make_method(self) -> Method:
+        """The method; a "padded" length is that of the longest response allowed, whatever a minibatch holds."""
+        method = get_method(self.method.name, **self.method.params)
+        if method.params.get("length") == "padded":
+            params = {**self.method.params, "length": self.max_new_tokens(self.make_task())}
+            method = get_method(self.method.name, **params)
+        return method
+
+    @cached_property
+    def horizon(self) -> int:
+        """The divisor of seq-mean-token-sum-norm."""
+        return self.train.horizon or self.max_new_tokens(self.make_task())
 
     def max_new_tokens(self, task: Task) -> int:
         """Longest response, in tokens."""

@@ -16,7 +16,7 @@ from minicppo.rl.data import load_data
 from minicppo.rl.eval_store import Answered, Store, claimed
 from minicppo.rl.grading.reward import MALFORMED, Outcome, judge_response, require_math_verify
 from minicppo.rl.policy import Policy
-from minicppo.rl.sampling import Rollout, sample
+from minicppo.rl.sampling import sample
 from minicppo.rl.seeding import generator_for, rng_for
 from minicppo.rl.tasks import Problem, Task, judged, sample_problems
 from minicppo.rl.tasks.math import TEMPLATES, MathTask, as_problem
@@ -264,26 +264,6 @@ def mean_accuracy(evaluations: Sequence[Evaluation]) -> tuple[float, float | Non
     errors = [each.accuracy_se for each in evaluations if each.accuracy_se is not None]
     mean = sum(each.accuracy for each in evaluations) / len(evaluations)
     return mean, math.hypot(*errors) / len(evaluations) if len(errors) == len(evaluations) else None
-
-
-@dataclass(frozen=True)
-class Graded:
-    """A rollout's decoded texts with their rewards and their lengths in tokens, row by row."""
-
-    texts: list[str]
-    rewards: list[float]
-    well_formed: list[bool]
-    lengths: list[int]
-
-
-def grade(policy: Policy, task: Task, problems: Sequence[Problem], rollout: Rollout) -> Graded:
-    """Decode and score a rollout whose rows are ordered problem by problem."""
-    lengths = rollout.response_mask.sum(1).tolist()
-    rows = rollout.response_ids.tolist()
-    texts = [policy.decode(ids[:length]) for ids, length in zip(rows, lengths, strict=True)]
-    asked = [problem for problem in problems for _ in range(len(texts) // len(problems))]
-    verdicts = [judged(task, problem, text) for problem, text in zip(asked, texts, strict=True)]
-    return Graded(texts, [score for score, _ in verdicts], [well for _, well in verdicts], lengths)
 
 
 def held_out_problems(task: Task, config: RunConfig) -> list[Problem]:

@@ -9,14 +9,13 @@ import importlib.metadata
 import importlib.util
 import logging
 import multiprocessing
-import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from minicppo.files import cache_dir
+from minicppo.files import atomically, cache_dir
 from minicppo.text import install
 
 PACKAGE = "package:"
@@ -110,17 +109,10 @@ def convert_gguf(file: Path, folder: Path) -> Path:
     model = type(quantised)(config)
     model.load_state_dict(quantised.state_dict())
 
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".converting-", dir=folder.parent) as temporary:
-        staged = Path(temporary) / folder.name
-        model.save_pretrained(staged)
-        tokenizer.save_pretrained(staged)
-        _check_copy(staged, quantised, tokenizer)
-        try:
-            staged.rename(folder)
-        except OSError:  # another process was faster
-            if not folder.is_dir():
-                raise
+    with atomically(folder, shared=True) as scratch:
+        model.save_pretrained(scratch)
+        tokenizer.save_pretrained(scratch)
+        _check_copy(scratch, quantised, tokenizer)
     return folder
 
 

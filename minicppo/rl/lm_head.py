@@ -1,4 +1,4 @@
-"""Log-probs, entropy and cells straight from hidden states: the head's logits are made tile by tile, and never kept.
+"""Log-probs and entropy straight from hidden states: the head's logits are made tile by tile, and never kept.
 
 A tile is some tokens times some of the vocabulary. The forward pass folds each into a running log-sum-exp; the backward
 pass computes it again, so that memory is bounded by one tile whatever the vocabulary and the number of tokens. With
@@ -11,7 +11,8 @@ On a GPU `minicppo.kernels.lm_head` makes the passes over a tile; `fold` and `so
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -26,12 +27,19 @@ CPU_TILE: Tile = (512, 4096)  # 8 MB in float32: about the cache, and enough row
 GPU_TILE: Tile = (8192, 6144)  # 96 MB in bfloat16: large enough that starting a kernel costs nothing
 
 
-class TokenScores(NamedTuple):
-    """Of M tokens: log_probs (M,) with gradient, entropy (M,) and cell_log_probs (M, K) or None without."""
+@dataclass(frozen=True)
+class LogProbs:
+    """What a policy says about sampled tokens, here of shape (M,), of a rollout (N, T).
+
+    Attributes:
+        log_probs: float32 with gradient, log pi of each sampled token.
+        entropy: float32, detached, of each whole distribution, in nats.
+        top_log_probs: (..., K) float32, detached, log pi of further tokens; None without any.
+    """
 
     log_probs: Tensor
     entropy: Tensor
-    cell_log_probs: Tensor | None
+    top_log_probs: Tensor | None
 
 
 def default_tile(device: torch.device) -> Tile:
@@ -39,15 +47,15 @@ def default_tile(device: torch.device) -> Tile:
     return CPU_TILE if device.type == "cpu" else GPU_TILE
 
 
-def token_scores(
+def token_log_probs(
     hidden: Tensor,
     weight: Tensor,
     bias: Tensor | None,
     targets: Tensor,
-    cell_ids: Tensor | None = None,
+    top_ids: Tensor | None = None,
     temperature: float = 1.0,
     tile: Tile | None = None,
-) -> TokenScores:
+) -> LogProbs:
     """What a linear head says about each token, without its (M, V) logits.
 
     Matrix products run in the autocast type where autocast is on; the log-sum-exp, and with it every result, is in
@@ -58,13 +66,13 @@ def token_scores(
         weight: (V, d); the embedding itself where the two are tied.
         bias: (V,) or None.
         targets: (M,) int64, the tokens whose log-probs are asked for.
-        cell_ids: (M, K) int64, further tokens at each position; None without any.
+        top_ids: (M, K) int64, further tokens at each position; None without any.
         tile: tokens and vocabulary entries computed at a time; results depend on it by rounding only.
     """
-    wanted = (targets[:, None] if cell_ids is None else torch.cat([targets[:, None], cell_ids], 1)).contiguous()
+    wanted = (targets[:, None] if top_ids is None else torch.cat([targets[:, None], top_ids], 1)).contiguous()
     size = default_tile(hidden.device) if tile is None else tile
-    log_probs, entropy, cells = _TokenScores.apply(hidden, weight, bias, wanted, temperature, size)
-    return TokenScores(log_probs, entropy, None if cell_ids is None else cells)
+    log_probs, entropy, top = _TokenLogProbs.apply(hidden, weight, bias, wanted, temperature, size)
+    return LogProbs(log_probs, entropy, None if top_ids is None else top)
 
 
 class _Head:
@@ -89,9 +97,9 @@ class _Head:
         """`fold` and `softmax_`, or the kernels that take their place."""
         if not kernels.usable(self.hidden) or self.full != torch.float32:
             return fold, softmax_
-        from minicppo.kernels import lm_head as head  # Triton: not everywhere
+        from minicppo.kernels import lm_head  # Triton: not everywhere
 
-        return head.fold, head.softmax_
+        return lm_head.fold, lm_head.softmax_
 
 
 def fold(
@@ -128,7 +136,7 @@ def _scaled(z: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
     return z if scale == 1 else z.mul_(scale)
 
 
-class _TokenScores(torch.autograd.Function):
+class _TokenLogProbs(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, wanted: Tensor, temperature: float, tile: Tile
@@ -150,11 +158,11 @@ class _TokenScores(torch.autograd.Function):
                 )
             log_total = total.log()
             picked -= (top + log_total)[:, None]
-        log_probs, cells, entropy = picked[:, 0].clone(), picked[:, 1:], log_total - moment / total
+        log_probs, top_log_probs, entropy = picked[:, 0].clone(), picked[:, 1:], log_total - moment / total
         ctx.save_for_backward(hidden, weight, bias, wanted[:, 0].clone(), log_probs, top + log_total)
         ctx.temperature, ctx.tile, ctx.dtype = temperature, tile, dtype
-        ctx.mark_non_differentiable(entropy, cells)
-        return log_probs, entropy, cells
+        ctx.mark_non_differentiable(entropy, top_log_probs)
+        return log_probs, entropy, top_log_probs
 
     @staticmethod
     @once_differentiable

@@ -4,66 +4,37 @@ Rows that share a prompt can share a pass over it, and short responses can leave
 they would be computed with. Both cost further passes, so `pass_tokens` decides.
 """
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from minicppo.rl.lm_head import default_tile, linear_head, token_scores
+from minicppo.rl.lm_head import LogProbs, default_tile, linear_head, token_log_probs
 from minicppo.rl.policy import Policy, layer_parameters
-from minicppo.rl.sampling import Keep, Rollout
+from minicppo.rl.rollout import Needs, Rollout, join, rows
 
 KEYS_AND_VALUES = (DynamicLayer, DynamicSlidingWindowLayer)  # layers that remember nothing else; subclasses may
 PASS = {"cpu": 1.5e8, "cuda": 5e12}  # tokens x parameters that a pass costs: measured; on a GPU, starting its kernels
 FEW = 32  # tokens that a pass costs whatever the model: its weights are read again
 
 
-@dataclass(frozen=True)
-class Scores:
-    """What the policy being optimised (pi) says about the sampled tokens.
+def response_log_probs(policy: Policy, rollout: Rollout, temperature: float, needs: Needs = "log_probs") -> LogProbs:
+    """What pi says of a rollout's tokens, (N, T), at the rollout's temperature, in float32 also under autocast.
 
-    Attributes:
-        log_probs: (N, T) float32 with gradient, log pi of each sampled token.
-        entropy: (N, T) float32, detached, of each whole distribution, in nats.
-        cell_log_probs: (N, T, K) float32, detached, log pi of the rollout's cells; None without any.
-    """
-
-    log_probs: Tensor
-    entropy: Tensor
-    cell_log_probs: Tensor | None
-
-
-def score(policy: Policy, rollout: Rollout, temperature: float, keep: Keep = "none") -> Scores:
-    """Log-probs at the temperature of the rollout, in float32 also under autocast.
-
-    Values in the padding are finite and meaningless. `keep` must be the one that the rollout was sampled with.
-    The logits are made whole only where keep="full" asks for them, where they are small, and for models whose logits
-    are more than a linear layer of the hidden states.
+    The top tokens are the rollout's, or the whole vocabulary; `needs` must be what it was sampled with, or less. Values
+    in the padding are finite and meaningless. The logits are made whole only where needs="full" asks for them, where
+    they are small, and for models whose logits are more than a linear layer of the hidden states.
 
     Raises:
-        ValueError: the rollout carries no such cells.
+        ValueError: the rollout carries no top tokens.
     """
-    if keep == "topk" and rollout.cell_ids is None:
-        raise ValueError("keep='topk' needs a rollout sampled with keep='topk': it carries no token ids to compare on")
+    if needs == "topk" and rollout.top_ids is None:
+        raise ValueError("needs='topk' needs a rollout sampled with needs='topk': it has no token ids to compare on")
     parts = _by_length(policy, rollout)
     if len(parts) == 1:
-        return _score(policy, rollout, temperature, keep)
-    found = [_score(policy, rollout.select(rows), temperature, keep) for rows in parts]
-    order, width = torch.cat(parts).argsort(), rollout.response_ids.shape[1]
-
-    def joined(values: list[Tensor]) -> Tensor:
-        wide = [F.pad(value, (0, 0) * (value.ndim - 2) + (0, width - value.shape[1])) for value in values]
-        return torch.cat(wide)[order]
-
-    cells = [scores.cell_log_probs for scores in found if scores.cell_log_probs is not None]
-    return Scores(
-        joined([scores.log_probs for scores in found]),
-        joined([scores.entropy for scores in found]),
-        joined(cells) if cells else None,
-    )
+        return _compute(policy, rollout, temperature, needs)
+    found = [_compute(policy, rollout.rows(index).trim(), temperature, needs) for index in parts]
+    return rows(join(found, width=rollout.response_ids.shape[1]), torch.cat(parts).argsort())
 
 
 def pass_tokens(model: PreTrainedModel) -> float:
@@ -79,23 +50,23 @@ def _runs(rollout: Rollout) -> Tensor:
     return first
 
 
-def _cost(rows: int, runs: int, prompt: int, width: int, one_pass: float) -> tuple[float, bool]:
-    """Tokens that scoring takes, passes among them, and whether to read each prompt once."""
-    whole, once = rows * (prompt + width) + one_pass, runs * prompt + rows * width + 2 * one_pass
+def _cost(n: int, runs: int, prompt: int, width: int, one_pass: float) -> tuple[float, bool]:
+    """What a pass over n rows costs in tokens, and whether to read each prompt once."""
+    whole, once = n * (prompt + width) + one_pass, runs * prompt + n * width + 2 * one_pass
     return min(whole, once), once < whole
 
 
 def _by_length(policy: Policy, rollout: Rollout) -> list[Tensor]:
-    """Indices of the rows to score together: while it pays, those at most half as long as the longest go on alone."""
+    """Indices of the rows to compute together: while it pays, those at most half as long as the longest go on alone."""
     prompt, one_pass = rollout.prompt_ids.shape[1], pass_tokens(policy.model)
     rest = torch.arange(len(rollout), device=rollout.log_probs.device)
     if one_pass >= len(rollout) * (prompt + rollout.response_ids.shape[1]):  # more than there is to save
         return [rest]
     lengths, run = rollout.response_mask.sum(1).clamp(min=1), _runs(rollout).cumsum(0)
 
-    def cost(rows: Tensor) -> float:
-        width = int(lengths[rows].max()) - 1
-        return _cost(len(rows), len(run[rows].unique()), prompt, width, one_pass)[0]
+    def cost(index: Tensor) -> float:
+        width = int(lengths[index].max()) - 1
+        return _cost(len(index), len(run[index].unique()), prompt, width, one_pass)[0]
 
     parts: list[Tensor] = []
     while True:
@@ -106,8 +77,8 @@ def _by_length(policy: Policy, rollout: Rollout) -> list[Tensor]:
         rest = rest[short]
 
 
-def _score(policy: Policy, rollout: Rollout, temperature: float, keep: Keep) -> Scores:
-    """`score` of rows that are computed together."""
+def _compute(policy: Policy, rollout: Rollout, temperature: float, needs: Needs) -> LogProbs:
+    """`response_log_probs` of rows that are computed together."""
     head = linear_head(policy.model)
     with policy.precision():
         if head is None:
@@ -121,11 +92,11 @@ def _score(policy: Policy, rollout: Rollout, temperature: float, keep: Keep) -> 
             ).logits
         else:
             hidden = hidden_states(policy, rollout)
-            rows, columns = default_tile(hidden.device)
-            if keep != "full" and rollout.response_ids.numel() * head.out_features > rows * columns:
-                return _from_hidden(hidden, head, rollout, temperature, keep)
+            tokens, columns = default_tile(hidden.device)
+            if needs != "full" and rollout.response_ids.numel() * head.out_features > tokens * columns:
+                return _from_hidden(hidden, head, rollout, temperature, needs)
             logits = head(hidden)
-    return _from_logits(logits, rollout, temperature, keep)
+    return _from_logits(logits, rollout, temperature, needs)
 
 
 def hidden_states(policy: Policy, rollout: Rollout) -> Tensor:
@@ -189,29 +160,29 @@ def _inputs(rollout: Rollout) -> tuple[Tensor, Tensor | None, Tensor | None]:
     return ids, mask, (mask.cumsum(1) - 1).clamp(min=0)
 
 
-def _from_hidden(hidden: Tensor, head: nn.Linear, rollout: Rollout, temperature: float, keep: Keep) -> Scores:
+def _from_hidden(hidden: Tensor, head: nn.Linear, rollout: Rollout, temperature: float, needs: Needs) -> LogProbs:
     """Tile by tile from (N, T, d) hidden states, of which the padding's are never touched; its values are 0."""
     valid = rollout.response_mask
-    cell_ids = rollout.cell_ids[valid] if keep == "topk" and rollout.cell_ids is not None else None
+    top_ids = rollout.top_ids[valid] if needs == "topk" and rollout.top_ids is not None else None
     ids = rollout.response_ids[valid]
-    log_probs, entropy, cells = token_scores(hidden[valid], head.weight, head.bias, ids, cell_ids, temperature)
+    found = token_log_probs(hidden[valid], head.weight, head.bias, ids, top_ids, temperature)
 
     def spread(values: Tensor) -> Tensor:
         return values.new_zeros(*valid.shape, *values.shape[1:]).index_put((valid,), values)
 
-    return Scores(spread(log_probs), spread(entropy), None if cells is None else spread(cells))
+    return LogProbs(*(None if values is None else spread(values) for values in vars(found).values()))  # type: ignore[arg-type]
 
 
-def _from_logits(logits: Tensor, rollout: Rollout, temperature: float, keep: Keep) -> Scores:
+def _from_logits(logits: Tensor, rollout: Rollout, temperature: float, needs: Needs) -> LogProbs:
     """The plain way, from whole (N, T, V) logits."""
     log_p = (logits.float() / temperature).log_softmax(-1)
     log_probs = log_p.gather(2, rollout.response_ids[..., None])[..., 0]
     detached = log_p.detach()
     entropy = -(detached.exp() * detached).sum(-1)
-    cells: Tensor | None = None
-    if keep == "full":
-        cells = detached
-    elif keep == "topk":
-        assert rollout.cell_ids is not None
-        cells = detached.gather(2, rollout.cell_ids)
-    return Scores(log_probs, entropy, cells)
+    top: Tensor | None = None
+    if needs == "full":
+        top = detached
+    elif needs == "topk":
+        assert rollout.top_ids is not None
+        top = detached.gather(2, rollout.top_ids)
+    return LogProbs(log_probs, entropy, top)

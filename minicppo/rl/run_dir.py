@@ -14,6 +14,8 @@ import math
 import os
 import resource
 import sys
+import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,7 +26,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from minicppo.files import write_atomically
+from minicppo.files import atomically, write_atomically
 from minicppo.rl.config import RunConfig, load_config
 
 LOGS = ("metrics.jsonl", "timings.jsonl")
@@ -140,9 +142,8 @@ class RunDir:
 
     def write_trace(self, tensors: Mapping[str, Tensor], texts: Mapping[str, Any]) -> None:
         """Per-token tensors and texts of some responses."""
-        scratch = self.path / ".trace.tmp"
-        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, scratch)
-        os.replace(scratch, self.path / "trace.safetensors")
+        with atomically(self.path / "trace.safetensors") as scratch:
+            save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, scratch)
         write_atomically(self.path / "trace.json", json.dumps(dict(texts), indent=1).encode())
 
     def write_summary(self, config: RunConfig) -> dict[str, Any]:
@@ -166,6 +167,19 @@ class RunDir:
         }
         write_atomically(self.path / "summary.json", json.dumps(summary, indent=1).encode())
         return summary
+
+
+class Stopwatch:
+    """Seconds by name: each lap adds the time since the last to one of them."""
+
+    def __init__(self) -> None:
+        self.seconds: Counter[str] = Counter()
+        self.last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.seconds[name] += now - self.last  # type: ignore[assignment]
+        self.last = now
 
 
 def peak_memory_mb() -> float:

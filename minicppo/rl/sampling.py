@@ -1,66 +1,31 @@
 """Sampling responses with a key-value cache, and the log-probs that they were sampled with."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from minicppo.rl.decoding import Decoder, decoder_for
-from minicppo.rl.drawing import draw
 from minicppo.rl.policy import Policy, layer_parameters
+from minicppo.rl.rollout import Needs, Rollout, join
 
-Keep = Literal["none", "topk", "full"]
 ENDED, CUDA_ENDED = 1 / 16, 1 / 2  # share of the rows that may have ended before the others close ranks
 CUDA_PAUSE = 8  # steps between two looks at how many rows are left
 CUDA_WORK = 4e9  # rows x parameters below which a GPU's step takes as long for fewer rows
+BLOCK = 128  # tokens whose probabilities are summed at a time
 
 
-@dataclass(frozen=True)
-class Rollout:
-    """N responses with the sampling policy's (mu's) own log-probs, the only anchor of every ratio and divergence.
+class _Request(NamedTuple):
+    """The arguments of `sample` that every chunk of prompts shares; `samples` counts the greedy row."""
 
-    Attributes:
-        prompt_ids: (N, P) int64, padded on the left.
-        prompt_mask: (N, P) bool.
-        response_ids: (N, T) int64, padded on the right.
-        response_mask: (N, T) bool, true up to and including the end-of-sequence token.
-        log_probs: (N, T) float32, log mu of each sampled token at the sampling temperature; 0 in the padding.
-        cell_ids: (N, T, K) int64, mu's K likeliest tokens, likeliest first; None unless sampled with keep="topk".
-        cell_log_probs: (N, T, K) float32, log mu of these, or of the whole vocabulary with keep="full"; else None.
-    """
-
-    prompt_ids: Tensor
-    prompt_mask: Tensor
-    response_ids: Tensor
-    response_mask: Tensor
-    log_probs: Tensor
-    cell_ids: Tensor | None = None
-    cell_log_probs: Tensor | None = None
-
-    def __len__(self) -> int:
-        return len(self.response_ids)
-
-    def rows(self, index: Tensor) -> "Rollout":
-        """Some rows, columns as they are."""
-        picked: dict[str, Any] = {}
-        for field in fields(self):
-            value = getattr(self, field.name)
-            picked[field.name] = None if value is None else value[index]
-        return Rollout(**picked)
-
-    def select(self, index: Tensor) -> "Rollout":
-        """Some rows (1-D indices), without the columns that are padding in all of them; one is left at least."""
-        first = int(self.prompt_mask[index].any(0).int().argmax())
-        width = int(self.response_mask[index].sum(1).max().clamp(min=1))
-        picked: dict[str, Any] = {}
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if value is not None:
-                picked[field.name] = value[index, first:] if field.name.startswith("prompt") else value[index, :width]
-        return Rollout(**picked)
+    max_new_tokens: int
+    temperature: float
+    needs: Needs
+    k: int
+    samples: int
+    top_p: float
+    likeliest: bool
 
 
 @torch.no_grad()
@@ -70,7 +35,7 @@ def sample(
     max_new_tokens: int,
     temperature: float,
     generator: torch.Generator | None,
-    keep: Keep = "none",
+    needs: Needs = "log_probs",
     k: int = 20,
     samples: int = 1,
     batch: int | None = None,
@@ -85,7 +50,7 @@ def sample(
     Args:
         prompts: token ids, of any lengths; each is read once, beside others of about its length.
         generator: CPU generator; None takes the likeliest token everywhere (greedy).
-        keep: also keep log mu of the K likeliest tokens ("topk") or of all ("full").
+        needs: also keep log mu of the K likeliest tokens ("topk") or of all ("full").
         batch: most prompts per forward pass (all by default).
         top_p: for evaluation only: sample from the fewest likeliest tokens that hold this much probability. Log-probs
             stay those of the whole softmax, so such a rollout is no sample of mu and must not be trained on.
@@ -93,7 +58,7 @@ def sample(
 
     Raises:
         ValueError: no prompts, an empty prompt, a temperature or length that is not positive; top_p outside (0, 1], or
-            below 1 together with cells.
+            below 1 where more than the sampled token's log-probs is kept.
         FloatingPointError: the policy's logits are not finite.
     """
     if not prompts or not all(prompts):
@@ -103,73 +68,121 @@ def sample(
             f"sample needs temperature > 0, max_new_tokens >= 1 and samples >= 1, got {temperature}, {max_new_tokens} "
             f"and {samples}; for the likeliest tokens pass generator=None"
         )
-    if not 0 < top_p <= 1 or (top_p < 1 and keep != "none"):
+    if not 0 < top_p <= 1 or (top_p < 1 and needs != "log_probs"):
         raise ValueError(
-            f"top_p must lie in (0, 1] and be 1 where cells are kept, got {top_p} with keep={keep!r}: truncated "
-            "samples are for evaluation; to train, sample with top_p=1"
+            f"top_p must lie in (0, 1] and be 1 with needs={needs!r}, got {top_p}: truncated samples are for "
+            "evaluation; to train, sample with top_p=1"
         )
     uniforms = None
     if generator is not None:
         uniforms = torch.rand(len(prompts), samples, max_new_tokens, generator=generator, dtype=torch.float64)
         uniforms = F.pad(uniforms, (0, 0, int(likeliest), 0)).flatten(0, 1)
-    samples += likeliest
-    decoder = decoder_for(policy.model)
+    request = _Request(max_new_tokens, temperature, needs, k, samples + likeliest, top_p, likeliest)
+    decoder, parts, order = decoder_for(policy.model), [], []
     by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    parts, rows_of_parts = [], []
     for chunk in torch.tensor(by_length).split(batch or len(prompts)):
         chunk = chunk.sort().values
-        rows = (chunk[:, None] * samples + torch.arange(samples)).flatten()
+        rows = (chunk[:, None] * request.samples + torch.arange(request.samples)).flatten()
         noise = None if uniforms is None else uniforms[rows].to(policy.device)
-        chosen = [prompts[i] for i in chunk.tolist()]
-        parts.append(
-            _sample_chunk(
-                policy, decoder, chosen, max_new_tokens, temperature, noise, keep, k, samples, top_p, likeliest
-            )
-        )
-        rows_of_parts.append(rows)
+        parts.append(_Chunk(policy, request, noise).sample(decoder, [prompts[i] for i in chunk.tolist()]))
+        order.append(rows)
     if len(parts) == 1:
         return parts[0]
-    return _concatenate(parts, policy.pad_id).rows(torch.cat(rows_of_parts).argsort().to(policy.device))
+    return join(parts, policy.pad_id).rows(torch.cat(order).argsort().to(policy.device))
 
 
-def _sample_chunk(
-    policy: Policy,
-    decoder: Decoder,
-    prompts: list[list[int]],
-    max_new_tokens: int,
-    temperature: float,
-    uniforms: Tensor | None,
-    keep: Keep,
-    k: int,
-    samples: int,
-    top_p: float,
-    likeliest: bool,
-) -> Rollout:
-    prompt_ids, prompt_mask = _pad_left(prompts, policy.pad_id, policy.device)
-    n, cuda = len(prompts) * samples, policy.device.type == "cuda"
-    few = CUDA_WORK / layer_parameters(policy.model) if cuda else 1  # rows that are not worth closing ranks
+class _Chunk:
+    """N rows that are sampled together, and what is kept of every step of them: never (N, T, V) unless asked for.
 
-    def choose(logits: Tensor, rows: Tensor, t: Tensor) -> Tensor:
-        if uniforms is None:
+    rows: (B,) which of the N are still computed. alive: (B,) which of them have not ended. tokens: (B,) their newest.
+    """
+
+    def __init__(self, policy: Policy, request: _Request, uniforms: Tensor | None):
+        self.policy, self.request, self.uniforms = policy, request, uniforms
+        self.top: Tensor | None = None
+        self.top_ids: Tensor | None = None
+
+    def sample(self, decoder: Decoder, prompts: list[list[int]]) -> Rollout:
+        """Every step until all rows have ended."""
+        request, device = self.request, self.policy.device
+        width, n = request.max_new_tokens, len(prompts) * request.samples
+        prompt_ids, prompt_mask = pad_left(prompts, self.policy.pad_id, device)
+        self.ids = torch.full((n, width), self.policy.pad_id, device=device)
+        self.log_probs = torch.zeros(n, width, device=device)
+        self.t, self.rows, steps = self.ids.new_zeros(1), torch.arange(n, device=device), 1
+        self.alive, self.tokens = torch.ones_like(self.rows, dtype=torch.bool), torch.zeros_like(self.rows)
+        cuda = device.type == "cuda"
+        few = CUDA_WORK / layer_parameters(self.policy.model) if cuda else 1  # rows that are not worth closing ranks
+        with self.policy.precision():  # one context for all steps: autocast casts the weights once
+            self.take(decoder.read(prompt_ids, prompt_mask, request.samples, width))
+            for t in range(1, width):
+                if not cuda or t % CUDA_PAUSE == 1:  # to count the rows alive makes a GPU wait
+                    left, computed = int(self.alive.sum()), len(self.alive)
+                    if left == 0:
+                        break
+                    if computed > few and computed - left >= computed * (CUDA_ENDED if cuda else ENDED):
+                        order = _close_ranks(self.alive, left)
+                        decoder.keep(order)
+                        self.rows, self.alive, self.tokens = self.rows[order], self.alive[order], self.tokens[order]
+                decoder.step(self.tokens, self.take)
+                steps = t + 1
+        prompt_ids, prompt_mask = (x.repeat_interleave(request.samples, 0) for x in (prompt_ids, prompt_mask))
+        return self.rollout(prompt_ids, prompt_mask, steps)
+
+    def choose(self, logits: Tensor) -> Tensor:
+        """(B,) next tokens."""
+        if self.uniforms is None:
             return logits.argmax(-1)
-        tokens = draw(logits, uniforms[rows, t], top_p)
-        return torch.where(rows % samples == 0, logits.argmax(-1), tokens) if likeliest else tokens
+        tokens = inverse_cdf(logits, self.uniforms[self.rows, self.t], self.request.top_p)
+        if not self.request.likeliest:
+            return tokens
+        return torch.where(self.rows % self.request.samples == 0, logits.argmax(-1), tokens)
 
-    record = _Record(n, max_new_tokens, policy, temperature, choose, keep, k)
-    with policy.precision():  # one context for all steps: autocast casts the weights once
-        record.take(decoder.read(prompt_ids, prompt_mask, samples, max_new_tokens))
-        for t in range(1, max_new_tokens):
-            if not cuda or t % CUDA_PAUSE == 1:  # to count the rows alive makes a GPU wait
-                left, computed = int(record.alive.sum()), len(record.alive)
-                if left == 0:
-                    break
-                if computed > few and computed - left >= computed * (CUDA_ENDED if cuda else ENDED):
-                    order = _close_ranks(record.alive, left)
-                    decoder.keep(order)
-                    record.keep_rows(order)
-            decoder.step(record.tokens, record.take)
-            record.steps = t + 1
-    return record.rollout(prompt_ids.repeat_interleave(samples, 0), prompt_mask.repeat_interleave(samples, 0))
+    def take(self, logits: Tensor) -> None:
+        """The next step from logits (B, V). Writes in place and asks the GPU nothing, so that it can be recorded."""
+        logits = logits.float() / self.request.temperature
+        tokens, at = self.choose(logits), (self.rows, self.t)
+        norm = logits.logsumexp(-1, keepdim=True)
+        self.ids[at] = tokens
+        self.log_probs[at] = (logits.gather(1, tokens[:, None]) - norm)[:, 0]
+        if self.request.needs != "log_probs":
+            self.take_top(at, logits, norm)
+        self.tokens.copy_(tokens)
+        self.alive &= tokens != self.policy.eos_id
+        self.t += 1
+
+    def take_top(self, at: tuple[Tensor, Tensor], logits: Tensor, norm: Tensor) -> None:
+        """Log-probs of the likeliest tokens, or of all."""
+        if self.request.needs == "full":
+            values = logits - norm
+        else:
+            top = logits.topk(min(self.request.k, logits.shape[1]))
+            values = top.values - norm
+            if self.top_ids is None:
+                self.top_ids = self.ids.new_zeros(*self.ids.shape, values.shape[1])
+            self.top_ids[at] = top.indices
+        if self.top is None:
+            self.top = values.new_zeros(*self.ids.shape, values.shape[1])
+        self.top[at] = values
+
+    def rollout(self, prompt_ids: Tensor, prompt_mask: Tensor, steps: int) -> Rollout:
+        """All of it, up to each row's first end-of-sequence token: what was computed after that is wiped."""
+        ends = self.ids == self.policy.eos_id
+        over = ends.cumsum(1) - ends.long() > 0
+        over[:, steps:] = True
+        self.ids[over] = self.policy.pad_id
+        for values in (self.log_probs, self.top, self.top_ids):
+            if values is not None:
+                values[over] = 0
+        broken = int(self.log_probs.isnan().any(1).sum())
+        if broken:
+            raise FloatingPointError(
+                f"{broken} of {len(over)} responses have log-probs that are not numbers: the policy's logits are not "
+                "finite; lower train.lr, or look at the weights it was loaded from"
+            )
+        width = int((~over).sum(1).max())
+        kept = (None if values is None else values[:, :width] for values in (self.log_probs, self.top_ids, self.top))
+        return Rollout(prompt_ids, prompt_mask, self.ids[:, :width], ~over[:, :width], *kept)  # type: ignore[arg-type]
 
 
 def _close_ranks(alive: Tensor, left: int) -> Tensor:
@@ -179,90 +192,7 @@ def _close_ranks(alive: Tensor, left: int) -> Tensor:
     return order
 
 
-class _Record:
-    """The rows still computed, and what is kept of every step of all N: never (N, T, V) unless asked for.
-
-    rows: (B,) which of the N these are. alive: (B,) which of them have not ended. tokens: (B,) their newest.
-    """
-
-    def __init__(
-        self,
-        n: int,
-        width: int,
-        policy: Policy,
-        temperature: float,
-        choose: Callable[[Tensor, Tensor, Tensor], Tensor],
-        keep: Keep,
-        k: int,
-    ):
-        self.n, self.width, self.policy = n, width, policy
-        self.temperature, self.choose, self.keep, self.k = temperature, choose, keep, k
-        self.ids = torch.full((n, width), policy.pad_id, device=policy.device)
-        self.log_probs = torch.zeros(n, width, device=policy.device)
-        self.cells: Tensor | None = None
-        self.cell_ids: Tensor | None = None
-        self.steps, self.t = 1, self.ids.new_zeros(1)
-        self.rows = torch.arange(n, device=policy.device)
-        self.alive, self.tokens = torch.ones_like(self.rows, dtype=torch.bool), torch.zeros_like(self.rows)
-
-    def take(self, logits: Tensor) -> None:
-        """The next step from logits (B, V). Writes in place and asks the GPU nothing, so that it can be recorded."""
-        logits = logits.float() / self.temperature
-        tokens, at = self.choose(logits, self.rows, self.t), (self.rows, self.t)
-        norm = logits.logsumexp(-1, keepdim=True)
-        self.ids[at] = tokens
-        self.log_probs[at] = (logits.gather(1, tokens[:, None]) - norm)[:, 0]
-        if self.keep != "none":
-            self._take_cells(at, logits, norm)
-        self.tokens.copy_(tokens)
-        self.alive &= tokens != self.policy.eos_id
-        self.t += 1
-
-    def _take_cells(self, at: tuple[Tensor, Tensor], logits: Tensor, norm: Tensor) -> None:
-        if self.keep == "full":
-            values = logits - norm
-        else:
-            top = logits.topk(min(self.k, logits.shape[1]))
-            values = top.values - norm
-            if self.cell_ids is None:
-                self.cell_ids = self.ids.new_zeros(self.n, self.width, values.shape[1])
-            self.cell_ids[at] = top.indices
-        if self.cells is None:
-            self.cells = values.new_zeros(self.n, self.width, values.shape[1])
-        self.cells[at] = values
-
-    def keep_rows(self, order: Tensor) -> None:
-        """Go on with these of the rows alone."""
-        self.rows, self.alive, self.tokens = self.rows[order], self.alive[order], self.tokens[order]
-
-    def rollout(self, prompt_ids: Tensor, prompt_mask: Tensor) -> Rollout:
-        """All of it, up to each row's first end-of-sequence token: what was computed after that is wiped."""
-        ends = self.ids == self.policy.eos_id
-        over = ends.cumsum(1) - ends.long() > 0
-        over[:, self.steps :] = True
-        self.ids[over] = self.policy.pad_id
-        for values in (self.log_probs, self.cells, self.cell_ids):
-            if values is not None:
-                values[over] = 0
-        broken = int(self.log_probs.isnan().any(1).sum())
-        if broken:
-            raise FloatingPointError(
-                f"{broken} of {self.n} responses have log-probs that are not numbers: the policy's logits are not "
-                "finite; lower train.lr, or look at the weights it was loaded from"
-            )
-        width = int((~over).sum(1).max())
-        return Rollout(
-            prompt_ids,
-            prompt_mask,
-            self.ids[:, :width],
-            ~over[:, :width],
-            self.log_probs[:, :width],
-            None if self.cell_ids is None else self.cell_ids[:, :width],
-            None if self.cells is None else self.cells[:, :width],
-        )
-
-
-def _pad_left(prompts: list[list[int]], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def pad_left(prompts: list[list[int]], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """(N, P) ids and (N, P) bool mask of prompts of different lengths, aligned on the right."""
     width = max(map(len, prompts))
     ids = torch.tensor([[pad_id] * (width - len(p)) + p for p in prompts], device=device)
@@ -270,21 +200,40 @@ def _pad_left(prompts: list[list[int]], pad_id: int, device: torch.device) -> tu
     return ids, mask
 
 
-def _concatenate(parts: list[Rollout], pad_id: int) -> Rollout:
-    """All rows of several rollouts, padded to the widest prompt and the widest response."""
-    if len(parts) == 1:
-        return parts[0]
-    joined: dict[str, Any] = {}
-    for field in fields(Rollout):
-        values = [getattr(part, field.name) for part in parts]
-        if values[0] is None:
-            continue
-        width = max(value.shape[1] for value in values)
-        left = field.name.startswith("prompt")
-        fill = pad_id if field.name in ("prompt_ids", "response_ids") else 0
-        padded = []
-        for value in values:
-            missing = value.new_full((len(value), width - value.shape[1], *value.shape[2:]), fill)
-            padded.append(torch.cat([missing, value] if left else [value, missing], 1))
-        joined[field.name] = torch.cat(padded)
-    return Rollout(**joined)
+def inverse_cdf(logits: Tensor, uniforms: Tensor, top_p: float = 1.0) -> Tensor:
+    """(B,) tokens: of each row the first whose cumulative probability exceeds its uniform number.
+
+    The sums are float64, for vocabularies are large and every token must keep its probability; but the running sum is
+    taken over blocks of tokens, and within one block, so that only one float32 pass reads the whole row.
+
+    Args:
+        logits: (B, V) float32. uniforms: (B,) float64 in [0, 1).
+        top_p: keep the fewest likeliest tokens that hold this much probability.
+    """
+    p = (logits - logits.amax(-1, keepdim=True)).exp()
+    if top_p < 1:
+        p = p * _nucleus(p, top_p)
+    blocks = F.pad(p, (0, -p.shape[1] % BLOCK)).view(len(p), -1, BLOCK)
+    totals = blocks.sum(-1, dtype=torch.float64)
+    block, rest = _locate(totals, uniforms * totals.sum(-1))
+    token, _ = _locate(blocks[torch.arange(len(p), device=p.device), block].double(), rest)
+    return (block * BLOCK + token).clamp(max=p.shape[1] - 1)  # logits that are no numbers: sample() tells
+
+
+def _locate(weights: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """(B,) first index at which the running sum of weights (B, M) exceeds the target (B,), and what is left of it.
+
+    Its weight is never zero: rounding must not push the target out of [0, total). Of weights that are not
+    numbers it is the last.
+    """
+    running = weights.cumsum(-1)
+    target = target[:, None].clamp(min=0).minimum(running[:, -1:].nextafter(target.new_zeros(1)))
+    index = torch.searchsorted(running, target, right=True).clamp(max=weights.shape[1] - 1)
+    return index[:, 0], (target - running.gather(1, index) + weights.gather(1, index))[:, 0]
+
+
+def _nucleus(p: Tensor, top_p: float) -> Tensor:
+    """(B, V) bool: the fewest likeliest tokens whose probability reaches top_p."""
+    ordered, index = p.sort(-1, descending=True)
+    running = ordered.cumsum(-1, dtype=torch.float64)
+    return torch.zeros_like(p, dtype=torch.bool).scatter(1, index, running - ordered < top_p * running[:, -1:])

@@ -95,9 +95,19 @@ class RolloutConfig(Section):
     temperature: Temperature = 1.0
     top_p: float = 1.0
     top_k: int = 0
-    cells: int = Field(20, ge=1)  # K of the top-K divergences
+    top_log_probs: int = Field(20, ge=1)  # K of the top-K divergences; `cells` before
     batch: int | None = Field(None, ge=1)  # prompts per forward pass; null: all
-    autocast: Literal["same", "float32", "bfloat16"] = "same"  # precision of sampling; same: that of scoring
+    autocast: Literal["same", "float32", "bfloat16"] = "same"  # precision of sampling; same: that of training
+
+    @model_validator(mode="before")
+    @classmethod
+    def _old_name(cls, settings: Any) -> Any:
+        """`cells` is what stored configurations call `top_log_probs`."""
+        if not isinstance(settings, dict) or "cells" not in settings:
+            return settings
+        if "top_log_probs" in settings:
+            raise ValueError("cells is the old name of top_log_probs: give one of them")
+        return {"top_log_probs" if key == "cells" else key: value for key, value in settings.items()}
 
     @model_validator(mode="after")
     def _check(self) -> "RolloutConfig":

@@ -7,20 +7,17 @@ its samples are: what reinforcement learning removes afterwards is mostly the de
 import hashlib
 import json
 import random
-import shutil
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 import transformers
 
-from minicppo.files import cache_dir
+from minicppo.files import atomically, cache_dir
 from minicppo.rl.config import RunConfig
-from minicppo.rl.evaluate import grade
-from minicppo.rl.log_probs import score
+from minicppo.rl.log_probs import response_log_probs
 from minicppo.rl.policy import Policy, build_policy, load_policy, save_policy
-from minicppo.rl.sampling import Rollout, sample
+from minicppo.rl.rollout import Rollout, grade
+from minicppo.rl.sampling import pad_left, sample
 from minicppo.rl.sections import WarmupConfig
 from minicppo.rl.seeding import rng_for
 from minicppo.rl.tasks import Task, sample_problems
@@ -43,7 +40,9 @@ def initial_policy(config: RunConfig, task: Task, on_progress: Progress | None =
     if not folder.is_dir():
         policy = build_policy(config.model, task, config.warmup.seed)
         _train(policy, task, config.warmup, config.max_new_tokens(task), on_progress)
-        _publish(policy, folder, warmup_identity(config))
+        with atomically(folder, shared=True) as scratch:
+            save_policy(policy, scratch)
+            (scratch / "identity.json").write_text(json.dumps(warmup_identity(config), indent=1))
     return load_policy(folder, chat=config.model.chat)
 
 
@@ -81,14 +80,16 @@ def _train(policy: Policy, task: Task, config: WarmupConfig, limit: int, on_prog
             if reached is not None:
                 group["lr"] *= 1 - (step - reached) / (config.anneal + 1)
         batch = demonstrations(policy, task, config.batch, rng, config.error_rate)
-        loss = -score(policy, batch, 1.0).log_probs[batch.response_mask].mean()
+        loss = -response_log_probs(policy, batch, 1.0).log_probs[batch.response_mask].mean()
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(policy.model.parameters(), 1.0)
         optimizer.step()
         if reached is None and (step % config.check_every == 0 or step == config.max_steps):
             greedy = sample(policy, prompts, limit, 1.0, None)
-            accuracy = sum(grade(policy, task, probe, greedy).rewards) / len(probe)
+            rewards = grade(policy, task, probe, greedy).rewards
+            assert rewards is not None
+            accuracy = float(rewards.mean())
             if accuracy >= config.target:
                 reached = step
             elif step >= config.max_steps:
@@ -112,27 +113,10 @@ def demonstrations(policy: Policy, task: Task, n: int, rng: random.Random, error
         + [policy.eos_id]
         for problem in problems
     ]
-    width, depth = max(map(len, prompts)), max(map(len, responses))
-    pad = policy.pad_id
+    width, pad = max(map(len, responses)), policy.pad_id
     return Rollout(
-        torch.tensor([[pad] * (width - len(p)) + p for p in prompts]),
-        torch.tensor([[False] * (width - len(p)) + [True] * len(p) for p in prompts]),
-        torch.tensor([r + [pad] * (depth - len(r)) for r in responses]),
-        torch.tensor([[True] * len(r) + [False] * (depth - len(r)) for r in responses]),
-        torch.zeros(n, depth),
+        *pad_left(prompts, pad, policy.device),
+        torch.tensor([r + [pad] * (width - len(r)) for r in responses]),
+        torch.tensor([[True] * len(r) + [False] * (width - len(r)) for r in responses]),
+        torch.zeros(n, width),
     )
-
-
-def _publish(policy: Policy, folder: Path, identity: dict[str, object]) -> None:
-    """Write beside the target, then rename: a reader sees the whole folder or none, whoever else writes it."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        save_policy(policy, scratch)
-        (scratch / "identity.json").write_text(json.dumps(identity, indent=1))
-        scratch.rename(folder)
-    except OSError:
-        if not folder.is_dir():  # else another process was first, with the same weights
-            raise
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
