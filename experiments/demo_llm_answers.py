@@ -18,8 +18,9 @@ from minicppo.plots.response import LOOKS, choose_response
 from minicppo.plots.runs import Trace
 from minicppo.plots.style import GREEN, GREY
 from minicppo.rl.config import RunConfig
-from minicppo.rl.evaluate import grade, held_out_problems
+from minicppo.rl.evaluate import held_out_problems
 from minicppo.rl.policy import Policy
+from minicppo.rl.rollout import grade
 from minicppo.rl.sampling import sample
 from minicppo.rl.seeding import generator_for
 from minicppo.rules import Reason
@@ -58,7 +59,7 @@ def answers(policy: Policy, config: RunConfig, n: int) -> list[Answer]:
         batch=config.eval.batch,
     )
     graded = grade(policy, task, problems, rollout)
-    found = zip(problems, graded.texts, graded.rewards, strict=True)
+    found = zip(problems, graded.texts, graded.rewards.tolist(), strict=True)
     return [Answer(problem.prompt, problem.answer, text, reward == 1.0) for problem, text, reward in found]
 
 

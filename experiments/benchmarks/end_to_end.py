@@ -13,6 +13,7 @@ and as the vocabulary grows from 1k to 152k (128 tokens, Top-K CPPO). Peak memor
 """
 
 import ctypes
+import dataclasses
 import gc
 import itertools
 import math
@@ -29,16 +30,17 @@ import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from experiments.benchmarks.common import options, seconds, store, synchronize, table
+from minicppo.rl.checkpoint import TrainState
 from minicppo.rl.config import RunConfig, validate
-from minicppo.rl.log_probs import score
+from minicppo.rl.log_probs import response_log_probs
 from minicppo.rl.policy import Policy, character_tokenizer
-from minicppo.rl.run_dir import RunDir
-from minicppo.rl.sampling import Keep, sample
+from minicppo.rl.rollout import Needs, Rollout
+from minicppo.rl.sampling import sample
 from minicppo.rl.seeding import generator_for
 from minicppo.rl.tasks import Problem
 from minicppo.rl.tasks.chain import ChainTask
-from minicppo.rl.trainer import Trainer, starting_policy
-from minicppo.rl.update import token_batch
+from minicppo.rl.trainer import minibatches, roll_out, rollout_row, starting_policy
+from minicppo.rl.update import update
 from minicppo.rules import get_method, policy_loss
 
 SIZES = {
@@ -77,16 +79,21 @@ class Ours:
     """Turns of our own trainer."""
 
     def __init__(self, config: RunConfig, folder: Path):
-        self.trainer = Trainer(RunDir.create(folder, config), starting_policy(config))
-        self.trainer.task = self.trainer.updater.task = Coin(**config.task.options)  # type: ignore[attr-defined]
+        self.config, self.task, self.method = config, Coin(**config.task.options), config.make_method()
+        self.state = TrainState.begin(config, starting_policy(config))
         self.tokens: list[int] = []
 
+    def roll_out(self, purpose: str = "rollout") -> Rollout:
+        policy, iteration = self.state.sampling_policy(), self.state.iteration
+        return roll_out(policy, self.task, self.config, iteration, self.method.needs, purpose)
+
     def turn(self) -> None:
-        batch = self.trainer.roll_out()
-        for minibatch in self.trainer.minibatches(batch):
-            self.trainer.updater(minibatch)
-        self.trainer.state.iteration += 1
-        self.tokens.append(int(batch.rollout.response_mask.sum()))
+        rollout = self.roll_out()
+        rollout_row(self.state, rollout, self.config)
+        for minibatch in minibatches(rollout, self.config, self.state.iteration):
+            update(self.state, self.method, minibatch, self.config)
+        self.state.iteration += 1
+        self.tokens.append(int(rollout.response_mask.sum()))
 
 
 class Theirs:
@@ -169,7 +176,7 @@ def peers(device: str, repeats: int, small: bool) -> Iterator[dict[str, Any]]:
 
 def require_same_log_probs(ours: Ours, theirs: Theirs) -> None:
     """Both trainers must see the same policy: the same log-probs of the same responses."""
-    rollout = ours.trainer.draw("check").rollout
+    rollout = ours.roll_out("check")
     ids = torch.cat([rollout.prompt_ids, rollout.response_ids], 1)
     mask = torch.cat([rollout.prompt_mask, rollout.response_mask], 1).long()
     with torch.no_grad():
@@ -209,9 +216,9 @@ def toy(vocabulary: int, device: str) -> Endless:
 
 def growth(device: str, repeats: int, small: bool) -> Iterator[dict[str, Any]]:
     lengths, vocabularies = (LENGTHS[:2], VOCABULARIES[:2]) if small else (LENGTHS, VOCABULARIES)
-    points = [("T", T, T, 15, "cppo", "none") for T in lengths]
+    points = [("T", T, T, 15, "cppo", "log_probs") for T in lengths]
     points += [("V", V, 128, V, "cppo-topk", "topk") for V in vocabularies]
-    step(toy(15, device), 16, "cppo", "none")
+    step(toy(15, device), 16, "cppo", "log_probs")
     for kind, size, T, V, method, keep in points:
         policy = toy(V, device)
         if device != "cpu":  # kernels are compiled for each width
@@ -225,16 +232,17 @@ def growth(device: str, repeats: int, small: bool) -> Iterator[dict[str, Any]]:
         yield {"kind": f"growth in {kind}", "size": size, **row}
 
 
-def step(policy: Policy, T: int, method: str, keep: Keep) -> dict[str, float]:
+def step(policy: Policy, T: int, method: str, needs: Needs) -> dict[str, float]:
     """Seconds of a rollout of ROWS responses of T tokens, of an update with it, and of the update's mask alone."""
     clock = [now()]
-    rollout = sample(policy, [[2] * PROMPT], T, 1.0, generator_for(0, "growth"), keep=keep, samples=ROWS)
+    rollout = sample(policy, [[2] * PROMPT], T, 1.0, generator_for(0, "growth"), needs=needs, samples=ROWS)
     clock.append(now())
-    scores = score(policy, rollout, 1.0, keep)
+    scores = response_log_probs(policy, rollout, 1.0, needs)
     noisy = scores.log_probs + 0.1 * torch.randn_like(scores.log_probs)  # so that the mask is active
     clock.append(now())
     advantages = torch.linspace(-1, 1, ROWS, device=policy.device)
-    out = get_method(method)(token_batch(rollout, advantages, noisy.clamp(max=0), scores.cell_log_probs))
+    batch = dataclasses.replace(rollout, advantages=advantages).token_batch(noisy.clamp(max=0), scores.top_log_probs)
+    out = get_method(method)(batch)
     clock.append(now())
     loss = policy_loss(scores.log_probs, out.weight, advantages, rollout.response_mask, horizon=T)
     loss.backward()

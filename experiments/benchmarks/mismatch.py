@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 from experiments.benchmarks.common import options, table, write
-from minicppo.rl.log_probs import score
+from minicppo.rl.log_probs import response_log_probs
 from minicppo.rl.policy import Policy, build_policy, load_policy
-from minicppo.rl.sampling import Rollout, sample
+from minicppo.rl.rollout import Rollout
+from minicppo.rl.sampling import sample
 from minicppo.rl.sections import ModelConfig
 from minicppo.rl.seeding import generator_for, rng_for
 from minicppo.rl.tasks import Task, make_task, sample_problems
@@ -95,7 +96,7 @@ def score_all(policy: Policy, rollout: Rollout) -> Tensor:
     """(N, T) log-probs without gradient, sixteen rows at a time."""
     with torch.no_grad():
         rows = torch.arange(len(rollout)).split(16)
-        return torch.cat([score(policy, rollout.rows(part), TEMPERATURE).log_probs for part in rows])
+        return torch.cat([response_log_probs(policy, rollout.rows(part), TEMPERATURE).log_probs for part in rows])
 
 
 def step(policy: Policy, rollout: Rollout, advantages: Tensor) -> None:
@@ -103,7 +104,7 @@ def step(policy: Policy, rollout: Rollout, advantages: Tensor) -> None:
     policy.model.zero_grad()
     for part in torch.arange(len(rollout)).split(16):
         chosen = rollout.rows(part)
-        log_probs = score(policy, chosen, TEMPERATURE).log_probs
+        log_probs = response_log_probs(policy, chosen, TEMPERATURE).log_probs
         ratio = (log_probs.detach() - chosen.log_probs).exp()
         policy_loss(log_probs, ratio, advantages[part], chosen.response_mask, horizon=log_probs.shape[1]).backward()
     with torch.no_grad():

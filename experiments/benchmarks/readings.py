@@ -11,7 +11,6 @@ divides it out). REPRODUCTION.md's table is made from the result.
 import argparse
 import json
 import math
-import tempfile
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,9 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from minicppo.rl.checkpoint import TrainState
 from minicppo.rl.config import load_config
-from minicppo.rl.run_dir import RunDir
-from minicppo.rl.trainer import Trainer, starting_policy
+from minicppo.rl.trainer import learn, starting_policy
 from minicppo.rules import Method, TokenBatch, TokenWeights, TopLogProbs, get_method, group_advantages, policy_loss
 
 RESULT = Path(__file__).parent / "results" / "readings.json"
@@ -109,7 +108,7 @@ class Recorder:
     """Stands in for the run's method, and puts every pair of readings to each batch that comes by."""
 
     def __init__(self, method: Method, group_size: int):
-        self.method, self.group_size = method, group_size
+        self.method, self.needs, self.group_size = method, method.needs, group_size
         self.sums: dict[str, list[float]] = {name: [0.0] * 4 for name in PAIRS}
         self.updates = 0
 
@@ -141,11 +140,9 @@ class Recorder:
 
 def measure(iterations: int, seed: int) -> dict[str, Any]:
     config = load_config("stale", [f"train.iterations={iterations}", f"seed={seed}", f"eval.every={iterations}"])
-    with tempfile.TemporaryDirectory() as folder:
-        trainer = Trainer(RunDir.create(Path(folder) / "run", config), starting_policy(config))
-        recorder = Recorder(trainer.method, config.rollout.group_size)
-        trainer.updater.method = recorder  # type: ignore[assignment]
-        trainer.run_to_end()
+    recorder = Recorder(config.make_method(), config.rollout.group_size)
+    state = TrainState.begin(config, starting_policy(config))
+    learn(config, config.make_task(), recorder, state, log=lambda row: None)  # type: ignore[arg-type]
     return {
         "preset": "stale",
         "iterations": iterations,

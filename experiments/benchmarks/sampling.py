@@ -26,7 +26,8 @@ from experiments.benchmarks.common import options, seconds, store, table
 from minicppo.rl import sampling
 from minicppo.rl.decoding import GeneralDecoder
 from minicppo.rl.policy import Policy, character_tokenizer
-from minicppo.rl.sampling import Rollout, sample
+from minicppo.rl.rollout import Rollout
+from minicppo.rl.sampling import sample
 
 EOS = 1  # of character_tokenizer
 SAMPLES = 8  # responses a prompt

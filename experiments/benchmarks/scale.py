@@ -7,7 +7,7 @@ far the sampler's log-probs and the scorer's disagree for the same weights. Resp
 """
 
 import statistics
-from collections import deque
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,11 +17,11 @@ from experiments.benchmarks.common import options, store, table
 from experiments.benchmarks.end_to_end import Endless, now, peak, resident
 from minicppo.rl.checkpoint import TrainState
 from minicppo.rl.config import validate
-from minicppo.rl.log_probs import score
+from minicppo.rl.log_probs import response_log_probs
 from minicppo.rl.policy import character_tokenizer
 from minicppo.rl.sampling import sample
 from minicppo.rl.seeding import generator_for
-from minicppo.rl.update import Minibatch, Updater
+from minicppo.rl.update import update
 from minicppo.rules import get_method
 
 SIZES = {  # hidden, intermediate, layers, heads
@@ -66,21 +66,20 @@ def measure(
         }
     )
     optimizer = torch.optim.AdamW(policy.model.parameters(), lr=1e-6, fused=True)
-    state = TrainState(policy, optimizer, deque())
-    update = Updater(config, get_method("cppo-topk"), "topk", config.make_task(), state)
+    state, method = TrainState(policy, optimizer, policy), get_method("cppo-topk")
     prompts = torch.randint(2, vocabulary, (responses // GROUP, PROMPT)).tolist()
     times: dict[str, list[float]] = {"rollout": [], "update": []}
     for turn in range(repeats + 1):
         clock = [now()]
-        rollout = sample(policy, prompts, width, 1.0, generator_for(turn, "scale"), keep="topk", samples=GROUP)
+        rollout = sample(policy, prompts, width, 1.0, generator_for(turn, "scale"), needs="topk", samples=GROUP)
         clock.append(now())
         if turn == 0:
             part = rollout.rows(torch.arange(MICRO_BATCH, device=policy.device))
             with torch.no_grad():
-                mismatch = float((score(policy, part, 1.0).log_probs - part.log_probs).abs().mean())
+                mismatch = float((response_log_probs(policy, part, 1.0).log_probs - part.log_probs).abs().mean())
         advantages = torch.linspace(-1, 1, responses, device=policy.device)
         clock.append(now())
-        logged = update(Minibatch(rollout, advantages, list(range(responses // GROUP))))
+        logged = update(state, method, replace(rollout, advantages=advantages), config)
         clock.append(now())
         if turn:  # the first compiles
             times["rollout"].append(clock[1] - clock[0])

@@ -29,9 +29,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen3Co
 
 from experiments.benchmarks import common
 from minicppo.rl import log_probs as scoring
-from minicppo.rl.lm_head import default_tile, token_scores
+from minicppo.rl.lm_head import default_tile, token_log_probs
 from minicppo.rl.policy import Policy
-from minicppo.rl.sampling import Rollout
+from minicppo.rl.rollout import Rollout
 
 CELLS = 20
 GROUP = 8
@@ -100,8 +100,8 @@ class Head:
 
     def tiles(self) -> Outputs:
         with self.precision():
-            found = token_scores(self.hidden, self.weight, None, self.targets, self.cells)
-        return *found, *self._gradients(found.log_probs)  # type: ignore[return-value]
+            found = token_log_probs(self.hidden, self.weight, None, self.targets, self.cells)
+        return *vars(found).values(), *self._gradients(found.log_probs)  # type: ignore[return-value]
 
     def trl(self) -> Outputs:
         from trl.kernels import ChunkedLogProbFunction
@@ -212,8 +212,9 @@ def grouped(prompts: int, prompt: int, response: int, vocabulary: int, device: s
     ids = torch.randint(vocabulary, (prompts, prompt)).repeat_interleave(GROUP, 0)
     ends = torch.randint(response // 3, response + 1, (len(ids), 1))
     mask = torch.arange(prompt) >= prompt - lengths
-    made = (ids, mask, torch.randint(vocabulary, (len(ids), response)), torch.arange(response) < ends)
-    return Rollout(*(x.to(device) for x in made), torch.zeros(len(ids), response, device=device))
+    responses, zeros = torch.randint(vocabulary, (len(ids), response)), torch.zeros(len(ids), response)
+    made = (ids, mask, responses, torch.arange(response) < ends, zeros)
+    return Rollout(*(x.to(device) for x in made))  # type: ignore[arg-type]
 
 
 def measure_prompts(name: str, model: PreTrainedModel, rollout: Rollout, repeats: int) -> dict[str, Any]:

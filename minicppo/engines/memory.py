@@ -138,7 +138,7 @@ def load_of(config: RunConfig) -> Load | None:
         micro_tokens=tokens_per_gpu(config),
         at_once=(config.rollout.batch or 0) * group if whole else 0,
         replica=1 if whole else config.cluster.rollout_tensor_parallel,
-        top_log_probs=config.rollout.cells if method_of(config).needs == "topk" else 0,
+        top_log_probs=config.rollout.top_log_probs if method_of(config).needs == "topk" else 0,
     )
 
 

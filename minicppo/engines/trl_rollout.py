@@ -45,7 +45,7 @@ def rolled_out(
     lengths = rollout.response_mask.sum(1).tolist()
     ids = [row[:n] for row, n in zip(rollout.response_ids.tolist(), lengths, strict=True)]
     log_probs = [row[:n] for row, n in zip(rollout.log_probs.tolist(), lengths, strict=True)]
-    top = {"rollout_top_log_probs": rollout.cell_log_probs, "rollout_top_ids": rollout.cell_ids}
+    top = {"rollout_top_log_probs": rollout.top_log_probs, "rollout_top_ids": rollout.top_ids}
     return ids, log_probs, {name: value for name, value in top.items() if value is not None}
 
 

@@ -129,7 +129,7 @@ class CPPOTrainer(GRPOTrainer):
                 self.max_completion_length,
                 self.temperature,
                 self._generator(),
-                keep={"log_probs": "none"}.get(self.method.needs, self.method.needs),
+                needs=self.method.needs,
                 k=self.args.top_log_probs,
                 batch=self.args.rollout_batch,
             )

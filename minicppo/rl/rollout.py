@@ -13,6 +13,7 @@ from minicppo.rl.tasks.base import Problem, Task
 from minicppo.rules import Cells, TokenBatch
 
 Needs = Literal["log_probs", "topk", "full"]  # of each token: log mu alone, mu's K likeliest too, the whole vocabulary
+LATER: Any = None  # not known when the responses are sampled
 Record = TypeVar("Record")
 
 
@@ -28,8 +29,8 @@ class Rollout:
         log_probs: (N, T) float32, log mu of each sampled token at the sampling temperature; 0 in the padding.
         top_ids: (N, T, K) int64, mu's K likeliest tokens, likeliest first; None unless sampled with needs="topk".
         top_log_probs: (N, T, K) float32, log mu of these, or of the whole vocabulary with needs="full"; else None.
-        problems, texts, rewards, well_formed: N each, from `grade`; (N,) float64 and bool where they are tensors.
-        advantages: (N,) float32, zero in groups whose rewards are all equal.
+        problems, texts, rewards, well_formed: of each row, from `grade`; (N,) float64 and (N,) bool the latter two.
+        advantages: (N,) float32, zero in groups whose rewards are all equal; from `minicppo.rl.trainer.roll_out`.
     """
 
     prompt_ids: Tensor
@@ -39,11 +40,11 @@ class Rollout:
     log_probs: Tensor
     top_ids: Tensor | None = None
     top_log_probs: Tensor | None = None
-    problems: list[Problem] | None = None
-    texts: list[str] | None = None
-    rewards: Tensor | None = None
-    well_formed: Tensor | None = None
-    advantages: Tensor | None = None
+    problems: list[Problem] = LATER
+    texts: list[str] = LATER
+    rewards: Tensor = LATER
+    well_formed: Tensor = LATER
+    advantages: Tensor = LATER
 
     def __len__(self) -> int:
         return len(self.response_ids)
@@ -77,7 +78,6 @@ class Rollout:
 
     def token_batch(self, log_probs: Tensor, top_log_probs: Tensor | None = None) -> TokenBatch:
         """What the rules read: pi's log-probs (N, T), and (N, T, K) on the same tokens, beside the rollout's own."""
-        assert self.advantages is not None, "a rollout that no advantages were computed for"
         cells = None
         if top_log_probs is not None:
             assert self.top_log_probs is not None

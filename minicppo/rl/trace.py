@@ -30,13 +30,13 @@ def write_trace(run: RunDir, state: TrainState, method: Method, rollout: Rollout
         "position_weight": out.position_weight,
         "delta_b": out.delta_b,
     }
-    problems, decode = rollout.problems or [], state.policy.tokenizer.decode
+    decode = state.policy.tokenizer.decode
     lengths = rollout.response_mask.sum(1).tolist()
     texts = {
         "iteration": state.iteration,
         "update": state.update,
-        "prompts": [problem.prompt for problem in problems],
-        "answers": [problem.answer for problem in problems],
+        "prompts": [problem.prompt for problem in rollout.problems],
+        "answers": [problem.answer for problem in rollout.problems],
         "tokens": [
             [decode([token]) for token in ids[:length]]
             for ids, length in zip(rollout.response_ids.tolist(), lengths, strict=True)

@@ -27,14 +27,16 @@ from minicppo.rl.tasks import Task, sample_problems
 from minicppo.rl.trace import TRACE_ROWS, write_trace
 from minicppo.rl.update import update
 from minicppo.rl.warmup import initial_policy
-from minicppo.rules import group_advantages
+from minicppo.rules import Method, group_advantages
 
 OnEvent = Callable[[Mapping[str, Any]], None]
 
 
-def learn(config: RunConfig, state: TrainState, log: OnEvent, run: RunDir | None = None) -> None:
+def learn(
+    config: RunConfig, task: Task, method: Method, state: TrainState, log: OnEvent, run: RunDir | None = None
+) -> None:
     """Every iteration that is left. `log` is given each row; `run` is where traces and checkpoints go, if anywhere."""
-    task, method, settings = config.make_task(), config.make_method(), config.train
+    settings = config.train
 
     def log_row(kind: str, **row: Any) -> None:
         log({"kind": kind, "iteration": state.iteration, **row})
@@ -91,7 +93,6 @@ def roll_out(
         batch=settings.batch,
     )
     rollout = grade(policy, task, problems, rollout)
-    assert rollout.rewards is not None
     judged = group_advantages(rollout.rewards.float(), settings.group_size, normalize_std=config.train.normalize_std)
     return dataclasses.replace(rollout, advantages=judged.advantages)
 
@@ -111,7 +112,6 @@ def minibatches(rollout: Rollout, config: RunConfig, iteration: int) -> Iterator
 
 def contrasting_groups(rollout: Rollout, config: RunConfig) -> Tensor:
     """Indices of the groups whose rewards vary; the others teach nothing."""
-    assert rollout.advantages is not None
     return rollout.advantages.view(-1, config.rollout.group_size).any(1).nonzero()[:, 0]
 
 
@@ -131,8 +131,6 @@ def rollout_row(state: TrainState, rollout: Rollout, config: RunConfig) -> dict[
     scorer = dataclasses.replace(state.sampler, autocast=state.policy.autocast)
     part = next(rollout.split(config.rows_per_forward)).trim()
     again = response_log_probs(scorer, part, config.rollout.temperature).log_probs
-    assert rollout.rewards is not None
-    assert rollout.well_formed is not None
     return {
         "reward": float(rollout.rewards.float().mean()),
         "format_rate": int(rollout.well_formed.sum()) / len(rollout),
@@ -206,7 +204,7 @@ def _to_the_end(run: RunDir, start: Policy, on_event: OnEvent | None) -> None:
         if on_event is not None:
             on_event(row)
 
-    learn(config, state, log, run)
+    learn(config, config.make_task(), config.make_method(), state, log, run)
     run.write_summary(config)
 
 

@@ -87,9 +87,7 @@ def _train(policy: Policy, task: Task, config: WarmupConfig, limit: int, on_prog
         optimizer.step()
         if reached is None and (step % config.check_every == 0 or step == config.max_steps):
             greedy = sample(policy, prompts, limit, 1.0, None)
-            rewards = grade(policy, task, probe, greedy).rewards
-            assert rewards is not None
-            accuracy = float(rewards.mean())
+            accuracy = float(grade(policy, task, probe, greedy).rewards.mean())
             if accuracy >= config.target:
                 reached = step
             elif step >= config.max_steps:

@@ -118,7 +118,7 @@ def test_presets_are_table_3(
     assert (config.train.minibatch_prompts, config.train.minibatches) == (minibatch, updates)
     assert (method.params["delta"], method.params["delta_b"], method.params["w_min"]) == (delta, delta_b, 0.8)
     assert method.params["budget"] == budget
-    assert (config.train.lr, config.rollout.cells, config.rollout.temperature) == (1e-6, 20, 1.0)
+    assert (config.train.lr, config.rollout.top_log_probs, config.rollout.temperature) == (1e-6, 20, 1.0)
     assert (config.eval.samples, config.eval.temperature, config.eval.top_p) == (16, 0.7, 0.95)
     assert config.eval.data == ["aime24", "aime25", "aime26"]
     assert config.task.options["data"] == "dapo-math-17k"

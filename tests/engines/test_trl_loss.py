@@ -12,7 +12,7 @@ pytest.importorskip("trl", reason="the TRL engine needs trl (pip install -e '.[t
 from minicppo.engines.trl import LOSS_TYPES, CPPOTrainer
 from minicppo.reference import LOOPS, Response
 from minicppo.reference import policy_loss as loop_loss
-from minicppo.rl.log_probs import score
+from minicppo.rl.log_probs import response_log_probs
 from minicppo.rl.policy import Policy
 from minicppo.rules import METHODS, get_method
 from tests.engines.trl_setup import (
@@ -54,7 +54,7 @@ def test_every_method_and_loss_type(name: str, bench: tuple[Policy, CPPOTrainer]
     policy, trainer = bench
     method = get_method(name)
     trainer.method = method
-    rollout = stale_rollout(policy, keep={"log_probs": "none"}.get(method.needs, method.needs))
+    rollout = stale_rollout(policy, needs=method.needs)
     for loss_type in LOSS_TYPES:
         trainer.loss_type = loss_type
         loss, found = loss_and_gradients(trainer, trl_inputs(rollout))
@@ -69,7 +69,7 @@ def test_cppo_is_the_loop_of_algorithm_1(bench: tuple[Policy, CPPOTrainer]) -> N
     trainer.method, trainer.loss_type = get_method("cppo", delta=0.05), "grpo"
     rollout = stale_rollout(policy)
     loss, _ = loss_and_gradients(trainer, trl_inputs(rollout))
-    pi = score(policy, rollout, TEMPERATURE).log_probs.detach().exp()
+    pi = response_log_probs(policy, rollout, TEMPERATURE).log_probs.detach().exp()
     weights, advantages = [], []
     for row, length in enumerate(rollout.response_mask.sum(1).tolist()):
         mu_row, pi_row = (x[row, :length].tolist() for x in (rollout.log_probs.exp(), pi))

@@ -15,7 +15,7 @@ pytest.importorskip("trl", reason="the TRL engine needs trl (pip install -e '.[t
 from trl.generation.vllm_generation import extract_logprobs
 
 from minicppo.engines.trl_rollout import require_plain_head, rolled_out, split_ranked, top_log_probs
-from minicppo.rl.log_probs import score
+from minicppo.rl.log_probs import response_log_probs
 from minicppo.rl.seeding import generator_for
 from minicppo.rules import METHODS
 from tests.engines.trl_setup import TEMPERATURE, K, stale_rollout, tiny_policy, trainer_of
@@ -57,7 +57,7 @@ def test_our_sampler_reads_a_group_once_and_repeats_itself() -> None:
     policy = tiny_policy()
     one, other = policy.encode("3+5="), policy.encode("1+2*4=")
     prompts = [one] * 4 + [other] * 4
-    ids, log_probs, cells = rolled_out(policy, prompts, 6, TEMPERATURE, generator_for(0, "x"), keep="topk", k=K)
+    ids, log_probs, cells = rolled_out(policy, prompts, 6, TEMPERATURE, generator_for(0, "x"), needs="topk", k=K)
     again, *_ = rolled_out(policy, prompts, 6, TEMPERATURE, generator_for(0, "x"))
     assert ids == again
     assert [len(row) for row in ids] == [len(row) for row in log_probs]
@@ -67,17 +67,17 @@ def test_our_sampler_reads_a_group_once_and_repeats_itself() -> None:
     assert len(uneven) == 6
 
 
-@pytest.mark.parametrize("keep", ["topk", "full"])
-def test_cells_from_hidden_states_are_the_scorer_s(keep: Any) -> None:
+@pytest.mark.parametrize("needs", ["topk", "full"])
+def test_cells_from_hidden_states_are_the_scorer_s(needs: Any) -> None:
     policy = tiny_policy()
-    rollout = stale_rollout(policy, keep=keep)
-    wanted = score(policy, rollout, TEMPERATURE, keep).cell_log_probs
+    rollout = stale_rollout(policy, needs=needs)
+    wanted = response_log_probs(policy, rollout, TEMPERATURE, needs).top_log_probs
     assert wanted is not None
     ids = torch.cat([rollout.prompt_ids, rollout.response_ids], 1)
     mask = torch.cat([rollout.prompt_mask, rollout.response_mask], 1).long()
     hidden = policy.model.base_model(input_ids=ids, attention_mask=mask).last_hidden_state
     width = rollout.response_ids.shape[1]
-    found = top_log_probs(policy.model, hidden[:, -width - 1 : -1], rollout.cell_ids, TEMPERATURE)
+    found = top_log_probs(policy.model, hidden[:, -width - 1 : -1], rollout.top_ids, TEMPERATURE)
     valid = rollout.response_mask
     torch.testing.assert_close(found[valid], wanted[valid], rtol=1e-4, atol=1e-5)
 

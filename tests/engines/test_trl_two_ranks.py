@@ -32,7 +32,7 @@ def test_two_ranks_are_one(engine: str, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
     for name, loss_type in CASES:
         policy, method = tiny_policy(), get_method(name)
-        rollout = stale_rollout(policy, rows=8, keep={"log_probs": "none"}.get(method.needs, method.needs))
+        rollout = stale_rollout(policy, rows=8, needs=method.needs)
         lengths = rollout.response_mask.sum(1).tolist()
         rewards = torch.tensor(no_reward([[0] * n for n in lengths]))
         advantages = group_advantages(rewards, 2).advantages

@@ -17,9 +17,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from minicppo.rl.log_probs import score
+from minicppo.rl.log_probs import response_log_probs
 from minicppo.rl.policy import Policy, build_policy, save_policy
-from minicppo.rl.sampling import Rollout
+from minicppo.rl.rollout import Rollout
 from minicppo.rl.sections import ModelConfig
 from minicppo.rl.tasks import make_task
 from minicppo.rules import get_method
@@ -55,13 +55,13 @@ def stale_rollout(policy: Policy, before: Policy) -> Rollout:
     empty = torch.zeros(8, HORIZON)
     rollout = Rollout(prompts, prompt_mask, responses, mask, empty, None, None)
     with torch.no_grad():
-        log_probs = score(before, rollout, TEMPERATURE, "none").log_probs
+        log_probs = response_log_probs(before, rollout, TEMPERATURE).log_probs
     return Rollout(prompts, prompt_mask, responses, mask, log_probs.detach() * mask, None, None)
 
 
 def reference(policy: Policy, rollout: Rollout) -> tuple[float, dict[str, Tensor], float]:
     """Loss, gradients and masked share: the reference's loops on log-probs of our scorer."""
-    log_probs = score(policy, rollout, TEMPERATURE, "none").log_probs
+    log_probs = response_log_probs(policy, rollout, TEMPERATURE).log_probs
     lengths = rollout.response_mask.sum(1).tolist()
     data = Sample(
         [row[:n].detach().double() for row, n in zip(log_probs, lengths, strict=True)],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,11 @@ from datasets import Dataset
 from torch import Tensor
 
 from minicppo.engines.trl import LOSS_TYPES, CPPOConfig, CPPOTrainer
-from minicppo.rl.log_probs import score
+from minicppo.rl.log_probs import response_log_probs
 from minicppo.rl.policy import Policy, build_policy
-from minicppo.rl.sampling import Keep, Rollout
+from minicppo.rl.rollout import Needs, Rollout
 from minicppo.rl.sections import ModelConfig
 from minicppo.rl.tasks import make_task
-from minicppo.rl.update import token_batch
 from minicppo.rules import Method, policy_loss
 
 MODEL = ModelConfig(hidden_size=16, intermediate_size=32, layers=2, heads=2)
@@ -81,7 +81,7 @@ def trainer_of(policy: Policy, folder: Path, *, rollout_func: Any = None, **sett
     )
 
 
-def stale_rollout(policy: Policy, rows: int = 4, keep: Keep = "none") -> Rollout:
+def stale_rollout(policy: Policy, rows: int = 4, needs: Needs = "log_probs") -> Rollout:
     """(rows, HORIZON) of random tokens, ragged on both sides, with log-probs and cells of a drifted policy.
 
     Every fourth row comes from the policy itself, so that rules which reject whole responses keep some.
@@ -96,11 +96,11 @@ def stale_rollout(policy: Policy, rows: int = 4, keep: Keep = "none") -> Rollout
     ids = None
     rollout = Rollout(prompts * prompt_mask, prompt_mask, responses * mask, mask, empty, None, empty)
     with torch.no_grad():
-        parts = [score(p, rollout, TEMPERATURE, "full") for p in (drifted(policy), policy)]
+        parts = [response_log_probs(p, rollout, TEMPERATURE, "full") for p in (drifted(policy), policy)]
     fresh = torch.arange(rows) % 4 == 1
     log_probs = torch.where(fresh[:, None], parts[1].log_probs, parts[0].log_probs)
-    cells = torch.where(fresh[:, None, None], parts[1].cell_log_probs, parts[0].cell_log_probs)
-    if keep == "topk":
+    cells = torch.where(fresh[:, None, None], parts[1].top_log_probs, parts[0].top_log_probs)
+    if needs == "topk":
         cells, ids = cells.topk(K)
     return Rollout(
         rollout.prompt_ids,
@@ -109,7 +109,7 @@ def stale_rollout(policy: Policy, rows: int = 4, keep: Keep = "none") -> Rollout
         mask,
         log_probs * mask,
         ids,
-        None if keep == "none" else cells,
+        None if needs == "log_probs" else cells,
     )
 
 
@@ -128,10 +128,10 @@ def trl_inputs(rollout: Rollout) -> dict[str, Any]:
         "old_per_token_logps": torch.full_like(rollout.log_probs, torch.nan),  # must never be read
         "num_items_in_batch": rollout.response_mask.sum(),
     }
-    if rollout.cell_log_probs is not None:
-        inputs["rollout_top_log_probs"] = rollout.cell_log_probs
-    if rollout.cell_ids is not None:
-        inputs["rollout_top_ids"] = rollout.cell_ids
+    if rollout.top_log_probs is not None:
+        inputs["rollout_top_log_probs"] = rollout.top_log_probs
+    if rollout.top_ids is not None:
+        inputs["rollout_top_ids"] = rollout.top_ids
     return inputs
 
 
@@ -144,9 +144,8 @@ def reference(
 ) -> tuple[Tensor, dict[str, Tensor], float]:
     """Loss, gradients and masked share by our own scorer and loss, on a copy of the policy."""
     policy = copy.deepcopy(policy)
-    keep = {"log_probs": "none"}.get(method.needs, method.needs)
-    scores = score(policy, rollout, TEMPERATURE, keep)  # type: ignore[arg-type]
-    batch = token_batch(rollout, advantages, scores.log_probs, scores.cell_log_probs)
+    scores = response_log_probs(policy, rollout, TEMPERATURE, method.needs)  # type: ignore[arg-type]
+    batch = replace(rollout, advantages=advantages).token_batch(scores.log_probs, scores.top_log_probs)
     out = method(batch)
     loss = policy_loss(
         scores.log_probs,

@@ -55,14 +55,13 @@ class Capture(TrainerCallback):
 
 def one_step(folder: Path, engine: str, name: str, loss_type: str) -> None:
     policy, method = tiny_policy(), get_method(name)
-    keep: Any = {"log_probs": "none"}.get(method.needs, method.needs)
-    whole = stale_rollout(policy, rows=8, keep=keep)
+    whole = stale_rollout(policy, rows=8, needs=method.needs)
 
     def rollout_func(prompts: list[Any], trainer: Any) -> dict[str, Any]:
         part = whole.rows(torch.arange(4) + 4 * trainer.accelerator.process_index)
-        if part.cell_log_probs is not None:
-            trainer._top = {"rollout_top_log_probs": part.cell_log_probs}
-            trainer._top |= {} if part.cell_ids is None else {"rollout_top_ids": part.cell_ids}
+        if part.top_log_probs is not None:
+            trainer._top = {"rollout_top_log_probs": part.top_log_probs}
+            trainer._top |= {} if part.top_ids is None else {"rollout_top_ids": part.top_ids}
 
         def lists(values: torch.Tensor, mask: torch.Tensor) -> list[list[Any]]:
             return [row[valid].tolist() for row, valid in zip(values, mask, strict=True)]

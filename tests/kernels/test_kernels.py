@@ -15,7 +15,7 @@ from torch import Tensor
 from minicppo import CPPOMask, cppo_mask, kernels
 from minicppo.rl import lm_head
 from minicppo.rl.decoding import JOIN, DirectDecoder, GeneralDecoder
-from minicppo.rl.lm_head import token_scores
+from minicppo.rl.lm_head import token_log_probs
 from minicppo.rules import TokenBatch, get_method
 from tests.kernels.conftest import DEVICE
 from tests.rl.test_decoding import DIRECT, build, steps
@@ -192,8 +192,8 @@ def test_the_head_as_a_whole() -> None:
     targets, cells = (torch.randint(700, shape, generator=rng).to(DEVICE) for shape in ((9,), (9, 5)))
 
     def scores() -> tuple[Tensor, ...]:
-        found = token_scores(hidden, weight, bias, targets, cells, 0.8, (4, 256))
-        return *found, *torch.autograd.grad(found.log_probs.square().sum(), (hidden, weight, bias))  # type: ignore[return-value]
+        found = token_log_probs(hidden, weight, bias, targets, cells, 0.8, (4, 256))
+        return *vars(found).values(), *torch.autograd.grad(found.log_probs.square().sum(), (hidden, weight, bias))  # type: ignore[return-value]
 
     for expected, found in zip(*both(scores), strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)

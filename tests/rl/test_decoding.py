@@ -28,9 +28,9 @@ from transformers import (
 
 from minicppo.rl import sampling
 from minicppo.rl.decoding import DirectDecoder, GeneralDecoder, decoder_for
-from minicppo.rl.drawing import BLOCK, draw
 from minicppo.rl.policy import Policy, character_tokenizer
-from minicppo.rl.sampling import Keep, sample
+from minicppo.rl.rollout import Needs
+from minicppo.rl.sampling import BLOCK, inverse_cdf, sample
 
 ALPHABET = "abcdefghijklmn"
 PROMPTS = [[5, 6, 7], [2, 3, 4, 5, 6, 7, 8, 9, 10], [4], [3, 9, 3, 9, 3]]
@@ -118,13 +118,13 @@ def twin(
     [(1, None, 1.0, False), (5, None, 0.7, False), (5, 3, 1.0, False), (1, 2, 1.0, True)],
 )
 def test_sampler_is_its_twin(name: str, samples: int, batch: int | None, temperature: float, greedy: bool) -> None:
-    policy, keeps = build(name), ("none", "topk", "full")
+    policy, keeps = build(name), ("log_probs", "topk", "full")
     expected = twin(policy, 10, temperature, None if greedy else torch.Generator().manual_seed(3), samples)
     lengths = {len(tokens) for tokens, _ in expected}
     assert greedy or samples == 1 or len(lengths) > 2, "rows must end at different times for this to mean anything"
-    for keep in keeps:
+    for needs in keeps:
         generator = None if greedy else torch.Generator().manual_seed(3)
-        got = sample(policy, PROMPTS, 10, temperature, generator, keep, k=4, samples=samples, batch=batch)  # type: ignore[arg-type]
+        got = sample(policy, PROMPTS, 10, temperature, generator, needs, k=4, samples=samples, batch=batch)  # type: ignore[arg-type]
         assert len(got) == len(expected)
         for row, (tokens, cells) in enumerate(expected):
             n = len(tokens)
@@ -132,15 +132,15 @@ def test_sampler_is_its_twin(name: str, samples: int, batch: int | None, tempera
             assert int(got.response_mask[row].sum()) == n
             own = cells[torch.arange(n), tokens]
             torch.testing.assert_close(got.log_probs[row, :n], own, atol=1e-5, rtol=1e-5)
-            if keep == "full":
-                assert got.cell_log_probs is not None
-                torch.testing.assert_close(got.cell_log_probs[row, :n], cells, atol=1e-5, rtol=1e-5)
-                assert bool((got.cell_log_probs[row, n:] == 0).all())
-            if keep == "topk":
-                assert got.cell_log_probs is not None
-                assert got.cell_ids is not None
-                top = cells.gather(1, got.cell_ids[row, :n])
-                torch.testing.assert_close(got.cell_log_probs[row, :n], top, atol=1e-5, rtol=1e-5)
+            if needs == "full":
+                assert got.top_log_probs is not None
+                torch.testing.assert_close(got.top_log_probs[row, :n], cells, atol=1e-5, rtol=1e-5)
+                assert bool((got.top_log_probs[row, n:] == 0).all())
+            if needs == "topk":
+                assert got.top_log_probs is not None
+                assert got.top_ids is not None
+                top = cells.gather(1, got.top_ids[row, :n])
+                torch.testing.assert_close(got.top_log_probs[row, :n], top, atol=1e-5, rtol=1e-5)
                 torch.testing.assert_close(top, cells.topk(4).values, atol=1e-5, rtol=1e-5)
 
 
@@ -232,7 +232,7 @@ def test_draws_follow_the_softmax(width: int) -> None:
     logits[1::3] = -math.inf
     n = 40_000
     grid = (torch.arange(n, dtype=torch.float64) + 0.5) / n
-    tokens = torch.cat([draw(logits.expand(len(part), width), part) for part in grid.split(2_000)])
+    tokens = torch.cat([inverse_cdf(logits.expand(len(part), width), part) for part in grid.split(2_000)])
     share = tokens.bincount(minlength=width) / n
     assert bool((tokens.diff() >= 0).all()), "tokens in the order of the vocabulary"
     assert float((share - logits.double().softmax(-1)).abs().max()) < 1.1 / n + 1e-6
@@ -242,14 +242,14 @@ def test_draws_follow_the_softmax(width: int) -> None:
 def test_draws_at_the_ends_have_a_probability() -> None:
     logits = torch.full((2, 3 * BLOCK), -math.inf)
     logits[:, BLOCK + 4], logits[:, BLOCK + 9] = 0.0, 1.0
-    assert draw(logits, torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64)).tolist() == [BLOCK + 4, BLOCK + 9]
+    assert inverse_cdf(logits, torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64)).tolist() == [BLOCK + 4, BLOCK + 9]
 
 
 def test_top_p_keeps_the_fewest_likeliest() -> None:
     log_p = torch.tensor([0.5, 0.15, 0.05, 0.3]).log()
     grid = (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000
     for top_p, kept in ((0.4, [0]), (0.6, [0, 3]), (0.81, [0, 1, 3])):
-        counts = draw(log_p.expand(1000, 4), grid, top_p).bincount(minlength=4)
+        counts = inverse_cdf(log_p.expand(1000, 4), grid, top_p).bincount(minlength=4)
         expected = torch.zeros(4).index_copy(0, torch.tensor(kept), log_p.exp()[kept])
         torch.testing.assert_close(counts / 1000, expected / expected.sum(), atol=2e-3, rtol=0)
 
@@ -260,9 +260,9 @@ def test_top_p_is_for_evaluation_only() -> None:
     greedy = sample(policy, PROMPTS, 6, 1.0, None)
     assert torch.equal(narrow.response_ids, greedy.response_ids)
     assert torch.equal(narrow.log_probs, greedy.log_probs), "of the whole softmax"
-    for top_p, keep in ((0.0, "none"), (1.5, "none"), (0.9, "topk")):
+    for top_p, needs in ((0.0, "log_probs"), (1.5, "log_probs"), (0.9, "topk")):
         with pytest.raises(ValueError, match="top_p must lie in"):
-            sample(policy, PROMPTS, 6, 1.0, None, keep=keep, top_p=top_p)  # type: ignore[arg-type]
+            sample(policy, PROMPTS, 6, 1.0, None, needs=needs, top_p=top_p)  # type: ignore[arg-type]
 
 
 def test_closing_ranks_moves_only_who_fills_a_gap() -> None:
@@ -272,12 +272,12 @@ def test_closing_ranks_moves_only_who_fills_a_gap() -> None:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("keep", ["none", "topk", "full"])
-def test_on_a_gpu_rows_are_those_of_the_cpu(name: str, keep: Keep) -> None:
+@pytest.mark.parametrize("needs", ["log_probs", "topk", "full"])
+def test_on_a_gpu_rows_are_those_of_the_cpu(name: str, needs: Needs) -> None:
     policy = build(name)
-    on_cpu = sample(policy, PROMPTS, 100, 1.0, torch.Generator().manual_seed(0), keep, k=4, samples=5)
+    on_cpu = sample(policy, PROMPTS, 100, 1.0, torch.Generator().manual_seed(0), needs, k=4, samples=5)
     policy = dataclasses.replace(policy, model=policy.model.cuda())
-    on_gpu = sample(policy, PROMPTS, 100, 1.0, torch.Generator().manual_seed(0), keep, k=4, samples=5, batch=2)
+    on_gpu = sample(policy, PROMPTS, 100, 1.0, torch.Generator().manual_seed(0), needs, k=4, samples=5, batch=2)
     assert on_gpu.response_ids.is_cuda
     same = (on_gpu.response_ids[:, :8].cpu() == on_cpu.response_ids[:, :8]).all(1)
     assert float(same.float().mean()) > 0.9, "but for a rare tie"

@@ -25,7 +25,7 @@ from transformers import AutoModelForCausalLM
 
 from minicppo.rl.config import RunConfig, load_config
 from minicppo.rl.gguf import packaged_gguf
-from minicppo.rl.log_probs import score
+from minicppo.rl.log_probs import response_log_probs
 from minicppo.rl.policy import Policy, load_policy
 from minicppo.rl.run_dir import RunDir
 from minicppo.rl.sampling import sample
@@ -110,7 +110,7 @@ def assert_ratio_is_one(
     ids = [policy.encode(prompt) for prompt in prompts]
     rollout = sample(sampler, ids, 12, 0.7, generator_for(0, "pairs"), samples=8)
     with torch.no_grad():
-        gap = (score(scorer, rollout, 0.7).log_probs - rollout.log_probs)[rollout.response_mask].abs()
+        gap = (response_log_probs(scorer, rollout, 0.7).log_probs - rollout.log_probs)[rollout.response_mask].abs()
         largest = policy.model(rollout.response_ids).logits.abs().max() / 0.7
     rounding = torch.finfo(sampling or torch.float32).eps * largest
     assert gap.max() <= 8 * rounding
@@ -156,7 +156,7 @@ def test_the_end_token_is_trained_and_stops_a_row(tiny: Path) -> None:
     last = rollout.response_mask.sum(1) - 1
     ended = rollout.response_ids.gather(1, last[:, None])[:, 0] == policy.eos_id
     assert ended.any()
-    log_probs = score(policy, rollout, 1.0).log_probs
+    log_probs = response_log_probs(policy, rollout, 1.0).log_probs
     (gradient,) = torch.autograd.grad(log_probs[ended, last[ended]].sum(), policy.model.get_input_embeddings().weight)
     assert gradient[policy.eos_id].abs().sum() > 0
     inner = rollout.response_mask.clone()

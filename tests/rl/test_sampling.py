@@ -9,10 +9,10 @@ import math
 import pytest
 import torch
 
-from minicppo.rl.drawing import draw
-from minicppo.rl.log_probs import score
+from minicppo.rl.log_probs import response_log_probs
 from minicppo.rl.policy import Policy
-from minicppo.rl.sampling import Keep, Rollout, sample
+from minicppo.rl.rollout import Needs, Rollout
+from minicppo.rl.sampling import inverse_cdf, sample
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -20,49 +20,49 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
-@pytest.mark.parametrize("keep", ["none", "topk", "full"])
+@pytest.mark.parametrize("needs", ["log_probs", "topk", "full"])
 def test_ratio_is_one_after_a_rollout(
-    policy: Policy, ragged_prompts: list[list[int]], temperature: float, keep: Keep
+    policy: Policy, ragged_prompts: list[list[int]], temperature: float, needs: Needs
 ) -> None:
-    rollout = sample(policy, ragged_prompts, 20, temperature, seeded(), keep=keep, k=5, samples=6)
-    scores = score(policy, rollout, temperature, keep)
+    rollout = sample(policy, ragged_prompts, 20, temperature, seeded(), needs=needs, k=5, samples=6)
+    scores = response_log_probs(policy, rollout, temperature, needs)
     valid = rollout.response_mask
     ratio = (scores.log_probs - rollout.log_probs).exp()[valid]
     torch.testing.assert_close(ratio, torch.ones_like(ratio), atol=1e-5, rtol=0)
-    if keep == "none":
-        assert scores.cell_log_probs is None
-        assert rollout.cell_log_probs is None
+    if needs == "log_probs":
+        assert scores.top_log_probs is None
+        assert rollout.top_log_probs is None
     else:
-        assert scores.cell_log_probs is not None
-        assert rollout.cell_log_probs is not None
-        assert scores.cell_log_probs.shape[-1] == (5 if keep == "topk" else 15)
-        torch.testing.assert_close(scores.cell_log_probs[valid], rollout.cell_log_probs[valid], atol=1e-4, rtol=0)
+        assert scores.top_log_probs is not None
+        assert rollout.top_log_probs is not None
+        assert scores.top_log_probs.shape[-1] == (5 if needs == "topk" else 15)
+        torch.testing.assert_close(scores.top_log_probs[valid], rollout.top_log_probs[valid], atol=1e-4, rtol=0)
 
 
 def test_another_temperature_is_another_distribution(policy: Policy, ragged_prompts: list[list[int]]) -> None:
     rollout = sample(policy, ragged_prompts, 20, 0.7, seeded(), samples=6)
-    drift = (score(policy, rollout, 1.0).log_probs - rollout.log_probs)[rollout.response_mask].abs()
+    drift = (response_log_probs(policy, rollout, 1.0).log_probs - rollout.log_probs)[rollout.response_mask].abs()
     assert drift.mean() > 0.05
 
 
 def test_full_cells_are_distributions_with_the_sampled_token(policy: Policy, ragged_prompts: list[list[int]]) -> None:
-    rollout = sample(policy, ragged_prompts, 20, 1.0, seeded(), keep="full")
-    assert rollout.cell_log_probs is not None
+    rollout = sample(policy, ragged_prompts, 20, 1.0, seeded(), needs="full")
+    assert rollout.top_log_probs is not None
     valid = rollout.response_mask
-    total = rollout.cell_log_probs.exp().sum(-1)[valid]
+    total = rollout.top_log_probs.exp().sum(-1)[valid]
     torch.testing.assert_close(total, torch.ones_like(total))
-    own = rollout.cell_log_probs.gather(2, rollout.response_ids[..., None])[..., 0]
+    own = rollout.top_log_probs.gather(2, rollout.response_ids[..., None])[..., 0]
     assert torch.equal(own[valid], rollout.log_probs[valid])
 
 
 def test_top_k_cells_are_the_likeliest_of_the_sampling_policy(policy: Policy, ragged_prompts: list[list[int]]) -> None:
-    full = sample(policy, ragged_prompts, 20, 1.0, seeded(), keep="full")
-    top = sample(policy, ragged_prompts, 20, 1.0, seeded(), keep="topk", k=4)
-    assert full.cell_log_probs is not None
-    assert top.cell_log_probs is not None
+    full = sample(policy, ragged_prompts, 20, 1.0, seeded(), needs="full")
+    top = sample(policy, ragged_prompts, 20, 1.0, seeded(), needs="topk", k=4)
+    assert full.top_log_probs is not None
+    assert top.top_log_probs is not None
     assert torch.equal(top.response_ids, full.response_ids)
-    expected = full.cell_log_probs.sort(-1, descending=True).values[..., :4]
-    assert torch.equal(top.cell_log_probs[top.response_mask], expected[top.response_mask])
+    expected = full.top_log_probs.sort(-1, descending=True).values[..., :4]
+    assert torch.equal(top.top_log_probs[top.response_mask], expected[top.response_mask])
 
 
 @pytest.mark.parametrize("generator", [None, seeded()])
@@ -117,8 +117,8 @@ def test_ragged_prompts_give_what_each_gives_alone(policy: Policy, ragged_prompt
 
 
 def test_batches_of_prompts_change_nothing(policy: Policy, ragged_prompts: list[list[int]]) -> None:
-    whole = sample(policy, ragged_prompts, 24, 1.0, seeded(), keep="topk", k=3, samples=3)
-    parts = sample(policy, ragged_prompts, 24, 1.0, seeded(), keep="topk", k=3, samples=3, batch=3)
+    whole = sample(policy, ragged_prompts, 24, 1.0, seeded(), needs="topk", k=3, samples=3)
+    parts = sample(policy, ragged_prompts, 24, 1.0, seeded(), needs="topk", k=3, samples=3, batch=3)
     assert torch.equal(whole.prompt_ids, parts.prompt_ids)
     assert torch.equal(whole.prompt_mask, parts.prompt_mask)
     assert torch.equal(whole.response_ids, parts.response_ids)
@@ -162,39 +162,39 @@ def test_the_mask_comes_from_lengths_where_padding_is_the_end_token(
 def test_tokens_follow_their_probabilities() -> None:
     log_p = torch.tensor([0.5, 0.0, 0.3, 0.2]).log()
     grid = (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000
-    counts = draw(log_p.expand(1000, 4), grid).bincount(minlength=4)
+    counts = inverse_cdf(log_p.expand(1000, 4), grid).bincount(minlength=4)
     assert counts.tolist() == [500, 0, 300, 200]
 
 
 def test_select_drops_shared_padding_only(policy: Policy, ragged_prompts: list[list[int]]) -> None:
-    rollout = sample(policy, ragged_prompts, 24, 1.0, seeded(), keep="full")
-    part = rollout.select(torch.tensor([0, 2]))
+    rollout = sample(policy, ragged_prompts, 24, 1.0, seeded(), needs="full")
+    part = rollout.rows(torch.tensor([0, 2])).trim()
     assert part.prompt_ids.shape[1] == max(len(ragged_prompts[0]), len(ragged_prompts[2]))
     assert part.response_ids.shape[1] == int(rollout.response_mask[[0, 2]].sum(1).max())
-    before = score(policy, rollout, 1.0).log_probs[[0, 2]][rollout.response_mask[[0, 2]]]
-    after = score(policy, part, 1.0).log_probs[part.response_mask]
+    before = response_log_probs(policy, rollout, 1.0).log_probs[[0, 2]][rollout.response_mask[[0, 2]]]
+    after = response_log_probs(policy, part, 1.0).log_probs[part.response_mask]
     torch.testing.assert_close(before, after, atol=1e-5, rtol=0)
 
 
 def test_log_probs_are_float32_under_autocast(policy: Policy, ragged_prompts: list[list[int]]) -> None:
     lower = dataclasses.replace(policy, autocast=torch.bfloat16)
-    rollout = sample(lower, ragged_prompts, 12, 1.0, seeded(), keep="full")
-    scores = score(lower, rollout, 1.0, "full")
+    rollout = sample(lower, ragged_prompts, 12, 1.0, seeded(), needs="full")
+    scores = response_log_probs(lower, rollout, 1.0, "full")
     assert rollout.log_probs.dtype == scores.log_probs.dtype == torch.float32
-    assert rollout.cell_log_probs is not None
-    total = rollout.cell_log_probs.exp().sum(-1)[rollout.response_mask]
+    assert rollout.top_log_probs is not None
+    total = rollout.top_log_probs.exp().sum(-1)[rollout.response_mask]
     torch.testing.assert_close(total, torch.ones_like(total))
 
 
 def test_entropy_and_gradient(policy: Policy, ragged_prompts: list[list[int]]) -> None:
-    rollout = sample(policy, ragged_prompts, 12, 1.0, seeded(), keep="full")
-    scores = score(policy, rollout, 1.0, "full")
+    rollout = sample(policy, ragged_prompts, 12, 1.0, seeded(), needs="full")
+    scores = response_log_probs(policy, rollout, 1.0, "full")
     assert scores.log_probs.requires_grad
     assert not scores.entropy.requires_grad
-    assert scores.cell_log_probs is not None
-    assert not scores.cell_log_probs.requires_grad
+    assert scores.top_log_probs is not None
+    assert not scores.top_log_probs.requires_grad
     assert bool((scores.entropy[rollout.response_mask] <= math.log(15) + 1e-6).all())
-    expected = torch.distributions.Categorical(logits=scores.cell_log_probs).entropy()
+    expected = torch.distributions.Categorical(logits=scores.top_log_probs).entropy()
     torch.testing.assert_close(scores.entropy, expected)
 
 
@@ -215,5 +215,5 @@ def test_bad_requests(policy: Policy, change: dict[str, object], message: str) -
 
 def test_scoring_top_k_needs_a_top_k_rollout(policy: Policy) -> None:
     rollout: Rollout = sample(policy, [[3, 4]], 4, 1.0, seeded())
-    with pytest.raises(ValueError, match="sampled with keep='topk'"):
-        score(policy, rollout, 1.0, "topk")
+    with pytest.raises(ValueError, match="sampled with needs='topk'"):
+        response_log_probs(policy, rollout, 1.0, "topk")

@@ -38,10 +38,11 @@ from transformers import (
 
 from minicppo.reference.lm_head import head_entropy, head_gradients, head_log_probs
 from minicppo.rl import log_probs as scoring
-from minicppo.rl.lm_head import linear_head, token_scores
-from minicppo.rl.log_probs import hidden_states, score
+from minicppo.rl.lm_head import linear_head, token_log_probs
+from minicppo.rl.log_probs import hidden_states, response_log_probs
 from minicppo.rl.policy import Policy
-from minicppo.rl.sampling import Keep, Rollout, sample
+from minicppo.rl.rollout import Needs, Rollout
+from minicppo.rl.sampling import sample
 
 SIZES: dict[str, Any] = {
     "vocab_size": 61,
@@ -107,13 +108,13 @@ def groups(sizes: Sequence[int] = (3, 1, 4), seed: int = 0, width: int = 7, padd
 def plainly(policy: Policy, rollout: Rollout, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
     """Log-probs, entropy and cells of the valid tokens, each row alone and unpadded, from whole logits."""
     out: list[tuple[Tensor, Tensor, Tensor]] = []
-    assert rollout.cell_ids is not None
+    assert rollout.top_ids is not None
     for row in range(len(rollout)):
         prompt = rollout.prompt_ids[row, rollout.prompt_mask[row]]
         response = rollout.response_ids[row, rollout.response_mask[row]]
         logits = policy.model(input_ids=torch.cat([prompt, response])[None]).logits[0, len(prompt) - 1 : -1]
         log_p = (logits / temperature).log_softmax(-1)
-        cells = log_p.gather(1, rollout.cell_ids[row, rollout.response_mask[row]])
+        cells = log_p.gather(1, rollout.top_ids[row, rollout.response_mask[row]])
         out.append((log_p.gather(1, response[:, None])[:, 0], -(log_p.exp() * log_p).sum(-1), cells))
     return tuple(torch.cat(part) for part in zip(*out, strict=True))  # type: ignore[return-value]
 
@@ -173,14 +174,14 @@ def inputs(
 @pytest.mark.parametrize("tile", [(64, 256), (5, 16), (1, 101), (13, 1), (4, 7)])
 def test_the_head_is_its_loop_twin(tile: tuple[int, int], temperature: float, seed: int) -> None:
     hidden, weight, bias, targets, cells, upstream = inputs(13, 101, 6, 4, seed=seed)
-    found = token_scores(hidden, weight, bias, targets, cells, temperature, tile)
+    found = token_log_probs(hidden, weight, bias, targets, cells, temperature, tile)
     given = [x.detach().numpy() for x in (hidden, weight, bias)]
     rows = np.array([head_log_probs(h, *given[1:], temperature) for h in given[0]])
     everywhere = np.arange(13)
     np.testing.assert_allclose(found.log_probs.detach(), rows[everywhere, targets], rtol=1e-12)
     np.testing.assert_allclose(found.entropy, [head_entropy(row) for row in rows], rtol=1e-11)
-    assert found.cell_log_probs is not None
-    np.testing.assert_allclose(found.cell_log_probs, np.take_along_axis(rows, cells.numpy(), 1), rtol=1e-12)
+    assert found.top_log_probs is not None
+    np.testing.assert_allclose(found.top_log_probs, np.take_along_axis(rows, cells.numpy(), 1), rtol=1e-12)
     twin = head_gradients(*given, targets.tolist(), temperature, upstream.tolist())
     own = torch.autograd.grad(found.log_probs, (hidden, weight, bias), upstream)
     for mine, theirs in zip(own, twin, strict=True):
@@ -189,8 +190,8 @@ def test_the_head_is_its_loop_twin(tile: tuple[int, int], temperature: float, se
 
 def test_the_head_in_float32_and_without_bias_or_cells() -> None:
     hidden, weight, _, targets, _, upstream = inputs(70, 1001, 32, 1, torch.float32)
-    found = token_scores(hidden, weight, None, targets, tile=(16, 128))
-    assert found.cell_log_probs is None
+    found = token_log_probs(hidden, weight, None, targets, tile=(16, 128))
+    assert found.top_log_probs is None
     wide = [x.detach().double().requires_grad_() for x in (hidden, weight)]
     log_p = (wide[0] @ wide[1].T).log_softmax(-1).gather(1, targets[:, None])[:, 0]
     own = torch.autograd.grad(found.log_probs, (hidden, weight), upstream)
@@ -203,21 +204,21 @@ def test_the_head_in_float32_and_without_bias_or_cells() -> None:
 
 def test_only_what_asks_for_a_gradient_gets_one() -> None:
     hidden, weight, bias, targets, cells, upstream = inputs(9, 33, 5, 2)
-    whole = torch.autograd.grad(token_scores(hidden, weight, bias, targets).log_probs, (hidden, weight), upstream)
-    found = token_scores(hidden, weight.detach(), bias.detach(), targets, cells, tile=(4, 8))
+    whole = torch.autograd.grad(token_log_probs(hidden, weight, bias, targets).log_probs, (hidden, weight), upstream)
+    found = token_log_probs(hidden, weight.detach(), bias.detach(), targets, cells, tile=(4, 8))
     assert not found.entropy.requires_grad
-    assert found.cell_log_probs is not None
-    assert not found.cell_log_probs.requires_grad
+    assert found.top_log_probs is not None
+    assert not found.top_log_probs.requires_grad
     torch.testing.assert_close(torch.autograd.grad(found.log_probs, hidden, upstream)[0], whole[0])
-    found = token_scores(hidden.detach(), weight, None, targets, tile=(4, 8))
+    found = token_log_probs(hidden.detach(), weight, None, targets, tile=(4, 8))
     assert torch.autograd.grad(found.log_probs, weight, upstream)[0].shape == weight.shape
-    assert not token_scores(hidden.detach(), weight.detach(), None, targets).log_probs.requires_grad
+    assert not token_log_probs(hidden.detach(), weight.detach(), None, targets).log_probs.requires_grad
 
 
 def test_no_tokens_at_all() -> None:
     hidden, weight, bias, targets, cells, _ = inputs(0, 33, 5, 2)
-    found = token_scores(hidden, weight, bias, targets, cells)
-    assert [len(x) for x in found if x is not None] == [0, 0, 0]
+    found = token_log_probs(hidden, weight, bias, targets, cells)
+    assert [len(x) for x in vars(found).values() if x is not None] == [0, 0, 0]
     found.log_probs.sum().backward()
     assert weight.grad is not None
     assert not weight.grad.any()
@@ -228,7 +229,7 @@ def test_a_sure_token_keeps_its_small_gradient_in_bfloat16() -> None:
     weight = torch.eye(4) * 10
     hidden = torch.eye(4)[:1].clone().requires_grad_()
     with torch.autocast("cpu", torch.bfloat16):
-        log_probs = token_scores(hidden, weight, None, torch.tensor([0])).log_probs
+        log_probs = token_log_probs(hidden, weight, None, torch.tensor([0])).log_probs
     (found,) = torch.autograd.grad(log_probs.sum(), hidden)
     rest = 3 / (np.exp(10.0) + 3)
     assert abs(float(found[0, 0]) / (10 * rest) - 1) < 0.01
@@ -239,10 +240,10 @@ def test_bfloat16_products_with_a_float32_log_sum_exp(name: str, tiled: None) ->
     policy, rollout = sharp(MODELS[name], 2.0), groups()
     lower = dataclasses.replace(policy, autocast=torch.bfloat16)
     valid = rollout.response_mask
-    whole, low = (score(p, rollout, 1.0, "topk") for p in (policy, lower))
+    whole, low = (response_log_probs(p, rollout, 1.0, "topk") for p in (policy, lower))
     assert {x.dtype for x in vars(low).values()} == {torch.float32}
-    assert low.cell_log_probs is not None
-    assert bool((low.cell_log_probs[valid].exp().sum(-1) <= 1 + 1e-5).all())
+    assert low.top_log_probs is not None
+    assert bool((low.top_log_probs[valid].exp().sum(-1) <= 1 + 1e-5).all())
     torch.testing.assert_close(low.log_probs[valid], whole.log_probs[valid], atol=0.05, rtol=0.02)
     true, found = (gradients(policy, s.log_probs[valid]) for s in (whole, low))
     for key, value in true.items():
@@ -258,12 +259,12 @@ def test_any_model_scores_as_its_rows_do_alone(
     policy, rollout = sharp(MODELS[name]), groups(padded=padded)
     monkeypatch.setattr(scoring, "pass_tokens", lambda model: one_pass)
     assert linear_head(policy.model) is not None
-    found, valid = score(policy, rollout, 0.8, "topk"), rollout.response_mask
+    found, valid = response_log_probs(policy, rollout, 0.8, "topk"), rollout.response_mask
     log_probs, entropy, cells = plainly(policy, rollout, 0.8)
-    assert found.cell_log_probs is not None
+    assert found.top_log_probs is not None
     torch.testing.assert_close(found.log_probs[valid], log_probs, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(found.entropy[valid], entropy, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(found.cell_log_probs[valid], cells, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(found.top_log_probs[valid], cells, atol=1e-5, rtol=1e-5)
     assert bool((found.log_probs[~valid] == 0).all())
     assert_near(gradients(policy, found.log_probs[valid]), gradients(policy, log_probs))
 
@@ -272,7 +273,7 @@ def test_any_model_scores_as_its_rows_do_alone(
 def test_shaped_logits_are_noticed_and_made_whole(name: str, tiled: None) -> None:
     policy, rollout = sharp(SHAPED[name]), groups()
     assert linear_head(policy.model) is None
-    found, valid = score(policy, rollout, 1.0, "topk"), rollout.response_mask
+    found, valid = response_log_probs(policy, rollout, 1.0, "topk"), rollout.response_mask
     log_probs, entropy, _ = plainly(policy, rollout, 1.0)
     torch.testing.assert_close(found.log_probs[valid], log_probs, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(found.entropy[valid], entropy, atol=1e-5, rtol=1e-5)
@@ -286,7 +287,7 @@ def test_shaped_logits_are_noticed_and_made_whole(name: str, tiled: None) -> Non
 def test_a_head_that_goes_around_its_base_model_is_not_taken_for_a_linear_one(tiled: None) -> None:
     policy, rollout = sharp(lambda: OPTForCausalLM(OPTConfig(**SIZES, ffn_dim=32, word_embed_proj_dim=24))), groups()
     assert linear_head(policy.model) is None
-    found = score(policy, rollout, 1.0, "topk").log_probs[rollout.response_mask]
+    found = response_log_probs(policy, rollout, 1.0, "topk").log_probs[rollout.response_mask]
     torch.testing.assert_close(found, plainly(policy, rollout, 1.0)[0], atol=1e-5, rtol=1e-5)
 
 
@@ -318,7 +319,7 @@ def test_a_head_replaced_or_hooked_later_is_asked_anew(tiled: None) -> None:
         lambda: head.register_forward_pre_hook(lambda module, args: args[0] / 2),
     ):
         hook = register()
-        found = score(policy, rollout, 1.0, "topk").log_probs[rollout.response_mask]
+        found = response_log_probs(policy, rollout, 1.0, "topk").log_probs[rollout.response_mask]
         torch.testing.assert_close(found, plainly(policy, rollout, 1.0)[0], atol=1e-5, rtol=1e-5)
         hook.remove()
     assert linear_head(policy.model) is head
@@ -327,7 +328,7 @@ def test_a_head_replaced_or_hooked_later_is_asked_anew(tiled: None) -> None:
 def test_a_head_with_a_bias(tiled: None) -> None:
     policy, rollout = sharp(MODELS["llama, untied"]), groups()
     policy.model.lm_head = torch.nn.Linear(24, 61)
-    found = score(policy, rollout, 1.0, "topk").log_probs[rollout.response_mask]
+    found = response_log_probs(policy, rollout, 1.0, "topk").log_probs[rollout.response_mask]
     expected = plainly(policy, rollout, 1.0)[0]
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
     assert_near(gradients(policy, found), gradients(policy, expected))
@@ -337,7 +338,7 @@ def test_a_model_without_keys_and_values_reads_every_row(tiled: None, monkeypatc
     config = MambaConfig(vocab_size=61, hidden_size=24, num_hidden_layers=2, state_size=4, eos_token_id=1)
     policy, rollout = sharp(lambda: MambaForCausalLM(config), 1.0), groups(padded=False)
     monkeypatch.setattr(scoring, "pass_tokens", lambda model: 0)
-    found = score(policy, rollout, 1.0, "topk").log_probs[rollout.response_mask]
+    found = response_log_probs(policy, rollout, 1.0, "topk").log_probs[rollout.response_mask]
     torch.testing.assert_close(found, plainly(policy, rollout, 1.0)[0], atol=1e-5, rtol=1e-5)
 
 
@@ -346,7 +347,7 @@ def test_keys_and_values_beside_a_recurrent_state_read_every_row(tiled: None, mo
     make = lambda: FalconH1ForCausalLM(FalconH1Config(**SIZES, head_dim=12, **mixer))  # noqa: E731
     policy, rollout = sharp(make, 1.0), groups(padded=False)
     monkeypatch.setattr(scoring, "pass_tokens", lambda model: 0)
-    found = score(policy, rollout, 1.0, "topk").log_probs[rollout.response_mask]
+    found = response_log_probs(policy, rollout, 1.0, "topk").log_probs[rollout.response_mask]
     torch.testing.assert_close(found, plainly(policy, rollout, 1.0)[0], atol=1e-5, rtol=1e-5)
 
 
@@ -393,11 +394,11 @@ def test_short_responses_are_scored_apart_where_that_pays(
     rollout = dataclasses.replace(rollout, response_mask=torch.arange(40) < torch.tensor(ends)[:, None])
     assert linear_head(policy_of_passes.model) is not None
     read.clear()
-    found = score(policy_of_passes, rollout, 1.0, "topk")
+    found = response_log_probs(policy_of_passes, rollout, 1.0, "topk")
     assert read == passes
     valid, plain = rollout.response_mask, plainly(policy_of_passes, rollout, 1.0)
-    assert found.cell_log_probs is not None
-    for mine, true in zip((found.log_probs, found.entropy, found.cell_log_probs), plain, strict=True):
+    assert found.top_log_probs is not None
+    for mine, true in zip((found.log_probs, found.entropy, found.top_log_probs), plain, strict=True):
         torch.testing.assert_close(mine[valid], true, atol=1e-5, rtol=1e-5)
 
 
@@ -409,7 +410,7 @@ def test_responses_without_a_token_are_scored_with_the_others(
     monkeypatch.setattr(scoring, "pass_tokens", lambda model: one_pass)
     policy, rollout = sharp(MODELS["qwen3"]), groups((2, 2))
     rollout = dataclasses.replace(rollout, response_mask=torch.arange(7) < torch.tensor(ends)[:, None])
-    found, valid = score(policy, rollout, 1.0, "topk").log_probs, rollout.response_mask
+    found, valid = response_log_probs(policy, rollout, 1.0, "topk").log_probs, rollout.response_mask
     assert found.shape == valid.shape
     assert bool(found.isfinite().all())
     whole = dataclasses.replace(rollout, response_mask=torch.ones_like(valid))
@@ -424,23 +425,23 @@ def test_a_pass_costs_a_tiny_policy_more_tokens_than_a_large_one() -> None:
 
 
 @pytest.mark.parametrize("one_pass", [0, math.inf], ids=["many passes", "one pass"])
-@pytest.mark.parametrize("keep", ["none", "topk", "full"])
+@pytest.mark.parametrize("needs", ["log_probs", "topk", "full"])
 def test_the_ratio_is_one_after_a_rollout(
     policy: Policy,
     ragged_prompts: list[list[int]],
     one_pass: float,
-    keep: Keep,
+    needs: Needs,
     tiled: None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(scoring, "pass_tokens", lambda model: one_pass)
-    rollout = sample(policy, ragged_prompts, 20, 0.9, torch.Generator().manual_seed(0), keep=keep, k=5, samples=6)
-    scores, valid = score(policy, rollout, 0.9, keep), rollout.response_mask
+    rollout = sample(policy, ragged_prompts, 20, 0.9, torch.Generator().manual_seed(0), needs=needs, k=5, samples=6)
+    scores, valid = response_log_probs(policy, rollout, 0.9, needs), rollout.response_mask
     ratio = (scores.log_probs - rollout.log_probs).exp()[valid]
     torch.testing.assert_close(ratio, torch.ones_like(ratio), atol=1e-5, rtol=0)
-    if rollout.cell_log_probs is not None:
-        assert scores.cell_log_probs is not None
-        torch.testing.assert_close(scores.cell_log_probs[valid], rollout.cell_log_probs[valid], atol=1e-4, rtol=0)
+    if rollout.top_log_probs is not None:
+        assert scores.top_log_probs is not None
+        torch.testing.assert_close(scores.top_log_probs[valid], rollout.top_log_probs[valid], atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("name", ["qwen3", "gpt2"])
@@ -453,7 +454,7 @@ def test_micro_batches_change_no_gradient(name: str, tiled: None) -> None:
     for size in (12, 5, 1):
         policy.model.zero_grad()
         for rows in torch.arange(12).split(size):
-            (score(policy, rollout.rows(rows), 1.0).log_probs * upstream[rows]).sum().backward()
+            (response_log_probs(policy, rollout.rows(rows), 1.0).log_probs * upstream[rows]).sum().backward()
         found.append({key: parameter.grad.clone() for key, parameter in named.items() if parameter.grad is not None})
     assert_near(found[1], found[0])
     assert_near(found[2], found[0])
@@ -463,16 +464,16 @@ def test_micro_batches_change_no_gradient(name: str, tiled: None) -> None:
 def test_the_padding_does_not_matter(one_pass: float, tiled: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scoring, "pass_tokens", lambda model: one_pass)
     policy, clean = sharp(MODELS["qwen3"]), groups()
-    assert clean.cell_ids is not None
+    assert clean.top_ids is not None
     other = torch.randint(61, (8, 200), generator=torch.Generator().manual_seed(3))
     prompt, valid = clean.prompt_mask, clean.response_mask
     dirty = dataclasses.replace(
         clean,
         prompt_ids=clean.prompt_ids.where(prompt, other[:, :9]),
         response_ids=clean.response_ids.where(valid, other[:, :7]),
-        cell_ids=clean.cell_ids.where(valid[..., None], 10**9),
+        top_ids=clean.top_ids.where(valid[..., None], 10**9),
     )
-    first, again = (score(policy, rollout, 1.0, "topk") for rollout in (clean, dirty))
+    first, again = (response_log_probs(policy, rollout, 1.0, "topk") for rollout in (clean, dirty))
     for a, b in zip(vars(first).values(), vars(again).values(), strict=True):
         assert torch.equal(a, b)
     found = gradients(policy, again.log_probs[valid])
@@ -482,7 +483,7 @@ def test_the_padding_does_not_matter(one_pass: float, tiled: None, monkeypatch: 
 def test_hidden_states_in_the_padding_are_never_touched(tiled: None, monkeypatch: pytest.MonkeyPatch) -> None:
     policy, rollout = sharp(MODELS["llama, untied"]), groups()
     valid = rollout.response_mask
-    clean = score(policy, rollout, 1.0, "topk")
+    clean = response_log_probs(policy, rollout, 1.0, "topk")
 
     def poison(module: Any, args: Any, output: Any) -> None:
         output.last_hidden_state[:, -valid.shape[1] :][~valid] = torch.nan
@@ -491,7 +492,7 @@ def test_hidden_states_in_the_padding_are_never_touched(tiled: None, monkeypatch
     policy.model.base_model.register_forward_hook(poison)
     with torch.no_grad():
         assert bool(hidden_states(policy, rollout)[~valid].isnan().all())
-        dirty = score(policy, rollout, 1.0, "topk")
+        dirty = response_log_probs(policy, rollout, 1.0, "topk")
     torch.testing.assert_close(dirty.log_probs, clean.log_probs, atol=1e-5, rtol=0)
     assert not any(bool(value.isnan().any()) for value in vars(dirty).values())
 
@@ -506,7 +507,7 @@ def test_no_tensor_has_tokens_times_vocabulary_elements(tiled: None) -> None:
         hidden.requires_grad_()
         ids = rollout.response_ids[rollout.response_mask]
         with Largest() as mode:
-            token_scores(hidden, head.weight, None, ids).log_probs.sum().backward()
+            token_log_probs(hidden, head.weight, None, ids).log_probs.sum().backward()
         largest.append(mode.elements)
         assert largest[-1] <= max(hidden.numel(), head.weight.numel()) < len(ids) * 61
         with Largest() as mode:
@@ -518,11 +519,11 @@ def test_scoring_makes_no_logits(tiled: None) -> None:
     """Of the whole of score(), forward and backward, in a model whose own layers are smaller than the logits."""
     policy, rollout = sharp(MODELS["llama, tied"]), groups((16, 16), width=12)
     with Largest() as mode:
-        score(policy, rollout, 1.0, "topk").log_probs.sum().backward()
+        response_log_probs(policy, rollout, 1.0, "topk").log_probs.sum().backward()
     logits = rollout.response_ids.numel() * 61
     assert mode.elements < logits
     with Largest() as mode:
-        score(policy, rollout, 1.0, "full").log_probs.sum().backward()
+        response_log_probs(policy, rollout, 1.0, "full").log_probs.sum().backward()
     assert mode.elements >= logits
 
 
@@ -535,8 +536,8 @@ def test_the_head_on_a_gpu(dtype: torch.dtype) -> None:
     for device in ("cpu", "cuda"):
         own = [x.to(device).requires_grad_() for x in (hidden, weight, bias)]
         with torch.autocast(device, dtype, enabled=dtype != torch.float32):
-            found = token_scores(*own, targets.to(device), cells.to(device), 0.9, (128, 512))
+            found = token_log_probs(*own, targets.to(device), cells.to(device), 0.9, (128, 512))
         grads = torch.autograd.grad(found.log_probs, own, upstream.to(device))
-        results.append({str(i): x.detach().cpu() for i, x in enumerate((*found, *grads)) if x is not None})
+        results.append({str(i): x.detach().cpu() for i, x in enumerate((*vars(found).values(), *grads)) if x is not None})
     for key, value in results[0].items():
         assert_near({key: results[1][key]}, {key: value}, 1e-4 if dtype == torch.float32 else 0.03)

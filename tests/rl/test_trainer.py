@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from minicppo.rl.config import RunConfig
-from minicppo.rl.log_probs import score
+from minicppo.rl.log_probs import response_log_probs
 from minicppo.rl.run_dir import RunDir
 from minicppo.rl.tasks import is_held_out
 from minicppo.rl.tasks.chain import ChainTask
@@ -100,9 +100,9 @@ def test_rollouts_come_from_the_weights_of_k_updates_ago(
         behind = history[max(0, trainer.state.update - staleness)]
         again = copy.deepcopy(trainer.state.policy)
         again.model.load_state_dict(behind, strict=False)
-        drift = (score(again, batch.rollout, 1.0).log_probs - batch.rollout.log_probs)[batch.rollout.response_mask]
+        drift = (response_log_probs(again, batch.rollout, 1.0).log_probs - batch.rollout.log_probs)[batch.rollout.response_mask]
         checked.append(float(drift.detach().abs().max()))
-        now = score(trainer.state.policy, batch.rollout, 1.0).log_probs.detach() - batch.rollout.log_probs
+        now = response_log_probs(trainer.state.policy, batch.rollout, 1.0).log_probs.detach() - batch.rollout.log_probs
         assert staleness == 0 or trainer.state.update == 0 or float(now[batch.rollout.response_mask].abs().max()) > 1e-3
         return batch
 
