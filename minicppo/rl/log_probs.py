@@ -4,6 +4,8 @@ Rows that share a prompt can share a pass over it, and short responses can leave
 they would be computed with. Both cost further passes, so `pass_tokens` decides.
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
@@ -11,7 +13,8 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from minicppo.rl.lm_head import LogProbs, default_tile, linear_head, token_log_probs
 from minicppo.rl.policy import Policy, layer_parameters
-from minicppo.rl.rollout import Needs, Rollout, join, rows
+from minicppo.rl.rollout import Needs, Rollout, widen
+from minicppo.rules import rows
 
 KEYS_AND_VALUES = (DynamicLayer, DynamicSlidingWindowLayer)  # layers that remember nothing else; subclasses may
 PASS = {"cpu": 1.5e8, "cuda": 5e12}  # tokens x parameters that a pass costs: measured; on a GPU, starting its kernels
@@ -34,7 +37,8 @@ def response_log_probs(policy: Policy, rollout: Rollout, temperature: float, nee
     if len(parts) == 1:
         return _compute(policy, rollout, temperature, needs)
     found = [_compute(policy, rollout.rows(index).trim(), temperature, needs) for index in parts]
-    return rows(join(found, width=rollout.response_ids.shape[1]), torch.cat(parts).argsort())
+    wide = partial(widen, width=rollout.response_ids.shape[1])
+    return rows.take(rows.join([rows.map_rows(wide, each) for each in found]), torch.cat(parts).argsort())
 
 
 def pass_tokens(model: PreTrainedModel) -> float:

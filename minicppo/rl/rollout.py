@@ -1,20 +1,19 @@
 """A rollout in one record: responses with the log-probs they were sampled with, and what became of them."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from minicppo.rl.policy import Policy
-from minicppo.rl.tasks.base import Problem, Task
-from minicppo.rules import Cells, TokenBatch
+from minicppo.rl.tasks.base import Problem, Task, judged
+from minicppo.rules import TokenBatch, TopLogProbs, rows
 
 Needs = Literal["log_probs", "topk", "full"]  # of each token: log mu alone, mu's K likeliest too, the whole vocabulary
 LATER: Any = None  # not known when the responses are sampled
-Record = TypeVar("Record")
 
 
 @dataclass(frozen=True)
@@ -56,17 +55,27 @@ class Rollout:
 
     def rows(self, index: Tensor) -> "Rollout":
         """Some rows (1-D indices or flags), columns as they are."""
-        return rows(self, index)
+        return rows.take(self, index)
 
     def trim(self) -> "Rollout":
         """Without the columns that are padding in all rows; one is left at least."""
         first = int(self.prompt_mask.any(0).int().argmax())
         width = int(self.response_mask.sum(1).max().clamp(min=1))
-        cut: dict[str, Any] = {}
-        for name, value in vars(self).items():
-            if isinstance(value, Tensor) and value.ndim > 1:
-                cut[name] = value[:, first:] if name.startswith("prompt") else value[:, :width]
-        return replace(self, **cut)
+        return self._by_column(lambda name, value: value[:, first:] if name.startswith("prompt") else value[:, :width])
+
+    def pad(self, prompt: int, width: int, pad_id: int) -> "Rollout":
+        """Prompts filled up to so many columns on the left, responses on the right."""
+
+        def padded(name: str, value: Tensor) -> Tensor:
+            fill = pad_id if name in ("prompt_ids", "response_ids") else 0
+            return widen(value, prompt, fill, left=True) if name.startswith("prompt") else widen(value, width, fill)
+
+        return self._by_column(padded)
+
+    def _by_column(self, change: Callable[[str, Tensor], Tensor]) -> "Rollout":
+        """What has columns is changed, by name."""
+        columns: dict[str, Any] = {k: v for k, v in vars(self).items() if isinstance(v, Tensor) and v.ndim > 1}
+        return replace(self, **{name: change(name, value) for name, value in columns.items()})
 
     def split(self, size: int | None) -> Iterator["Rollout"]:
         """`size` rows at a time (None: all), columns as they are."""
@@ -78,11 +87,11 @@ class Rollout:
 
     def token_batch(self, log_probs: Tensor, top_log_probs: Tensor | None = None) -> TokenBatch:
         """What the rules read: pi's log-probs (N, T), and (N, T, K) on the same tokens, beside the rollout's own."""
-        cells = None
+        top = None
         if top_log_probs is not None:
             assert self.top_log_probs is not None
-            cells = Cells(top_log_probs, self.top_log_probs, self.response_ids, self.top_ids)
-        return TokenBatch(log_probs, self.log_probs, self.advantages, self.response_mask, cells)
+            top = TopLogProbs(top_log_probs, self.top_log_probs, self.response_ids, self.top_ids)
+        return TokenBatch(log_probs, self.log_probs, self.advantages, self.response_mask, top)
 
 
 def grade(policy: Policy, task: Task, problems: Sequence[Problem], rollout: Rollout) -> Rollout:
@@ -90,55 +99,27 @@ def grade(policy: Policy, task: Task, problems: Sequence[Problem], rollout: Roll
     lengths = rollout.response_mask.sum(1).tolist()
     texts = [policy.decode(ids[:n]) for ids, n in zip(rollout.response_ids.tolist(), lengths, strict=True)]
     asked = [problem for problem in problems for _ in range(len(texts) // len(problems))]
-    answers, device = list(zip(asked, texts, strict=True)), rollout.log_probs.device
+    verdicts = [judged(task, problem, text) for problem, text in zip(asked, texts, strict=True)]
+    rewards, well_formed = zip(*verdicts, strict=True)
+    device = rollout.log_probs.device
     return replace(
         rollout,
         problems=asked,
         texts=texts,
-        rewards=torch.tensor([task.score(*each) for each in answers], dtype=torch.float64, device=device),
-        well_formed=torch.tensor([task.well_formed(*each) for each in answers], dtype=torch.bool, device=device),
+        rewards=torch.tensor(rewards, dtype=torch.float64, device=device),
+        well_formed=torch.tensor(well_formed, dtype=torch.bool, device=device),
     )
 
 
-def rows(record: Record, index: Tensor) -> Record:
-    """Some rows of every tensor and list of a record (a dataclass)."""
-    index = index.nonzero()[:, 0] if index.dtype == torch.bool else index
-    picked: dict[str, Any] = {}
-    for name, value in vars(record).items():
-        if isinstance(value, Tensor):
-            picked[name] = value[index]
-        elif isinstance(value, list):
-            picked[name] = [value[i] for i in index.tolist()]
-    return replace(record, **picked)  # type: ignore[type-var]
+def join(parts: Sequence[Rollout], pad_id: int) -> Rollout:
+    """The rows of all, one after the other, padded to the widest prompt and the widest response."""
+    prompt, width = (
+        max(ids.shape[1] for ids in each) for each in zip(*((p.prompt_ids, p.response_ids) for p in parts))
+    )
+    return rows.join([part.pad(prompt, width, pad_id) for part in parts])
 
 
-def join(parts: Sequence[Record], pad_id: int = 0, width: int = 0) -> Record:
-    """The rows of several records of one kind, padded to the widest and to `width`: prompts on the left, others right.
-
-    What is neither tensor nor list, nor a dictionary of them, is the first record's.
-    """
-    if len(parts) == 1 and not width:
-        return parts[0]
-    joined = {}
-    for field in fields(parts[0]):  # type: ignore[arg-type]
-        fill = pad_id if field.name in ("prompt_ids", "response_ids") else 0
-        joined[field.name] = _joined([getattr(part, field.name) for part in parts], field.name, fill, width)
-    return type(parts[0])(**joined)
-
-
-def _joined(values: list[Any], name: str, fill: int, width: int) -> Any:
-    first = values[0]
-    if isinstance(first, dict):
-        return {key: _joined([value[key] for value in values], name, fill, width) for key in first}
-    if isinstance(first, list):
-        return [each for value in values for each in value]
-    if not isinstance(first, Tensor):
-        return first
-    if first.ndim == 1:
-        return torch.cat(values)
-    width, wide = max(width, *(value.shape[1] for value in values)), []
-    for value in values:
-        missing = width - value.shape[1]
-        sides = (missing, 0) if name.startswith("prompt") else (0, missing)
-        wide.append(F.pad(value, (0, 0) * (value.ndim - 2) + sides, value=fill))
-    return torch.cat(wide)
+def widen(values: Tensor, width: int, fill: int = 0, left: bool = False) -> Tensor:
+    """(N, width, ...) from (N, T, ...), filled up on the right, or on the left."""
+    missing = width - values.shape[1]
+    return F.pad(values, (0, 0) * (values.ndim - 2) + ((missing, 0) if left else (0, missing)), value=fill)

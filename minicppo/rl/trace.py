@@ -4,10 +4,11 @@ import torch
 
 from minicppo.rl.checkpoint import TrainState
 from minicppo.rl.config import RunConfig
-from minicppo.rl.rollout import Rollout, join
+from minicppo.rl.rollout import Rollout
 from minicppo.rl.run_dir import RunDir
 from minicppo.rl.update import weigh
 from minicppo.rules import Method
+from minicppo.rules.rows import join
 
 TRACE_ROWS = 256  # responses kept
 

@@ -11,8 +11,9 @@ from minicppo.rl.checkpoint import TrainState
 from minicppo.rl.config import RunConfig
 from minicppo.rl.lm_head import LogProbs
 from minicppo.rl.log_probs import response_log_probs
-from minicppo.rl.rollout import Rollout, join
+from minicppo.rl.rollout import Rollout
 from minicppo.rules import Method, TokenBatch, TokenWeights, diagnostics, policy_loss
+from minicppo.rules.rows import join
 
 
 def update(state: TrainState, method: Method, minibatch: Rollout, config: RunConfig) -> dict[str, Any]:
@@ -70,7 +71,7 @@ def weigh(
         found = response_log_probs(state.policy, part, config.rollout.temperature, part.needs)
         _require_finite(state, "log-prob", found.log_probs[part.response_mask])
         batch = part.token_batch(found.log_probs, found.top_log_probs)
-        yield found, dataclasses.replace(batch, cells=None), method(batch)
+        yield found, dataclasses.replace(batch, top=None), method(batch)
 
 
 def _require_finite(state: TrainState, name: str, value: Tensor) -> None:
