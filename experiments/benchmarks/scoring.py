@@ -214,11 +214,11 @@ def grouped(prompts: int, prompt: int, response: int, vocabulary: int, device: s
     mask = torch.arange(prompt) >= prompt - lengths
     responses, zeros = torch.randint(vocabulary, (len(ids), response)), torch.zeros(len(ids), response)
     made = (ids, mask, responses, torch.arange(response) < ends, zeros)
-    return Rollout(*(x.to(device) for x in made))  # type: ignore[arg-type]
+    return Rollout(*(x.to(device) for x in made))
 
 
 def measure_prompts(name: str, model: PreTrainedModel, rollout: Rollout, repeats: int) -> dict[str, Any]:
-    policy, parameters = Policy(model, None), list(model.base_model.parameters())  # type: ignore[arg-type]
+    policy, parameters = Policy(model, None), list(model.base_model.parameters())
     valid = rollout.response_mask
     upstream = torch.randn(int(valid.sum()), model.config.hidden_size, device=valid.device)
 

@@ -74,8 +74,11 @@ class Rollout:
 
     def _by_column(self, change: Callable[[str, Tensor], Tensor]) -> "Rollout":
         """What has columns is changed, by name."""
-        columns: dict[str, Any] = {k: v for k, v in vars(self).items() if isinstance(v, Tensor) and v.ndim > 1}
-        return replace(self, **{name: change(name, value) for name, value in columns.items()})
+        changed: dict[str, Any] = {}
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor) and value.ndim > 1:
+                changed[name] = change(name, value)
+        return replace(self, **changed)
 
     def split(self, size: int | None) -> Iterator["Rollout"]:
         """`size` rows at a time (None: all), columns as they are."""
@@ -113,9 +116,8 @@ def grade(policy: Policy, task: Task, problems: Sequence[Problem], rollout: Roll
 
 def join(parts: Sequence[Rollout], pad_id: int) -> Rollout:
     """The rows of all, one after the other, padded to the widest prompt and the widest response."""
-    prompt, width = (
-        max(ids.shape[1] for ids in each) for each in zip(*((p.prompt_ids, p.response_ids) for p in parts))
-    )
+    prompt = max(part.prompt_ids.shape[1] for part in parts)
+    width = max(part.response_ids.shape[1] for part in parts)
     return rows.join([part.pad(prompt, width, pad_id) for part in parts])
 
 
