@@ -218,7 +218,7 @@ def grouped(prompts: int, prompt: int, response: int, vocabulary: int, device: s
 
 
 def measure_prompts(name: str, model: PreTrainedModel, rollout: Rollout, repeats: int) -> dict[str, Any]:
-    policy, parameters = Policy(model, None), list(model.base_model.parameters())
+    policy, parameters = Policy(model, None), list(model.base_model.parameters())  # type: ignore[arg-type]
     valid = rollout.response_mask
     upstream = torch.randn(int(valid.sum()), model.config.hidden_size, device=valid.device)
 
