@@ -6,9 +6,9 @@ A new file in this folder is found by itself.
 import importlib
 import pkgutil
 
-from minicppo.rules.method import FAMILIES, METHODS, Method, get_method, register
+from minicppo.rules.method import FAMILIES, METHODS, Method, get_method, masked_weights, register
 
-__all__ = ["FAMILIES", "METHODS", "Method", "get_method", "register"]
+__all__ = ["FAMILIES", "METHODS", "Method", "get_method", "masked_weights", "register"]
 
 ORDER = "policy_gradient grpo cispo gspo sapo drpo dppo trm cppo".split()  # as tables list them; other files follow
 _found = sorted(module.name for module in pkgutil.iter_modules(__path__))

@@ -1,0 +1,72 @@
+"""A file of one's own adds a method: the worked example of CONTRIBUTING.md, and what is refused."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from minicppo.plugins import load_plugins
+from minicppo.reference import LOOPS, Response
+from minicppo.rules import FAMILIES, METHODS, TokenBatch, get_method
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def as_before() -> Iterator[None]:
+    """Whatever a test registers is forgotten after it."""
+    tables = (LOOPS, METHODS, FAMILIES)
+    before = [dict(table) for table in tables]
+    yield
+    for table, content in zip(tables, before, strict=True):
+        table.clear()
+        table.update(content)  # type: ignore[arg-type]
+
+
+def written(path: Path, *changes: tuple[str, str]) -> Path:
+    """The worked example as a file, with parts of it replaced."""
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    (code,) = re.findall(r"### Add a method.*?```python\n(.*?)```", text, re.S)
+    for old, new in changes:
+        assert old in code
+        code = code.replace(old, new)
+    path.write_text(code)
+    return path
+
+
+def test_the_worked_example_is_a_method_that_equals_its_loop(tmp_path: Path) -> None:
+    file = written(tmp_path / "truncated.py")
+    load_plugins([file, file])
+    load_plugins([str(file)])  # once is enough
+    method = get_method("truncated", cap=1.5)
+    mu, pi, advantages = [0.5, 0.2, 0.4], [0.4, 0.9, 0.4], [1.0, 1.0, -1.0]
+    row = [torch.tensor([x], dtype=torch.float64) for x in (pi, mu, advantages)]
+    found = method(TokenBatch(row[0].log(), row[1].log(), row[2]))
+    assert found.weight[0].tolist() == pytest.approx(LOOPS["truncated"](Response(mu, pi, advantages), cap=1.5))
+    assert method.overrides == {"cap": 1.5}
+    with pytest.raises(ValueError, match=r"cap=0 is outside \(0, inf\]"):
+        get_method("truncated", cap=0)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('family = "truncated"', 'family = "dppo"', r"mine.py, line \d+: ValueError: family 'dppo' .* is taken"),
+        ('@loop("truncated")', '@loop("cppo")', r"mine.py, line \d+: ValueError: family 'cppo' has a loop already"),
+        ("register(Truncated(", "register(Truncated(cap=-1,", r"mine.py, line \d+: ValueError: cap=-1 is outside"),
+        ('    family = "truncated"\n', "", r"mine.py, line \d+: "),
+        ("@dataclass", "@@", r"mine.py, line \d+: SyntaxError"),
+    ],
+)
+def test_what_is_wrong_is_said_with_file_and_line(tmp_path: Path, old: str, new: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load_plugins([written(tmp_path / "mine.py", (old, new))])
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"nowhere\.py: there is no such Python file"):
+        load_plugins([tmp_path / "nowhere.py"])
