@@ -20,6 +20,17 @@ class Outcome(NamedTuple):
     out: str
     err: str
 
+    def done(self) -> str:
+        """What was printed; the command must have succeeded."""
+        assert self.status == 0, self.err
+        return self.out
+
+    def refused(self) -> str:
+        """The error; it must be one line."""
+        text = self.err.lstrip()  # a progress display that shows nothing leaves an empty line
+        assert (self.status, text[:7], text.count("\n")) == (2, "error: ", 1), self.err
+        return text
+
 
 Command = Callable[..., Outcome]
 

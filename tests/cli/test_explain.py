@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from matplotlib.patches import StepPatch
 
-from minicppo.cli import main
 from minicppo.plots.explain import COLUMNS, explain, legend, picture
 from minicppo.reference import cppo_steps, linear_weights
 from minicppo.rules import METHODS, get_method
+from tests.command_line import Command
 
 MU, PI = [0.5, 0.4, 0.5, 0.9, 0.3], [0.6, 0.48, 0.4, 0.91, 0.5]
 EXAMPLE = ["explain", "--mu", ".5,.4,.5,.9,.3", "--pi", ".6,.48,.4,.91,.5", "budget=fixed"]
@@ -31,15 +31,10 @@ def test_every_column_is_the_reference_loops() -> None:
         assert row["g"] == pytest.approx(row["rho"] if step.keep else 0.0)
 
 
-def test_the_command_prints_a_table_json_and_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as left:
-        main([*EXAMPLE, "--plot", str(tmp_path / "picture.png")])
-    assert left.value.code == 0
-    assert capsys.readouterr().out.count("MASK, prefix") == 2
-    assert (tmp_path / "picture.png").stat().st_size > 10_000
-    with pytest.raises(SystemExit):
-        main([*EXAMPLE, "--json"])
-    rows = json.loads(capsys.readouterr().out)
+def test_the_command_prints_a_table_json_and_a_picture(minicppo: Command) -> None:
+    assert minicppo(*EXAMPLE, "--plot", "picture.png").done().count("MASK, prefix") == 2
+    assert Path("picture.png").stat().st_size > 10_000
+    rows = json.loads(minicppo(*EXAMPLE, "--json").done())
     assert [row["reason"] for row in rows] == ["inside", "prefix", "toward", "prefix", "both"]
 
 
@@ -81,8 +76,5 @@ def test_masked_is_what_moves_away_beyond_its_limit(method: str, advantage: floa
         (["--mu", ".5", "--pi", ".5", "delta=0"], "delta=0 is outside (0, inf]"),
     ],
 )
-def test_bad_input_is_one_clear_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as left:
-        main(["explain", *arguments])
-    assert left.value.code == 2
-    assert message in capsys.readouterr().err
+def test_bad_input_is_one_clear_line(minicppo: Command, arguments: list[str], message: str) -> None:
+    assert message in minicppo("explain", *arguments).refused()
