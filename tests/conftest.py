@@ -1,4 +1,8 @@
-"""Shared test set-up: shape annotations are checked, hypothesis prints what reproduces a failure."""
+"""Shared test set-up: shape annotations are checked; one hypothesis profile.
+
+100 examples a property, the same ones every time, so that a red run can be repeated. MINICPPO_EXAMPLES=1000 draws
+that many, and other ones at every run.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +21,8 @@ import tests.typecheck  # noqa: F401  (the hook finds it by its name)
 jaxtyping.install_import_hook(["minicppo.rules"], "tests.typecheck.checked")
 
 matplotlib.use("Agg")
-fixed = "MINICPPO_NEW_EXAMPLES" not in os.environ  # a red run can be repeated; set it to draw other examples
-settings.register_profile("minicppo", deadline=None, print_blob=True, derandomize=fixed)
+examples = os.environ.get("MINICPPO_EXAMPLES")
+settings.register_profile(
+    "minicppo", max_examples=int(examples or 100), derandomize=examples is None, deadline=None, print_blob=True
+)
 settings.load_profile("minicppo")

@@ -3,12 +3,18 @@
 Numbers are dyadic rationals with few bits: every sum and product that the rules form of them is exact in float64, so a
 tie is a tie in the loop, in the prefix sum and in `fractions.Fraction` alike, and results are compared to the bit.
 The weights of Eq. 9 are dyadic too when T - 1 is a power of two, hence EXACT_LENGTHS.
+
+The hard places are built, not hoped for: holes, left padding, width > length, T = 1, empty rows, ties, pi = mu,
+ratios from 1/60 to 60, both signs of the advantage, advantages by token. `tests/test_strategies.py` counts them.
+Numbers are drawn as bytes that pick from a table, simplest entry first: fast, and a failure shrinks to the simplest.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,7 +33,24 @@ def multiples(step: float, low: int, high: int) -> st.SearchStrategy[float]:
     return st.integers(low, high).map(lambda k: k * step)
 
 
+BYTES = st.binary(min_size=64, max_size=64)  # of one size, or Hypothesis's mutations would fill the others with zeros
+
+
+def picks(table: Sequence[Any], raw: bytes) -> tuple[Any, ...]:
+    """One entry of a table (of at most 256) for each byte."""
+    return tuple(table[byte % len(table)] for byte in raw)
+
+
+def signed(step: float, most: int) -> tuple[float, ...]:
+    """0, step, -step, 2 step, ..."""
+    return (0.0, *(sign * k * step for k in range(1, most + 1) for sign in (1, -1)))
+
+
 # --- one response, its divergence given -------------------------------------------------------------------------------
+
+DRIFTS = tuple(k / 64 for k in [*range(3)] * 24 + [*range(9)] * 8 + [*range(65)])  # mostly small, as in training
+RATIOS, ADVANTAGES = signed(1 / 16, 16), signed(1 / 4, 8)
+MOODS = ("mixed", "mixed", "calm", "steady")
 
 
 @dataclass(frozen=True)
@@ -62,29 +85,22 @@ def drifting(divergence: Sequence[float], *, away: bool = True) -> Response:
 
 
 def divergences() -> st.SearchStrategy[float]:
-    """Mostly small, as in training, at times anything up to one."""
-    return st.one_of(multiples(1 / 64, 0, 2), multiples(1 / 64, 0, 8), multiples(1 / 64, 0, 64))
+    return st.sampled_from(DRIFTS)
 
 
-def responses(lengths: Sequence[int] = EXACT_LENGTHS, *, all_away: bool = False) -> st.SearchStrategy[Response]:
+@st.composite
+def responses(draw: st.DrawFn, lengths: Sequence[int] = EXACT_LENGTHS, *, all_away: bool = False) -> Response:
     """Responses of these lengths; with `all_away` every token moves away from mu, so that the limits decide alone."""
-    ratio = multiples(1 / 16, 1, 16) if all_away else multiples(1 / 16, -16, 16)
-    advantage = multiples(1 / 4, 1, 8) if all_away else multiples(1 / 4, -8, 8)
-    token = st.tuples(divergences(), ratio, advantage)
-
-    def response(drawn: list[tuple[float, float, float]], mood: str) -> Response:
-        drift, ratios, advantages = zip(*drawn, strict=True)
-        if mood == "calm":  # a quiet prefix pays in, so that the token limit binds alone
-            drift = (*(d % (1 / 32) for d in drift[:-1]), drift[-1])
-        elif mood == "steady":
-            drift = drift[:1] * len(drift)
-        return Response(drift, ratios, advantages)
-
-    def of_length(n: int) -> st.SearchStrategy[Response]:
-        moods = st.sampled_from(["mixed", "mixed", "calm", "steady"])
-        return st.builds(response, st.lists(token, min_size=n, max_size=n), moods)
-
-    return st.sampled_from(list(lengths)).flatmap(of_length)
+    n, mood = draw(st.sampled_from(lengths)), draw(st.sampled_from(MOODS))
+    raw = draw(BYTES)
+    drift, ratio, advantage = picks(DRIFTS, raw[:n]), picks(RATIOS, raw[20 : 20 + n]), picks(ADVANTAGES, raw[40 : 40 + n])
+    if all_away:
+        ratio, advantage = tuple(abs(x) or 0.25 for x in ratio), tuple(abs(a) or 1.0 for a in advantage)
+    if mood == "calm":  # a quiet prefix pays in, so that the token limit binds alone
+        drift = (*(d % (1 / 32) for d in drift[:-1]), *drift[-1:])
+    elif mood == "steady":
+        drift = drift[:1] * n
+    return Response(drift, ratio, advantage)
 
 
 # --- hyper-parameters -------------------------------------------------------------------------------------------------
@@ -106,9 +122,12 @@ class Limits:
 
 
 def limits(w_min: float | None = None) -> st.SearchStrategy[Limits]:
-    weight = multiples(1 / 8, 1, 8) if w_min is None else st.just(w_min)
-    budget = st.one_of(multiples(1 / 256, 1, 8), multiples(1 / 64, 1, 8))
-    return st.builds(Limits, multiples(1 / 64, 1, 16), budget, weight)
+    def some(raw: bytes) -> Limits:
+        delta, budget, weight = raw[:3]
+        few = (budget % 8 + 1) / (256 if budget < 128 else 64)
+        return Limits((delta % 16 + 1) / 64, few, (weight % 8 + 1) / 8 if w_min is None else w_min)
+
+    return BYTES.map(some)
 
 
 # --- ragged batches, padded with holes or packed ----------------------------------------------------------------------
@@ -126,23 +145,22 @@ class Layout:
         """(B,) slots of each row when packed, holes included."""
         return torch.tensor([len(row) for row in self.rows])
 
-    @property
+    @functools.cached_property
     def mask(self) -> Tensor:
         """(B, T) true on valid tokens."""
         rows = [list(row) + [False] * (self.width - len(row)) for row in self.rows]
-        return torch.tensor(rows).reshape(len(rows), self.width)
+        return torch.tensor(rows, dtype=torch.bool).reshape(len(rows), self.width)
 
     @property
     def packed_mask(self) -> Tensor:
         """(N,) the same of the packed rows."""
-        return torch.tensor([slot for row in self.rows for slot in row])
+        return torch.tensor([slot for row in self.rows for slot in row], dtype=torch.bool)
 
     def spread(self, values: Sequence[Sequence[Any]], dtype: torch.dtype = torch.float64) -> Tensor:
         """(B, T) with each row's values on its valid tokens, garbage elsewhere."""
-        mask = self.mask
-        garbage = torch.tensor(GARBAGE, dtype=torch.float64).repeat(mask.numel())[: mask.numel()].reshape(mask.shape)
+        garbage = torch.tensor(GARBAGE, dtype=torch.float64).repeat(self.mask.numel())[: self.mask.numel()]
         flat = torch.tensor([v for row in values for v in row], dtype=torch.float64)
-        return garbage.masked_scatter(mask, flat).to(dtype)
+        return garbage.reshape(self.mask.shape).masked_scatter(self.mask, flat).to(dtype)
 
     def pack(self, padded: Tensor) -> Tensor:
         """(B, T, ...) -> (N, ...): the rows end to end, each of its own width."""
@@ -153,17 +171,12 @@ class Layout:
         return [row[valid].tolist() for row, valid in zip(padded, self.mask, strict=True)]
 
 
-def layouts(lengths: Sequence[int], *, holes: bool = True) -> st.SearchStrategy[Layout]:
+@st.composite
+def layouts(draw: st.DrawFn, lengths: Sequence[int]) -> Layout:
     """Room for responses of these lengths: up to two invalid tokens before each valid one, and padding behind."""
-
-    def row(n: int) -> st.SearchStrategy[tuple[bool, ...]]:
-        gaps = st.lists(st.sampled_from([0, 0, 0, 1, 2]) if holes else st.just(0), min_size=n, max_size=n)
-        return gaps.map(lambda counts: tuple(slot for c in counts for slot in (*[False] * c, True)))
-
-    def build(rows: tuple[tuple[bool, ...], ...], padding: int) -> Layout:
-        return Layout(rows, max(map(len, rows)) + padding)
-
-    return st.builds(build, st.tuples(*map(row, lengths)), st.integers(0, 3))
+    gaps = iter(picks((0, 0, 0, 1, 2), draw(BYTES)))
+    rows = tuple(tuple(slot for _ in range(n) for slot in (*[False] * next(gaps), True)) for n in lengths)
+    return Layout(rows, max(map(len, rows)) + draw(st.integers(0, 3)))
 
 
 def tight(lengths: Sequence[int]) -> Layout:
@@ -180,20 +193,32 @@ class Batch:
 
 
 @st.composite
-def batches(draw: st.DrawFn, *, holes: bool = True, lengths: Sequence[int] = EXACT_LENGTHS) -> Batch:
-    rows = tuple(draw(st.lists(responses(lengths), min_size=1, max_size=3)))
-    return Batch(rows, draw(layouts([len(r) for r in rows], holes=holes)))
+def batches(draw: st.DrawFn) -> Batch:
+    """One to three responses, at times one without a valid token."""
+    rows = [draw(responses((*EXACT_LENGTHS, 0))) for _ in range(draw(st.integers(1, 3)))]
+    return Batch(tuple(rows), draw(layouts([len(r) for r in rows])))
 
 
 # --- tiny vocabularies with pairs of distributions --------------------------------------------------------------------
 
 Distribution = tuple[float, ...]
+MIXES = [k / 16 for k in (0, 1, 2, 4, 8, 16, 16)]
+
+
+@functools.cache
+def simplex(size: int) -> list[Distribution]:
+    """128 distributions in multiples of 1/64, none zero: even, peaked at each token, with ties, and at random."""
+    rng, rest = random.Random(size), 64 - (size - 1)
+    found = [[64 - (size - 1) * (64 // size), *[64 // size] * (size - 1)]]
+    found += [[rest if i == peak else 1 for i in range(size)] for peak in range(size)] * 6
+    while len(found) < 128:
+        cuts = sorted(rng.sample(range(1, 64), size - 1))
+        found.append([b - a for a, b in zip([0, *cuts], [*cuts, 64], strict=True)])
+    return [tuple(k / 64 for k in counts) for counts in found]
 
 
 def distributions(size: int) -> st.SearchStrategy[Distribution]:
-    """Probabilities in multiples of 1/64, none zero: the gaps between distinct cuts of [0, 1]."""
-    cuts = st.lists(st.integers(1, 63), min_size=size - 1, max_size=size - 1, unique=True)
-    return cuts.map(lambda c: tuple((b - a) / 64 for a, b in zip([0, *sorted(c)], [*sorted(c), 64], strict=True)))
+    return st.sampled_from(simplex(size))
 
 
 @dataclass(frozen=True)
@@ -206,20 +231,24 @@ class Token:
     advantage: float
 
 
-@st.composite
-def tokens(draw: st.DrawFn, size: int) -> Token:
-    """pi = (1 - a) mu + a nu, so TV(mu, pi) = a TV(mu, nu), and a = 0 is on-policy."""
-    mu, nu = draw(distributions(size)), draw(distributions(size))
-    a = draw(st.sampled_from([0, 1, 1, 2, 4, 8, 16])) / 16
-    pi = tuple((1 - a) * m + a * n for m, n in zip(mu, nu, strict=True))
-    return Token(mu, pi, draw(st.integers(0, size - 1)), draw(multiples(1 / 2, -2, 2)))
-
-
 Trace = tuple[Token, ...]
+Drawn = tuple[tuple[Trace, ...], Layout]
+
+
+def tokens(size: int, count: int) -> st.SearchStrategy[Trace]:
+    """pi = (1 - a) mu + a nu, so TV(mu, pi) = a TV(mu, nu), and a = 0 is on-policy."""
+    table, signs = simplex(size), signed(1 / 2, 4)
+
+    def token(mu: int, nu: int, a: int, sampled: int, advantage: int) -> Token:
+        mix = MIXES[a % len(MIXES)]
+        pi = tuple((1 - mix) * m + mix * n for m, n in zip(table[mu % 128], table[nu % 128], strict=True))
+        return Token(table[mu % 128], pi, sampled % size, signs[advantage % len(signs)])
+
+    return BYTES.map(lambda raw: tuple(token(*raw[i : i + 5]) for i in range(0, 5 * count, 5)))
 
 
 @st.composite
-def traces(draw: st.DrawFn, size: int = 5, max_responses: int = 3) -> tuple[tuple[Trace, ...], Layout]:
-    """A ragged batch of responses over a vocabulary of `size` tokens, and its layout."""
-    rows = draw(st.lists(st.lists(tokens(size), min_size=1, max_size=5).map(tuple), min_size=1, max_size=max_responses))
-    return tuple(rows), draw(layouts([len(row) for row in rows]))
+def traces(draw: st.DrawFn, size: int = 5, most: int = 3, lengths: Sequence[int] = (1, 2, 3, 4, 5, 8)) -> Drawn:
+    """A ragged batch of one to `most` responses over a vocabulary of `size` tokens, and its layout."""
+    rows = tuple(draw(tokens(size, draw(st.sampled_from(lengths)))) for _ in range(draw(st.integers(1, most))))
+    return rows, draw(layouts([len(row) for row in rows]))

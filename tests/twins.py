@@ -1,42 +1,32 @@
-"""One question put to both twins: the loops of `reference` and the prefix sums of `rules`.
-
-A `Subject` holds the two packages, so that the same question can be put to a mutant of either.
-"""
+"""One question put to both twins: the loops of `minicppo.reference` and the prefix sums of `minicppo.rules`."""
 
 from __future__ import annotations
 
-import functools
-import importlib
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from types import ModuleType
+from collections.abc import Sequence
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
-from tests.strategies import ROLLOUT_LOG_PROB, Batch, Layout, Limits, Response, Trace, tight
+from minicppo import reference, rules
+from tests.strategies import ROLLOUT_LOG_PROB, Batch, Layout, Limits, Response, Token, Trace, tight
 
 
-@dataclass(frozen=True)
-class Subject:
-    rules: ModuleType
-    reference: ModuleType
+def near(values: Any, places: float = 1e-9) -> Any:
+    """Golden numbers: equal to so many places."""
+    return pytest.approx(values, abs=places, rel=0)
 
 
-def original() -> Subject:
-    return Subject(importlib.import_module("minicppo.rules"), importlib.import_module("minicppo.reference"))
+def close(a: Any, b: Any, tolerance: float = 1e-6) -> None:
+    a, b = torch.as_tensor(a, dtype=torch.float64), torch.as_tensor(b, dtype=torch.float64)
+    torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
 
 
-def log_response(mu: list[float], pi: list[float], advantage: float) -> dict[str, torch.Tensor]:
-    """Arguments of one response, (1, T), from the probabilities of its sampled tokens."""
-    as_log = lambda p: torch.tensor([p], dtype=torch.float64).log()  # noqa: E731
-    return {
-        "log_probs": as_log(pi),
-        "rollout_log_probs": as_log(mu),
-        "advantages": torch.tensor([advantage], dtype=torch.float64),
-    }
+def implies(left: Sequence[bool], right: Sequence[bool]) -> bool:
+    """Kept on the left means kept on the right."""
+    return all(b for a, b in zip(left, right, strict=True) if a)
 
 
 # --- the CPPO mask, divergence given ----------------------------------------------------------------------------------
@@ -45,67 +35,60 @@ def log_response(mu: list[float], pi: list[float], advantage: float) -> dict[str
 def mask_inputs(batch: Batch, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
     """Padded arguments of `cppo_mask`: garbage wherever no valid token stands."""
     rows, layout = batch.responses, batch.layout
-    rollout = layout.spread([[ROLLOUT_LOG_PROB] * len(r) for r in rows], dtype)
-    log_probs = layout.spread([[ROLLOUT_LOG_PROB + x for x in r.log_ratio] for r in rows], dtype)
     return {
-        "log_probs": log_probs,
-        "rollout_log_probs": rollout,
+        "log_probs": layout.spread([[ROLLOUT_LOG_PROB + x for x in r.log_ratio] for r in rows], dtype),
+        "rollout_log_probs": layout.spread([[ROLLOUT_LOG_PROB] * len(r) for r in rows], dtype),
         "advantages": layout.spread([r.advantages for r in rows], dtype),
         "response_mask": layout.mask,
         "divergence": layout.spread([r.divergence for r in rows], dtype),
     }
 
 
-def mask(s: Subject, response: Response, limits: Limits, **options: Any) -> Any:
+def mask_of(batch: Batch, limits: Limits, *, budget: str = "fixed", **options: Any) -> rules.CPPOMask:
+    delta, delta_b, w_min = limits
+    return rules.cppo_mask(**mask_inputs(batch), delta=delta, delta_b=delta_b, w_min=w_min, budget=budget, **options)
+
+
+def mask(response: Response, limits: Limits, **options: Any) -> rules.CPPOMask:
     """`rules.cppo_mask` of one response, (1, T), fixed budget unless said otherwise."""
-    return mask_of(s, Batch((response,), tight([len(response)])), limits, **options)
+    return mask_of(Batch((response,), tight([len(response)])), limits, **options)
 
 
-def mask_of(s: Subject, batch: Batch, limits: Limits, *, budget: str = "fixed", **options: Any) -> Any:
-    delta, delta_b, w_min = limits
-    return s.rules.cppo_mask(**mask_inputs(batch), delta=delta, delta_b=delta_b, w_min=w_min, budget=budget, **options)
-
-
-def kept(s: Subject, response: Response, limits: Limits, **options: Any) -> list[bool]:
-    return mask(s, response, limits, **options).token_mask[0].tolist()
-
-
-def steps(s: Subject, response: Response, limits: Limits, *, budget: str = "fixed", quantile: float = 0.9) -> list[Any]:
+def steps(
+    response: Response, limits: Limits, *, budget: str = "fixed", quantile: float = 0.9, cap_factor: float = 2.0
+) -> list[reference.TokenStep]:
     """Algorithm 1 as the loop."""
-    delta, delta_b, w_min = limits
-    allowed = {
-        "fixed": delta_b,
-        "off": None,
-        "dynamic": s.reference.dynamic_budget(response.divergence, delta_b, q=quantile),
-    }[budget]
-    return s.reference.cppo_steps(
-        response.divergence,
-        response.away,
-        delta=delta,
-        delta_b=allowed,
-        weights=s.reference.linear_weights(len(response), w_min),
-    )
+    D, (delta, delta_b, w_min) = response.divergence, limits
+    dynamic = reference.dynamic_budget(D, delta_b, cap_factor, quantile)
+    allowed = {"fixed": delta_b, "off": None, "dynamic": dynamic}[budget]
+    weights = reference.linear_weights(len(response), w_min)
+    return reference.cppo_steps(D, response.away, delta=delta, delta_b=allowed, weights=weights)
 
 
-def loop_kept(s: Subject, response: Response, limits: Limits, **options: Any) -> list[bool]:
-    return [x.keep for x in steps(s, response, limits, **options)]
+def kept(response: Response, limits: Limits, **options: Any) -> list[bool]:
+    """M_t by the prefix sum."""
+    return mask(response, limits, **options).token_mask[0].tolist()
 
 
-Keeps = Callable[..., list[bool]]  # (response, limits, budget=...) -> M_t
+def loop_kept(response: Response, limits: Limits, **options: Any) -> list[bool]:
+    """M_t by the loop."""
+    return [x.keep for x in steps(response, limits, **options)]
 
 
-def of_each_twin(check: Callable[..., None]) -> Callable[..., None]:
-    """A statement about a mask, put to the prefix sum and to the loop: `check(keeps, *drawn)`."""
-
-    @functools.wraps(check)
-    def both(s: Subject, *drawn: Any) -> None:
-        for keeps in (kept, loop_kept):
-            check(functools.partial(keeps, s), *drawn)
-
-    return both
+TWINS = (kept, loop_kept)
 
 
 # --- every method, distributions given --------------------------------------------------------------------------------
+
+
+def log_response(mu: list[float], pi: list[float], advantage: float = 1.0) -> dict[str, Tensor]:
+    """Arguments of one response, (1, T), from the probabilities of its sampled tokens."""
+    log_mu, log_pi = (torch.tensor([p], dtype=torch.float64).log() for p in (mu, pi))
+    return {
+        "log_probs": log_pi,
+        "rollout_log_probs": log_mu,
+        "advantages": torch.tensor([advantage], dtype=torch.float64),
+    }
 
 
 def likeliest(mu: Sequence[float], k: int) -> list[int]:
@@ -113,36 +96,33 @@ def likeliest(mu: Sequence[float], k: int) -> list[int]:
 
 
 def token_batch(
-    s: Subject, rows: Sequence[Trace], layout: Layout, needs: str, k: int = 2, dtype: torch.dtype = torch.float64
-) -> Any:
-    """(B, T) batch with the cells a method needs: nothing, mu's top k, or the whole vocabulary."""
+    rows: Sequence[Trace], layout: Layout, needs: str = "log_probs", k: int = 2, dtype: torch.dtype = torch.float64
+) -> rules.TokenBatch:
+    """(B, T) batch with what a method needs: nothing more, mu's top k, or the whole vocabulary."""
 
     def spread(value: Any) -> Tensor:
         return layout.spread([[value(t) for t in row] for row in rows], dtype)
 
     top = None
     if needs != "log_probs":
-        size = len(rows[0][0].mu)
-        ids = [[likeliest(t.mu, k) if needs == "topk" else range(size) for t in row] for row in rows]
+        every = [t for row in rows for t in row]
+        ids = [likeliest(t.mu, k) if needs == "topk" else range(len(t.mu)) for t in every]
 
-        def cube(value: Any, fill: float) -> Tensor:
-            """(B, T, K), the invalid rows filled."""
-            out = torch.full((*layout.mask.shape, len(ids[0][0])), fill, dtype=torch.float64)
-            flat = [
-                [value(t, i) for i in where]
-                for row, r in zip(rows, ids, strict=True)
-                for t, where in zip(row, r, strict=True)
-            ]
-            out[layout.mask] = torch.tensor(flat, dtype=torch.float64)
+        def cube(values: list[list[float]]) -> Tensor:
+            """(B, T, K), zero on invalid tokens."""
+            out = torch.zeros((*layout.mask.shape, len(ids[0])), dtype=torch.float64)
+            out[layout.mask] = torch.tensor(values, dtype=torch.float64)
             return out
 
-        top = s.rules.TopLogProbs(
-            log_probs=cube(lambda t, i: math.log(t.pi[i]), 0.0).to(dtype),
-            rollout_log_probs=cube(lambda t, i: math.log(t.mu[i]), 0.0).to(dtype),
+        top = rules.TopLogProbs(
+            log_probs=cube([[math.log(t.pi[i]) for i in at] for t, at in zip(every, ids, strict=True)]).to(dtype),
+            rollout_log_probs=cube([[math.log(t.mu[i]) for i in at] for t, at in zip(every, ids, strict=True)]).to(
+                dtype
+            ),
             token_ids=spread(lambda t: t.sampled).nan_to_num(0, 0, 0).clamp(0, 100).long(),
-            ids=cube(lambda t, i: i, 0).long() if needs == "topk" else None,
+            ids=cube([list(at) for at in ids]).long() if needs == "topk" else None,
         )
-    return s.rules.TokenBatch(
+    return rules.TokenBatch(
         log_probs=spread(lambda t: math.log(t.pi[t.sampled])),
         rollout_log_probs=spread(lambda t: math.log(t.mu[t.sampled])),
         advantages=spread(lambda t: t.advantage),
@@ -151,34 +131,51 @@ def token_batch(
     )
 
 
-def loop_divergence(s: Subject, kind: str, row: Trace, k: int = 2, variant: str = "union") -> list[float]:
-    return _response(s, row, k).divergence(kind, variant)
-
-
 def sampled(row: Trace) -> tuple[list[float], list[float]]:
     """mu and pi of the sampled tokens."""
     return [t.mu[t.sampled] for t in row], [t.pi[t.sampled] for t in row]
 
 
-def loop_weights(s: Subject, method: Any, row: Trace, *, width: int, k: int = 2) -> list[float]:
-    """The reference's g of one response under a method. width: of the batch, for padded-length weights."""
-    weights, params = None, method.params
-    if params.get("schedule") == "shuffled":  # the permutation itself is the rules' own; that it is one is tested apart
-        valid = torch.ones(1, len(row), dtype=torch.bool)
-        weights = s.rules.position_weights(valid, params["w_min"], schedule="shuffled", seed=params["seed"])[0].tolist()
-    response = _response(s, row, k, width=width, given_weights=weights)
-    return s.reference.LOOPS[method.family](response, **params)
+def loop_divergence(kind: str, row: Trace, k: int = 2, variant: str = "union") -> list[float]:
+    if kind == "k3":
+        return reference.methods.k3(*sampled(row))
+    if kind == "abs_log_ratio":
+        return [abs(math.log(p / m)) for m, p in zip(*sampled(row), strict=True)]
+    return [reference.divergence(kind, t.mu, t.pi, t.sampled, k, variant) for t in row]
 
 
-def _response(s: Subject, row: Trace, k: int, **more: Any) -> Any:
-    distributions = [(t.mu, t.pi, t.sampled) for t in row]
-    return s.reference.Response(*sampled(row), [t.advantage for t in row], distributions, k, **more)
-
-
-def drift(s: Subject, token: Any, needs: str, k: int = 2) -> float:
+def drift(token: Token, needs: str, k: int = 2) -> float:
     """Predicted drift of one token on the cells a method reads."""
     if needs == "topk":
-        partition = s.reference.topk_partition(token.mu, k, token.sampled)
+        partition = reference.topk_partition(token.mu, k, token.sampled)
     else:
         partition = [(i,) for i in range(len(token.mu))]
-    return s.reference.predicted_drift(token.mu, token.pi, token.sampled, partition)
+    return reference.predicted_drift(token.mu, token.pi, token.sampled, partition)
+
+
+def loop_weights(method: rules.Method, row: Trace, *, width: int, k: int = 2, loop: Any = None) -> list[float]:
+    """The reference's g of one response under a method. width: of the batch, for padded-length weights."""
+    params, n = dict(method.params), len(row)
+    variant = params.pop("topk_variant", "union")
+    if "divergence" in params:
+        params["div"] = loop_divergence(params.pop("divergence"), row, k, variant)
+    if params.pop("direction", "ratio") == "predicted":
+        params["away"] = [t.advantage * drift(t, method.needs, k) > 0 for t in row]
+    if method.family in ("cppo", "decoupled"):
+        params["weights"] = _weights(params, n, width)
+    if method.family == "decoupled":
+        params["budget_weights"] = _weights(params | {"w_min": params.pop("budget_w_min")}, n, width)
+        del params["w_min"]
+    for done in ("schedule", "length", "seed"):
+        params.pop(done, None)
+    return (loop or reference.WEIGHTS[method.family])(*sampled(row), [t.advantage for t in row], **params)
+
+
+def _weights(params: dict[str, Any], n: int, width: int) -> list[float]:
+    if params.get("schedule") == "constant":
+        return [1.0] * n
+    if params.get("schedule") == "shuffled":  # the permutation itself is the rules' own; that it is one is tested apart
+        valid = torch.ones(1, n, dtype=torch.bool)
+        return rules.position_weights(valid, params["w_min"], schedule="shuffled", seed=params["seed"])[0].tolist()
+    total = {"own": n, "padded": width}.get(params["length"], params["length"])
+    return reference.linear_weights(total, params["w_min"])[:n]

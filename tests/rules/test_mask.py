@@ -1,0 +1,231 @@
+"""Direction, monotonicity and reductions of the CPPO mask (theory.md section 5), put to both twins."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from minicppo import reference, rules
+from tests.strategies import Limits, Response, drifting, limits, multiples, responses
+from tests.twins import TWINS, implies, kept, mask, steps
+
+pytestmark = pytest.mark.usefixtures("unchecked_shapes")
+AWAY = responses(all_away=True)
+
+
+# --- 8 to 10: direction -----------------------------------------------------------------------------------------------
+
+
+@given(responses(), limits())
+def test_toward_is_always_kept(response: Response, lim: Limits) -> None:
+    """theory 08. A token that moves toward mu, or has A = 0 or rho = 1, is kept whatever its divergence."""
+    drifted = response.replace(divergence=[d + 1 for d in response.divergence])
+    out, loop = mask(drifted, lim), steps(drifted, lim)
+    for t, away in enumerate(response.away):
+        assert away or (loop[t].keep and out.token_mask[0, t] and out.reason[0, t] == rules.Reason.TOWARD)
+
+
+@given(responses(), limits(), st.lists(st.sampled_from([2.0**-20, 0.5, 2.0, 1024.0]), min_size=17, max_size=17))
+def test_size_of_the_advantage_is_free(response: Response, lim: Limits, scales: list[float]) -> None:
+    """theory 09. Scaling each token's advantage by a positive factor leaves the mask unchanged."""
+    scaled = response.replace(advantages=[a * x for a, x in zip(response.advantages, scales, strict=False)])
+    for keeps in TWINS:
+        assert keeps(response, lim) == keeps(scaled, lim)
+
+
+@given(responses(), limits())
+def test_only_the_sign_matters(response: Response, lim: Limits) -> None:
+    """theory 10, methods P7. Only sign(A (rho - 1)) enters: turning both around leaves the mask as it was."""
+    mirrored = Response(response.divergence, *(tuple(-x for x in v) for v in (response.log_ratio, response.advantages)))
+    for keeps in TWINS:
+        assert keeps(response, lim) == keeps(mirrored, lim)
+
+
+@given(responses(), limits())
+def test_sign_flip_swaps_roles(response: Response, lim: Limits) -> None:
+    """methods P7. A -> -A swaps toward and away; with rho != 1 at least one sign keeps the token."""
+    flipped = response.replace(advantages=[-a for a in response.advantages])
+    one, two = mask(response, lim), mask(flipped, lim)
+    assert (one.token_mask | two.token_mask).all()
+    both = (one.reason == rules.Reason.TOWARD).int() + (two.reason == rules.Reason.TOWARD).int()
+    still = [a * x == 0 for a, x in zip(response.advantages, response.log_ratio, strict=True)]
+    assert both[0].tolist() == [2 if s else 1 for s in still]
+
+
+# --- 11 to 14, 30, 38, 39: monotone -----------------------------------------------------------------------------------
+
+
+@given(AWAY, limits(), multiples(1 / 64, 1, 16))
+def test_larger_delta_keeps_more(response: Response, lim: Limits, more: float) -> None:
+    """theory 11, methods P4. Monotone in delta."""
+    for keeps in TWINS:
+        assert implies(keeps(response, lim), keeps(response, lim.replace(delta=lim.delta + more)))
+
+
+@given(AWAY, limits(), multiples(1 / 256, 1, 16))
+def test_larger_budget_keeps_more(response: Response, lim: Limits, more: float) -> None:
+    """theory 12, methods P4. Monotone in a fixed delta_b."""
+    for keeps in TWINS:
+        assert implies(keeps(response, lim), keeps(response, lim.replace(delta_b=lim.delta_b + more)))
+
+
+@given(AWAY, limits(), st.lists(multiples(1 / 64, 0, 4), min_size=17, max_size=17))
+def test_more_drift_keeps_less(response: Response, lim: Limits, extra: list[float]) -> None:
+    """theory 13. Antitone in D, with a fixed budget."""
+    worse = response.replace(divergence=[d + x for d, x in zip(response.divergence, extra, strict=False)])
+    for keeps in TWINS:
+        assert implies(keeps(worse, lim), keeps(response, lim))
+
+
+@given(AWAY, limits(), multiples(1 / 8, 1, 8))
+def test_smaller_w_min_relaxes_the_cap(response: Response, lim: Limits, other: float) -> None:
+    """theory 14. Without a prefix budget a smaller w_min only keeps more (with one it need not: test_refuted.py)."""
+    small, large = sorted((lim.w_min, other))
+    for keeps in TWINS:
+        relaxed, strict = (keeps(response, lim.replace(w_min=w), budget="off") for w in (small, large))
+        assert implies(strict, relaxed)
+
+
+@given(responses(), limits())
+def test_no_drift_keeps_all(response: Response, lim: Limits) -> None:
+    """theory 30. D = 0 everywhere keeps every token, under every budget."""
+    still = response.replace(divergence=[0.0] * len(response))
+    for keeps in TWINS:
+        assert all(all(keeps(still, lim, budget=budget)) for budget in ("fixed", "dynamic", "off"))
+
+
+@given(AWAY, limits(), multiples(1 / 64, 1, 32))
+def test_capping_outliers_keeps_more(response: Response, lim: Limits, cap: float) -> None:
+    """theory 38. Winsorising D at any level keeps a superset."""
+    capped = response.replace(divergence=[min(d, cap) for d in response.divergence])
+    for keeps in TWINS:
+        assert implies(keeps(response, lim), keeps(capped, lim))
+
+
+@given(AWAY, limits(), multiples(1 / 64, 1, 16))
+def test_capping_above_the_allowance_is_free(response: Response, lim: Limits, above: float) -> None:
+    """theory 39. Without a budget, winsorising D above delta / w_min leaves the mask unchanged."""
+    cap = lim.delta / lim.w_min + above
+    capped = response.replace(divergence=[min(d, cap) for d in response.divergence])
+    for keeps in TWINS:
+        assert keeps(response, lim, budget="off") == keeps(capped, lim, budget="off")
+
+
+# --- 15 to 18, 21 to 23, 36: reductions and scales --------------------------------------------------------------------
+
+
+def dppo_keeps(response: Response, delta: float) -> list[bool]:
+    """DPPO's own rule, spelled out."""
+    return [not away or d <= delta for d, away in zip(response.divergence, response.away, strict=True)]
+
+
+@given(responses(), limits(w_min=1.0), st.sampled_from([1.0, 4.0, math.inf]))
+def test_dppo_without_weights_and_budget(response: Response, lim: Limits, delta_b: float) -> None:
+    """theory 15, methods P2. w = 1 and delta_b >= 1 is DPPO exactly; a huge delta on top keeps everything."""
+    loose = lim.replace(delta_b=delta_b)
+    assert kept(response, loose) == dppo_keeps(response, lim.delta)
+    assert all(kept(response, loose.replace(delta=2.0)))
+    if delta_b < math.inf:
+        assert [x.keep for x in steps(response, loose)] == dppo_keeps(response, lim.delta)
+
+
+@given(AWAY, limits())
+def test_below_budget_the_cap_decides(response: Response, lim: Limits) -> None:
+    """theory 16. While D_j <= delta_b for all j < t, the token test alone decides token t."""
+    out = mask(response, lim)
+    for t in range(len(response)):
+        if all(d <= lim.delta_b for d in response.divergence[:t]):
+            within = out.position_weight[0, t].item() * response.divergence[t] <= lim.delta
+            assert out.token_mask[0, t].item() == within
+
+
+@given(responses(), limits(w_min=1.0))
+def test_without_weights_below_dppo(response: Response, lim: Limits) -> None:
+    """theory 17. With w = 1 CPPO keeps a subset of what DPPO keeps."""
+    for keeps in TWINS:
+        assert implies(keeps(response, lim), dppo_keeps(response, lim.delta))
+
+
+@given(responses(), limits())
+def test_the_budget_only_masks(response: Response, lim: Limits) -> None:
+    """theory 18. CPPO keeps a subset of what its position weights alone keep."""
+    for keeps in TWINS:
+        assert implies(keeps(response, lim), keeps(response, lim, budget="off"))
+
+
+@given(AWAY, limits())
+def test_the_first_token_is_dppo(response: Response, lim: Limits) -> None:
+    """theory 21, methods P2. I_1 holds iff D_1 <= delta, inclusive."""
+    tie = response.replace(divergence=[lim.delta, *response.divergence[1:]])
+    for keeps in TWINS:
+        assert keeps(response, lim)[0] == (response.divergence[0] <= lim.delta)
+        assert keeps(tie, lim)[0]
+
+
+@given(limits(), st.sampled_from([0.25, 0.5, 1.0]), multiples(1 / 64, 0, 8))
+def test_both_tests_are_inclusive(lim: Limits, w_min: float, first: float) -> None:
+    """theory 21. A second token whose Z_2 equals c_2 exactly is kept; a grain more is masked."""
+    lim = lim.replace(w_min=w_min)
+    c = min(lim.delta, lim.delta + lim.delta_b - first)
+    assume(c >= 0)
+    for keeps in TWINS:
+        assert keeps(drifting([first, c / w_min]), lim)[1]
+        assert not keeps(drifting([first, c / w_min + 2.0**-20]), lim)[1]
+
+
+@given(responses(), limits(), st.sampled_from([0.25, 0.5, 2.0]))
+def test_scaling_divergence_and_limits(response: Response, lim: Limits, factor: float) -> None:
+    """theory 22. (D, delta, delta_b) scaled together leave the mask, and scale c_t."""
+    scaled = response.replace(divergence=[d * factor for d in response.divergence])
+    wider = Limits(lim.delta * factor, lim.delta_b * factor, lim.w_min)
+    for budget in ("fixed", "dynamic"):
+        one, two = mask(response, lim, budget=budget), mask(scaled, wider, budget=budget)
+        assert torch.equal(one.reason, two.reason)
+        assert budget == "dynamic" or torch.equal(one.threshold * factor, two.threshold)
+
+
+@given(responses(), limits(), st.sampled_from([0.25, 0.5, 2.0]))
+def test_scaling_weights_and_delta(response: Response, lim: Limits, factor: float) -> None:
+    """theory 23. (w, delta) scaled together leave the loop's mask: only delta / w is a limit on D."""
+    weights = reference.linear_weights(len(response), lim.w_min)
+    scaled = reference.cppo_steps(
+        response.divergence,
+        response.away,
+        delta=lim.delta * factor,
+        delta_b=lim.delta_b,
+        weights=[w * factor for w in weights],
+    )
+    assert [x.reason for x in steps(response, lim)] == [x.reason for x in scaled]
+    assert kept(response, lim) == [x.keep for x in scaled]
+
+
+@given(responses((5, 9)), limits(w_min=1.0), st.permutations(range(8)))
+def test_order_blind_without_weights(response: Response, lim: Limits, order: list[int]) -> None:
+    """theory 36. With w = 1 the last token's verdict does not depend on the order of the tokens before it."""
+    last = len(response) - 1
+    shuffled = response[[*(i for i in order if i < last), last]]
+    for keeps in TWINS:
+        assert keeps(response, lim)[-1] == keeps(shuffled, lim)[-1]
+
+
+# --- precision --------------------------------------------------------------------------------------------------------
+
+
+def test_single_precision_suffices() -> None:
+    """methods P13. float32 input decides 99.99 % of the tokens of critical 8192-token responses as the float64 loop."""
+    for seed in range(3):
+        generator, shape = torch.Generator().manual_seed(seed), (2, 8192)
+        D = -0.02 * torch.rand(shape, generator=generator).log()  # mean at the budget
+        ratio = torch.where(torch.rand(shape, generator=generator) < 0.5, -0.125, 0.125)
+        rollout = torch.full(shape, -4.0)
+        found = rules.cppo_mask(rollout + ratio, rollout, torch.ones(2), divergence=D, delta_b=0.02, budget="fixed")
+        truth = [
+            reference.cppo_token_mask(d, (x > 0).tolist(), delta=0.15, delta_b=0.02, w_min=0.8)
+            for d, x in zip(D.double().tolist(), ratio, strict=True)
+        ]
+        assert (found.token_mask != torch.tensor(truth)).double().mean() < 1e-4
+        assert 0.1 < found.token_mask.double().mean() < 0.9

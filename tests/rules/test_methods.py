@@ -1,0 +1,154 @@
+"""What is true of every method in the registry (methods.md sections 3 and 8)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import minicppo
+from minicppo import rules
+from tests.rules import method_properties as holds
+from tests.rules.method_properties import SCALES, named, varied
+from tests.strategies import Drawn, Token, Trace, tight, traces
+from tests.twins import token_batch
+
+pytestmark = pytest.mark.usefixtures("unchecked_shapes")  # tests/rules/test_batch.py checks those of every method
+ANY = st.sampled_from(list(rules.METHODS.values()))
+
+
+@given(traces(), SCALES)
+def test_every_method_equals_its_loop(drawn: Drawn, scale: float) -> None:
+    """methods P3. See `method_properties.equals_its_loop`; every method meets every batch."""
+    for method in rules.METHODS.values():
+        named(holds.equals_its_loop, varied(method, scale), drawn)
+
+
+@given(ANY, traces(), SCALES)
+def test_a_masked_token_has_a_reason(method: rules.Method, drawn: Drawn, scale: float) -> None:
+    """methods 3.5."""
+    named(holds.gives_reasons, varied(method, scale), drawn)
+
+
+@given(ANY, traces(), SCALES)
+def test_every_method_is_free_of_layout(method: rules.Method, drawn: Drawn, scale: float) -> None:
+    """methods P3."""
+    named(holds.is_free_of_layout, varied(method, scale), drawn)
+
+
+@given(ANY, traces(), SCALES)
+def test_single_precision_weights(method: rules.Method, drawn: Drawn, scale: float) -> None:
+    """methods P3."""
+    named(holds.needs_no_double, varied(method, scale), drawn)
+
+
+@given(ANY, traces())
+def test_on_policy_all_methods_agree(method: rules.Method, drawn: Drawn) -> None:
+    """methods P1."""
+    named(holds.is_reinforce_on_policy, method, drawn)
+
+
+@given(ANY, traces())
+def test_some_gradient_is_left(method: rules.Method, drawn: Drawn) -> None:
+    """methods P12."""
+    named(holds.leaves_some_gradient, method, drawn)
+
+
+# --- that they differ -------------------------------------------------------------------------------------------------
+
+
+def separating_rows() -> tuple[Trace, ...]:
+    """Responses at every staleness, so that each limit of each method is passed by some tokens and not by others."""
+    generator = torch.Generator().manual_seed(0)
+
+    def uniform(*shape: int) -> torch.Tensor:
+        return torch.rand(*shape, generator=generator, dtype=torch.float64)
+
+    rows = []
+    for scale in (0.02, 0.03, 0.05, 0.06, 0.07, 0.08, 0.09, 0.1, 0.15, 0.3, 0.6, 1.0, 2.0):
+        for sign in (1.0, -1.0) * 3:
+            logits = 2 * uniform(12, 8)
+            mu, pi = logits.softmax(-1), (logits + scale * (2 * uniform(12, 8) - 1)).softmax(-1)
+            drawn = mu.multinomial(1, generator=generator)[:, 0].tolist()
+            pairs = zip(mu.tolist(), pi.tolist(), drawn, strict=True)
+            rows.append(tuple(Token(tuple(m), tuple(p), y, sign) for m, p, y in pairs))
+    rare, now = (0.02, *[0.14] * 7), (0.3, *[0.1] * 7)
+    rows.append((Token(rare, now, 0, 1.0), Token(now, rare, 1, 1.0)))  # rho = 15: beyond every weight cap
+    seen, hidden = (0.3, 0.2, 0.15), (0.15, 0.1, 0.05, 0.03, 0.02)
+    rows.append((Token((*seen, *hidden), (*seen, *hidden[::-1]), 0, 1.0),))  # all drift is outside the top K
+    even, tilted = (0.44, *[0.08] * 7), (0.608, *[0.056] * 7)
+    rows.append((*[Token(even, even, 0, 1.0)] * 7, Token(even, tilted, 0, 1.0)))  # within delta / w_8 after quiet ones
+    return tuple(rows)
+
+
+ROWS = separating_rows()
+BATCHES = {needs: token_batch(ROWS, tight([len(r) for r in ROWS]), needs, k=3) for needs in ("log_probs", "topk", "full")}
+
+
+def test_off_policy_all_methods_differ() -> None:
+    """methods P1 off-policy. With pi != mu no two of the registry's methods give the same gradient."""
+    found: dict[str, torch.Tensor] = {}
+    for name, method in rules.METHODS.items():
+        gradient = method(BATCHES[method.needs]).weight.double() * BATCHES[method.needs].advantages
+        for other, theirs in found.items():
+            assert (gradient - theirs).abs().max() > 1e-4, f"{name} and {other} give the same gradient"
+        found[name] = gradient
+
+
+# --- the registry -----------------------------------------------------------------------------------------------------
+
+
+def test_the_registry() -> None:
+    assert len(rules.METHODS) >= 41
+    for method in rules.METHODS.values():
+        assert method.summary
+        assert method.formula
+        assert method.needs in ("log_probs", "topk", "full")
+        assert all(note.source for _, note in method.hypers.values())
+        assert {k: v for k, (v, _) in method.hypers.items()} == dict(method.params)
+    assert minicppo.cppo_mask is rules.cppo_mask
+    assert rules.get_method("cppo", length=12).params["length"] == 12
+
+
+@pytest.mark.parametrize("name", rules.METHODS)
+def test_diagnostics_are_finite_and_consistent(name: str) -> None:
+    method = rules.get_method(name)
+    batch = BATCHES[method.needs]
+    out = method(batch)
+    row, valid = rules.diagnostics(batch, out), batch.mask
+    assert all(isinstance(v, float) and math.isfinite(v) for v in row.values())
+    positive = (batch.advantages > 0)[valid].double().mean().item()
+    assert row["mask/frac"] == pytest.approx(positive * row["mask/frac_pos"] + (1 - positive) * row["mask/frac_neg"])
+    if method.family == "cppo" and method.params["gate"] == "hard":
+        parts = sum(row[f"mask/{k}"] for k in ("token_only", "prefix_only", "both"))
+        assert 0 < parts == pytest.approx(row["mask/frac"])
+    ratio = batch.ratio[valid]
+    assert row["ratio/mean"] == pytest.approx(ratio.mean().item())
+    assert row["ratio/min"] <= row["ratio/mean"] <= row["ratio/max"]
+    assert row["weight/mean"] == pytest.approx(out.weight[valid].mean().item(), rel=1e-4)
+    assert row["kl/k3"] >= 0
+    if out.divergence is not None:
+        D = out.divergence[valid].double()
+        for key, wanted in (("p90", D.quantile(0.9)), ("p99", D.quantile(0.99)), ("max", D.max())):
+            assert row[f"div/{key}"] == pytest.approx(wanted.item())
+        assert [k for k in row if k.startswith("div/decile_")] == [f"div/decile_{k}" for k in range(10)]
+    if out.threshold is not None:
+        assert 0 <= row["budget/seq_bound"] <= 1
+        assert row["budget/negative"] <= row["budget/seq_bound"] * max(map(len, ROWS))
+
+
+@pytest.mark.parametrize("name", [name for name, method in rules.METHODS.items() if method.needs != "log_probs"])
+def test_more_log_probs_may_carry_a_gradient_and_pass_none_on(name: str) -> None:
+    method = rules.get_method(name)
+    plain = BATCHES[method.needs]
+    assert plain.top is not None
+    pi = plain.top.log_probs.clone().requires_grad_()
+    out, expected = method(replace(plain, top=replace(plain.top, log_probs=pi))), method(plain)
+    for key, value in vars(expected).items():
+        if isinstance(value, torch.Tensor):
+            assert torch.equal(getattr(out, key), value), key
+            assert not getattr(out, key).requires_grad, key

@@ -1,0 +1,126 @@
+"""The mask is the same in every layout: padded, with holes, packed, in blocks, beside other responses.
+
+Numbers ("theory 02") are those of theory.md section 5 and of methods.md.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minicppo import rules
+from tests.strategies import Batch, Limits, Response, batches, limits, responses, tight
+from tests.twins import mask, mask_inputs, mask_of, steps
+
+REASONS = {"toward": 1, "inside": 2, "token": 3, "prefix": 4, "both": 5}
+BUDGETS = st.sampled_from(["fixed", "off", "dynamic"])
+
+
+@given(batches(), limits(), BUDGETS, st.sampled_from([1.0, 2.0, 64.0]))
+def test_loop_equals_prefix_sum(batch: Batch, lim: Limits, budget: str, cap: float) -> None:
+    """theory 01, methods P3. Algorithm 1's loop and the batched prefix sum agree to the bit, in any layout."""
+    out = mask_of(batch, lim, budget=budget, quantile=0.875, cap_factor=cap)
+    fields = {
+        "reason": lambda x: REASONS[x.reason],
+        "token_mask": lambda x: x.keep,
+        "threshold": lambda x: x.threshold,
+        "weighted_divergence": lambda x: x.score,
+        "position_weight": lambda x: x.weight,
+    }
+    for row, response in enumerate(batch.responses):
+        loop = steps(response, lim, budget=budget, quantile=0.875, cap_factor=cap)
+        for field, of_step in fields.items():
+            assert batch.layout.gather(getattr(out, field))[row] == [of_step(x) for x in loop]
+
+
+@given(batches(), limits(), st.sampled_from(["fixed", "dynamic"]))
+def test_packed_equals_padded(batch: Batch, lim: Limits, budget: str) -> None:
+    """theory 02, methods P3. Responses laid end to end give what the padded batch gives, field by field."""
+    layout, rule = batch.layout, dataclasses.asdict(lim)
+    padded = mask_of(batch, lim, budget=budget)
+    inputs = {k: layout.pack(v) for k, v in mask_inputs(batch).items()}
+    packed = rules.cppo_mask(**inputs, lengths=layout.lengths, **rule, budget=budget)
+    for field in (
+        "token_mask",
+        "reason",
+        "threshold",
+        "position_weight",
+        "divergence",
+        "weighted_divergence",
+        "slack",
+    ):
+        assert torch.equal(getattr(packed, field), layout.pack(getattr(padded, field)))
+    assert torch.equal(packed.delta_b, padded.delta_b)
+
+
+@given(responses(), limits(), st.integers(1, 5))
+def test_right_padding_changes_nothing(response: Response, lim: Limits, padding: int) -> None:
+    """theory 04, methods P3. Garbage behind the last valid token is not read."""
+    n, layout = len(response), tight([len(response)])
+    wide = dataclasses.replace(layout, width=n + padding)
+    out = mask_of(Batch((response,), wide), lim, budget="dynamic")
+    assert wide.gather(out.reason)[0] == mask(response, lim, budget="dynamic").reason[0].tolist()
+    assert out.reason[0, n:].tolist() == [0] * padding
+
+
+@given(batches(), limits())
+def test_holes_change_nothing(batch: Batch, lim: Limits) -> None:
+    """theory 05, methods C6. Left padding and tool tokens in between count neither in S, W and P90 nor as positions."""
+    out = mask_of(batch, lim, budget="dynamic")
+    for row, response in enumerate(batch.responses):
+        alone = mask(response, lim, budget="dynamic")
+        for field in ("reason", "threshold", "position_weight"):
+            assert batch.layout.gather(getattr(out, field))[row] == getattr(alone, field)[0].tolist()
+
+
+@given(batches(), limits(), BUDGETS)
+def test_holes_hold_zeros(batch: Batch, lim: Limits, budget: str) -> None:
+    """theory 04. Whatever stands on invalid positions, the result is zero there."""
+    out = mask_of(batch, lim, budget=budget)
+    for field in ("reason", "token_mask", "threshold", "position_weight", "divergence", "weighted_divergence"):
+        assert not getattr(out, field)[~batch.layout.mask].any()
+
+
+@given(batches(), limits(), st.randoms(use_true_random=False))
+def test_order_of_responses_is_free(batch: Batch, lim: Limits, random: Any) -> None:
+    """theory 06, methods P3. Permuting the batch permutes the mask."""
+    order = list(range(len(batch.responses)))
+    random.shuffle(order)
+    shuffled = {k: v[order] for k, v in mask_inputs(batch).items()}
+    out = rules.cppo_mask(**shuffled, **dataclasses.asdict(lim))
+    assert torch.equal(out.reason, mask_of(batch, lim, budget="dynamic").reason[order])
+
+
+@given(st.tuples(responses(), responses(), responses()), limits())
+def test_rows_do_not_see_each_other(rows: tuple[Response, ...], lim: Limits) -> None:
+    """theory 07. A response's mask is the same whoever stands beside it."""
+    alone = mask(rows[1], lim, budget="dynamic").reason[0].tolist()
+    out = mask_of(Batch(rows, tight([len(r) for r in rows])), lim, budget="dynamic")
+    assert out.reason[1, : len(rows[1])].tolist() == alone
+
+
+@given(batches(), limits(), st.sampled_from(["own", "padded"]), st.sampled_from(["padded", "packed", "by response"]))
+def test_blocks_change_nothing(batch: Batch, lim: Limits, length: str, form: str) -> None:
+    """theory 07. Working on a few rows at a time gives what the whole batch gives at once."""
+    inputs = mask_inputs(batch)
+    if form == "packed":
+        inputs = {k: batch.layout.pack(v) for k, v in inputs.items()} | {"lengths": batch.layout.lengths}
+    if form == "by response":
+        inputs["advantages"] = inputs["response_mask"].sum(1).double().sub(8)
+    whole, *parts = in_blocks((10**6, 1, 2 * batch.layout.width), inputs, lim, length)
+    for part in parts:
+        for field in ("reason", "threshold", "position_weight", "divergence", "slack", "delta_b"):
+            assert torch.equal(getattr(part, field), getattr(whole, field))
+
+
+def in_blocks(sizes: tuple[int, ...], inputs: dict[str, Any], lim: Limits, length: str) -> Iterator[rules.CPPOMask]:
+    for size in sizes:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("minicppo.rules.mask.BLOCK", size)
+            yield rules.cppo_mask(**inputs, **dataclasses.asdict(lim), length=length)

@@ -1,0 +1,42 @@
+"""The weights w_t: strict early, relaxed late."""
+
+from __future__ import annotations
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minicppo import reference, rules
+from tests.strategies import EXACT_LENGTHS, Limits, Response, layouts, limits, multiples, responses, tight
+from tests.twins import mask
+
+
+@given(st.lists(st.integers(1, 17), min_size=1, max_size=4), multiples(1 / 8, 1, 8), st.data())
+def test_weights_fall_from_one_to_w_min(lengths: list[int], w_min: float, data: st.DataObject) -> None:
+    """methods 1.1. Eq. 9 starts at 1, ends at w_min, never rises; T = 1 weighs 1; both twins agree, holes or not."""
+    for layout in (tight(lengths), data.draw(layouts(lengths))):
+        for n, row in zip(lengths, layout.gather(rules.position_weights(layout.mask, w_min)), strict=True):
+            assert row == reference.linear_weights(n, w_min)
+            assert row[0] == 1
+            assert row == sorted(row, reverse=True)
+            assert n == 1 or abs(row[-1] - w_min) < 1e-15
+
+
+@given(st.integers(1, 17), st.integers(0, 4), multiples(1 / 8, 1, 7))
+def test_shuffling_permutes_the_weights(n: int, seed: int, w_min: float) -> None:
+    """methods 1.4. The shuffled schedule is a permutation of the linear one that depends on (seed, T) alone."""
+    wide = torch.zeros(2, n + 2, dtype=torch.bool)
+    wide[0, :n] = wide[1, 2:] = True
+    first, second = rules.position_weights(wide, w_min, schedule="shuffled", seed=seed)
+    assert sorted(first[:n].tolist(), reverse=True) == reference.linear_weights(n, w_min)
+    assert first[:n].tolist() == second[2:].tolist()
+    assert first[n:].tolist() == second[:2].tolist() == [0, 0]
+
+
+@given(responses(EXACT_LENGTHS[1:5]), limits(), st.integers(0, 8))
+def test_truncation_agrees_on_a_horizon(response: Response, lim: Limits, cut: int) -> None:
+    """theory 33. With one schedule for a fixed horizon, a truncated response is decided as its prefix was."""
+    cut = 1 + cut % len(response)
+    whole, part = (mask(r, lim, length=17) for r in (response, response[:cut]))
+    assert torch.equal(whole.reason[:, :cut], part.reason)
+    assert part.position_weight[0].tolist() == reference.linear_weights(17, lim.w_min)[:cut]
