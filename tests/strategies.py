@@ -93,7 +93,11 @@ def responses(draw: st.DrawFn, lengths: Sequence[int] = EXACT_LENGTHS, *, all_aw
     """Responses of these lengths; with `all_away` every token moves away from mu, so that the limits decide alone."""
     n, mood = draw(st.sampled_from(lengths)), draw(st.sampled_from(MOODS))
     raw = draw(BYTES)
-    drift, ratio, advantage = picks(DRIFTS, raw[:n]), picks(RATIOS, raw[20 : 20 + n]), picks(ADVANTAGES, raw[40 : 40 + n])
+    drift, ratio, advantage = (
+        picks(DRIFTS, raw[:n]),
+        picks(RATIOS, raw[20 : 20 + n]),
+        picks(ADVANTAGES, raw[40 : 40 + n]),
+    )
     if all_away:
         ratio, advantage = tuple(abs(x) or 0.25 for x in ratio), tuple(abs(a) or 1.0 for a in advantage)
     if mood == "calm":  # a quiet prefix pays in, so that the token limit binds alone

@@ -136,12 +136,23 @@ def sampled(row: Trace) -> tuple[list[float], list[float]]:
     return [t.mu[t.sampled] for t in row], [t.pi[t.sampled] for t in row]
 
 
+def loop_response(row: Trace, k: int = 2, **more: Any) -> reference.Response:
+    """What a loop is given of one response."""
+    distributions = [(t.mu, t.pi, t.sampled) for t in row]
+    return reference.Response(*sampled(row), [t.advantage for t in row], distributions, k, **more)
+
+
 def loop_divergence(kind: str, row: Trace, k: int = 2, variant: str = "union") -> list[float]:
-    if kind == "k3":
-        return reference.methods.k3(*sampled(row))
-    if kind == "abs_log_ratio":
-        return [abs(math.log(p / m)) for m, p in zip(*sampled(row), strict=True)]
-    return [reference.divergence(kind, t.mu, t.pi, t.sampled, k, variant) for t in row]
+    return loop_response(row, k).divergence(kind, variant)
+
+
+def loop_weights(method: rules.Method, row: Trace, *, width: int, k: int = 2) -> list[float]:
+    """The g of one response by the method's loop. width: of the batch, for padded-length weights."""
+    weights, params = None, method.params
+    if params.get("schedule") == "shuffled":  # the permutation itself is the rules' own; that it is one is tested apart
+        valid = torch.ones(1, len(row), dtype=torch.bool)
+        weights = rules.position_weights(valid, params["w_min"], schedule="shuffled", seed=params["seed"])[0].tolist()
+    return reference.LOOPS[method.family](loop_response(row, k, width=width, given_weights=weights), **params)
 
 
 def drift(token: Token, needs: str, k: int = 2) -> float:
@@ -151,31 +162,3 @@ def drift(token: Token, needs: str, k: int = 2) -> float:
     else:
         partition = [(i,) for i in range(len(token.mu))]
     return reference.predicted_drift(token.mu, token.pi, token.sampled, partition)
-
-
-def loop_weights(method: rules.Method, row: Trace, *, width: int, k: int = 2, loop: Any = None) -> list[float]:
-    """The reference's g of one response under a method. width: of the batch, for padded-length weights."""
-    params, n = dict(method.params), len(row)
-    variant = params.pop("topk_variant", "union")
-    if "divergence" in params:
-        params["div"] = loop_divergence(params.pop("divergence"), row, k, variant)
-    if params.pop("direction", "ratio") == "predicted":
-        params["away"] = [t.advantage * drift(t, method.needs, k) > 0 for t in row]
-    if method.family in ("cppo", "decoupled"):
-        params["weights"] = _weights(params, n, width)
-    if method.family == "decoupled":
-        params["budget_weights"] = _weights(params | {"w_min": params.pop("budget_w_min")}, n, width)
-        del params["w_min"]
-    for done in ("schedule", "length", "seed"):
-        params.pop(done, None)
-    return (loop or reference.WEIGHTS[method.family])(*sampled(row), [t.advantage for t in row], **params)
-
-
-def _weights(params: dict[str, Any], n: int, width: int) -> list[float]:
-    if params.get("schedule") == "constant":
-        return [1.0] * n
-    if params.get("schedule") == "shuffled":  # the permutation itself is the rules' own; that it is one is tested apart
-        valid = torch.ones(1, n, dtype=torch.bool)
-        return rules.position_weights(valid, params["w_min"], schedule="shuffled", seed=params["seed"])[0].tolist()
-    total = {"own": n, "padded": width}.get(params["length"], params["length"])
-    return reference.linear_weights(total, params["w_min"])[:n]

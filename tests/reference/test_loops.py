@@ -7,9 +7,12 @@ import sys
 from fractions import Fraction
 
 import pytest
+from hypothesis import given
 
 from minicppo import reference
-from minicppo.reference import LOOPS, Response
+from minicppo.reference import LOOPS
+from tests.strategies import Limits, Response, limits, responses
+from tests.twins import steps
 
 
 def test_the_reference_does_without_torch() -> None:
@@ -45,8 +48,19 @@ def test_soft_gate_without_a_budget(kind: str) -> None:
 
 
 def test_spo_and_named_weights() -> None:
-    (weighted,) = LOOPS["drpo"](Response([0.5], [0.6], [1.0]), delta=0.4)
-    (plain,) = LOOPS["drpo"](Response([0.5], [0.6], [1.0]), delta=0.4, mu_weighted=False)
+    one = reference.Response([0.5], [0.6], [1.0])
+    (weighted,) = LOOPS["drpo"](one, delta=0.4)
+    (plain,) = LOOPS["drpo"](one, delta=0.4, mu_weighted=False)
     assert weighted == pytest.approx(0.75 * 1.2)
     assert plain == pytest.approx(0.5 * 1.2)
-    assert LOOPS["reinforce"](Response([0.5], [0.6], [1.0])) == [1.0]
+    assert LOOPS["reinforce"](one) == [1.0]
+
+
+@given(responses((1, 2, 3, 5, 9)), limits())
+def test_loop_runs_in_fractions(response: Response, lim: Limits) -> None:
+    """theory 01. The loop is exact: floats on dyadic numbers equal the same loop in rationals."""
+    delta, delta_b, w_min = map(Fraction, lim)
+    weights, D = reference.linear_weights(len(response), w_min), [Fraction(d) for d in response.divergence]
+    exact = reference.cppo_steps(D, response.away, delta=delta, delta_b=delta_b, weights=weights)
+    assert [tuple(x) for x in exact] == [tuple(x) for x in steps(response, lim)]
+    assert all(isinstance(x.threshold, Fraction) for x in exact)

@@ -35,7 +35,7 @@ def test_kept_drift_stays_in_budget(response: Response, lim: Limits) -> None:
     out = mask(response, lim)
     inside = (out.weighted_divergence * (out.reason == rules.Reason.INSIDE))[0].tolist()
     for spent, step in zip(accumulate(inside), steps(response, lim), strict=True):
-        assert spent <= lim.delta + lim.delta_b * step.weight_before
+        assert spent <= lim.delta + lim.delta_b * step.W_before
 
 
 @given(responses((9, 17), all_away=True), limits())
@@ -43,7 +43,7 @@ def test_few_large_tokens_are_kept(response: Response, lim: Limits) -> None:
     """theory 37. At most (delta + delta_b W_{T-1}) / z kept away-moving tokens have Z >= z, whatever z."""
     out = mask(response, lim)
     kept_Z = sorted(out.weighted_divergence[out.reason == rules.Reason.INSIDE].tolist(), reverse=True)
-    budget = lim.delta + lim.delta_b * steps(response, lim)[-1].weight_before
+    budget = lim.delta + lim.delta_b * steps(response, lim)[-1].W_before
     assert all(count * z <= budget for count, z in enumerate(kept_Z, 1))
 
 
@@ -64,8 +64,8 @@ def test_figure_1_is_stricter(response: Response, lim: Limits) -> None:
     lim = lim.replace(delta_b=min(lim.delta, lim.delta_b))
     S = W = 0.0
     for step, verdict in zip(steps(response, lim), kept(response, lim), strict=True):
-        S, W = S + step.score, W + step.weight
-        if lim.delta_b * W >= S and step.score <= lim.delta:
+        S, W = S + step.weighted_divergence, W + step.position_weight
+        if lim.delta_b * W >= S and step.weighted_divergence <= lim.delta:
             assert verdict
 
 
@@ -75,10 +75,10 @@ def test_charging_only_kept_keeps_more(response: Response, lim: Limits) -> None:
     spent = W = 0.0
     generous = []
     for step, away in zip(steps(response, lim), response.away, strict=True):
-        Z = step.score
+        Z = step.weighted_divergence
         keep = not away or min(lim.delta, lim.delta + lim.delta_b * W - spent) >= Z
         generous.append(keep)
-        spent, W = spent + Z * (away and keep), W + step.weight
+        spent, W = spent + Z * (away and keep), W + step.position_weight
     assert implies(kept(response, lim), generous)
 
 

@@ -12,60 +12,34 @@ import torch
 
 from minicppo import reference, rules
 from minicppo.reference import LOOPS
-from tests.strategies import Response, drifting
-from tests.twins import log_response, original
+from tests.strategies import Limits, Response, drifting
+from tests.twins import log_response, mask, near, steps
 
-S = original()
 REASONS = {"toward": 1, "inside": 2, "token": 3, "prefix": 4, "both": 5}
-
-# --- one question, two twins ------------------------------------------------------------------------------------------
-
-
-def by_loop(
-    response: Response,
-    *,
-    delta: float = 0.15,
-    delta_b: float = 0.02,
-    w_min: float = 0.8,
-    budget: str = "fixed",
-    cap_factor: float = 2.0,
-) -> tuple[list[int], list[float], list[int]]:
-    allowed = {
-        "fixed": delta_b,
-        "off": None,
-        "dynamic": reference.dynamic_budget(response.divergence, delta_b, cap_factor),
-    }[budget]
-    weights = reference.linear_weights(len(response), w_min)
-    steps = reference.cppo_steps(response.divergence, response.away, delta=delta, delta_b=allowed, weights=weights)
-    return [int(x.keep) for x in steps], [x.threshold for x in steps], [REASONS[x.reason] for x in steps]
+PAPER = Limits(delta=0.15, delta_b=0.02, w_min=0.8)
+Found = tuple[list[int], list[float], list[int]]  # M_t, c_t, reasons
 
 
-def by_prefix_sum(response: Response, *, budget: str = "fixed", **options: float) -> Any:
-    x = torch.tensor([response.log_ratio], dtype=torch.float64)
-    out = rules.cppo_mask(
-        x - 4,
-        torch.full_like(x, -4),
-        torch.tensor([response.advantages], dtype=torch.float64),
-        divergence=torch.tensor([response.divergence], dtype=torch.float64),
-        budget=budget,
-        **{"delta": 0.15, "delta_b": 0.02, "w_min": 0.8, **options},
-    )
+def by_loop(response: Response, limits: Limits = PAPER, **options: Any) -> Found:
+    found = steps(response, limits, **options)
+    return [int(x.keep) for x in found], [x.threshold for x in found], [REASONS[x.reason] for x in found]
+
+
+def by_prefix_sum(response: Response, limits: Limits = PAPER, **options: Any) -> Found:
+    out = mask(response, limits, **options)
     return out.token_mask[0].int().tolist(), out.threshold[0].tolist(), out.reason[0].tolist()
 
 
 @pytest.fixture(params=[by_loop, by_prefix_sum], ids=["loop", "prefix sum"])
-def cppo(request: pytest.FixtureRequest) -> Callable[..., Any]:
+def cppo(request: pytest.FixtureRequest) -> Callable[..., Found]:
     return request.param
-
-
-def near(values: list[float], places: float = 1e-9) -> Any:
-    return pytest.approx(values, abs=places, rel=0)
 
 
 # --- C1: all branches -------------------------------------------------------------------------------------------------
 
 MU, PI = [0.50, 0.40, 0.50, 0.90, 0.30], [0.60, 0.48, 0.40, 0.91, 0.50]
 D1 = [0.10, 0.08, 0.10, 0.01, 0.20]
+LOOPS_SEE = reference.Response(MU, PI, [1.0] * 5, given_divergence=D1)
 
 
 def c1(advantage: float) -> Response:
@@ -78,7 +52,7 @@ def c1(advantage: float) -> Response:
         (1.0, {}, [1, 0, 1, 0, 0], [0.15, 0.07, 0.013, -0.059, -0.0505]),
         (-1.0, {}, [1, 1, 0, 1, 1], [0.15, 0.07, 0.013, -0.059, -0.0505]),
         (0.0, {}, [1, 1, 1, 1, 1], [0.15, 0.07, 0.013, -0.059, -0.0505]),
-        (1.0, {"w_min": 1.0}, [1, 0, 1, 0, 0], None),
+        (1.0, {"limits": PAPER.replace(w_min=1.0)}, [1, 0, 1, 0, 0], None),
         (1.0, {"budget": "off"}, [1, 1, 1, 1, 0], [0.15] * 5),
         (1.0, {"budget": "dynamic"}, [1, 1, 1, 0, 0], [0.15, 0.09, 0.052, -0.002, 0.0235]),
         (1.0, {"budget": "dynamic", "cap_factor": 5.0}, [1, 1, 1, 1, 0], [0.15] * 5),
@@ -117,9 +91,8 @@ def test_c1_gradient() -> None:
     batch = rules.TokenBatch(**inputs)
     out = rules.get_method("cppo", budget="fixed")(batch)
     assert out.weight[0].tolist() == near([1.2, 0, 0.8, 0, 0], 1e-6)
-    assert LOOPS["cppo"](
-        reference.Response(MU, PI, [1.0] * 5, given_divergence=D1), delta=0.15, delta_b=0.02, budget="fixed"
-    ) == near([1.2, 0, 0.8, 0, 0])
+    loop = LOOPS["cppo"](LOOPS_SEE, delta=0.15, delta_b=0.02, budget="fixed")
+    assert loop == near([1.2, 0, 0.8, 0, 0])
     log_probs = inputs["log_probs"].requires_grad_()
     loss = rules.policy_loss(log_probs, out.weight, inputs["advantages"], batch.mask, loss_agg_mode="token-mean")
     loss.backward()
@@ -137,15 +110,7 @@ def test_c1_other_methods() -> None:
     flat = rules.get_method("cppo-no-weight", budget="fixed", delta_b=0.02)(batch)
     assert flat.token_mask[0].int().tolist() == [1, 0, 1, 0, 0]
     for f, options in (("dppo", {"delta": 0.15}), ("ppo", {"clip_low": 0.2, "clip_high": 0.28})):
-        assert [
-            int(g > 0) for g in LOOPS[f](reference.Response(MU, PI, [1.0] * 5, given_divergence=D1), **options)
-        ] == [
-            1,
-            1,
-            1,
-            1,
-            0,
-        ]
+        assert [int(g > 0) for g in LOOPS[f](LOOPS_SEE, **options)] == [1, 1, 1, 1, 0]
 
 
 def test_c1_dynamic_budget_in_full_precision() -> None:
@@ -180,10 +145,10 @@ def test_c1_soft() -> None:
 
 
 def test_c2_late_relaxation(cppo: Callable[..., Any]) -> None:
-    mask, c, _ = cppo(drifting([0.16, 0.16, 0.18]), delta_b=1.0)
+    mask, c, _ = cppo(drifting([0.16, 0.16, 0.18]), PAPER.replace(delta_b=1.0))
     assert mask == [0, 1, 1]
     assert c == near([0.15] * 3)
-    assert cppo(drifting([0.16, 0.16, 0.18]), delta_b=1.0, w_min=1.0)[0] == [0, 0, 0]  # DPPO
+    assert cppo(drifting([0.16, 0.16, 0.18]), PAPER.replace(delta_b=1.0, w_min=1.0))[0] == [0, 0, 0]  # DPPO
     assert [0.15 / w for w in reference.linear_weights(3, 0.8)] == near([0.15, 0.166667, 0.1875], 1e-6)
 
 
@@ -195,7 +160,7 @@ def test_c2_late_relaxation(cppo: Callable[..., Any]) -> None:
     ],
 )
 def test_c3_recovery(cppo: Callable[..., Any], delta_b: float, mask: list[int], threshold: list[float]) -> None:
-    found, c, _ = cppo(drifting([0.15, 0.04, 0, 0.07, 0.12]), delta_b=delta_b, w_min=1.0)
+    found, c, _ = cppo(drifting([0.15, 0.04, 0, 0.07, 0.12]), PAPER.replace(delta_b=delta_b, w_min=1.0))
     assert found == mask
     assert c == near(threshold)
 
@@ -226,7 +191,7 @@ def test_c4_quantile() -> None:
 
 def test_c4c_not_causal(cppo: Callable[..., Any]) -> None:
     for x, c2, kept in ((0.0, 0.05, 0), (0.04, 0.07, 1)):
-        mask, c, _ = cppo(drifting([0.12, 0.06, *[0.0] * 18, x]), w_min=1.0, budget="dynamic")
+        mask, c, _ = cppo(drifting([0.12, 0.06, *[0.0] * 18, x]), PAPER.replace(w_min=1.0), budget="dynamic")
         # P90 of 21 values is the third largest: x
         assert c[1] == near(c2)
         assert mask[1] == kept
@@ -262,7 +227,7 @@ def test_c6_tool_tokens(cppo: Callable[..., Any]) -> None:
         )
         assert out.threshold[0, 3].item() == near(c4)
         assert out.token_mask[0, 3].item() is kept
-        mask, c, _ = cppo(drifting(D[v].tolist()), w_min=1.0)
+        mask, c, _ = cppo(drifting(D[v].tolist()), PAPER.replace(w_min=1.0))
         assert (mask[-1], c[-1]) == (int(kept), near(c4))
 
 

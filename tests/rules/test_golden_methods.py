@@ -11,14 +11,7 @@ import torch
 from minicppo import reference, rules
 from minicppo.reference import LOOPS, Response
 from tests.strategies import Token, tight
-from tests.twins import log_response, loop_divergence, loop_weights, original, token_batch
-
-S = original()
-
-
-def near(values: list[float], places: float = 1e-9) -> Any:
-    return pytest.approx(values, abs=places, rel=0)
-
+from tests.twins import log_response, loop_divergence, loop_weights, near, token_batch
 
 # --- divergences ------------------------------------------------------------------------------------------------------
 
@@ -38,7 +31,7 @@ def test_d1_binary(
     away = 1.0 if pi > mu else -1.0
     two = lambda p: (p, 1 - p)  # noqa: E731
     row = (Token(two(mu), two(pi), 0, away),)
-    batch = token_batch(S, (row,), tight([1]), "log_probs")
+    batch = token_batch((row,), tight([1]))
     for kind, expected in (("binary_tv", tv), ("binary_kl", kl)):
         assert reference.divergence(kind, two(mu), two(pi), 0) == near(expected, 1e-6)
         assert rules.token_divergence(batch, kind).item() == near(expected, 1e-6)
@@ -47,7 +40,7 @@ def test_d1_binary(
     for name, kept in methods:
         m = rules.get_method(name)
         assert m(batch).token_mask.item() == bool(kept)
-        assert (loop_weights(S, m, row, width=1)[0] > 0) == bool(kept)
+        assert (loop_weights(m, row, width=1)[0] > 0) == bool(kept)
 
 
 D2 = Token((0.50, 0.25, 0.10, 0.08, 0.05, 0.02), (0.40, 0.20, 0.24, 0.05, 0.03, 0.08), 3, -1.0)
@@ -66,17 +59,17 @@ def test_d2_topk(name: str, variant: str, tv: float, kl: float, kept: bool) -> N
     needs = {"binary": "log_probs", "topk": "topk", "exact": "full"}[name]
     for advantage, verdict in ((-1.0, kept), (1.0, True)):
         row = (Token(D2.mu, D2.pi, D2.sampled, advantage),)
-        batch = token_batch(S, (row,), tight([1]), needs, k=2)
+        batch = token_batch((row,), tight([1]), needs, k=2)
         for measure, expected in (("tv", tv), ("kl", kl)):
-            assert loop_divergence(S, f"{name}_{measure}", row, 2, variant)[0] == near(expected, 1e-6)
+            assert loop_divergence(f"{name}_{measure}", row, 2, variant)[0] == near(expected, 1e-6)
             D = rules.token_divergence(batch, f"{name}_{measure}", topk_variant=variant)
             assert D.item() == near(expected, 1e-6)
         m = rules.get_method("dppo", divergence=f"{name}_tv", topk_variant=variant)
         assert m(batch).token_mask.item() is verdict
-        assert (loop_weights(S, m, row, width=1)[0] > 0) is verdict
+        assert (loop_weights(m, row, width=1)[0] > 0) is verdict
 
 
-def test_d2_cells() -> None:
+def test_d2_partitions() -> None:
     assert reference.topk_partition(D2.mu, 2, 3) == [(0,), (1,), (3,), (2, 4, 5)]
     assert reference.topk_partition(D2.mu, 2, 3, "replace_last") == [(0,), (3,), (1, 2, 4, 5)]
     assert reference.topk_partition(D2.mu, 2, 1) == [(0,), (1,), (2, 3, 4, 5)]
@@ -86,13 +79,13 @@ def test_d2_cells() -> None:
 @pytest.mark.parametrize("advantage", [1.0, 0.0, -1.0])
 def test_d3_ratio_one_but_drift(advantage: float) -> None:
     row = (Token((0.5, 0.3, 0.2), (0.5, 0.1, 0.4), 0, advantage),)
-    batch = token_batch(S, (row,), tight([1]), "full")
+    batch = token_batch((row,), tight([1]), "full")
     assert rules.token_divergence(batch, "exact_tv").item() == near(0.2)
     assert reference.divergence("exact_tv", row[0].mu, row[0].pi, 0) == near(0.2)
     for name in ("dppo-exact", "cppo-exact"):
         m = rules.get_method(name)
         assert m(batch).token_mask.item()
-        assert loop_weights(S, m, row, width=1) == [1.0]
+        assert loop_weights(m, row, width=1) == [1.0]
 
 
 # --- TRM --------------------------------------------------------------------------------------------------------------

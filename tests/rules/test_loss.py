@@ -1,4 +1,4 @@
-"""The one loss: value -agg(g A), gradient -agg(g A grad log pi), whatever the weights g (methods.md sections 0 and 6)."""
+"""The one loss: value -agg(g A), gradient -agg(g A grad log pi), whatever the weights g (methods.md 0 and 6)."""
 
 from __future__ import annotations
 

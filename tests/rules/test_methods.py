@@ -86,7 +86,9 @@ def separating_rows() -> tuple[Trace, ...]:
 
 
 ROWS = separating_rows()
-BATCHES = {needs: token_batch(ROWS, tight([len(r) for r in ROWS]), needs, k=3) for needs in ("log_probs", "topk", "full")}
+BATCHES = {
+    needs: token_batch(ROWS, tight([len(r) for r in ROWS]), needs, k=3) for needs in ("log_probs", "topk", "full")
+}
 
 
 def test_off_policy_all_methods_differ() -> None:

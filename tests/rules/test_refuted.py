@@ -120,9 +120,9 @@ def test_soft_gate_overruns_the_budget() -> None:
     loop = steps(drifting(D), FLAT)
     soft = reference.soft_gate(loop, delta=0.15, delta_b=0.02)
     tight = reference.budget_gate(loop, delta=0.15, delta_b=0.02)
-    limit = 0.15 + 0.02 * loop[-1].weight_before
-    assert sum(g * x.score for g, x in zip(soft, loop, strict=True)) > 1.5 * limit
-    assert sum(g * x.score for g, x in zip(tight, loop, strict=True)) <= limit * (1 + 1e-12)
+    limit = 0.15 + 0.02 * loop[-1].W_before
+    assert sum(g * x.weighted_divergence for g, x in zip(soft, loop, strict=True)) > 1.5 * limit
+    assert sum(g * x.weighted_divergence for g, x in zip(tight, loop, strict=True)) <= limit * (1 + 1e-12)
 
 
 def test_an_outlier_blocks_for_long() -> None:

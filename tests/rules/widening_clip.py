@@ -15,7 +15,7 @@ from minicppo.rules.method import Method, masked_weights, register
 
 @dataclass(frozen=True)
 class WideningClip(Method):
-    """Zero beyond 1 +- b / w_t on the side that moves away; b is the response's mean |rho - 1| within [clip, 2 clip]."""
+    """Zero beyond 1 +- b / w_t on the side that moves away; b: the response's mean |rho - 1|, within [clip, 2 clip]."""
 
     family = "widening-clip"
     formula = "M rho"

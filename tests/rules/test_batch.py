@@ -1,0 +1,233 @@
+"""Each wrong input raises before any work and says the value, the limit and the way out; degenerate batches work."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from minicppo import reference, rules
+
+X = torch.full((2, 3), -1.0)
+ONES = torch.ones(2)
+VALID = torch.ones(2, 3, dtype=torch.bool)
+
+
+def with_value(value: float) -> torch.Tensor:
+    bad = X.clone()
+    bad[1, 2] = value
+    return bad
+
+
+def call(**changes: Any) -> Callable[[], Any]:
+    """`cppo_mask` on a good batch with some arguments replaced."""
+    inputs = {"log_probs": X, "rollout_log_probs": X, "advantages": ONES, "response_mask": VALID}
+    return lambda: rules.cppo_mask(**{**inputs, **changes})
+
+
+BATCH = rules.TokenBatch(X, X, ONES)
+CUBE = torch.full((2, 3, 4), math.log(0.25))
+FULL = rules.TopLogProbs(CUBE, CUBE, torch.zeros(2, 3, dtype=torch.long))
+
+
+def packed(**changes: Any) -> Callable[[], Any]:
+    flat = torch.full((5,), -1.0)
+    inputs = {"log_probs": flat, "rollout_log_probs": flat, "advantages": ONES, "lengths": torch.tensor([2, 3])}
+    return lambda: rules.cppo_mask(**{**inputs, **changes})
+
+
+BAD_VALUES: list[tuple[Callable[[], Any], str]] = [
+    (call(log_probs=with_value(math.nan)), r"log_probs\[1, 2\] is nan on a valid token"),
+    (call(rollout_log_probs=with_value(-math.inf)), r"rollout_log_probs\[1, 2\] is -inf"),
+    (call(log_probs=torch.tensor([[math.inf, -math.inf, 0.0]] * 2)), r"log_probs\[0, 0\] is inf"),
+    (call(advantages=torch.tensor([1.0, math.nan])), r"advantages\[1, 0\] is nan"),
+    (call(advantages=with_value(math.nan)), r"advantages\[1, 2\] is nan"),
+    (call(rollout_log_probs=X[:, :2]), r"rollout_log_probs is \(2, 2\).*\(2, 3\)"),
+    (call(advantages=torch.ones(3)), r"advantages is \(3,\).*\(2, 3\)"),
+    (call(response_mask=VALID[:1]), r"response_mask is \(1, 3\) but log_probs is \(2, 3\)"),
+    (call(log_probs=X[0]), r"must be \(B, T\), got \(3,\).*lengths"),
+    (call(divergence=X[:1]), r"divergence is \(1, 3\).*\(2, 3\)"),
+    (call(divergence=X), r"divergence\[0, 0\] is -1.0 on.*: .* never negative"),
+    (call(divergence=with_value(math.nan) + 1), r"divergence\[1, 2\] is nan"),
+    (
+        call(log_probs=with_value(0.6)),
+        r"log_probs\[1, 2\] is 0.6\d* on a valid token: log-probs are <= 0; take the .log\(\) of probabilities",
+    ),
+    (lambda: rules.TokenBatch(X, X.exp(), ONES), r"rollout_log_probs\[0, 0\] is 0.36\d* on a valid token: log-probs"),
+    (call(delta=0.0), r"delta=0.0 is outside \(0, inf\]"),
+    (call(delta=-0.1), r"delta=-0.1 is outside"),
+    (call(delta=math.nan), r"delta=nan is outside"),
+    (call(delta_b=0.0), r"delta_b=0.0 is outside \(0, inf\]"),
+    (call(w_min=0.0), r"w_min=0.0 is outside \(0, 1\]"),
+    (call(w_min=1.5), r"w_min=1.5 is outside \(0, 1\]"),
+    (call(cap_factor=0.5), r"cap_factor=0.5 is outside \[1, inf\]"),
+    (call(quantile=1.5), r"quantile=1.5 is outside \(0, 1\]"),
+    (call(budget="dynamc"), r"budget='dynamc' is unknown; did you mean 'dynamic'\?"),
+    (call(budget="xyz"), r"known: dynamic, fixed, off"),
+    (call(schedule="linaer"), r"did you mean 'linear'\?"),
+    (call(length="pdded"), r"length='pdded' is unknown; did you mean 'padded'"),
+    (call(length=2), r"length=2 is shorter than a response of 3 tokens"),
+    (packed(lengths=torch.tensor([2, 2])), r"log_probs is \(5,\) but lengths sum to 4 tokens"),
+    (packed(lengths=None), r"log_probs must be \(B, T\), got \(5,\); packed 1-D input needs lengths"),
+    (call(lengths=torch.tensor([3, 3])), r"\(2, 3\) but lengths sum to 6"),
+    (packed(log_probs=torch.tensor([-1.0, -1.0, -1.0, math.nan, -1.0])), r"log_probs\[3\] is nan on a valid token"),
+    (packed(lengths=torch.tensor([6, -1])), r"counts >= 0, got \[6, -1\]"),
+    (
+        lambda: rules.position_weights(VALID, 0.8, schedule="constnt"),
+        r"schedule='constnt' is unknown; did you mean 'constant'\?",
+    ),
+    (lambda: rules.get_method("cpo"), r"method 'cpo' is unknown; did you mean 'cppo'\?"),
+    (lambda: rules.get_method("cppo", delta_B=0.1), r"cppo has no hyper-parameter 'delta_B'; did you mean 'delta_b'\?"),
+    (lambda: rules.get_method("reinforce", delta=0.1), r"reinforce has no hyper-parameter 'delta'"),
+    (lambda: rules.get_method("ppo", clip_low=1.5), r"clip_low=1.5 is outside \(0, 1\]"),
+    (lambda: rules.get_method("cppo", gate="sfot"), r"gate='sfot' is unknown"),
+    (lambda: rules.get_method("drpo", mu_weighted=2), r"mu_weighted=2 is unknown"),
+    (lambda: rules.get_method("cppo", length=0), r"length=0 is outside \[1, inf\]"),
+    (lambda: rules.get_method("cppo-topk")(BATCH), r"needs 'topk' log-probs and the batch carries 'none'.*binary"),
+    (
+        lambda: rules.get_method("dppo-topk")(rules.TokenBatch(X, X, ONES, top=FULL)),
+        r"needs 'topk' log-probs and the batch carries 'full'",
+    ),
+    (
+        lambda: rules.get_method("dppo", direction="predicted")(BATCH),
+        r"direction='predicted' needs 'topk' or 'full' log-probs",
+    ),
+    (
+        lambda: rules.token_divergence(BATCH, "binary_vt"),
+        r"divergence='binary_vt' is unknown; did you mean 'binary_tv'\?",
+    ),
+    (
+        lambda: rules.divergence.partition(FULL, X, X, "last"),
+        r"topk_variant='last' is unknown; use 'union' \(paper\) or 'replace_last'",
+    ),
+    (lambda: rules.group_advantages(ONES, 1), r"group_size=1: a group of fewer than 2"),
+    (lambda: rules.group_advantages(torch.ones(5), 2), r"\(5,\) do not split into groups of 2"),
+    (lambda: rules.group_advantages(torch.tensor([1.0, math.nan]), 2), r"rewards hold NaN or infinity"),
+    (
+        lambda: rules.aggregate(X, VALID, "tokn-mean"),
+        r"loss_agg_mode='tokn-mean' is unknown; did you mean 'token-mean'\?",
+    ),
+    (
+        lambda: rules.policy_loss(X, X, ONES, VALID),
+        r"seq-mean-token-sum-norm needs a horizon > 0.*max_new_tokens.*None",
+    ),
+    (lambda: rules.policy_loss(X, X, ONES, VALID, horizon=0), r"got 0"),
+    (lambda: reference.aggregate([[1.0]], "mean"), r"unknown loss aggregation 'mean'"),
+]
+BAD_TYPES: list[tuple[Callable[[], Any], str]] = [
+    (call(log_probs=X.bfloat16()), r"log_probs is torch.bfloat16.*\.float\(\)"),
+    (call(rollout_log_probs=X.half()), r"rollout_log_probs is torch.float16"),
+    (call(advantages=torch.ones(2, dtype=torch.long)), r"advantages is torch.int64"),
+    (lambda: rules.get_method("cppo", delta="0.1"), r"delta must be a number, got '0.1'"),
+    (call(delta=True), r"delta must be a number, got True"),
+    (
+        lambda: rules.TokenBatch(X, X, ONES, top=replace(FULL, log_probs=CUBE.bfloat16())),
+        r"top.log_probs is torch.bfloat16.*\.float\(\)",
+    ),
+    (packed(lengths=[2, 3]), r"lengths must be a torch.Tensor, got list; pass torch.as_tensor\(lengths\)"),
+    (call(divergence="topk_tv"), r"divergence must be a torch.Tensor, got 'topk_tv'; .*get_method\(\"cppo-topk\"\)"),
+    (call(log_probs=X.numpy()), r"log_probs must be a torch.Tensor, got ndarray; pass torch.as_tensor"),
+    (call(advantages=[1.0, 1.0]), r"advantages must be a torch.Tensor, got list; pass torch.as_tensor\(advantages\)"),
+    (lambda: rules.TokenBatch(X, X.tolist(), ONES), r"rollout_log_probs must be a torch.Tensor, got list"),
+    (lambda: rules.TokenBatch.from_packed([2], log_probs=X[0]), r"lengths must be a torch.Tensor, got list"),
+]
+
+
+@pytest.mark.parametrize(
+    ("function", "message", "error"),
+    [(*bad, ValueError) for bad in BAD_VALUES] + [(*bad, TypeError) for bad in BAD_TYPES],
+)
+def test_bad_input(
+    function: Callable[[], Any], message: str, error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a user meets it, whose annotations nobody checks."""
+    monkeypatch.setattr("jaxtyping.config.jaxtyping_disable", True)
+    with pytest.raises(error, match=message):
+        function()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rollout_log_probs": CUBE[..., :1]}, r"top.rollout_log_probs is \(2, 3, 1\) where .* \(2, 3, 4\)"),
+        ({"token_ids": FULL.token_ids[:1]}, r"top.token_ids is \(1, 3\) where .* \(2, 3\)"),
+        ({"ids": FULL.token_ids}, r"top.ids is \(2, 3\) where .* \(2, 3, 4\)"),
+        ({"log_probs": CUBE[0]}, r"top.log_probs is \(3, 4\) where .* \(2, 3, 4\)"),
+    ],
+)
+def test_top_log_probs_do_not_broadcast(
+    changes: dict[str, torch.Tensor], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a user meets it, whose annotations nobody checks."""
+    monkeypatch.setattr("jaxtyping.config.jaxtyping_disable", True)
+    with pytest.raises(ValueError, match=message):
+        rules.TokenBatch(X, X, ONES, top=replace(FULL, **changes))
+
+
+def test_invalid_positions_may_hold_anything() -> None:
+    valid = VALID.clone()
+    valid[1, 2] = False
+    for value in (math.nan, math.inf, -math.inf):
+        out = rules.cppo_mask(with_value(value), with_value(value), with_value(value), valid)
+        assert out.token_mask.sum() == 5
+
+
+def test_good_edges_pass() -> None:
+    out = call(delta=1, delta_b=math.inf, w_min=1, cap_factor=1, length=3)()
+    assert out.token_mask.all()
+    assert out.delta_b is None
+
+
+# --- degenerate batches, given divergences ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", rules.METHODS)
+@pytest.mark.parametrize("shape", [(2, 3), (2, 0), (0, 3), (0, 0)])
+def test_batches_without_a_valid_token(name: str, shape: tuple[int, int]) -> None:
+    method = rules.get_method(name)
+    x, cube, ids = torch.zeros(shape), torch.zeros(*shape, 2), torch.zeros(*shape, 2, dtype=torch.long)
+    top = rules.TopLogProbs(cube, cube, ids[..., 0], ids if method.needs == "topk" else None)
+    batch = rules.TokenBatch(x, x, torch.zeros(shape[0]), x.bool(), top)
+    out = method(batch)
+    assert out.weight.shape == shape
+    assert not out.token_mask.any()
+    assert not out.weight.any()
+    assert rules.diagnostics(batch, out)["mask/frac"] == 0
+    assert rules.policy_loss(batch.log_probs, out.weight, batch.advantages, batch.mask, horizon=4) == 0
+
+
+def test_the_mask_defaults_to_all() -> None:
+    x = torch.full((1, 2), -1.0)
+    assert rules.TokenBatch(x, x, torch.ones(1)).mask.all()
+    lengths = torch.tensor([1, 1])
+    packed = rules.TokenBatch.from_packed(lengths, log_probs=x[0], rollout_log_probs=x[0], advantages=torch.ones(2))
+    assert packed.mask.all()
+    assert packed.lengths.tolist() == [1, 1]
+
+
+def test_packed_advantages_by_token_or_response() -> None:
+    x, lengths = torch.full((5,), -1.0), torch.tensor([2, 3])
+    for advantages in (torch.tensor([1.0, -1.0]), torch.tensor([1.0, 1.0, -1.0, -1.0, -1.0])):
+        out = rules.cppo_mask(x + 0.5, x, advantages, lengths=lengths, divergence=torch.full((5,), 0.5))
+        assert out.token_mask.tolist() == [False, False, True, True, True]
+        assert out.delta_b.shape == (2,)
+
+
+def test_ratios_are_held_within_e20() -> None:
+    x = torch.tensor([[-1.0, -100.0]])
+    batch = rules.TokenBatch(x, x.flip(1), torch.ones(1))
+    assert batch.log_ratio.tolist() == [[20.0, -20.0]]
+    assert torch.isfinite(rules.get_method("none")(batch).weight).all()
+
+
+def test_a_given_divergence_is_used_and_follows_its_rows() -> None:
+    x = torch.full((2, 3), -1.0)
+    D = torch.tensor([[0.0] * 3, [0.5] * 3])
+    batch = rules.TokenBatch(x + 0.5, x, torch.ones(2), divergence=D)
+    for name in ("dppo", "dppo-topk", "cppo", "trm-max-exact"):
+        assert rules.get_method(name)(batch).token_mask.tolist() == [[True] * 3, [False] * 3]
+    assert rules.get_method("dppo")(batch.rows(torch.tensor([1]))).token_mask.tolist() == [[False] * 3]

@@ -1,0 +1,253 @@
+"""What is true of the methods one by one, and that each has its paper's own loss (methods.md sections 0 and 3)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from minicppo import reference, rules
+from tests.strategies import Drawn, Token, multiples, traces
+from tests.twins import close, loop_divergence, loop_weights, sampled, token_batch
+
+pytestmark = pytest.mark.usefixtures("unchecked_shapes")
+LOW, HIGH = (multiples(1 / 8, 1, most).map(lambda x: x + 1e-4) for most in (7, 16))  # clips that no dyadic ratio meets
+EIGHTHS = multiples(1 / 8, 1, 8)
+
+
+@given(traces(), LOW, HIGH)
+def test_ppo_clips_only_away(drawn: Drawn, low: float, high: float) -> None:
+    """methods 3.1. PPO masks exactly the tokens beyond the clip that move away from mu."""
+    batch = token_batch(*drawn)
+    out = rules.get_method("ppo", clip_low=low, clip_high=high)(batch)
+    outside = (batch.ratio > 1 + high) | (batch.ratio < 1 - low)
+    assert torch.equal(out.token_mask, ~(outside & batch.away) & batch.mask)
+    close(out.weight, batch.ratio * out.token_mask)
+
+
+@given(traces(), multiples(1 / 4, 1, 8), multiples(1 / 4, 0, 3))
+def test_cispo_bounds_every_weight(drawn: Drawn, w_max: float, w_low: float) -> None:
+    """methods 3.3. CISPO's weight is the ratio held within [w_low, w_max], and no token is masked."""
+    assume(w_low <= w_max)
+    batch = token_batch(*drawn)
+    out = rules.get_method("cispo", w_max=w_max, w_low=w_low)(batch)
+    assert torch.equal(out.token_mask, batch.mask)
+    close(out.weight[batch.mask], batch.ratio[batch.mask].clamp(w_low, w_max))
+
+
+@given(traces(most=1), st.integers(0, 7))
+def test_minpro_looks_back_only(drawn: Drawn, where: int) -> None:
+    """methods 3.4. The weight at t does not see later tokens, is rho at t = 1, falls when an earlier ratio falls."""
+    (row,), layout = drawn
+    at = where % len(row)
+    t, method = row[at], rules.get_method("minpro", w_max=1e9)
+    worse = Token(t.mu, tuple(x / 4 if i == t.sampled else x for i, x in enumerate(t.pi)), t.sampled, t.advantage)
+    before, after = (
+        layout.gather(method(token_batch((r,), layout)).weight)[0] for r in (row, (*row[:at], worse, *row[at + 1 :]))
+    )
+    assert before[:at] == after[:at]
+    assert all(y <= x for x, y in zip(before[at:], after[at:], strict=True))
+    close(before[0], row[0].pi[row[0].sampled] / row[0].mu[row[0].sampled])
+
+
+@given(traces())
+def test_gspo_shares_one_weight(drawn: Drawn) -> None:
+    """methods 3.7. All kept tokens of a response share GSPO's weight, the geometric mean of its ratios."""
+    rows, layout = drawn
+    out = rules.get_method("gspo", clip_low=0.999, clip_high=1e3)(token_batch(rows, layout))
+    for row, weights in zip(rows, layout.gather(out.weight), strict=True):
+        mean = sum(math.log(p / m) for m, p in zip(*sampled(row), strict=True)) / len(row)
+        close(weights, [math.exp(mean)] * len(row))
+
+
+@given(traces(), st.sampled_from([n for n in rules.METHODS if n.startswith("trm")]))
+def test_trm_keeps_or_rejects_whole(drawn: Drawn, name: str) -> None:
+    """methods 3.6. TRM gives a response rho everywhere or zero everywhere, whatever the signs of A and of rho - 1."""
+    rows, layout = drawn
+    method = rules.get_method(name)
+    batch = token_batch(rows, layout, method.needs)
+    out = method(batch)
+    flipped = method(replace(batch, advantages=-batch.advantages))
+    assert torch.equal(flipped.token_mask, out.token_mask)
+    for verdicts in layout.gather(out.token_mask):
+        assert len(set(verdicts)) == 1
+    close(out.weight, batch.ratio * out.token_mask)
+
+
+@given(traces())
+def test_trm_both_is_the_conjunction(drawn: Drawn) -> None:
+    """methods 3.6. The AND of the two TRM limits accepts exactly what each accepts."""
+    batch = token_batch(*drawn, "topk")
+    both, largest, mean = (
+        rules.get_method(name, **limit)(batch).token_mask
+        for name, limit in (("trm-both", {}), ("trm-max", {"delta_max": 0.1}), ("trm-avg", {"delta_avg": 0.002}))
+    )
+    assert torch.equal(both, largest & mean)
+
+
+@given(traces())
+def test_sapo_peaks_on_policy(drawn: Drawn) -> None:
+    """methods 3.8. The gate 4 p (1 - p) is at most 1, reached only at rho = 1; a negative A falls off faster."""
+    batch = token_batch(*drawn)
+    ratio, negative = batch.ratio[batch.mask], batch.advantages[batch.mask] < 0
+    gate, one_tau = (
+        rules.get_method("sapo", **p)(batch).weight[batch.mask].double() / ratio for p in ({}, {"tau_neg": 1.0})
+    )
+    assert (gate <= 1 + 1e-6).all()
+    assert ((gate - 1).abs() < 1e-6)[ratio == 1].all()
+    assert (gate <= one_tau + 1e-6)[negative].all()
+    assert (gate < one_tau)[negative & ((ratio - 1).abs() > 0.1)].all()
+
+
+@given(traces(), multiples(1 / 8, 1, 16))
+def test_drpo_pulls_back(drawn: Drawn, delta: float) -> None:
+    """methods 3.9. weight / rho is 1 -+ |pi - mu| / delta: below 1 away from mu, above 1 toward it."""
+    batch = token_batch(*drawn)
+    D = (batch.log_probs.exp() - batch.rollout_log_probs.exp()).abs()
+    sign = torch.where(batch.away, 1.0, torch.where(batch.advantages * batch.log_ratio < 0, -1.0, 0.0))
+    close(rules.get_method("drpo", delta=delta)(batch).weight, (1 - sign * D / delta) * batch.ratio * batch.mask)
+
+
+@given(traces(), multiples(1 / 4, 1, 12))
+def test_the_ratio_cap_bounds_the_weight(drawn: Drawn, cap: float) -> None:
+    """methods 3.5. With a ratio cap C, g = M min(rho, C), and the capped share is logged."""
+    batch = token_batch(*drawn)
+    for name in ("dppo", "cppo"):
+        out, free = rules.get_method(name, ratio_cap=cap)(batch), rules.get_method(name)(batch)
+        close(out.weight, free.weight.clamp(max=cap))
+        above = (batch.ratio[batch.mask] > cap).double().mean()
+        close(rules.diagnostics(batch, out)["ratio/above_cap"], above)
+        assert "ratio/above_cap" not in free.stats
+
+
+@given(traces(), multiples(1 / 64, 1, 16))
+def test_dppo_masks_only_far_and_away(drawn: Drawn, delta: float) -> None:
+    """methods 3.5. DPPO masks exactly the tokens with D > delta that move away from mu."""
+    rows, layout = drawn
+    for name, kind in (("dppo", "binary_tv"), ("dppo-exact-kl", "exact_kl")):
+        method = rules.get_method(name, delta=delta + 1e-5)
+        out = method(token_batch(rows, layout, method.needs))
+        for row, verdicts in zip(rows, layout.gather(out.token_mask), strict=True):
+            away = [t.advantage * (t.pi[t.sampled] - t.mu[t.sampled]) > 0 for t in row]
+            D = loop_divergence(kind, row)
+            assert verdicts == [not (a and d > delta + 1e-5) for a, d in zip(away, D, strict=True)]
+
+
+@given(traces(), st.sampled_from([("binary_tv", "log_probs"), ("topk_tv", "topk"), ("exact_kl", "full")]))
+def test_dppo_is_cppo_unweighted_unbudgeted(drawn: Drawn, kind: tuple[str, str]) -> None:
+    """methods P2. For each divergence, DPPO is CPPO with w = 1 and no budget; position weights alone only add."""
+    batch, common = token_batch(*drawn, kind[1]), {"delta": 0.15001, "divergence": kind[0]}
+    dppo = rules.get_method("dppo", **common)(batch)
+    cppo = rules.get_method("cppo", budget="off", schedule="constant", **common)(batch)
+    assert torch.equal(dppo.weight, cppo.weight)
+    weighted = rules.get_method("cppo-no-budget", **common)(batch)
+    assert not (dppo.token_mask & ~weighted.token_mask).any()
+
+
+@given(traces(), EIGHTHS, EIGHTHS, st.sampled_from(["dynamic", "fixed", "off"]))
+def test_decoupled_weights_act_on_their_own_test(drawn: Drawn, w_min: float, budget_w_min: float, budget: str) -> None:
+    """ours, theory 2. With one weight the decoupled rule is CPPO; with two its loop, and c_t limits w_t D_t."""
+    rows, layout = drawn
+    batch, common = token_batch(rows, layout), {"w_min": w_min, "delta": 0.10001, "delta_b": 0.01001, "budget": budget}
+    method = rules.get_method("cppo-decoupled", budget_w_min=budget_w_min, **common)
+    out = method(batch)
+    for mine, row in zip(layout.gather(out.weight), rows, strict=True):
+        close(mine, loop_weights(method, row, width=layout.width))
+    beyond = out.position_weight * out.divergence > out.threshold
+    assert torch.equal(out.token_mask, batch.mask & ~(batch.away & beyond))
+    same = rules.get_method("cppo-decoupled", budget_w_min=w_min, **common)(batch)
+    cppo = rules.get_method("cppo", **common)(batch)
+    assert torch.equal(same.weight, cppo.weight)
+    assert torch.equal(same.reason, cppo.reason)
+    close(same.threshold, cppo.threshold)
+
+
+# --- each paper's own loss: the one gradient is that of its objective -------------------------------------------------
+
+
+def is_native(name: str, batch: rules.TokenBatch, objective: Callable[[Tensor, Tensor], Tensor], **params: Any) -> None:
+    """The unified loss has the gradient of -mean over valid tokens of a paper's objective(rho, log pi)."""
+    out, v = rules.get_method(name, **params)(batch), batch.mask
+    found, wanted = (batch.log_probs.clone().requires_grad_() for _ in range(2))
+    rules.policy_loss(found, out.weight, batch.advantages, v, loss_agg_mode="token-mean").backward()
+    x = wanted[v]
+    (-objective((x - batch.rollout_log_probs[v]).exp(), x).mean()).backward()
+    close(found.grad[v], wanted.grad[v])
+
+
+@given(traces(), LOW, HIGH)
+def test_ppo_native(drawn: Drawn, low: float, high: float) -> None:
+    """methods 0 PPO: -min(rho A, clip(rho) A)."""
+    batch = token_batch(*drawn)
+    A = batch.advantages[batch.mask]
+    clips = {"clip_low": low, "clip_high": high}
+    is_native("ppo", batch, lambda r, _: torch.minimum(r * A, r.clamp(1 - low, 1 + high) * A), **clips)
+
+
+@given(traces(), st.sampled_from(["cppo", "cppo-fixed", "dppo", "cppo-no-budget"]))
+def test_cppo_native(drawn: Drawn, name: str) -> None:
+    """methods 0: UniRL's A rho keep, and verl's A sg(min(rho, C)) log pi keep with its cap."""
+    batch, delta = token_batch(*drawn), 0.15001
+    A, keep = batch.advantages[batch.mask], rules.get_method(name, delta=delta)(batch).token_mask[batch.mask]
+    is_native(name, batch, lambda r, _: A * r * keep, delta=delta)
+    is_native(name, batch, lambda r, x: A * r.clamp(max=2.5).detach() * x * keep, delta=delta, ratio_cap=2.5)
+
+
+@given(traces(most=1), multiples(1 / 4, 1, 8))
+def test_clipped_weight_native(drawn: Drawn, w_max: float) -> None:
+    """methods 0 CISPO and MinPRO: sg(w) A log pi; the prefix minimum is spelled out."""
+    batch = token_batch(*drawn)
+    A, ratio = batch.advantages[batch.mask], batch.ratio[batch.mask]
+    before = torch.cat([ratio.new_ones(1), ratio.cummin(0).values[:-1]])
+    is_native("cispo", batch, lambda r, x: r.clamp(max=w_max).detach() * A * x, w_max=w_max)
+    is_native("minpro", batch, lambda r, x: (before * r).clamp(max=w_max).detach() * A * x, w_max=w_max)
+
+
+@given(traces(most=1), LOW, HIGH)
+def test_gspo_native(drawn: Drawn, low: float, high: float) -> None:
+    """methods 0 GSPO's token form: s_t = sg(s) pi / sg(pi) in min(s A, clip(s) A)."""
+    batch = token_batch(*drawn)
+    A = batch.advantages[batch.mask]
+
+    def objective(ratio: Tensor, x: Tensor) -> Tensor:
+        each = ratio.log().mean().exp().detach() * (x - x.detach()).exp()
+        return torch.minimum(each * A, each.clamp(1 - low, 1 + high) * A)
+
+    is_native("gspo", batch, objective, clip_low=low, clip_high=high)
+
+
+@given(traces())
+def test_sapo_native(drawn: Drawn) -> None:
+    """methods 0 SAPO: f(rho) A with f = (4 / tau) sigmoid(tau (rho - 1)), tau by the sign of A."""
+    batch = token_batch(*drawn)
+    A = batch.advantages[batch.mask]
+    tau = torch.where(A > 0, 1.0, 1.05).double()
+    is_native("sapo", batch, lambda r, _: 4 / tau * torch.sigmoid(tau * (r - 1)) * A)
+
+
+@given(traces(), multiples(1 / 4, 1, 8), st.booleans())
+def test_drpo_native(drawn: Drawn, delta: float, weighted: bool) -> None:
+    """methods 0 DRPO: rho A - |A| mu (rho - 1)^2 / (2 delta); SPO drops the mu."""
+    batch = token_batch(*drawn)
+    A, mu = batch.advantages[batch.mask], batch.rollout_log_probs[batch.mask].exp() if weighted else 1.0
+    quadratic = lambda r, _: r * A - A.abs() * mu * (r - 1) ** 2 / (2 * delta)  # noqa: E731
+    is_native("drpo", batch, quadratic, delta=delta, mu_weighted=weighted)
+
+
+@given(traces(), st.sampled_from(["trm-max-exact", "trm-avg-exact"]))
+def test_trm_native(drawn: Drawn, name: str) -> None:
+    """methods 0 TRM: M(y) rho A, M a constant of the whole response."""
+    rows, layout = drawn
+    batch, accepted = token_batch(rows, layout, "full"), []
+    for row in rows:
+        D = [reference.kl_divergence(t.mu, t.pi) for t in row]
+        accepted += [float(max(D) <= 0.05 if name == "trm-max-exact" else sum(D) / len(D) <= 0.001)] * len(row)
+    M, A = torch.tensor(accepted, dtype=torch.float64), batch.advantages[batch.mask]
+    is_native(name, batch, lambda r, _: M * r * A)
