@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from minicppo import reference
 from tests import twins
 
 with warnings.catch_warnings():  # of verl's own imports
@@ -134,7 +135,6 @@ def verl_loss_of(
 
 def reference_of(data: Sample, method: Any, mode: str) -> tuple[float, list[Tensor], float]:
     """Loss, gradients and masked share by the reference's loops, on the valid tokens of each response."""
-    subject = twins.original()
     weights, advantages = [], []
     for i, mask in enumerate(data.masks):
         triples = zip(data.rollout[i][mask].exp(), data.log_probs[i][mask].exp(), data.advantages[i][mask], strict=True)
@@ -142,9 +142,9 @@ def reference_of(data: Sample, method: Any, mode: str) -> tuple[float, list[Tens
             SimpleNamespace(mu=[m, 1 - m], pi=[p, 1 - p], sampled=0, advantage=a)
             for m, p, a in (map(float, triple) for triple in triples)
         ]
-        weights.append(twins.loop_weights(subject, method, row, width=HORIZON))
+        weights.append(twins.loop_weights(method, row, width=HORIZON))
         advantages.append([t.advantage for t in row])
-    loss = subject.reference.policy_loss(weights, advantages, mode, HORIZON)
+    loss = reference.policy_loss(weights, advantages, mode, HORIZON)
     gradients = []
     for i, mask in enumerate(data.masks):
         gradient = torch.zeros(len(mask), dtype=torch.float64)
