@@ -1,7 +1,7 @@
 """What holds for every method, of the library or of a plugin: plain functions of a method and a drawn batch.
 
-`check_method(method, loop)` puts them all to one method, 100 batches each. `loop` is its twin: the token weights of one
-response's valid tokens, from plain lists (see `minicppo.reference`).
+`check_method(method)` puts them all to one method, 100 batches each. Its twin is the loop of its family
+(`minicppo.reference.LOOPS`), a function of one response's valid tokens.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from minicppo import rules
 from tests.strategies import Drawn, Trace, tight, traces
 from tests.twins import close, drift, loop_weights, token_batch
 
-Loop = Callable[..., list[float]]
 SCALES = st.sampled_from([1.0, 0.25, 0.5, 2.0, 4.0])
 
 
@@ -39,7 +38,7 @@ def varied(method: rules.Method, scale: float) -> rules.Method:
 # --- the properties ---------------------------------------------------------------------------------------------------
 
 
-def equals_its_loop(method: rules.Method, drawn: Drawn, loop: Loop | None = None) -> None:
+def equals_its_loop(method: rules.Method, drawn: Drawn) -> None:
     """methods P3. The batched weight g is the loop's, in any ragged layout with holes, and zero off the mask."""
     rows, layout = drawn
     out = method(token_batch(rows, layout, method.needs))
@@ -47,7 +46,7 @@ def equals_its_loop(method: rules.Method, drawn: Drawn, loop: Loop | None = None
     if predicted and any(0 < abs(drift(t, method.needs)) < 1e-9 for row in rows for t in row):
         return  # a tie of the predicted direction, which the two twins round differently
     for mine, row in zip(layout.gather(out.weight), rows, strict=True):
-        close(mine, loop_weights(method, row, width=layout.width, loop=loop))
+        close(mine, loop_weights(method, row, width=layout.width))
     assert not out.weight[~layout.mask].any()
     assert not out.token_mask[~layout.mask].any()
 
@@ -124,12 +123,12 @@ AT_ANY_LIMIT = (gives_reasons, is_free_of_layout, needs_no_double)
 AT_ITS_OWN_LIMITS = (is_reinforce_on_policy, leaves_some_gradient)
 
 
-def check_method(method: rules.Method, loop: Loop | None = None) -> None:
+def check_method(method: rules.Method) -> None:
     """Raise unless the method is its loop and keeps the other properties, in as many batches as the profile draws."""
 
     @given(traces(), SCALES)
     def is_its_loop(drawn: Drawn, scale: float) -> None:
-        equals_its_loop(varied(method, scale), drawn, loop)
+        equals_its_loop(varied(method, scale), drawn)
 
     @given(traces(), SCALES)
     def holds(drawn: Drawn, scale: float) -> None:

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import Phase, settings
 
 from minicppo import rules
+from minicppo.reference import LOOPS
 from minicppo.rules.method import FAMILIES
 from tests.rules.method_properties import check_method
 
@@ -44,9 +45,9 @@ def check(source: str, folder: Path) -> None:
     """The plugin of this source, loaded and put to every property; then forgotten."""
     path = folder / "plugin.py"
     path.write_text(source, encoding="utf-8")
-    with mock.patch.dict(rules.METHODS), mock.patch.dict(FAMILIES):
-        loaded = runpy.run_path(str(path))
-        check_method(rules.get_method("widening-clip"), loaded["loop"])
+    with mock.patch.dict(rules.METHODS), mock.patch.dict(FAMILIES), mock.patch.dict(LOOPS):
+        runpy.run_path(str(path))
+        check_method(rules.get_method("widening-clip"))
 
 
 def test_the_right_method_passes(tmp_path: Path) -> None:

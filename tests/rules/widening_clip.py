@@ -5,9 +5,9 @@ Loaded as a plugin by test_planted_bugs.py, which also plants bugs in it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
+from minicppo.reference import Response, loop
 from minicppo.rules import TokenBatch, TokenWeights
 from minicppo.rules.hyper import hyper
 from minicppo.rules.method import Method, masked_weights, register
@@ -36,13 +36,13 @@ class WideningClip(Method):
         return masked_weights(batch, ~clipped, rho)
 
 
-def loop(mu: Sequence[float], pi: Sequence[float], adv: Sequence[float], *, clip: float, w_min: float) -> list[float]:
-    ratios = [p / m for m, p in zip(mu, pi, strict=True)]
-    b = min(max(sum(abs(rho - 1) for rho in ratios) / len(ratios), clip), 2 * clip)
+@loop("widening-clip")
+def widening_clip(response: Response, *, clip: float, w_min: float) -> list[float]:
+    drift = sum(abs(rho - 1) for rho in response.ratios) / len(response.ratios)
     g = []
-    for t, (rho, a) in enumerate(zip(ratios, adv, strict=True)):
-        w = 1 - (1 - w_min) * t / (len(ratios) - 1) if len(ratios) > 1 else 1.0
-        g.append(0.0 if (a > 0 and rho > 1 + b / w) or (a < 0 and rho < 1 - b / w) else rho)
+    for w, rho, a in zip(response.position_weights(w_min), response.ratios, response.advantages, strict=True):
+        b = min(max(drift, clip), 2 * clip) / w
+        g.append(0.0 if (a > 0 and rho > 1 + b) or (a < 0 and rho < 1 - b) else rho)
     return g
 
 
