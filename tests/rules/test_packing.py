@@ -30,7 +30,7 @@ def test_loop_equals_prefix_sum(batch: Batch, lim: Limits, budget: str, cap: flo
         "reason": lambda x: REASONS[x.reason],
         "token_mask": lambda x: x.keep,
         "threshold": lambda x: x.threshold,
-        "weighted_divergence": lambda x: x.position_weighted_divergence,
+        "weighted_divergence": lambda x: x.weighted_divergence,
         "position_weight": lambda x: x.position_weight,
     }
     for row, response in enumerate(batch.responses):
