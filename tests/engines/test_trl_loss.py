@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,25 +16,15 @@ from minicppo.reference import policy_loss as loop_loss
 from minicppo.rl.log_probs import response_log_probs
 from minicppo.rl.policy import Policy
 from minicppo.rules import METHODS, get_method
-from tests.engines.trl_setup import (
-    ADVANTAGES,
-    TEMPERATURE,
-    assert_close,
-    gradients,
-    reference,
-    stale_rollout,
-    tiny_policy,
-    trainer_of,
-    trl_inputs,
-)
+from tests.engines.stale import TEMPERATURE, assert_close, reference
+from tests.engines.trl_setup import ADVANTAGES, gradients, stale_rollout, tiny_policy, trainer_of, trl_inputs
 
-IDLE = {"reinforce", "none", "cispo", "cispo-verl", "minpro", "sapo", "drpo", "spo"}  # no mask: a weight alone
-IDLE |= {"cppo-soft", "cppo-soft-sigmoid", "cppo-budget-gate"}  # gates
+MASKING = "ppo gspo dppo dppo-topk pdm trm-max trm-avg cppo cppo-topk cppo-exact cppo-decoupled".split()
 QUICK = {"cppo", "cppo-topk", "cppo-exact", "cppo-soft", "cispo"}
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> tuple[Policy, CPPOTrainer]:
+def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Policy, CPPOTrainer]:
     """The same policy twice: TRL changes the forward method of the model it is given."""
     return tiny_policy(), trainer_of(tiny_policy(), tmp_path_factory.mktemp("trl"))
 
@@ -47,25 +38,22 @@ def loss_and_gradients(trainer: CPPOTrainer, inputs: dict[str, Any]) -> tuple[to
     return loss.detach(), gradients(trainer.model)
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in METHODS]
-)
-def test_every_method_and_loss_type(name: str, bench: tuple[Policy, CPPOTrainer]) -> None:
-    policy, trainer = bench
-    method = get_method(name)
-    trainer.method = method
-    rollout = stale_rollout(policy, needs=method.needs)
-    for loss_type in LOSS_TYPES:
+@pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in METHODS])
+def test_every_method_and_loss_type(name: str, pair: tuple[Policy, CPPOTrainer]) -> None:
+    policy, trainer = pair
+    trainer.method = get_method(name)
+    rollout = stale_rollout(policy, needs=trainer.method.needs)
+    for loss_type, mode in LOSS_TYPES.items():
         trainer.loss_type = loss_type
         loss, found = loss_and_gradients(trainer, trl_inputs(rollout))
-        wanted_loss, wanted, masked = reference(policy, rollout, method, loss_type)
+        wanted_loss, wanted, masked = reference(policy, rollout, trainer.method, mode)
         torch.testing.assert_close(loss, wanted_loss, rtol=1e-5, atol=1e-6)
         assert_close(found, wanted)
-        assert name in IDLE or 0.04 < masked < 1, f"the mask of {name} is idle here: {masked}"
+        assert name not in MASKING or 0.04 < masked < 1, f"the mask of {name} is idle here: {masked}"
 
 
-def test_cppo_is_the_loop_of_algorithm_1(bench: tuple[Policy, CPPOTrainer]) -> None:
-    policy, trainer = bench
+def test_cppo_is_the_loop_of_algorithm_1(pair: tuple[Policy, CPPOTrainer]) -> None:
+    policy, trainer = pair
     trainer.method, trainer.loss_type = get_method("cppo", delta=0.05), "grpo"
     rollout = stale_rollout(policy)
     loss, _ = loss_and_gradients(trainer, trl_inputs(rollout))
@@ -75,5 +63,20 @@ def test_cppo_is_the_loop_of_algorithm_1(bench: tuple[Policy, CPPOTrainer]) -> N
         mu_row, pi_row = (x[row, :length].tolist() for x in (rollout.log_probs.exp(), pi))
         advantages.append([float(ADVANTAGES[row])] * length)
         weights.append(LOOPS["cppo"](Response(mu_row, pi_row, advantages[-1]), delta=0.05, delta_b=0.02))
-    wanted = loop_loss(weights, advantages, "seq-mean-token-mean")
-    assert loss.item() == pytest.approx(wanted, rel=1e-5)
+    assert loss.item() == pytest.approx(loop_loss(weights, advantages, "seq-mean-token-mean"), rel=1e-5)
+
+
+@pytest.mark.parametrize("method", ["grpo", "cppo-topk", "cppo-exact"])  # one for each kind of rollout
+def test_training_keeps_mismatch_from_drift(method: str, tmp_path: Path) -> None:
+    trainer = trainer_of(
+        tiny_policy(), tmp_path, method=method, steps_per_generation=2, max_steps=4, logging_steps=1, seed=3
+    )
+    trainer.train()
+    rows = [row for row in trainer.state.log_history if "grad_norm" in row]
+    assert ["reward" in row for row in rows] == [True, False, True, False]
+    for fresh, stale in zip(rows[::2], rows[1::2], strict=True):
+        assert fresh["mismatch/drift"] < 1e-4
+        assert "drift" not in fresh
+        assert stale["drift"] > 1e-3
+        assert not any(key.startswith(("mismatch/", "clip_ratio/")) for key in stale)
+        assert stale["mask/frac"] >= 0

@@ -1,4 +1,4 @@
-"""A run killed between two updates of one rollout and resumed is the run that was not."""
+"""A run killed between two updates of one rollout and resumed is the run that was not; its folder is any run's."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from safetensors.torch import load_file
 
 pytest.importorskip("trl", reason="the TRL engine needs trl (pip install -e '.[trl]')")
 
+from minicppo.engines import trl_run
 from minicppo.engines.trl import resume, train
 from minicppo.engines.trl_run import whole_checkpoint
 from minicppo.plots.results import results
@@ -23,8 +23,8 @@ from minicppo.plots.runs import load_run
 from minicppo.rl.config import RunConfig, validate
 from minicppo.rl.run_dir import RunDir
 from minicppo.rl.trainer import trained_policy
+from tests.engines.stale import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 SETTINGS: dict[str, Any] = {
     "task": {"name": "chain", "options": {"steps": 1}},
     "method": {"name": "cppo-topk", "params": {"delta": 0.02, "delta_b": 0.002}},
@@ -44,11 +44,9 @@ trl_run.train(small_run(), sys.argv[1], lambda row: row.get("update") == 4 and o
 """
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _shared_warmup(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MINICPPO_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
+@pytest.fixture(autouse=True)
+def _shared_warmup(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINICPPO_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
 
 
 def small_run(**changes: Any) -> RunConfig:
@@ -57,8 +55,6 @@ def small_run(**changes: Any) -> RunConfig:
 
 def every_update(put: Any) -> None:
     """Checkpoints after every update, where a user's are between iterations."""
-    from minicppo.engines import trl_run
-
     whole = trl_run.trl_config
 
     def finer(*args: Any) -> Any:
@@ -73,15 +69,8 @@ def every_update(put: Any) -> None:
 def test_killed_and_resumed_is_not_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     every_update(monkeypatch.setattr)
     train(small_run(), tmp_path / "whole")
-    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
-    killed = subprocess.run(
-        [sys.executable, "-c", KILLED, str(tmp_path / "cut")],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = [sys.executable, "-W", "ignore", "-c", KILLED, str(tmp_path / "cut")]
+    killed = subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True, check=False)
     assert killed.returncode == -signal.SIGKILL, killed.stderr[-3000:]
     half = tmp_path / "cut" / "trl" / "checkpoint-4"
     half.mkdir()  # as if it had been killed while saving
@@ -94,43 +83,53 @@ def test_killed_and_resumed_is_not_killed(tmp_path: Path, monkeypatch: pytest.Mo
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
 
 
-def test_a_run_reads_like_any_other(tmp_path: Path) -> None:
+def test_a_run_reads_like_any_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     events: list[str] = []
+    beside: list[list[str]] = []  # the checkpoints there are when one of them is called whole
+
+    def write(path: Path, content: bytes) -> None:
+        beside.append(sorted(folder.name for folder in path.parent.parent.glob("checkpoint-*")))
+        path.write_bytes(content)
+
+    monkeypatch.setattr(trl_run, "write_atomically", write)
     folder = train(small_run(), tmp_path / "run", lambda row: events.append(row["kind"]))
-    run = load_run(folder)
     events = [kind for kind in events if kind != "warmup"]
     assert events == ["eval", *2 * ["rollout", *4 * ["update"], "eval", "iteration"]]
-    assert [row["update"] for row in run.rows("update")] == list(range(1, 9))
+    run = load_run(folder)
+    updates = run.rows("update")
+    assert [row["update"] for row in updates] == list(range(1, 9))
     assert all(row["mismatch"] < 1e-5 for row in run.rows("rollout"))
-    first, second, *_ = run.rows("update")
-    assert first["mismatch/div/mean"] < 1e-6
-    assert "div/mean" not in first
-    assert second["div/mean"] > 1e-4
-    assert max(row["mask/frac"] for row in run.rows("update")) > 0.01
-    assert min(row["grad_norm"] for row in run.rows("update")) > 0
+    assert updates[0]["mismatch/div/mean"] < 1e-6
+    assert "div/mean" not in updates[0]
+    assert updates[1]["div/mean"] > 1e-4
+    assert max(row["mask/frac"] for row in updates) > 0.01
+    assert min(row["grad_norm"] for row in updates) > 0
     assert results([run])
     saved = load_file(folder / "checkpoints/000002/policy/model.safetensors")
     assert trained_policy(folder).model.state_dict().keys() >= saved.keys()
+    assert beside == [["checkpoint-4"], ["checkpoint-4", "checkpoint-8"]], "the old one stays until the new is whole"
+    assert [path.name for path in (folder / "trl").glob("checkpoint-*")] == ["checkpoint-8"]  # it keeps one
     with pytest.raises(FileExistsError, match="already holds a run"):
         train(small_run(), folder)
     assert resume(folder) == folder  # finished: nothing to do
 
 
-def test_what_trl_cannot_do_is_refused_before_any_work(tmp_path: Path) -> None:
-    for changes, message in (
-        ({"staleness": 1}, "staleness = 1"),
-        ({"horizon": 7}, "horizon = 7"),
-        ({"micro_batch": 3}, "do not split into micro-batches of 3"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            train(small_run(train={**SETTINGS["train"], **changes}), tmp_path / "run")
-    for whole, message in (
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train": {"staleness": 1}}, r"set train\.staleness=0"),
+        ({"train": {"horizon": 7}}, "horizon = 7, but it divides by max_new_tokens = 9"),
+        ({"train": {"micro_batch": 3}}, "do not split into micro-batches of 3"),
+        ({"rollout": {"autocast": "bfloat16"}}, r"rollout\.autocast = bfloat16"),
+        ({"cluster": {"overrides": ["learning_rate=1e-5"]}}, r"learning_rate=1e-5 would change nothing.*train\.lr"),
         ({"cluster": {"overrides": ["use_vlm=true"]}}, "did you mean 'use_vllm'"),
         ({"cluster": {"overrides": ["beta=0.1"]}}, "KL penalty"),
-        ({"rollout": {**SETTINGS["rollout"], "autocast": "bfloat16"}}, "rollout.autocast = bfloat16"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            train(small_run(**whole), tmp_path / "run")
+    ],
+)
+def test_what_trl_cannot_do_is_refused_before_any_work(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    ((section, values),) = changes.items()
+    with pytest.raises(ValueError, match=message):
+        train(small_run(**{section: {**SETTINGS.get(section, {}), **values}}), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -146,19 +145,3 @@ def test_every_process_may_clear_away_what_was_half_written(tmp_path: Path, monk
     monkeypatch.setattr(shutil, "rmtree", after_another)
     assert whole_checkpoint(RunDir(tmp_path)) is None
     assert not half.exists()
-
-
-def test_the_old_checkpoint_stays_until_the_new_one_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from minicppo.engines import trl_run
-
-    beside: list[list[str]] = []
-
-    def write(path: Path, content: bytes) -> None:
-        beside.append(sorted(folder.name for folder in path.parent.parent.glob("checkpoint-*")))
-        path.write_bytes(content)
-
-    monkeypatch.setattr(trl_run, "write_atomically", write)
-    train(small_run(), tmp_path / "run")  # keeps one checkpoint
-    assert beside == [["checkpoint-4"], ["checkpoint-4", "checkpoint-8"]]
-    assert [folder.name for folder in (tmp_path / "run" / "trl").glob("checkpoint-*")] == ["checkpoint-8"]
-    assert trl_run.trl_config(small_run(), tmp_path).save_total_limit is None

@@ -1,6 +1,7 @@
-"""One rank of the two-rank tests, started by torchrun: `trl_worker.py FOLDER ddp|fsdp2`.
+"""One rank of the two-rank tests, started by torchrun: `trl_worker.py FOLDER`.
 
-Takes one training step for each case with the real Trainer and writes loss, masked share and whole gradients.
+Takes one training step for each case with the real Trainer, under DDP and under FSDP2, and writes loss, masked share
+and whole gradients.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
 
 from minicppo.rules import get_method
-from tests.engines.trl_setup import CASES, stale_rollout, tiny_policy, trainer_of
+from tests.engines.trl_setup import CASES, stale_rollout, tiny_policy, top_inputs, trainer_of
+
+SHARDED = {"fsdp": True, "fsdp_config": {"version": 2, "transformer_layer_cls_to_wrap": ["Qwen3DecoderLayer"]}}
 
 
 def shard_on_the_cpu() -> None:
@@ -59,9 +62,7 @@ def one_step(folder: Path, engine: str, name: str, loss_type: str) -> None:
 
     def rollout_func(prompts: list[Any], trainer: Any) -> dict[str, Any]:
         part = whole.rows(torch.arange(4) + 4 * trainer.accelerator.process_index)
-        if part.top_log_probs is not None:
-            trainer._top = {"rollout_top_log_probs": part.top_log_probs}
-            trainer._top |= {} if part.top_ids is None else {"rollout_top_ids": part.top_ids}
+        trainer._top = top_inputs(part)
 
         def lists(values: torch.Tensor, mask: torch.Tensor) -> list[list[Any]]:
             return [row[valid].tolist() for row, valid in zip(values, mask, strict=True)]
@@ -72,17 +73,9 @@ def one_step(folder: Path, engine: str, name: str, loss_type: str) -> None:
             "logprobs": lists(part.log_probs, part.response_mask),
         }
 
-    sharding = {"fsdp": True, "fsdp_config": {"version": 2, "transformer_layer_cls_to_wrap": ["Qwen3DecoderLayer"]}}
-    trainer = trainer_of(
-        policy,
-        folder / "out",
-        rollout_func=rollout_func,
-        loss_type=loss_type,
-        max_steps=1,
-        max_grad_norm=0.0,
-        logging_steps=1,
-        **(sharding if engine == "fsdp2" else {}),
-    )
+    settings: dict[str, Any] = {"max_steps": 1, "max_grad_norm": 0.0, "logging_steps": 1, "loss_type": loss_type}
+    settings |= SHARDED if engine == "fsdp2" else {}
+    trainer = trainer_of(policy, folder / "out", rollout_func=rollout_func, **settings)
     trainer.method = method  # past the check: this rollout_func does return Top-K
     capture = Capture()
     trainer.add_callback(capture)
@@ -90,14 +83,16 @@ def one_step(folder: Path, engine: str, name: str, loss_type: str) -> None:
     assert trainer.accelerator.num_processes == 2
     assert capture.sharded == (engine == "fsdp2")
     if trainer.accelerator.is_main_process:
-        save_file(capture.gradients, folder / f"{name}-{loss_type}.safetensors")
-        (folder / f"{name}-{loss_type}.json").write_text(json.dumps(capture.logs))
+        save_file(capture.gradients, folder / f"{engine}-{name}.safetensors")
+        (folder / f"{engine}-{name}.json").write_text(json.dumps(capture.logs))
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    if sys.argv[2] == "fsdp2":
-        shard_on_the_cpu()
     for case in CASES:
-        one_step(Path(sys.argv[1]), sys.argv[2], *case)
+        one_step(Path(sys.argv[1]), "ddp", *case)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    shard_on_the_cpu()
+    for case in CASES:
+        one_step(Path(sys.argv[1]), "fsdp2", *case)
     torch.distributed.destroy_process_group()

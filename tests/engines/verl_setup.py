@@ -62,10 +62,10 @@ def _actor() -> Any:
     return composed(["actor_rollout_ref.actor.strategy=fsdp2", "actor_rollout_ref.actor.use_dynamic_bsz=true"])
 
 
-def actor_config(name: str, mode: str = "seq-mean-token-sum-norm", **params: Any) -> Any:
+def actor_config(name: str, mode: str = "seq-mean-token-sum-norm", horizon: int = HORIZON, **params: Any) -> Any:
     """An actor's configuration with one of our losses, through verl's own instantiation."""
     settings = OmegaConf.create(OmegaConf.to_container(_actor(), resolve=False)).actor_rollout_ref.actor
-    settings.loss_agg_mode, settings.loss_scale_factor = mode, HORIZON
+    settings.loss_agg_mode, settings.loss_scale_factor = mode, horizon
     settings.policy_loss.update({"_target_": TARGET, "loss_mode": loss_mode(name), "params": params})
     return omega_conf_to_dataclass(settings)
 

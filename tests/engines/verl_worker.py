@@ -118,7 +118,7 @@ def main(folder: Path) -> None:
     rollout = load_file(folder / "rollout.safetensors")
     engine = engine_of(folder / "policy")
     rows = list(range(rank, len(rollout["response_ids"]), ranks))
-    config = actor_config(case["method"], case["mode"])
+    config = actor_config(case["method"], case["mode"], horizon=case["horizon"])
     gradients, sharded = {}, 0
     with engine.train_mode():  # whose end drops the gradients
         output = engine.train_batch(batch_of(rollout, rows, case["temperature"]), functools.partial(ppo_loss, config))
@@ -130,9 +130,8 @@ def main(folder: Path) -> None:
     torch.distributed.all_gather_object(everyone, mine)
     if rank == 0:
         means = {key: sum(each[key] for each in everyone) / ranks for key in mine}
-        name = f"{case['method']}-{ranks}"
-        (folder / f"{name}.json").write_text(json.dumps({**means, "sharded": sharded, "parameters": len(gradients)}))
-        save_file(gradients, folder / f"{name}.safetensors")
+        (folder / f"{ranks}.json").write_text(json.dumps({**means, "sharded": sharded, "parameters": len(gradients)}))
+        save_file(gradients, folder / f"{ranks}.safetensors")
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
 
