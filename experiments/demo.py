@@ -19,8 +19,9 @@ from rich.console import Console
 from experiments.workers import follow, start_workers, tell
 from minicppo.cli.console import results_table
 from minicppo.cli.progress import RunProgress
+from minicppo.files import write_atomically
 from minicppo.plots.results import Result, results
-from minicppo.plots.runs import load_run
+from minicppo.plots.runs import Run, load_run
 from minicppo.rl.config import RunConfig, load_config
 from minicppo.rl.run_dir import RunDir
 
@@ -46,25 +47,50 @@ def run_demo(
         ValueError: `out` holds a run of other settings.
     """
     configs = {name: load_config("stale", [f"method={name}", f"name={name}", *overrides]) for name in METHODS}
-    if fresh:
-        for name in METHODS:
-            shutil.rmtree(out / name, ignore_errors=True)
     for name, config in configs.items():
-        require_same_settings(out / name, config)
+        claim(out / name, config, fresh)
     with RunProgress(console) as display:
         _train_all(configs, out, workers, display)
     runs = [load_run(out / name) for name in METHODS]
     rows = results(runs)
-    reading = what_to_look_at(rows, preset_as_it_is=not overrides)
+    summary = {"preset": "stale", "seed": configs["none"].seed, "methods": {row.method: row.as_dict() for row in rows}}
+    present(runs, out, what_to_look_at(rows, preset_as_it_is=not overrides), console, {"summary.json": summary})
+    return summary
+
+
+def claim(folder: Path, config: RunConfig, fresh: bool) -> None:
+    """Make sure that a run may go to the folder, and on from what is there; if `fresh`, what is there goes.
+
+    Raises:
+        ValueError: it holds a run of other settings.
+    """
+    if fresh:
+        shutil.rmtree(folder, ignore_errors=True)
+    stored = folder / "config.yaml"
+    if stored.exists() and stored.read_text(encoding="utf-8") != config.to_yaml():
+        raise ValueError(f"{folder} holds a run of other settings: choose another --out, or start over with --fresh")
+
+
+def present(
+    runs: Sequence[Run],
+    out: Path,
+    reading: str,
+    console: Console,
+    records: Mapping[str, object],
+    more: Sequence[object] = (),
+    notes: str = "",
+) -> None:
+    """Write report, figures and `records` (as JSON) to `out`; print table, `more`, how to read it, and the files."""
     from minicppo.plots.report import write_report
 
-    files = write_report(runs, out, reading)
-    summary = {"preset": "stale", "seed": configs["none"].seed, "methods": {row.method: row.as_dict() for row in rows}}
-    (out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
-    console.print(results_table(rows))
+    files = write_report(runs, out, "\n\n".join(filter(None, (reading, notes))))
+    for name, record in records.items():
+        write_atomically(out / name, (json.dumps(record, indent=1) + "\n").encode())
+    for shown in (results_table(results(runs)), *more):
+        console.print(shown)
     console.print(reading, markup=False)
-    console.print(f"\nIn {out}: {', '.join(path.name for path in files)}, summary.json", markup=False)
-    return summary
+    there = [path.name for path in files] + sorted(path.name for path in out.glob("*.html")) + list(records)
+    console.print(f"\nIn {out}: {', '.join(there)}", markup=False)
 
 
 def what_to_look_at(rows: Sequence[Result], *, preset_as_it_is: bool = True) -> str:
@@ -103,13 +129,6 @@ def what_to_look_at(rows: Sequence[Result], *, preset_as_it_is: bool = True) -> 
 
 What this does not show: which mask is best. One seed cannot; the study's
 many are in results/README.md."""
-
-
-def require_same_settings(folder: Path, config: RunConfig) -> None:
-    """Raises ValueError where the folder holds a run of other settings."""
-    stored = folder / "config.yaml"
-    if stored.exists() and stored.read_text(encoding="utf-8") != config.to_yaml():
-        raise ValueError(f"{folder} holds a run of other settings: choose another --out, or start over with --fresh")
 
 
 def _train_all(configs: Mapping[str, RunConfig], out: Path, workers: int, display: RunProgress) -> None:

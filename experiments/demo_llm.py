@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,12 +15,9 @@ from typing import Any
 
 from rich.console import Console
 
-from experiments.demo import require_same_settings
+from experiments.demo import claim, present
 from experiments.demo_llm_answers import answers, coloured, side_by_side, side_by_side_markdown, write_html
-from minicppo.cli.console import results_table
 from minicppo.cli.progress import RunProgress
-from minicppo.files import write_atomically
-from minicppo.plots.report import write_report
 from minicppo.plots.results import Result, result
 from minicppo.plots.runs import Run, load_run
 from minicppo.rl.checkpoint import list_checkpoints
@@ -34,7 +30,7 @@ from minicppo.rules import get_method
 
 PRESET = "smollm2-demo"
 SHOWN = 10  # answers side by side
-CELLS_MB = 256  # most log-probs of whole vocabularies kept with a rollout batch
+ROWS_MB = 256  # most log-probs of whole vocabularies kept with a rollout batch
 
 
 def run_demo_llm(
@@ -52,9 +48,7 @@ def run_demo_llm(
     started = time.perf_counter(), time.process_time()
     config = load_config(PRESET, [f"method={method}"] * (method != "cppo") + list(overrides))
     folder = out / method
-    if fresh:
-        shutil.rmtree(folder, ignore_errors=True)
-    require_same_settings(folder, config)
+    claim(folder, config, fresh)
     with console.status("Reading the model (the first time it is converted, which takes half a minute) ..."):
         if is_gguf(config.model.path or ""):
             convert_apart(str(config.model.path))
@@ -72,16 +66,10 @@ def run_demo_llm(
     after = answers(_ready(trained_policy(folder), config), config, SHOWN)
     run = load_run(folder)
     row = result(run)
-    reading = what_to_look_at(run, row)
-    table = side_by_side_markdown(before, after)
-    files = write_report([run], folder, f"{reading}\n\n## Answers\n\n{table}")
-    console.print(results_table([row]))
-    console.print(side_by_side(before, after))
+    shown: list[object] = [side_by_side(before, after)]
     if run.trace is not None:
-        answer = coloured(run.trace)
-        files.append(write_html(answer, folder / "answer.html"))
-        console.print(answer)
-    console.print(reading, markup=False)
+        shown.append(coloured(run.trace))
+        write_html(coloured(run.trace), folder / "answer.html")
     cost = {
         "wall_s": time.perf_counter() - started[0],
         "cpu_s": time.process_time() - started[1],
@@ -100,8 +88,8 @@ def run_demo_llm(
         "held_out_problems": config.eval.problems,
         **cost,
     }
-    write_atomically(record, (json.dumps(summary, indent=1) + "\n").encode())
-    console.print(f"\nIn {folder}: {', '.join(path.name for path in files)}, demo.json", markup=False)
+    notes = f"## Answers\n\n{side_by_side_markdown(before, after)}"
+    present([run], folder, what_to_look_at(run, row), console, {record.name: summary}, shown, notes)
     console.print(
         f"{summary['wall_s']:.0f} s, {summary['cpu_s']:.0f} s of CPU time, {summary['process_peak_memory_mb']:.0f} MB. "
         f"Beside another: python -m experiments demo-llm --method grpo; minicppo compare {folder} {out / 'grpo'}",
@@ -114,17 +102,17 @@ def require_room(config: RunConfig, vocabulary: int) -> None:
     """Refuse methods that look at whole distributions where those of a rollout batch do not fit.
 
     Raises:
-        ConfigError: they take more than `CELLS_MB`.
+        ConfigError: they take more than `ROWS_MB`.
     """
     if get_method(config.method.name, **config.method.params).needs != "full":
         return
     responses = config.rollout.prompts * config.rollout.group_size
     tokens = config.max_new_tokens(config.make_task())
     size = 4 * responses * tokens * vocabulary / 2**20
-    if size > CELLS_MB:
+    if size > ROWS_MB:
         raise ConfigError(
             f"{config.method.name} keeps a row of {vocabulary} log-probs for each token: {responses} responses of "
-            f"{tokens} tokens are {size:.0f} MB, over {CELLS_MB}. Use its Top-K form (cppo-topk, dppo-topk), which "
+            f"{tokens} tokens are {size:.0f} MB, over {ROWS_MB}. Use its Top-K form (cppo-topk, dppo-topk), which "
             "keeps 20 of a row, or a smaller batch, e.g. rollout.prompts=4"
         )
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from minicppo.cli.console import console
+from minicppo.cli.console import console, say, table
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -50,54 +50,41 @@ def tables(
         everything["beside"] = [dataclasses.asdict(each) for each in mine]
         print(json.dumps(everything, indent=1))
         return
-    console.print("[bold]Table 3[/]: the paper's configurations (Qwen3; n responses a prompt, minibatch in prompts)")
+    console.print("[bold]Table 3[/]: the paper's configurations (Qwen3; n responses a prompt, mini: minibatch in prompts)")
     console.print(_configurations())
     for model in paper_table("table4")["rows"]:
         steps = paper_table("table1")["steps"][model]
         console.print(f"[bold]Tables 1 and 4[/]: Qwen3-{model}, Avg@16 in %, best of the first {steps} steps")
         console.print(_accuracies(model, mine))
     console.print("Not consistent, as printed in the paper:")
-    for line in inconsistencies():
-        console.print(f"  {line}", markup=False, soft_wrap=True)
+    say(*(f"  {line}" for line in inconsistencies()))
 
 
 def _configurations() -> Table:
     from experiments.paper import paper_table
 
-    rows = paper_table("table3")["rows"]
-    table = _table("model prompts n minibatch updates tokens delta delta_b w_min".split())
-    for model, row in rows.items():
+    heads, rows = "model prompts n mini updates tokens delta delta_b w_min".split(), []
+    for model, row in paper_table("table3")["rows"].items():
         sizes = [row[key] for key in ("prompts", "group_size", "minibatch", "updates", "max_new_tokens")]
         budget = f"{row['delta_b']:g}" + (" fixed" if row["budget"] == "fixed" else "")
-        table.add_row(model, *map(str, sizes), f"{row['delta']:g}", budget, f"{row['w_min']:g}")
-    return table
+        rows.append([model, *sizes, f"{row['delta']:g}", budget, f"{row['w_min']:g}"])
+    return table(heads, rows, words=1)
 
 
 def _accuracies(model: str, mine: list[Beside]) -> Table:
     from experiments.paper import paper_table
 
     means, per_benchmark = paper_table("table1")["rows"], paper_table("table4")
-    names = per_benchmark["benchmarks"]
-    table = _table(["method", *names, "mean"])
+    names, rows = per_benchmark["benchmarks"], []
     for method, row in means.items():
         values, mean = per_benchmark["rows"][model].get(method), row[model]
         shown = [f"{value:.2f}" for value in values] if values else ["-"] * len(names)
-        table.add_row(method, *shown, mean if isinstance(mean, str) else f"{mean:.2f}")
-    if mine:
-        table.add_section()
+        rows.append([method, *shown, mean if isinstance(mean, str) else f"{mean:.2f}"])
+    found = table(["method", *names, "mean"], rows, words=1)
+    found.add_section()
     for each in mine:
-        table.add_row(each.label, *[_score(each.scores.get(name)) for name in names], _score(each.mean), style="green")
-    return table
-
-
-def _table(heads: list[str]) -> Table:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    for i, head in enumerate(heads):
-        table.add_column(head, justify="right" if i else "left", overflow="fold")
-    return table
+        found.add_row(each.label, *[_score(each.scores.get(name)) for name in names], _score(each.mean), style="green")
+    return found
 
 
 def _score(score: tuple[float, float | None] | None) -> str:

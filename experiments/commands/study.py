@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from minicppo.cli.console import console, errors, stopped
+from minicppo.cli.console import console, errors, say, stopped
 
 
 def study(
@@ -52,8 +52,7 @@ def study(
             failed = run_study(loaded, folder, at_once, only or [], console, again=again)
         except KeyboardInterrupt:
             stopped("Type the same command again to go on.")
-    for path in write_report(loaded, f"python -m experiments study {config}"):
-        console.print(str(path), markup=False, soft_wrap=True)
+    say(*write_report(loaded, f"python -m experiments study {config}"))
     for run, reason in failed.items():
         errors.print(f"{run} could not start: {reason}", markup=False, soft_wrap=True)
     if failed:

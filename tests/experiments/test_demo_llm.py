@@ -12,6 +12,7 @@ from rich.console import Console
 from experiments.__main__ import main
 from experiments.demo_llm import PRESET, require_room
 from experiments.demo_llm_answers import Answer, coloured, side_by_side, side_by_side_markdown
+from minicppo.cli import main as compare
 from minicppo.plots.runs import load_run
 from minicppo.rl.config import ConfigError, load_config
 from minicppo.rules import Reason
@@ -31,7 +32,7 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def status(*arguments: str) -> int:
     try:
-        main(arguments)
+        (compare if arguments[0] == "compare" else main)(arguments)
     except SystemExit as end:
         return int(end.code or 0)
     return 0
