@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from minicppo.cli.console import console, errors, say, stopped, table
-from minicppo.cli.options import Json
+from minicppo.cli.options import Json, Plugins, load
 
 if TYPE_CHECKING:
     from minicppo.rl.config import RunConfig
@@ -57,6 +57,7 @@ def evaluate(
     device: Annotated[
         str | None, typer.Option(help="For a model: auto, cpu or cuda; a run has its own. [default: auto]")
     ] = None,
+    plugins: Plugins = None,
     as_json: Json = False,
 ) -> None:
     """Evaluate a run's newest checkpoint on held-out problems, or any policy on mathematics data sets.
@@ -77,6 +78,7 @@ def evaluate(
     if run and device is not None:
         raise ValueError(f"--device {device} is for a model; a run's is a setting: device={device}")
     asked = {name: context.params[name] for name in SETTINGS if context.params[name] is not None}
+    load(plugins)
     if data is None:
         _require_run(target, asked)
         _on_its_task(*_of_run(Path(target), overrides), target if as_json else None)

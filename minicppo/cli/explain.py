@@ -10,7 +10,7 @@ import typer
 import yaml
 
 from minicppo.cli.console import console, say
-from minicppo.cli.options import Json
+from minicppo.cli.options import Json, Plugins, load
 
 
 def explain(
@@ -23,6 +23,7 @@ def explain(
     method: Annotated[str, typer.Option(help="Any of `minicppo methods`.")] = "cppo",
     divergence: Annotated[str, typer.Option(help="D_t of each token, in the place of the method's own.")] = "",
     plot: Annotated[Path | None, typer.Option(help="Also draw it to this PNG file.")] = None,
+    plugins: Plugins = None,
     as_json: Json = False,
 ) -> None:
     """Show what a method does to one response, token by token: w, D, Z, S, W, c, the weight g, verdict and reason.
@@ -36,6 +37,7 @@ def explain(
     from minicppo.plots import explain as shown
     from minicppo.plots.style import save
 
+    load(plugins)
     rows = shown.explain(
         _numbers("mu", mu),
         _numbers("pi", pi),

@@ -9,11 +9,12 @@ from typing import Annotated, Any
 import typer
 
 from minicppo.cli.console import console, say, table
-from minicppo.cli.options import Json
+from minicppo.cli.options import Json, Plugins, load
 
 
 def methods(
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="One method, with its hyper-parameters.")] = None,
+    plugins: Plugins = None,
     as_json: Json = False,
 ) -> None:
     """List every method: its token weight g, what it needs, and what it is; or one of them in full.
@@ -24,6 +25,7 @@ def methods(
     """
     from minicppo.rules import METHODS
 
+    load(plugins)
     rows = [describe(each) for each in (METHODS if name is None else [name])]
     if as_json:
         print(json.dumps(rows, indent=1, allow_nan=False))

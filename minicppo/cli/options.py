@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -23,12 +24,26 @@ Folder = Annotated[
     Path | None,
     typer.Option("--run-dir", "-o", help="Where the run writes. [default: runs/PRESET-METHOD, or -RECIPE]"),
 ]
+Plugins = Annotated[
+    list[Path] | None,
+    typer.Option("--plugin", metavar="FILE.py", help="A file with methods or tasks of your own; repeatable."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-def settings(overrides: Sequence[str] | None, **named: str | None) -> list[str]:
+def load(plugins: Sequence[Path] | None) -> list[str]:
+    """Import plugins, so that what they add is known by name; returns their full paths."""
+    from minicppo.plugins import load_plugins
+
+    load_plugins(plugins or [])
+    return [str(path.expanduser().resolve()) for path in plugins or []]
+
+
+def settings(overrides: Sequence[str] | None, plugins: Sequence[Path] | None = None, **named: str | None) -> list[str]:
     """Options as settings, and then the overrides, which may set what naming a method or a recipe resets."""
-    return [*(f"{key}={value}" for key, value in named.items() if value), *(overrides or [])]
+    files = load(plugins)
+    first = [f"plugins={json.dumps(files)}"] if files else []
+    return [*first, *(f"{key}={value}" for key, value in named.items() if value), *(overrides or [])]
 
 
 def recipes_in(given: Sequence[str]) -> list[str]:

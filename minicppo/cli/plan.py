@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from minicppo.cli.console import console, say, table
-from minicppo.cli.options import Engine, Folder, Json, Method, Overrides, Preset, default_folder, settings
+from minicppo.cli.options import Engine, Folder, Json, Method, Overrides, Plugins, Preset, default_folder, settings
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -33,6 +33,7 @@ def plan(
     engine: Engine = None,
     method: Method = None,
     run_dir: Folder = None,
+    plugins: Plugins = None,
     write: Annotated[
         Path | None, typer.Option("--write", help="Leave settings, a launch script, a SLURM and a Ray job in a folder.")
     ] = None,
@@ -54,12 +55,12 @@ def plan(
     from minicppo.engines.preconditions import preconditions
     from minicppo.rl.config import load_config
 
-    given = settings(overrides, engine=engine, method=method)
+    given = settings(overrides, plugins, engine=engine, method=method)
     config = load_config(preset, given)
     folder = run_dir or default_folder(config, given)
-    named = {"--engine": engine, "--method": method}
-    typed = [preset, *(part for option, value in named.items() if value for part in (option, value))]
-    made = make_plan(config, folder, [*typed, *(overrides or []), *(["--run-dir", str(run_dir)] if run_dir else [])])
+    options = [*(("--plugin", path) for path in plugins or []), ("--engine", engine), ("--method", method)]
+    typed = [preset, *(str(part) for pair in options if pair[1] for part in pair), *(overrides or [])]
+    made = make_plan(config, folder, [*typed, *(["--run-dir", str(run_dir)] if run_dir else [])])
     checks = preconditions(config, made, folder)
     written = write_plan(config, write, force) if write is not None and not made.refusals else []
     if as_json:

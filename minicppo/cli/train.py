@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from minicppo.cli.console import console, errors, program, results_table, say, stopped, stopped_runs
-from minicppo.cli.options import Engine, Folder, Method, Overrides, Preset, default_folder, recipes_in, settings
+from minicppo.cli.options import (
+    Engine,
+    Folder,
+    Method,
+    Overrides,
+    Plugins,
+    Preset,
+    default_folder,
+    recipes_in,
+    settings,
+)
 
 if TYPE_CHECKING:
     from minicppo.rl.config import RunConfig
@@ -27,6 +37,7 @@ def train(
     ] = None,
     engine: Engine = None,
     run_dir: Folder = None,
+    plugins: Plugins = None,
 ) -> None:
     """Train a policy.
 
@@ -42,6 +53,7 @@ def train(
     - `minicppo train stale --recipe dr-grpo` (recipes: cispo, cppo, dppo, dr-grpo, drpo, grpo, grpo-original, gspo,
       minpro, ppo, sapo, trm)
     - `minicppo train my.yaml train.iterations=100`
+    - `minicppo train stale --plugin mine.py --method mine`
     - `minicppo train qwen3-8b-base --engine verl --method cppo`
 
     The run directory holds the resolved settings, every diagnostic, checkpoints and the tokens of the last update.
@@ -50,7 +62,7 @@ def train(
     from minicppo.rl.config import load_config
     from minicppo.rl.run_dir import RunDir
 
-    given = settings(overrides, engine=engine, recipe=recipe, method=method)
+    given = settings(overrides, plugins, engine=engine, recipe=recipe, method=method)
     config = load_config(preset, given)
     folder = run_dir or default_folder(config, given)
     start, _ = _engine(config, folder, ["train", "..."])

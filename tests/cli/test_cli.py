@@ -115,6 +115,20 @@ def test_methods_as_table_entry_and_json(minicppo: Command) -> None:
     assert all(entry["source"] for row in rows for entry in row["params"].values())
 
 
+def test_a_plugin_is_known_to_the_commands_that_look_names_up(minicppo: Command) -> None:
+    Path("mine.py").write_text(
+        "from minicppo.rules import register\nfrom minicppo.rules.methods.dppo import DPPO\n"
+        "register(DPPO(delta=0.3, name='mine', summary='DPPO, wider'))\n"
+    )
+    try:
+        assert "DPPO, wider" in minicppo("methods", "mine", "--plugin", "mine.py").done()
+        row = ["explain", "--mu", ".5", "--pi", ".7", "--method", "mine", "--plugin", "mine.py"]
+        assert "keep, inside" in minicppo(*row).done()
+    finally:
+        METHODS.pop("mine", None)
+    assert "there is no such Python file" in minicppo("methods", "--plugin", "yours.py").refused()
+
+
 def test_compare_prints_a_table_and_writes_figures(minicppo: Command, tmp_path: Path) -> None:
     for name in ("cppo-exact", "none"):
         write_run(tmp_path / name, name)
