@@ -1,18 +1,21 @@
 """The checkers of reasoning-gym's data sets, and what of an answer may reach them; loaded by `worker` alone.
 
 Some of them evaluate an answer as Python (`eval`) or with sympy, which evaluates again every string that it is given.
-What a policy writes is not to be run, so such an answer first has to parse as what the checker is meant to read: a
-literal for the former, arithmetic without any string, list or dictionary for the latter.
+What a policy writes is not to be run, so such an answer first has to be what the checker is meant to read: for the
+former a literal or no Python at all, for the latter arithmetic without any string, list or dictionary. Three more pay
+for nothing (`python -m experiments.constants` looks for such): their answers are compared by a rule of ours.
 """
 
 import ast
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Any
 
 LITERAL = frozenset("binary_matrix n_queens spiral_matrix string_insertion".split())  # read by `eval`
 ARITHMETIC = frozenset(  # read by sympy
     "countdown intermediate_integration polynomial_multiplication puzzle24 simple_integration".split()
 )
+LARGEST = 64  # exponent
 FUNCTIONS = frozenset("sin cos tan exp log sqrt asin acos atan sinh cosh tanh Abs".split())
 NODES = (
     *(ast.Expression, ast.BinOp, ast.UnaryOp, ast.Constant, ast.Name, ast.Load, ast.Call),
@@ -21,12 +24,16 @@ NODES = (
 
 
 def load() -> Callable[[str, dict[str, Any], dict[str, Any], str], float | None]:
-    """`check(data set, its options, entry, answer)`: the package's score, None for an answer that it may not read."""
+    """`check(data set, its options, entry, answer)`: a score, or None for an answer that its checker may not read."""
     from reasoning_gym.factory import DATASETS
 
     made: dict[str, Any] = {}
 
     def check(name: str, options: dict[str, Any], entry: dict[str, Any], answer: str) -> float | None:
+        if name == "coin_flip":
+            return float(_same_probability(answer, entry["answer"]))
+        if name == "game_of_life_halting":  # the package pays for any text
+            return float(answer.lower() == entry["answer"].lower())
         if answer != entry["answer"] and not may_be_read(name, answer):
             return None
         key = repr((name, options))
@@ -38,22 +45,38 @@ def load() -> Callable[[str, dict[str, Any], dict[str, Any], str], float | None]
     return check
 
 
+def _same_probability(answer: str, gold: str) -> bool:
+    """Within 0.0001, as in the package, and within 1 %: the package pays for a zero and for a right first digit."""
+    try:
+        error = abs(Fraction(answer.replace(",", "")) - Fraction(gold))
+    except (ValueError, ZeroDivisionError):
+        return False
+    return error <= Fraction(1, 10_000) and error <= Fraction(gold) / 100
+
+
 def may_be_read(name: str, answer: str) -> bool:
-    """Whether that data set's checker, if it evaluates answers, can do nothing else with this one."""
+    """Whether that data set's checker can do nothing with this answer but compare it."""
     if name in LITERAL:
-        return is_literal(answer)
+        return is_no_code(answer)
+    if name == "complex_arithmetic":  # no distance is smaller than one that is not a number
+        return not any(word in answer.lower() for word in ("nan", "inf"))
     return name not in ARITHMETIC or is_arithmetic(answer)
 
 
-def is_literal(text: str) -> bool:
-    """Whether the text is a Python literal: `eval` makes a value of it and runs nothing.
+def is_no_code(text: str) -> bool:
+    """Whether `eval` makes a value of the text at most, and runs nothing: it is a Python literal, or no expression.
 
-    >>> is_literal("[1, 'Q']"), is_literal("open('x')")
-    (True, False)
+    >>> is_no_code("[1, 'Q']"), is_no_code("Q _ _"), is_no_code("open('x')")
+    (True, True, False)
     """
+    text = text.lstrip(" \t")  # as `eval` does
+    try:
+        ast.parse(text, mode="eval")
+    except (SyntaxError, ValueError, MemoryError, RecursionError):
+        return True
     try:
         ast.literal_eval(text)
-    except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
+    except (ValueError, TypeError, MemoryError, RecursionError):
         return False
     return True
 
@@ -62,8 +85,8 @@ def is_arithmetic(text: str) -> bool:
     """Whether the text is arithmetic of bounded cost, so that evaluating it does nothing else.
 
     It is made of numbers, names, + - * / **, and calls of elementary functions, none inside another (sympy never
-    returns from exp(exp(9**64))). A power's base holds no power; its exponent is a number up to 64 or a name. Strings,
-    lists and dictionaries are refused: `sympy.sympify` evaluates the strings that it finds in them.
+    returns from exp(exp(9**64))). A power's base holds no power; its exponent is a name, or a number up to 64 or
+    a fraction. Strings, lists and dictionaries are refused: `sympy.sympify` evaluates the strings it finds in them.
 
     >>> is_arithmetic("(3 + 4) * 12 / 7"), is_arithmetic("9 ** 9 ** 9"), is_arithmetic("'open(1)'")
     (True, False, False)
@@ -89,8 +112,16 @@ def _is_cheap(node: ast.AST) -> bool:
         case ast.BinOp(left=base, op=ast.Pow(), right=exponent):
             if any(isinstance(inner, ast.Pow) for inner in ast.walk(base)):
                 return False
-            power = exponent.operand if isinstance(exponent, ast.UnaryOp) else exponent
-            if isinstance(power, ast.Constant):
-                return isinstance(power.value, int | float) and power.value <= 64
-            return isinstance(power, ast.Name)
+            return _is_small(exponent) or isinstance(exponent, ast.Name)
     return True
+
+
+def _is_small(exponent: ast.AST) -> bool:
+    match exponent:
+        case ast.UnaryOp(operand=operand):
+            return _is_small(operand)
+        case ast.BinOp(left=over, op=ast.Div(), right=under):  # 3/2
+            return isinstance(under, ast.Constant) and _is_small(over) and _is_small(under)
+        case ast.Constant(value=value):
+            return isinstance(value, int | float) and value <= LARGEST
+    return False

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from minicppo.rl.config import ModelConfig
-from minicppo.rl.grading.check_reasoning_gym import ARITHMETIC, LITERAL, is_arithmetic, is_literal
+from minicppo.rl.grading.check_reasoning_gym import ARITHMETIC, LITERAL, is_arithmetic, is_no_code
 from minicppo.rl.grading.confined import faults
 from minicppo.rl.policy import build_policy
 from minicppo.rl.tasks import Problem, make_task, sample_problems
@@ -30,7 +30,7 @@ def test_without_the_package_the_error_says_what_to_install(monkeypatch: pytest.
         make_task("reasoning-gym")
 
 
-CODE = ["__import__('os').system('x')", "().__class__", "open('x')", "x[0]", "[i for i in x]", "lambda: 1", "1;2", ""]
+CODE = ["__import__('os').system('x')", "().__class__", "open('x')", "x[0]", "[i for i in x]", "lambda: 1", "__import__('os')"]
 
 
 @pytest.mark.parametrize("text", ["3*(39 - 61 + 76)", "x**2/2 + C", "-x*cos(x) + sin(x)", "x**-2", "12", "1.5*y"])
@@ -43,6 +43,7 @@ def test_arithmetic_may_be_evaluated(text: str) -> None:
     [
         *CODE,
         *("9**9**9", "(9**64)**64", "2**65", "2**-99", "exp(exp(9**64))", "exp(x, evaluate=1)", "99999!"),
+        *("", "1;2", "(1", "x**(65/2)", "x**(3/2/2**9)", "9**(9**9/9)"),
         *("'a'*10**9", "[0]*9**9", "'open(1)'", "['open(1)']", "('open(1)',)", "{'open(1)': 1}", "{1: 'open(1)'}"),
         *("b'open(1)'", "f'{x}'", "r'open(1)'", "'open' '(1)'", "x + 'open(1)'", "-'1'", "cos('open(1)')", "(1, 2)"),
         *("True", "None", "...", "2j"),
@@ -52,14 +53,16 @@ def test_anything_else_is_no_arithmetic(text: str) -> None:
     assert not is_arithmetic(text)
 
 
-@pytest.mark.parametrize("text", ["[1, 2]", "['Q', '_']", "[[0, 1], [1, 0]]", "('a', 'b')", "-3"])
+@pytest.mark.parametrize(
+    "text", ["[1, 2]", "['Q', '_']", "[[0, 1], [1, 0]]", "('a', 'b')", "-3", "0 1\n1 0", "Q _\n_ Q", "1;2", "", "(" * 999]
+)
 def test_a_literal_may_be_evaluated(text: str) -> None:
-    assert is_literal(text)
+    assert is_no_code(text)
 
 
 @pytest.mark.parametrize("text", [*CODE, "x", "2*3", "cos(1)", "f'{x}'", "'a'*10**9", "[open]"])
 def test_anything_else_is_no_literal(text: str) -> None:
-    assert not is_literal(text)
+    assert not is_no_code(text)
 
 
 def test_an_answer_may_be_bare_or_tagged() -> None:
@@ -161,7 +164,7 @@ class TestWithThePackage:
             ("prime_factorization", "I think", "ValueError"),
             ("boxnet", "0", "TypeError"),
             ("game_of_life", "{}", "KeyError"),
-            ("coin_flip", "<answer>1e400</answer>", "OverflowError"),
+            ("coin_flip", "<answer>1e400</answer>", None),
             ("calendar_arithmetic", "1" * 401, None),
             ("binary_matrix", "\ud800", None),
             ("n_queens", "\ud800", None),
