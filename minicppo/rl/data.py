@@ -15,13 +15,16 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from minicppo.rl.grading.answers import DEEPEST, LONGEST_GOLD, has_words, nesting
 from minicppo.rl.grading.extraction import last_boxed
+from minicppo.rl.grading.tidy import tidy
 from minicppo.text import install, nearest
 
 INSTALL = install("math")
 FOLDER_VARIABLE = "MINICPPO_DATA"
 SUFFIXES = (".jsonl", ".parquet")
 SHOWN = 5  # broken rows named in an error
+LONGEST_QUESTION = 100_000  # characters
 
 
 class DataError(ValueError):
@@ -216,7 +219,27 @@ def parse_row(number: int, row: Mapping[str, Any] | str) -> MathProblem:
         raise DataError(
             f"no answer (column reward_model.ground_truth, ref_answer, answer or solution) among {_columns(row)}"
         )
+    fault = _fault(question, answer)
+    if fault:
+        raise DataError(fault)
     return MathProblem(_without_instructions(question), answer, number, solution)
+
+
+def _fault(question: str, answer: str) -> str | None:
+    """Why no response to this could be judged, if so."""
+    if len(question) > LONGEST_QUESTION:
+        return f"a question of {len(question):,} characters, more than {LONGEST_QUESTION:,}"
+    if len(answer) > LONGEST_GOLD:
+        return f"an answer of {len(answer):,} characters, more than {LONGEST_GOLD:,}"
+    if nesting(answer) > DEEPEST:
+        return f"an answer with brackets {nesting(answer)} deep, more than {DEEPEST}"
+    if not any(map(str.isalnum, answer)) and not tidy(answer):
+        return f"no answer but typography, {answer!r}"
+    try:
+        (question + answer).encode()
+    except UnicodeEncodeError as error:
+        return f"no text ({error.reason})"
+    return None
 
 
 def _answer(row: Mapping[str, Any]) -> tuple[str, str | None]:
@@ -233,7 +256,10 @@ def _answer(row: Mapping[str, Any]) -> tuple[str, str | None]:
             return str(value).strip(), None
     solution = row.get("solution")
     if isinstance(solution, str):
-        return (last_boxed(solution) or solution).strip(), solution
+        found = last_boxed(solution)
+        if found is None and len(solution.split()) > 1 and has_words(solution):
+            return "", solution  # it boxes nothing, and is no answer itself
+        return (found or solution).strip(), solution
     return "", None
 
 

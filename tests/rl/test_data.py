@@ -97,6 +97,16 @@ def test_repetitions_and_contradictions_are_counted(tmp_path: Path) -> None:
         ({"question": "Q", "answer": "so\n#### "}, "no answer"),
         ({"question": "Q", "answer": None}, "no answer"),
         ({"prompt": [{"role": "assistant", "content": "Q"}], "answer": "1"}, "no question"),
+        ({"question": "Q \ud800", "answer": "1"}, "no text"),
+        ({"question": "Q", "answer": "\udfff"}, "no text"),
+        ({"question": "Q", "answer": "."}, "no answer but typography"),
+        ({"question": "Q", "answer": "$ $"}, "no answer but typography"),
+        ({"question": "Q", "solution": "I do not know."}, "no answer"),
+        ({"question": "Q", "solution": r"\boxed{" * 2000}, r"an answer of 14,000 characters, more than 1,000"),
+        ({"question": "Q", "answer": "9" * 5000}, r"an answer of 5,000 characters"),
+        ({"question": "Q", "answer": "(" * 13 + ")" * 13}, "an answer with brackets 13 deep, more than 12"),
+        ({"question": "Q" * 100_001, "answer": "1"}, r"a question of 100,001 characters"),
+        ('{"question": "Q", "answer": ' + "9" * 5000 + "}", "not a line of JSON"),
     ],
 )
 def test_a_broken_row_is_named_and_nothing_is_skipped(tmp_path: Path, broken: Any, says: str) -> None:

@@ -11,6 +11,7 @@ from minicppo.rl.grading.confined import MATH, confined
 from minicppo.rl.grading.tidy import tidy
 
 LONGEST = 300  # characters of an answer worth judging
+LONGEST_GOLD = 1000
 DEEPEST = 12  # brackets within brackets
 HEDGES = re.compile(r"(?i)\b(?:or|either|maybe|perhaps|possibly|not|unless|unknown)\b|\?")
 FUNCTIONS = frozenset("arcsin arccos arctan sinh cosh tanh sin cos tan cot sec csc log exp gcd lcm max min mod".split())
@@ -21,6 +22,11 @@ UNITS = {
     "litre": "l", "usd": "dollar", "deg": "degree", "sq": "square", "cents": "cent",
 }  # fmt: skip
 SHORT_UNITS = frozenset({*UNITS.values(), *UNITS, "kmh", "mph", "l", "am", "pm", "cc", "ml"})
+NUMBER_WORDS = frozenset(  # no units, but part of the number; without a final s
+    "dozen hundred thousand million billion trillion half halve third fourth fifth sixth seventh eighth ninth tenth "
+    "hundredth thousandth millionth squared cubed factorial negative minu plu over than double triple twice inverse "
+    "zero one two three four five six seven eight nine ten eleven twelve twenty".split()
+)
 UNIT = re.compile(
     r"(?P<value>.*?[\d})%a-z])(?P<gap>\s*)(?P<unit>(?<![A-Za-z\\])[A-Za-z]+(?:[ ./]+[A-Za-z]+)*)"
     r"\s*(?P<power>\^\s*\{?[23]\}?)?"
@@ -48,9 +54,11 @@ def same_answer(gold: str, answer: str) -> bool | None:
     Raises:
         Unchecked: math-verify came to no end, see `minicppo.rl.grading.confined`.
     """
-    if not answer.strip() or len(answer) > LONGEST:
+    if not answer.strip() or len(answer) > LONGEST or len(gold) > LONGEST_GOLD:
         return None
     expected, given = tidy(gold), tidy(answer)
+    if not expected:
+        return None  # typography alone is the same as nothing
     if _squeezed(expected) == _squeezed(given):
         return True
     if not given or given.endswith("\\") or not _balanced(given):
@@ -65,7 +73,7 @@ def _compare(gold: str, answer: str) -> bool | None:
     if re.fullmatch(r"\(?[A-H]\)?", gold):  # one of several choices
         choice = re.match(r"\(?([A-Ha-h])(?:\)|\.|:|$)", answer)
         return choice is not None and choice.group(1).upper() == gold.strip("()")
-    if _words(gold) or gold.lower() in ("yes", "no"):
+    if has_words(gold) or gold.lower() in ("yes", "no"):
         plain = _split_unit(gold)
         if plain is None:
             return _letters(gold) == _letters(answer)
@@ -93,7 +101,9 @@ def _interval(text: str) -> str:
 def _same_quantity(gold: str, answer: str) -> bool | None:
     """Compare what may carry a unit or name a variable."""
     (gold, gold_unit), (answer, answer_unit) = (_split_unit(text) or (text, "") for text in (gold, answer))
-    if gold_unit and answer_unit and gold_unit != answer_unit:
+    if gold_unit != answer_unit and (
+        (gold_unit and answer_unit) or not NUMBER_WORDS.isdisjoint(f"{gold_unit} {answer_unit}".split())
+    ):
         return False
     gold, answer = _bare_values(gold, answer)
     if _squeezed(gold).lower() == _squeezed(answer).lower():
@@ -104,7 +114,7 @@ def _same_quantity(gold: str, answer: str) -> bool | None:
     verdict = _same_number(gold, answer)
     if verdict is not None:
         return verdict
-    if _words(answer) and not _words(gold):
+    if has_words(answer) and not has_words(gold):
         return False
     if re.search(r"\d\s+\d", answer):
         return False  # math-verify would multiply them
@@ -196,7 +206,7 @@ def _assigned(text: str) -> list[tuple[str, str]]:
     return [(match[1], match[2].strip()) for match in found if match] if all(found) else []
 
 
-def _words(text: str) -> bool:
+def has_words(text: str) -> bool:
     """Whether it holds a word: three letters or more that are neither a command nor a function."""
     return any(word.lower() not in FUNCTIONS for word in re.findall(r"(?<![\\A-Za-z{])[A-Za-z]{3,}", text))
 
@@ -208,6 +218,15 @@ def _letters(text: str) -> str:
 def _squeezed(text: str) -> str:
     """Without spaces, but for those that keep two numbers or a command and a letter apart."""
     return re.sub(r"(?<![\dA-Za-z])\s+|\s+(?![\dA-Za-z])", "", text)
+
+
+def nesting(text: str) -> int:
+    """How deep brackets lie within brackets."""
+    depth = deepest = 0
+    for character in text:
+        depth += (character in "([{") - (character in ")]}")
+        deepest = max(deepest, depth)
+    return deepest
 
 
 def _balanced(text: str) -> bool:

@@ -5,6 +5,8 @@ import re
 WINDOW = 300  # characters at the end of a response in which its answer must stand
 STATED = re.compile(r"(?i)Answer\s*:\s*(?:(?:\$\$|\\\[)\s*)?([^\n]+)")  # a displayed one starts lower down
 
+BRACE = re.compile(r"\\f?boxed\s*\{|\\fbox\s*\{|[{}]")
+
 
 def extract_answer(response: str) -> str | None:
     """What the last `Answer:` of the last 300 characters states, else what the last `\\boxed{}` there holds, if any.
@@ -20,10 +22,13 @@ def extract_answer(response: str) -> str | None:
 
 def last_boxed(text: str) -> str | None:
     """What the last whole `\\boxed{}` (or `\\fbox{}`) holds, braces balanced; None without one."""
-    for start in reversed([match.end() for match in re.finditer(r"\\f?boxed\s*\{|\\fbox\s*\{", text)]):
-        depth = 1
-        for i in range(start, len(text)):
-            depth += (text[i] == "{") - (text[i] == "}")
-            if depth == 0:
-                return text[start:i]
-    return None
+    open_braces: list[int | None] = []  # where the content of a box starts; None for another brace
+    last: tuple[int, int] | None = None
+    for match in BRACE.finditer(text):
+        if match.group() != "}":
+            open_braces.append(match.end() if len(match.group()) > 1 else None)
+        elif open_braces:
+            start = open_braces.pop()
+            if start is not None and (last is None or start > last[0]):
+                last = start, match.start()
+    return text[last[0] : last[1]] if last else None

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from minicppo.rl.grading.answers import same_answer
 from minicppo.rl.grading.confined import ConfinedPool, Unchecked, faults
-from minicppo.rl.grading.extraction import WINDOW, extract_answer
+from minicppo.rl.grading.extraction import WINDOW, extract_answer, last_boxed
 from minicppo.rl.grading.reward import Outcome, compute_score, counts, judge_response, math_reward, score_response
 from minicppo.rl.grading.tidy import tidy
 
@@ -54,6 +54,19 @@ def test_which_answer_a_response_states(response: str, answer: str | None) -> No
     assert extract_answer(response) == answer
 
 
+@pytest.mark.parametrize(
+    "text", [r"\boxed{" * 20_000, "{" * 99_999, r"\boxed" + " " * 99_999, "}" * 99_999 + r"\boxed{1"]
+)
+def test_a_box_is_sought_in_linear_time(text: str) -> None:
+    assert extract_answer(text) is None
+    assert last_boxed(text + r"\boxed{7}") == "7"
+
+
+@pytest.mark.parametrize("gold", ["9" * 5000, "1" + "," * 8000 + "z1", "(" * 2000, "\ud800", "."])
+def test_a_gold_that_cannot_be_read_pays_nobody_and_raises_nothing(gold: str) -> None:
+    assert not same_answer(gold, "12")
+
+
 @given(st.text(max_size=40) | st.text("\\{}[]()$^_,.0123456789 \nAnswer:frac", max_size=40))
 def test_tidying_never_fails(text: str) -> None:
     assert isinstance(tidy(text), str)
@@ -82,7 +95,7 @@ class TestWithMathVerify:
 
     def test_there_are_enough_pairs_of_both_kinds(self) -> None:
         verdicts = [expected for pairs in PAIRS.values() for *_, expected in pairs]
-        assert len(verdicts) == 363
+        assert len(verdicts) == 380
         assert 0.3 < sum(verdicts) / len(verdicts) < 0.7
 
     @pytest.mark.parametrize("kind", PAIRS)
