@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import torch
 import yaml
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from minicppo.plugins import load_plugins
 from minicppo.rl.sections import (
@@ -37,7 +37,7 @@ class RunConfig(Section):
     """One run."""
 
     name: str = "run"
-    plugins: list[str] = []  # Python files with methods and tasks of one's own, see `minicppo.plugins`
+    plugins: list[str] = Field([])  # Python files with methods and tasks of one's own, see `minicppo.plugins`
     engine: Engine = "local"  # local: our own small trainer; the others outgrow one device
     seed: int = Field(0, ge=0)
     device: str = "auto"  # auto: cuda if there is one, else cpu
@@ -51,15 +51,12 @@ class RunConfig(Section):
     warmup: WarmupConfig | None = None
     cluster: ClusterConfig = ClusterConfig()
 
-    @model_validator(mode="before")
+    @field_validator("plugins")
     @classmethod
-    def _load_plugins(cls, settings: Any) -> Any:
-        """Before any method or task is looked up; their paths are absolute from then on, so that a run can resume."""
-        if not settings.get("plugins"):
-            return settings
-        files = TypeAdapter(list[str]).validate_python(settings["plugins"])
+    def _load(cls, files: list[str]) -> list[str]:
+        """Before the fields below are looked up; the paths are absolute from then on, so that a run can resume."""
         load_plugins(files)
-        return {**settings, "plugins": [str(Path(file).expanduser().resolve()) for file in files]}
+        return [str(Path(file).expanduser().resolve()) for file in files]
 
     @model_validator(mode="before")
     @classmethod
@@ -174,7 +171,7 @@ def load_config(preset_or_path: str | Path, overrides: list[str] | None = None) 
         ConfigError: no such preset, recipe or file, an unknown key, or a value that cannot work; each names a way out.
     """
     settings = read_settings(_locate(preset_or_path))
-    load_plugins(settings.get("plugins") or [])
+    _load_early(settings)
     named = {key: value for key, _, value in (override.partition("=") for override in overrides or [])}
     method = named.get("method", named.get("method.name"))
     if "recipe" in named and method is not None:
@@ -274,9 +271,19 @@ def _apply(settings: dict[str, Any], override: str) -> None:
         value = yaml.load(text, Loader=_Loader)
     except yaml.YAMLError:
         raise ConfigError(f"override {override!r}: {text!r} is not a YAML value") from None
-    if key == "plugins":
-        load_plugins([value] if isinstance(value, str) else value or [])
     node[leaf] = _renamed(settings.get("method"), value) if key == "method" else value
+    if key == "plugins":
+        _load_early(settings)
+
+
+def _load_early(settings: dict[str, Any]) -> None:
+    """Plugins, so that overrides know their methods too. What is no list of names is refused later."""
+    files = settings.get("plugins")
+    if isinstance(files, list) and all(isinstance(file, str) for file in files):
+        try:
+            load_plugins(files)
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
 
 
 def _renamed(old: Any, name: Any) -> Any:

@@ -7,7 +7,9 @@ its samples are: what reinforcement learning removes afterwards is mostly the de
 import hashlib
 import json
 import random
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 import transformers
@@ -20,7 +22,7 @@ from minicppo.rl.rollout import Rollout, grade
 from minicppo.rl.sampling import pad_left, sample
 from minicppo.rl.sections import WarmupConfig
 from minicppo.rl.seeding import rng_for
-from minicppo.rl.tasks import Task, sample_problems
+from minicppo.rl.tasks import TASKS, Task, sample_problems
 
 RECIPE = 1  # raise it when the code below changes what it trains
 Progress = Callable[[int, float], None]  # (steps done, greedy accuracy so far)
@@ -58,7 +60,16 @@ def warmup_identity(config: RunConfig) -> dict[str, object]:
         "threads": config.threads,
         "torch": torch.__version__,
         "transformers": transformers.__version__,
+        **_plugin_of(config.task.name),
     }
+
+
+def _plugin_of(task: str) -> dict[str, object]:
+    """The content of the file that a task comes from, where that is not the library's."""
+    module = sys.modules[TASKS[task].__module__]
+    if module.__name__.startswith("minicppo.") or module.__file__ is None:
+        return {}
+    return {"plugin": hashlib.sha256(Path(module.__file__).read_bytes()).hexdigest()}
 
 
 def warmup_key(config: RunConfig) -> str:

@@ -367,9 +367,7 @@ def policy_of_passes(monkeypatch: pytest.MonkeyPatch) -> Policy:
     return sharp(MODELS["qwen3"])
 
 
-def test_shared_prompts_are_read_once_where_that_pays(
-    policy_of_passes: Policy, read: list[tuple[int, ...]]
-) -> None:
+def test_shared_prompts_are_read_once_where_that_pays(policy_of_passes: Policy, read: list[tuple[int, ...]]) -> None:
     hidden_states(policy_of_passes, groups((8, 8), width=5))
     hidden_states(policy_of_passes, groups((8, 8), width=1))
     hidden_states(policy_of_passes, groups((1,) * 16, width=5))
@@ -418,9 +416,7 @@ def test_responses_without_a_token_are_scored_with_the_others(
 
 
 def test_a_pass_costs_a_tiny_policy_more_tokens_than_a_large_one() -> None:
-    tiny, larger = (
-        Qwen3ForCausalLM(Qwen3Config(**{**SIZES, "hidden_size": width})) for width in (24, 96)
-    )
+    tiny, larger = (Qwen3ForCausalLM(Qwen3Config(**{**SIZES, "hidden_size": width})) for width in (24, 96))
     assert scoring.pass_tokens(tiny) > scoring.pass_tokens(larger) > scoring.FEW
 
 
@@ -538,6 +534,8 @@ def test_the_head_on_a_gpu(dtype: torch.dtype) -> None:
         with torch.autocast(device, dtype, enabled=dtype != torch.float32):
             found = token_log_probs(*own, targets.to(device), cells.to(device), 0.9, (128, 512))
         grads = torch.autograd.grad(found.log_probs, own, upstream.to(device))
-        results.append({str(i): x.detach().cpu() for i, x in enumerate((*vars(found).values(), *grads)) if x is not None})
+        results.append(
+            {str(i): x.detach().cpu() for i, x in enumerate((*vars(found).values(), *grads)) if x is not None}
+        )
     for key, value in results[0].items():
         assert_near({key: results[1][key]}, {key: value}, 1e-4 if dtype == torch.float32 else 0.03)

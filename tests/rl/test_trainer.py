@@ -4,32 +4,59 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
+from minicppo.rl import trainer
+from minicppo.rl.checkpoint import TrainState
 from minicppo.rl.config import RunConfig
 from minicppo.rl.log_probs import response_log_probs
+from minicppo.rl.rollout import Rollout
 from minicppo.rl.run_dir import RunDir
-from minicppo.rl.tasks import is_held_out
+from minicppo.rl.tasks import Task, is_held_out
 from minicppo.rl.tasks.chain import ChainTask
-from minicppo.rl.trainer import Batch, Trainer, starting_policy, train, trained_policy
-from minicppo.rl.update import Minibatch
+from minicppo.rl.trainer import learn, minibatches, roll_out, starting_policy, train, trained_policy
+from minicppo.rl.update import update
+from minicppo.rules import METHODS, Method, get_method
 
 MakeConfig = Callable[..., RunConfig]
+EVERY_ROW = {"loss", "grad_norm", "mask/frac", "ratio/mean", "kl/k3", "weight/mean", "weight/raw_mean"}
 
 
-def trainer_of(config: RunConfig, folder: Path) -> Trainer:
-    return Trainer(RunDir.create(folder, config), starting_policy(config))
+@dataclass
+class Begun:
+    """What the loop works on."""
 
+    config: RunConfig
+    task: Task
+    method: Method
+    state: TrainState
 
-def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
-    return {name: p.detach().clone() for name, p in trainer.state.policy.model.named_parameters()}
+    @classmethod
+    def of(cls, config: RunConfig) -> Begun:
+        state = TrainState.begin(config, starting_policy(config))
+        return cls(config, config.make_task(), config.make_method(), state)
+
+    def roll_out(self, purpose: str = "rollout") -> Rollout:
+        sampler, iteration = self.state.sampling_policy(), self.state.iteration
+        return roll_out(sampler, self.task, self.config, iteration, self.method.needs, purpose)
+
+    def minibatches(self, rollout: Rollout) -> list[Rollout]:
+        return list(minibatches(rollout, self.config, self.state.iteration))
+
+    def update(self, minibatch: Rollout) -> dict[str, Any]:
+        return update(self.state, self.method, minibatch, self.config)
+
+    def weights(self) -> dict[str, Tensor]:
+        return {name: p.detach().clone() for name, p in self.state.policy.model.named_parameters()}
 
 
 @pytest.fixture(scope="module")
@@ -82,65 +109,6 @@ def test_same_seed_same_run_and_another_seed_another(small_config: MakeConfig, t
     assert a != c
 
 
-@pytest.mark.parametrize("staleness", [0, 3, 50])
-def test_rollouts_come_from_the_weights_of_k_updates_ago(
-    small_config: MakeConfig, run_folder: Path, monkeypatch: pytest.MonkeyPatch, staleness: int
-) -> None:
-    config = small_config(train={"staleness": staleness})
-    trainer = trainer_of(config, run_folder)
-    history, checked = [weights(trainer)], []
-    remember, roll_out = trainer.remember, trainer.roll_out
-
-    def remember_too() -> None:
-        remember()
-        history.append(weights(trainer))
-
-    def roll_out_checked() -> Batch:
-        batch = roll_out()
-        behind = history[max(0, trainer.state.update - staleness)]
-        again = copy.deepcopy(trainer.state.policy)
-        again.model.load_state_dict(behind, strict=False)
-        drift = (response_log_probs(again, batch.rollout, 1.0).log_probs - batch.rollout.log_probs)[batch.rollout.response_mask]
-        checked.append(float(drift.detach().abs().max()))
-        now = response_log_probs(trainer.state.policy, batch.rollout, 1.0).log_probs.detach() - batch.rollout.log_probs
-        assert staleness == 0 or trainer.state.update == 0 or float(now[batch.rollout.response_mask].abs().max()) > 1e-3
-        return batch
-
-    monkeypatch.setattr(trainer, "remember", remember_too)
-    monkeypatch.setattr(trainer, "roll_out", roll_out_checked)
-    trainer.run_to_end()
-    assert trainer.state.update == len(history) - 1 > 4
-    assert max(checked) < 1e-4
-    assert len(trainer.state.history) == (min(staleness, trainer.state.update) + 1 if staleness else 0)
-    assert all(row["mismatch"] < 1e-4 for row in trainer.run.rows(kind="rollout"))  # apart from the drift
-
-
-@pytest.mark.parametrize(
-    ("method", "mode"),
-    [
-        ("cppo-exact", "seq-mean-token-sum-norm"),
-        ("cppo-topk", "token-mean"),
-        ("grpo", "seq-mean-token-mean"),
-        ("gspo", "seq-mean-token-sum"),
-    ],
-)
-def test_micro_batches_change_nothing(small_config: MakeConfig, tmp_path: Path, method: str, mode: str) -> None:
-    results = []
-    for micro_batch in (None, 3):
-        settings = {"micro_batch": micro_batch, "loss_agg_mode": mode, "iterations": 2}
-        config = small_config(method={"name": method}, train=settings)
-        trainer = trainer_of(config, tmp_path / f"{micro_batch}")
-        batch = trainer.roll_out()
-        rows = [trainer.updater(minibatch) for minibatch in trainer.minibatches(batch)]
-        results.append((weights(trainer), rows[-1]))
-    (whole, whole_row), (parts, parts_row) = results
-    for name in whole:
-        torch.testing.assert_close(whole[name], parts[name], atol=2e-5, rtol=1e-4)
-    assert whole_row.keys() == parts_row.keys()
-    assert whole_row["loss"] == pytest.approx(parts_row["loss"], abs=1e-5)
-    assert whole_row["mask/frac"] == pytest.approx(parts_row["mask/frac"], abs=1e-6)
-
-
 def test_first_update_of_a_rollout_is_on_policy(finished: tuple[Path, list[Any]]) -> None:
     rows = RunDir.open(finished[0]).rows()
     for before, row in zip(rows, rows[1:], strict=False):
@@ -162,67 +130,15 @@ def test_groups_without_variance_are_dropped_and_counted(
     assert json.loads((run_folder / "summary.json").read_text())["masked_share"] is None
 
 
-def test_minibatches_hold_each_kept_group_once_an_epoch(small_config: MakeConfig, run_folder: Path) -> None:
-    trainer = trainer_of(small_config(), run_folder)
-    batch = trainer.roll_out()
-    kept = torch.tensor([0, 2, 3, 5, 7])
-    pieces = list(trainer.minibatches(replace(batch, kept=kept)))
-    assert [len(piece.groups) for piece in pieces] == [3, 2, 3, 2]  # size 4 where nothing is dropped
-    for epoch in (pieces[:2], pieces[2:]):
-        assert sorted(group for piece in epoch for group in piece.groups) == kept.tolist()
-    assert pieces[0].groups + pieces[1].groups != pieces[2].groups + pieces[3].groups
-    for piece in pieces:
-        rows = [group * 4 + i for group in piece.groups for i in range(4)]
-        assert torch.equal(piece.advantages, batch.advantages[rows])
-
-
 def test_the_learning_rate_warms_up(small_config: MakeConfig, run_folder: Path) -> None:
     train(small_config(train={"lr": 1e-3, "lr_warmup": 4, "iterations": 3}), run_folder)
     rates = [row["lr"] for row in RunDir.open(run_folder).rows(kind="update")]
     assert rates[:5] == pytest.approx([2.5e-4, 5e-4, 7.5e-4, 1e-3, 1e-3])
 
 
-def test_gradients_are_clipped(small_config: MakeConfig, run_folder: Path) -> None:
-    trainer = trainer_of(small_config(train={"grad_clip": 1e-3}), run_folder)
-    minibatch = next(trainer.minibatches(trainer.roll_out()))
-    seen: list[float] = []
-
-    def before_the_step(optimizer: torch.optim.Optimizer, *_: object) -> None:
-        (group,) = optimizer.param_groups
-        seen.append(float(torch.stack([p.grad.norm() for p in group["params"]]).norm()))
-
-    trainer.state.optimizer.register_step_pre_hook(before_the_step)
-    row = trainer.updater(minibatch)
-    assert row["grad_norm"] > 1e-3
-    assert seen == pytest.approx([1e-3], rel=1e-3)
-    assert all(p.grad is None for p in trainer.state.policy.model.parameters()), "the sampler needs their memory"
-
-
-def test_training_never_sees_a_held_out_problem(small_config: MakeConfig, run_folder: Path) -> None:
-    trainer = trainer_of(small_config(), run_folder)
-    for _ in range(5):
-        assert not any(is_held_out(problem, 0.1) for problem in trainer.roll_out().problems)
-        trainer.state.iteration += 1
-
-
 def test_the_anchor_under_another_temperature(small_config: MakeConfig, run_folder: Path) -> None:
     train(small_config(rollout={"temperature": 0.7}), run_folder)
     assert all(row["mismatch"] < 1e-5 for row in RunDir.open(run_folder).rows(kind="rollout"))
-
-
-@pytest.mark.parametrize("target", ["weights", "rollout"])
-def test_what_is_not_finite_stops_the_run(small_config: MakeConfig, run_folder: Path, target: str) -> None:
-    trainer = trainer_of(small_config(), run_folder)
-    minibatch: Minibatch = next(trainer.minibatches(trainer.roll_out()))
-    if target == "rollout":
-        minibatch.rollout.log_probs[0, 0] = float("nan")
-        with pytest.raises(ValueError, match=r"rollout_log_probs\[0, 0\] is nan on a valid token"):
-            trainer.updater(minibatch)
-        return
-    with torch.no_grad():
-        next(trainer.state.policy.model.parameters()).fill_(float("nan"))
-    with pytest.raises(FloatingPointError, match=r"iteration 0, update 0: a log-prob is not finite; lower train\.lr"):
-        trainer.updater(minibatch)
 
 
 def test_a_folder_holds_one_run(small_config: MakeConfig, run_folder: Path) -> None:
@@ -242,14 +158,142 @@ def test_what_cannot_start_leaves_no_folder(small_config: MakeConfig, run_folder
     assert not run_folder.exists()
 
 
-def test_the_certificate_judges_responses_that_were_not_trained_on(small_config: MakeConfig, run_folder: Path) -> None:
-    trainer = trainer_of(small_config(), run_folder)
-    fresh, batch = trainer.draw("certificate"), trainer.roll_out()
-    assert not {problem.prompt for problem in fresh.problems} >= {problem.prompt for problem in batch.problems}
-    again = trainer.draw("certificate")
-    assert torch.equal(again.rollout.log_probs, fresh.rollout.log_probs)  # the same policy, the same stream
+@pytest.mark.parametrize("staleness", [0, 3, 50])
+def test_rollouts_come_from_the_weights_of_k_updates_ago(
+    small_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, staleness: int
+) -> None:
+    begun, rows, checked = Begun.of(small_config(train={"staleness": staleness})), [], []
+    state, history = begun.state, [begun.weights()]
+
+    def update_too(*args: Any) -> dict[str, Any]:
+        row = update(*args)
+        history.append(begun.weights())
+        return row
+
+    def roll_out_checked(*args: Any) -> Rollout:
+        rollout = roll_out(*args)
+        again = copy.deepcopy(state.policy)
+        again.model.load_state_dict(history[max(0, state.update - staleness)], strict=False)
+        with torch.no_grad():
+            drifts = [response_log_probs(p, rollout, 1.0).log_probs - rollout.log_probs for p in (again, state.policy)]
+        then, now = (float(drift[rollout.response_mask].abs().max()) for drift in drifts)
+        checked.append(then)
+        assert staleness == 0 or state.update == 0 or now > 1e-3
+        return rollout
+
+    monkeypatch.setattr(trainer, "update", update_too)
+    monkeypatch.setattr(trainer, "roll_out", roll_out_checked)
+    learn(begun.config, begun.task, begun.method, state, rows.append)
+    assert state.update == len(history) - 1 > 4
+    assert max(checked) < 1e-4
+    assert len(state.history) == (min(staleness, state.update) + 1 if staleness else 0)
+    assert all(row["mismatch"] < 1e-4 for row in rows if row["kind"] == "rollout")  # apart from the drift
 
 
-def test_padded_length_is_the_longest_response_allowed(small_config: MakeConfig, run_folder: Path) -> None:
-    trainer = trainer_of(small_config(method={"name": "cppo-verl"}), run_folder)
-    assert trainer.method.params["length"] == trainer.config.max_new_tokens(trainer.task) == 9
+@pytest.mark.parametrize(
+    ("method", "mode"),
+    [
+        ("cppo-exact", "seq-mean-token-sum-norm"),
+        ("cppo-topk", "token-mean"),
+        ("grpo", "seq-mean-token-mean"),
+        ("gspo", "seq-mean-token-sum"),
+    ],
+)
+def test_micro_batches_change_nothing(small_config: MakeConfig, method: str, mode: str) -> None:
+    results = []
+    for micro_batch in (None, 3):
+        settings = {"micro_batch": micro_batch, "loss_agg_mode": mode, "iterations": 2}
+        begun = Begun.of(small_config(method={"name": method}, train=settings))
+        rows = [begun.update(minibatch) for minibatch in begun.minibatches(begun.roll_out())]
+        results.append((begun.weights(), rows[-1]))
+    (whole, whole_row), (parts, parts_row) = results
+    for name in whole:
+        torch.testing.assert_close(whole[name], parts[name], atol=2e-5, rtol=1e-4)
+    assert whole_row.keys() == parts_row.keys()
+    assert whole_row["loss"] == pytest.approx(parts_row["loss"], abs=1e-5)
+    assert whole_row["mask/frac"] == pytest.approx(parts_row["mask/frac"], abs=1e-6)
+
+
+def test_minibatches_hold_each_kept_group_once_an_epoch(small_config: MakeConfig) -> None:
+    begun, kept = Begun.of(small_config()), [0, 2, 3, 5, 7]
+    advantages = torch.zeros(8, 4)
+    advantages[kept] = torch.tensor(kept)[:, None] + 1.0
+    pieces = begun.minibatches(replace(begun.roll_out(), advantages=advantages.flatten()))
+    groups = [piece.advantages.view(-1, 4) - 1 for piece in pieces]
+    assert [len(piece) for piece in groups] == [3, 2, 3, 2]  # size 4 where nothing is dropped
+    assert all(bool((piece == piece[:, :1]).all()) for piece in groups)
+    epochs = [torch.cat(groups[i : i + 2])[:, 0].tolist() for i in (0, 2)]
+    assert sorted(epochs[0]) == sorted(epochs[1]) == kept
+    assert epochs[0] != epochs[1]
+
+
+def test_gradients_are_clipped(small_config: MakeConfig) -> None:
+    begun, seen = Begun.of(small_config(train={"grad_clip": 1e-3})), []
+
+    def before_the_step(optimizer: torch.optim.Optimizer, *_: object) -> None:
+        (group,) = optimizer.param_groups
+        seen.append(float(torch.stack([p.grad.norm() for p in group["params"]]).norm()))
+
+    begun.state.optimizer.register_step_pre_hook(before_the_step)
+    row = begun.update(begun.minibatches(begun.roll_out())[0])
+    assert row["grad_norm"] > 1e-3
+    assert seen == pytest.approx([1e-3], rel=1e-3)
+    assert all(p.grad is None for p in begun.state.policy.model.parameters()), "the sampler needs their memory"
+
+
+def test_training_and_certificate_have_problems_of_their_own_and_none_held_out(small_config: MakeConfig) -> None:
+    begun = Begun.of(small_config())
+    unseen, rollout = begun.roll_out("certificate"), begun.roll_out()
+    assert not {problem.prompt for problem in unseen.problems} >= {problem.prompt for problem in rollout.problems}
+    assert torch.equal(begun.roll_out("certificate").log_probs, unseen.log_probs)  # the same policy, the same stream
+    for begun.state.iteration in range(5):
+        assert not any(is_held_out(problem, 0.1) for problem in begun.roll_out().problems)
+
+
+def test_what_is_not_finite_stops_the_run(small_config: MakeConfig) -> None:
+    begun = Begun.of(small_config())
+    minibatch = begun.minibatches(begun.roll_out())[0]
+    broken = minibatch.log_probs.clone()
+    broken[0, 0] = math.nan
+    with pytest.raises(ValueError, match=r"rollout_log_probs\[0, 0\] is nan on a valid token"):
+        begun.update(replace(minibatch, log_probs=broken))
+    with torch.no_grad():
+        next(begun.state.policy.model.parameters()).fill_(math.nan)
+    with pytest.raises(FloatingPointError, match=r"iteration 0, update 0: a log-prob is not finite; lower train\.lr"):
+        begun.update(minibatch)
+
+
+def test_padded_length_is_the_longest_response_allowed(small_config: MakeConfig) -> None:
+    config = small_config(method={"name": "cppo-verl"})
+    assert config.make_method().params["length"] == config.max_new_tokens(config.make_task()) == 9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_trains_and_logs_what_it_should(name: str, small_config: MakeConfig, run_folder: Path) -> None:
+    settings = {"iterations": 3, "minibatches": 2, "epochs": 2, "lr": 1e-3, "checkpoint_every": 3}
+    config = small_config(
+        method={"name": name},
+        train=settings,
+        rollout={"prompts": 16, "group_size": 8, "top_log_probs": 4},
+        eval={"every": 3, "problems": 4, "samples": 2},
+    )
+    run = RunDir.open(train(config, run_folder))
+    rows = [row for row in run.rows() if row["kind"] == "update"]
+    assert len(rows) >= 6
+    method = get_method(name)
+    wanted = set(EVERY_ROW)
+    if "divergence" in method.params:
+        wanted |= {"div/mean", "div/p90", "div/p99", "div/max", "div/decile_0"}
+    if method.family == "cppo":
+        wanted |= {"prefix/ratio_mean", "budget/seq_bound", "budget/negative"}
+        wanted |= {"budget/at_floor", "budget/at_cap"} if method.params["budget"] == "dynamic" else set()
+    wanted |= {"accept/rate"} if method.level == "sequence" else set()
+    wanted |= {"minpro/rho_min"} if name == "minpro" else set()
+    for row in rows:
+        assert wanted <= row.keys()
+        assert all(math.isfinite(row[key]) for key in wanted)
+        assert row["mask/token_only"] + row["mask/prefix_only"] + row["mask/both"] <= 1 + 1e-9
+    assert rows[0]["ratio/mean"] == pytest.approx(1, abs=1e-4)
+    assert max(row["grad_norm"] for row in rows) > 0
+    assert rows[-1]["kl/k3"] > 0
