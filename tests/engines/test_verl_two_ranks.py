@@ -14,7 +14,6 @@ from tests.engines.stale import (
     ADVANTAGES,
     HORIZON,
     ROOT,
-    TEMPERATURE,
     assert_close,
     reference,
     stale_rollout,
@@ -23,7 +22,7 @@ from tests.engines.stale import (
 )
 
 pytest.importorskip("verl", reason="verl is not installed: pip install -c constraints-verl.txt -e '.[verl]'")
-CASE = {"method": "cppo", "mode": "seq-mean-token-sum-norm", "horizon": HORIZON, "temperature": TEMPERATURE}
+MODE, PARAMS = "seq-mean-token-sum-norm", {"delta": 0.05, "delta_b": 0.005}
 
 
 @pytest.mark.slow
@@ -31,10 +30,10 @@ CASE = {"method": "cppo", "mode": "seq-mean-token-sum-norm", "horizon": HORIZON,
 def test_every_number_of_ranks_takes_the_step_of_the_reference(tmp_path: Path) -> None:
     policy, advantages = tiny_policy(), ADVANTAGES.repeat(2)
     rollout = stale_rollout(policy, rows=8)
-    loss, gradients, masked = reference(policy, rollout, get_method("cppo"), CASE["mode"], advantages)
+    loss, gradients, masked = reference(policy, rollout, get_method("cppo", **PARAMS), MODE, advantages)
     assert 0.03 < masked < 0.97, "the mask must be active"
     save_policy(policy, tmp_path / "policy")
-    (tmp_path / "case.json").write_text(json.dumps(CASE))
+    (tmp_path / "case.json").write_text(json.dumps({"name": "cppo", "mode": MODE, "horizon": HORIZON, **PARAMS}))
     tensors = {
         "prompt_ids": rollout.prompt_ids,
         "prompt_mask": rollout.prompt_mask.long(),

@@ -6,15 +6,15 @@ import functools
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from minicppo import reference
-from tests import twins
+from minicppo.reference import LOOPS, Response
+from minicppo.reference import policy_loss as loop_loss
+from minicppo.rules import position_weights
 
 with warnings.catch_warnings():  # of verl's own imports
     warnings.simplefilter("ignore")
@@ -135,26 +135,24 @@ def verl_loss_of(
 
 def reference_of(data: Sample, method: Any, mode: str) -> tuple[float, list[Tensor], float]:
     """Loss, gradients and masked share by the reference's loops, on the valid tokens of each response."""
-    weights, advantages = [], []
+    weights, advantages, gradients = [], [], []
     for i, mask in enumerate(data.masks):
-        triples = zip(data.rollout[i][mask].exp(), data.log_probs[i][mask].exp(), data.advantages[i][mask], strict=True)
-        row = [
-            SimpleNamespace(mu=[m, 1 - m], pi=[p, 1 - p], sampled=0, advantage=a)
-            for m, p, a in (map(float, triple) for triple in triples)
-        ]
-        weights.append(twins.loop_weights(method, row, width=HORIZON))
-        advantages.append([t.advantage for t in row])
-    loss = reference.policy_loss(weights, advantages, mode, HORIZON)
-    gradients = []
+        mu, pi = (values[i][mask].exp().tolist() for values in (data.rollout, data.log_probs))
+        advantages.append(data.advantages[i][mask].tolist())
+        given, params = None, method.params
+        if params.get("schedule") == "shuffled":  # the permutation itself is the rules' own
+            given = position_weights(mask[mask][None], params["w_min"], schedule="shuffled", seed=params["seed"])[0]
+        response = Response(mu, pi, advantages[-1], width=HORIZON, given_weights=given)
+        weights.append(LOOPS[method.family](response, **params))
     for i, mask in enumerate(data.masks):
-        gradient = torch.zeros(len(mask), dtype=torch.float64)
         scale = {
             "token-mean": data.tokens,
             "seq-mean-token-mean": len(data) * int(mask.sum()),
             "seq-mean-token-sum": len(data),
             "seq-mean-token-sum-norm": len(data) * HORIZON,
         }[mode]
+        gradient = torch.zeros(len(mask), dtype=torch.float64)
         gradient[mask] = -torch.tensor(weights[i]).double() * torch.tensor(advantages[i]) / scale
         gradients.append(gradient)
     masked = sum(g == 0.0 for row in weights for g in row) / data.tokens
-    return loss, gradients, masked
+    return loop_loss(weights, advantages, mode, HORIZON), gradients, masked

@@ -53,6 +53,7 @@ from verl.workers.engine.base import EngineRegistry  # noqa: E402
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead  # noqa: E402
 from verl.workers.utils.losses import ppo_loss  # noqa: E402
 
+from tests.engines.stale import TEMPERATURE  # noqa: E402
 from tests.engines.verl_setup import actor_config, nested  # noqa: E402
 
 
@@ -78,7 +79,7 @@ def engine_of(model: Path) -> Any:
     return engine
 
 
-def batch_of(rollout: dict[str, torch.Tensor], rows: list[int], temperature: float) -> TensorDict:
+def batch_of(rollout: dict[str, torch.Tensor], rows: list[int]) -> TensorDict:
     """Some rows of a padded rollout in verl's nested layout."""
     prompts = [rollout["prompt_ids"][i][rollout["prompt_mask"][i].bool()] for i in rows]
     lengths = [int(rollout["response_mask"][i].sum()) for i in rows]
@@ -100,7 +101,7 @@ def batch_of(rollout: dict[str, torch.Tensor], rows: list[int], temperature: flo
     )
     tensordict_utils.assign_non_tensor(
         data,
-        temperature=temperature,
+        temperature=TEMPERATURE,
         global_batch_size=len(rollout["response_ids"]),
         micro_batch_size_per_gpu=2,
         use_dynamic_bsz=False,
@@ -114,14 +115,13 @@ def batch_of(rollout: dict[str, torch.Tensor], rows: list[int], temperature: flo
 def main(folder: Path) -> None:
     torch.distributed.init_process_group("gloo")
     rank, ranks = torch.distributed.get_rank(), torch.distributed.get_world_size()
-    case = json.loads((folder / "case.json").read_text())
     rollout = load_file(folder / "rollout.safetensors")
     engine = engine_of(folder / "policy")
     rows = list(range(rank, len(rollout["response_ids"]), ranks))
-    config = actor_config(case["method"], case["mode"], horizon=case["horizon"])
+    config = actor_config(**json.loads((folder / "case.json").read_text()))
     gradients, sharded = {}, 0
     with engine.train_mode():  # whose end drops the gradients
-        output = engine.train_batch(batch_of(rollout, rows, case["temperature"]), functools.partial(ppo_loss, config))
+        output = engine.train_batch(batch_of(rollout, rows), functools.partial(ppo_loss, config))
         for name, parameter in engine.module.named_parameters():
             sharded += isinstance(parameter.grad, DTensor)
             gradients[name] = parameter.grad.full_tensor() if isinstance(parameter.grad, DTensor) else parameter.grad
