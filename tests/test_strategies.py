@@ -16,8 +16,6 @@ from tests.strategies import (
     EXACT_LENGTHS,
     Batch,
     Drawn,
-    Limits,
-    Response,
     batches,
     drifting,
     layouts,
@@ -35,7 +33,7 @@ def few_bits(value: float, bits: int = 20) -> bool:
 
 
 @given(responses(), limits())
-def test_responses_are_dyadic(response: Response, lim: Limits) -> None:
+def test_responses_are_dyadic(response, lim):
     n = len(response)
     assert n in EXACT_LENGTHS
     assert all(few_bits(x) for x in (*response.divergence, *response.log_ratio, *response.advantages, *lim))
@@ -47,7 +45,7 @@ def test_responses_are_dyadic(response: Response, lim: Limits) -> None:
 
 
 @given(responses(all_away=True))
-def test_all_away(response: Response) -> None:
+def test_all_away(response):
     assert all(response.away)
     assert response[::-1].divergence == response.divergence[::-1]
     assert response[[0]].divergence == response.divergence[:1]
@@ -55,7 +53,7 @@ def test_all_away(response: Response) -> None:
 
 
 @given(batches())
-def test_layouts_hold_what_they_are_given(batch: Batch) -> None:
+def test_layouts_hold_what_they_are_given(batch):
     layout, values = batch.layout, [r.divergence for r in batch.responses]
     padded = layout.spread(values)
     assert padded.shape == layout.mask.shape == (len(values), layout.width)
@@ -68,7 +66,7 @@ def test_layouts_hold_what_they_are_given(batch: Batch) -> None:
 
 
 @given(traces())
-def test_traces_are_of_dyadic_distributions(drawn: Drawn) -> None:
+def test_traces_are_of_dyadic_distributions(drawn):
     rows, layout = drawn
     assert layout.mask.sum(1).tolist() == [len(row) for row in rows]
     for token in (t for row in rows for t in row):
@@ -129,12 +127,12 @@ REACHED: dict[str, tuple[st.SearchStrategy[Any], Callable[[Any], bool], float]] 
 
 
 @pytest.mark.parametrize("name", REACHED)
-def test_hard_places_are_reached_often(name: str) -> None:
+def test_hard_places_are_reached_often(name):
     strategy, wanted, share = REACHED[name]
     found: list[bool] = []
     given(strategy)(lambda drawn: found.append(wanted(drawn)))()
     assert sum(found) >= share * len(found), f"{name}: in {sum(found)} of {len(found)} examples"
 
 
-def test_the_plain_layout() -> None:
+def test_the_plain_layout():
     assert tight([3, 1]).mask.tolist() == [[True] * 3, [True, False, False]]

@@ -87,7 +87,7 @@ def same_mask(expected: CPPOMask, found: CPPOMask) -> None:
     schedule=st.sampled_from(["linear", "constant"]),
     length=st.sampled_from(["own", "padded", 1000]),
 )
-def test_the_mask(budget: str, seed: int, rows: int, width: int, length: str | int, **rule: Any) -> None:
+def test_the_mask(budget, seed, rows, width, length, **rule):
     pi, mu, advantages, valid = batch(seed, rows, width)
     rule |= {"budget": budget, "delta": 0.1, "w_min": 0.5}
     same_mask(*both(lambda: cppo_mask(pi, mu, advantages, valid, **rule, length=length)))
@@ -96,12 +96,12 @@ def test_the_mask(budget: str, seed: int, rows: int, width: int, length: str | i
 
 
 @pytest.mark.parametrize("width", [2048, 8192])
-def test_the_mask_of_long_responses(width: int) -> None:
+def test_the_mask_of_long_responses(width):
     inputs = batch(5, 3, width)
     same_mask(*both(lambda: cppo_mask(*inputs)))
 
 
-def test_the_mask_of_a_divergence_of_any_size() -> None:
+def test_the_mask_of_a_divergence_of_any_size():
     """A large D among small ones must not cancel what the sum held before it."""
     _, _, _, valid = batch(2, 4, 300)
     D = torch.rand(4, 300, generator=torch.Generator().manual_seed(0)).to(DEVICE) * 0.1
@@ -112,7 +112,7 @@ def test_the_mask_of_a_divergence_of_any_size() -> None:
 
 
 @pytest.mark.parametrize("name", ["cppo", "cppo-soft", "cppo-decoupled"])
-def test_methods_find_the_same_weights(name: str) -> None:
+def test_methods_find_the_same_weights(name):
     pi, mu, advantages, valid = batch(4, 5, 200)
     expected, found = both(lambda: get_method(name)(TokenBatch(pi, mu, advantages, valid)))
     torch.testing.assert_close(found.weight, expected.weight, rtol=1e-5, atol=1e-6)
@@ -121,7 +121,7 @@ def test_methods_find_the_same_weights(name: str) -> None:
 
 @pytest.mark.parametrize("seed", [2, 4])
 @pytest.mark.parametrize("wrong", [math.nan, -math.inf, 0.5])
-def test_a_wrong_number_is_named_as_ever(monkeypatch: pytest.MonkeyPatch, seed: int, wrong: float) -> None:
+def test_a_wrong_number_is_named_as_ever(monkeypatch, seed, wrong):
     inputs = batch(seed, 4, 150)
     row, column = inputs[3].nonzero()[5].tolist()
     for position in (0, 1):
@@ -132,7 +132,7 @@ def test_a_wrong_number_is_named_as_ever(monkeypatch: pytest.MonkeyPatch, seed: 
             cppo_mask(*broken)
 
 
-def test_a_wrong_advantage_is_named_as_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_advantage_is_named_as_ever(monkeypatch):
     pi, mu, advantages, valid = batch(2, 4, 150)
     advantages[2] = math.inf
     monkeypatch.setattr(kernels, "usable", lambda tensor: True)
@@ -140,13 +140,13 @@ def test_a_wrong_advantage_is_named_as_ever(monkeypatch: pytest.MonkeyPatch) -> 
         cppo_mask(pi, mu, advantages, valid)
 
 
-def test_float64_beside_float32_reaches_the_kernel_as_divergence_and_direction() -> None:
+def test_float64_beside_float32_reaches_the_kernel_as_divergence_and_direction():
     pi, mu, advantages, valid = batch(2, 4, 150)
     same_mask(*both(lambda: cppo_mask(pi, mu, advantages.double(), valid)))
     same_mask(*both(lambda: cppo_mask(pi, mu.double(), advantages, valid)))
 
 
-def test_what_the_kernel_does_not_know_goes_the_other_way(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_kernel_does_not_know_goes_the_other_way(monkeypatch):
     """Half of Triton's cases would be wrong in silence: float64, permuted weights, horizons that are too short."""
     monkeypatch.setattr(kernels, "usable", lambda tensor: True)
     monkeypatch.setattr("minicppo.rules.mask.mask_in_one_kernel", lambda *_, **__: pytest.fail("the kernel"))
@@ -160,7 +160,7 @@ def test_what_the_kernel_does_not_know_goes_the_other_way(monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("tokens", "entries", "cells"), [(7, 300, 4), (5, 5000, 21), (3, 128, 1)])
-def test_the_passes_of_the_head(dtype: torch.dtype, tokens: int, entries: int, cells: int) -> None:
+def test_the_passes_of_the_head(dtype, tokens, entries, cells):
     """A tile and a narrower one after it; the wanted tokens are in either, or in none."""
     from minicppo.kernels import lm_head as head
 
@@ -185,7 +185,7 @@ def test_the_passes_of_the_head(dtype: torch.dtype, tokens: int, entries: int, c
         torch.testing.assert_close(found, expected, rtol=1e-5 if dtype == torch.float32 else 1e-2, atol=1e-7)
 
 
-def test_the_head_as_a_whole() -> None:
+def test_the_head_as_a_whole():
     rng = torch.Generator().manual_seed(0)
     hidden, weight = (torch.randn(n, 16, generator=rng).to(DEVICE).requires_grad_() for n in (9, 700))
     bias = torch.randn(700, generator=rng).to(DEVICE).requires_grad_()
@@ -200,7 +200,7 @@ def test_the_head_as_a_whole() -> None:
 
 
 @pytest.mark.parametrize(("name", "join"), [*((name, JOIN) for name in DIRECT), (DIRECT[0], 0), (DIRECT[2], 0)])
-def test_the_attention_of_a_step(monkeypatch: pytest.MonkeyPatch, name: str, join: int) -> None:
+def test_the_attention_of_a_step(monkeypatch, name, join):
     """Heads of six channels, one to four queries a key, ragged prompts, closing ranks, junk in unfilled columns."""
     model = build(name).model.to(DEVICE)  # type: ignore[arg-type]
     expected = steps(GeneralDecoder(model))

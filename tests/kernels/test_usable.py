@@ -30,7 +30,7 @@ def _forget() -> None:
     kernels._known.cache_clear()
 
 
-def test_a_gpu_with_triton_and_a_compiler() -> None:
+def test_a_gpu_with_triton_and_a_compiler():
     assert kernels.usable(THERE)
     assert not kernels.usable(torch.ones(1))
 
@@ -43,11 +43,11 @@ def test_a_gpu_with_triton_and_a_compiler() -> None:
         ("torch.cuda.get_device_capability", lambda index: (6, 1)),
     ],
 )
-def test_what_is_missing_leaves_the_work_to_pytorch(monkeypatch: pytest.MonkeyPatch, where: str, what: Any) -> None:
+def test_what_is_missing_leaves_the_work_to_pytorch(monkeypatch, where, what):
     monkeypatch.setattr(where, what)
     assert not kernels.usable(THERE)
 
 
-def test_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_way_out(monkeypatch):
     monkeypatch.setenv("MINICPPO_KERNELS", "0")
     assert not kernels.usable(THERE)

@@ -11,16 +11,16 @@ from hypothesis import given
 
 from minicppo import reference
 from minicppo.reference import LOOPS
-from tests.strategies import Limits, Response, limits, responses
+from tests.strategies import limits, responses
 from tests.twins import steps
 
 
-def test_the_reference_does_without_torch() -> None:
+def test_the_reference_does_without_torch():
     code = "import sys, minicppo.reference; assert not {'torch', 'scipy'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_every_reason() -> None:
+def test_every_reason():
     steps = reference.cppo_steps(
         [0.125, 0.125, 0.5, 0.0625, 0.5],
         [False, True, True, True, True],
@@ -33,13 +33,13 @@ def test_every_reason() -> None:
     assert generous[1].reason == "token"
 
 
-def test_weights_keep_the_callers_numbers() -> None:
+def test_weights_keep_the_callers_numbers():
     assert reference.linear_weights(3, Fraction(4, 5)) == [1, Fraction(9, 10), Fraction(4, 5)]
     assert reference.linear_weights(1, Fraction(4, 5)) == [Fraction(1)]
 
 
 @pytest.mark.parametrize("kind", ["reciprocal", "sigmoid"])
-def test_soft_gate_without_a_budget(kind: str) -> None:
+def test_soft_gate_without_a_budget(kind):
     steps = reference.cppo_steps([0.3, 0.1, 0.3], [True, True, False], delta=0.15, delta_b=None, weights=[1] * 3)
     first, second, third = reference.soft_gate(steps, delta=0.15, delta_b=None, kind=kind)
     assert (second, third) == (1, 1)
@@ -47,7 +47,7 @@ def test_soft_gate_without_a_budget(kind: str) -> None:
     assert reference.budget_gate(steps, delta=0.15, delta_b=None) == [0.5, 1, 1]
 
 
-def test_spo_and_named_weights() -> None:
+def test_spo_and_named_weights():
     one = reference.Response([0.5], [0.6], [1.0])
     (weighted,) = LOOPS["drpo"](one, delta=0.4)
     (plain,) = LOOPS["drpo"](one, delta=0.4, mu_weighted=False)
@@ -57,7 +57,7 @@ def test_spo_and_named_weights() -> None:
 
 
 @given(responses((1, 2, 3, 5, 9)), limits())
-def test_loop_runs_in_fractions(response: Response, lim: Limits) -> None:
+def test_loop_runs_in_fractions(response, lim):
     """theory 01. The loop is exact: floats on dyadic numbers equal the same loop in rationals."""
     delta, delta_b, w_min = map(Fraction, lim)
     weights, D = reference.linear_weights(len(response), w_min), [Fraction(d) for d in response.divergence]

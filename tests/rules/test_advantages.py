@@ -14,7 +14,7 @@ rewards = st.lists(st.lists(multiples(1 / 4, 0, 4), min_size=4, max_size=4), min
 
 
 @given(rewards, st.booleans(), st.sampled_from([0, 1]))
-def test_advantages_equal_their_loop(groups: list[list[float]], normalize: bool, ddof: int) -> None:
+def test_advantages_equal_their_loop(groups, normalize, ddof):
     """methods 6. Group advantages are the loop's; groups without variance are zero, dropped and counted."""
     flat = torch.tensor([r for g in groups for r in g], dtype=torch.float64)
     out = rules.group_advantages(flat, 4, normalize_std=normalize, ddof=ddof)
@@ -26,7 +26,7 @@ def test_advantages_equal_their_loop(groups: list[list[float]], normalize: bool,
 
 
 @given(rewards, multiples(1 / 2, -4, 4), st.sampled_from([0.5, 2.0, 8.0]))
-def test_advantages_are_relative(groups: list[list[float]], shift: float, factor: float) -> None:
+def test_advantages_are_relative(groups, shift, factor):
     """methods 6. They sum to zero, ignore a shift of all rewards, and scale with them unless divided by the std."""
     flat = torch.tensor([r for g in groups for r in g], dtype=torch.float64)
     plain = rules.group_advantages(flat, 4).advantages

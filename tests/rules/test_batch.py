@@ -141,9 +141,7 @@ BAD_TYPES: list[tuple[Callable[[], Any], str]] = [
     ("function", "message", "error"),
     [(*bad, ValueError) for bad in BAD_VALUES] + [(*bad, TypeError) for bad in BAD_TYPES],
 )
-def test_bad_input(
-    function: Callable[[], Any], message: str, error: type[Exception], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_bad_input(function, message, error, monkeypatch):
     """As a user meets it, whose annotations nobody checks."""
     monkeypatch.setattr("jaxtyping.config.jaxtyping_disable", True)
     with pytest.raises(error, match=message):
@@ -159,16 +157,14 @@ def test_bad_input(
         ({"log_probs": CUBE[0]}, r"top.log_probs is \(3, 4\) where .* \(2, 3, 4\)"),
     ],
 )
-def test_top_log_probs_do_not_broadcast(
-    changes: dict[str, torch.Tensor], message: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_top_log_probs_do_not_broadcast(changes, message, monkeypatch):
     """As a user meets it, whose annotations nobody checks."""
     monkeypatch.setattr("jaxtyping.config.jaxtyping_disable", True)
     with pytest.raises(ValueError, match=message):
         rules.TokenBatch(X, X, ONES, top=replace(FULL, **changes))
 
 
-def test_invalid_positions_may_hold_anything() -> None:
+def test_invalid_positions_may_hold_anything():
     valid = VALID.clone()
     valid[1, 2] = False
     for value in (math.nan, math.inf, -math.inf):
@@ -176,7 +172,7 @@ def test_invalid_positions_may_hold_anything() -> None:
         assert out.token_mask.sum() == 5
 
 
-def test_good_edges_pass() -> None:
+def test_good_edges_pass():
     out = call(delta=1, delta_b=math.inf, w_min=1, cap_factor=1, length=3)()
     assert out.token_mask.all()
     assert out.delta_b is None
@@ -187,7 +183,7 @@ def test_good_edges_pass() -> None:
 
 @pytest.mark.parametrize("name", rules.METHODS)
 @pytest.mark.parametrize("shape", [(2, 3), (2, 0), (0, 3), (0, 0)])
-def test_batches_without_a_valid_token(name: str, shape: tuple[int, int]) -> None:
+def test_batches_without_a_valid_token(name, shape):
     method = rules.get_method(name)
     x, cube, ids = torch.zeros(shape), torch.zeros(*shape, 2), torch.zeros(*shape, 2, dtype=torch.long)
     top = rules.TopLogProbs(cube, cube, ids[..., 0], ids if method.needs == "topk" else None)
@@ -200,7 +196,7 @@ def test_batches_without_a_valid_token(name: str, shape: tuple[int, int]) -> Non
     assert rules.policy_loss(batch.log_probs, out.weight, batch.advantages, batch.mask, horizon=4) == 0
 
 
-def test_the_mask_defaults_to_all() -> None:
+def test_the_mask_defaults_to_all():
     x = torch.full((1, 2), -1.0)
     assert rules.TokenBatch(x, x, torch.ones(1)).mask.all()
     lengths = torch.tensor([1, 1])
@@ -209,7 +205,7 @@ def test_the_mask_defaults_to_all() -> None:
     assert packed.lengths.tolist() == [1, 1]
 
 
-def test_packed_advantages_by_token_or_response() -> None:
+def test_packed_advantages_by_token_or_response():
     x, lengths = torch.full((5,), -1.0), torch.tensor([2, 3])
     for advantages in (torch.tensor([1.0, -1.0]), torch.tensor([1.0, 1.0, -1.0, -1.0, -1.0])):
         out = rules.cppo_mask(x + 0.5, x, advantages, lengths=lengths, divergence=torch.full((5,), 0.5))
@@ -217,14 +213,14 @@ def test_packed_advantages_by_token_or_response() -> None:
         assert out.delta_b.shape == (2,)
 
 
-def test_ratios_are_held_within_e20() -> None:
+def test_ratios_are_held_within_e20():
     x = torch.tensor([[-1.0, -100.0]])
     batch = rules.TokenBatch(x, x.flip(1), torch.ones(1))
     assert batch.log_ratio.tolist() == [[20.0, -20.0]]
     assert torch.isfinite(rules.get_method("none")(batch).weight).all()
 
 
-def test_a_given_divergence_is_used_and_follows_its_rows() -> None:
+def test_a_given_divergence_is_used_and_follows_its_rows():
     x = torch.full((2, 3), -1.0)
     D = torch.tensor([[0.0] * 3, [0.5] * 3])
     batch = rules.TokenBatch(x + 0.5, x, torch.ones(2), divergence=D)

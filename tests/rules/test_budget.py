@@ -11,14 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minicppo import reference, rules
-from tests.strategies import Limits, Response, divergences, drifting, limits, multiples, responses
+from tests.strategies import divergences, drifting, limits, multiples, responses
 from tests.twins import TWINS, implies, kept, mask, steps
 
 pytestmark = pytest.mark.usefixtures("unchecked_shapes")
 
 
 @given(responses(), limits())
-def test_kept_means_both_limits_hold(response: Response, lim: Limits) -> None:
+def test_kept_means_both_limits_hold(response, lim):
     """theory 19. A kept away-moving token has Z_t <= delta and S_t <= delta + delta_b W_{t-1}."""
     out, S, W = mask(response, lim), 0.0, 0.0
     kept, weights = out.token_mask[0].tolist(), out.position_weight[0].tolist()
@@ -30,7 +30,7 @@ def test_kept_means_both_limits_hold(response: Response, lim: Limits) -> None:
 
 
 @given(responses(), limits())
-def test_kept_drift_stays_in_budget(response: Response, lim: Limits) -> None:
+def test_kept_drift_stays_in_budget(response, lim):
     """theory 20. The Z of kept away-moving tokens sum to at most delta + delta_b W_{t-1}, at every t."""
     out = mask(response, lim)
     inside = (out.weighted_divergence * (out.reason == rules.Reason.INSIDE))[0].tolist()
@@ -39,7 +39,7 @@ def test_kept_drift_stays_in_budget(response: Response, lim: Limits) -> None:
 
 
 @given(responses((9, 17), all_away=True), limits())
-def test_few_large_tokens_are_kept(response: Response, lim: Limits) -> None:
+def test_few_large_tokens_are_kept(response, lim):
     """theory 37. At most (delta + delta_b W_{T-1}) / z kept away-moving tokens have Z >= z, whatever z."""
     out = mask(response, lim)
     kept_Z = sorted(out.weighted_divergence[out.reason == rules.Reason.INSIDE].tolist(), reverse=True)
@@ -48,7 +48,7 @@ def test_few_large_tokens_are_kept(response: Response, lim: Limits) -> None:
 
 
 @given(limits(w_min=1.0), multiples(1 / 256, 1, 32))
-def test_constant_drift_closed_form(lim: Limits, D: float) -> None:
+def test_constant_drift_closed_form(lim, D):
     """theory 29. With w = 1 and constant D in (delta_b, delta], floor((delta - delta_b) / (D - delta_b)) are kept."""
     T = 64
     expected = T if D <= lim.delta_b else math.floor((lim.delta - lim.delta_b) / (D - lim.delta_b))
@@ -59,7 +59,7 @@ def test_constant_drift_closed_form(lim: Limits, D: float) -> None:
 
 
 @given(responses(all_away=True), limits())
-def test_figure_1_is_stricter(response: Response, lim: Limits) -> None:
+def test_figure_1_is_stricter(response, lim):
     """theory 31. Where Figure 1's S_t <= delta_b W_t and Z_t <= delta hold (delta_b <= delta), Eq. 10 keeps."""
     lim = lim.replace(delta_b=min(lim.delta, lim.delta_b))
     S = W = 0.0
@@ -70,7 +70,7 @@ def test_figure_1_is_stricter(response: Response, lim: Limits) -> None:
 
 
 @given(responses(), limits())
-def test_charging_only_kept_keeps_more(response: Response, lim: Limits) -> None:
+def test_charging_only_kept_keeps_more(response, lim):
     """theory 34. A rule that charges only kept tokens would keep a superset: masked and toward tokens do consume."""
     spent = W = 0.0
     generous = []
@@ -86,7 +86,7 @@ def test_charging_only_kept_keeps_more(response: Response, lim: Limits) -> None:
 
 
 @given(responses(), limits())
-def test_slack_is_a_queue(response: Response, lim: Limits) -> None:
+def test_slack_is_a_queue(response, lim):
     """theory 26. slack_{t+1} - slack_t = w_t (delta_b - D_t), from slack_1 = delta; every valid token enters."""
     out = mask(response, lim)
     slack, w = out.slack[0].tolist(), out.position_weight[0].tolist()
@@ -96,7 +96,7 @@ def test_slack_is_a_queue(response: Response, lim: Limits) -> None:
 
 
 @given(responses(), limits(), st.integers(0, 16), divergences())
-def test_causal_with_fixed_budget(response: Response, lim: Limits, where: int, value: float) -> None:
+def test_causal_with_fixed_budget(response, lim, where, value):
     """theory 03, methods P5. With delta_b and T given, c_t depends on tokens before t alone, the verdict on up to t."""
     at, D = where % len(response), list(response.divergence)
     D[at] = value
@@ -107,7 +107,7 @@ def test_causal_with_fixed_budget(response: Response, lim: Limits, where: int, v
 
 
 @given(responses((9, 17), all_away=True), limits(), st.integers(0, 8))
-def test_quiet_tail_gives_room(response: Response, lim: Limits, start: int) -> None:
+def test_quiet_tail_gives_room(response, lim, start):
     """theory 27. From where D_t <= delta_b on, c_t never falls again, nor does c_t / w_t once it is not negative."""
     D = [d if t < start else min(d, lim.delta_b) for t, d in enumerate(response.divergence)]
     out = mask(response.replace(divergence=D), lim)
@@ -118,7 +118,7 @@ def test_quiet_tail_gives_room(response: Response, lim: Limits, start: int) -> N
 
 
 @given(responses((5, 9, 17)), limits(w_min=1.0), st.integers(1, 4))
-def test_prefix_enters_by_its_sums(response: Response, lim: Limits, cut: int) -> None:
+def test_prefix_enters_by_its_sums(response, lim, cut):
     """theory 28. A response continued from (S, W) alone decides as the whole: chunks may be processed apart."""
     whole, head, tail = (mask(r, lim) for r in (response, response[:cut], response[cut:]))
     carried = lim.delta_b * head.position_weight.sum() - head.weighted_divergence.sum()
@@ -129,7 +129,7 @@ def test_prefix_enters_by_its_sums(response: Response, lim: Limits, cut: int) ->
 
 
 @given(responses((9, 17)), limits(), st.sampled_from([2.0, 5.0]))
-def test_dynamic_budget_is_sandwiched(response: Response, lim: Limits, cap: float) -> None:
+def test_dynamic_budget_is_sandwiched(response, lim, cap):
     """theory 32. The dynamic mask lies between the fixed ones at delta_b and at cap_factor * delta_b."""
     middle = mask(response, lim, budget="dynamic", cap_factor=cap)
     assert implies(kept(response, lim), middle.token_mask[0].tolist())
@@ -140,7 +140,7 @@ def test_dynamic_budget_is_sandwiched(response: Response, lim: Limits, cap: floa
 
 
 @given(responses((2, 3, 5, 9, 17)), limits())
-def test_the_quantile_ignores_position(response: Response, lim: Limits) -> None:
+def test_the_quantile_ignores_position(response, lim):
     """theory 32, methods 1.2. The budget is a quantile of the unweighted D, here the median: reversing leaves it."""
     median = float(torch.tensor(response.divergence, dtype=torch.float64).quantile(0.5))
     for r in (response, response[::-1]):
@@ -149,7 +149,7 @@ def test_the_quantile_ignores_position(response: Response, lim: Limits) -> None:
 
 
 @given(st.integers(0, 999), st.sampled_from([0.5, 0.9, 1.0]), st.sampled_from([0.0, 1e-9, 0.25]))
-def test_the_search_equals_the_sort(seed: int, q: float, grain: float) -> None:
+def test_the_search_equals_the_sort(seed, q, grain):
     """methods 1.2. The dynamic budget is each response's own quantile to the bit: smooth, crowded and tied values."""
     D = torch.rand((4, 65), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     if grain == 0.25:
@@ -161,14 +161,14 @@ def test_the_search_equals_the_sort(seed: int, q: float, grain: float) -> None:
     assert out.delta_b.tolist() == [reference.dynamic_budget(row, 0.01, 100, q) for row in D.tolist()]
 
 
-def test_large_batches_have_a_quantile() -> None:
+def test_large_batches_have_a_quantile():
     """`torch.quantile` refuses more than 2**24 elements."""
     x = torch.zeros(2, 2**16)
     out = rules.cppo_mask(x, x, torch.ones(2), divergence=torch.full_like(x, 0.03))
     assert out.delta_b.tolist() == pytest.approx([0.03, 0.03])
 
 
-def test_an_empty_response_has_the_floor() -> None:
+def test_an_empty_response_has_the_floor():
     x, valid = torch.full((2, 3), -1.0), torch.tensor([[True] * 3, [False] * 3])
     out = rules.cppo_mask(x + 0.5, x, torch.ones(2), valid, divergence=torch.full((2, 3), 0.03))
     assert out.delta_b.tolist() == pytest.approx([0.03, 0.02])

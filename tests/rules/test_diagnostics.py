@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from minicppo import rules
 from tests.rules.test_methods import BATCHES
-from tests.strategies import Drawn, traces
+from tests.strategies import traces
 from tests.twins import close, token_batch
 
 
 @given(traces(), st.sampled_from(["cppo-soft", "cppo-soft-sigmoid", "cppo-budget-gate"]))
-def test_gates_are_logged_apart_from_masks(drawn: Drawn, name: str) -> None:
+def test_gates_are_logged_apart_from_masks(drawn, name):
     """methods 9. A gate masks nothing: its shares of masked tokens are 0, gate/frac is what it scales."""
     batch = token_batch(*drawn)
     out = rules.get_method(name, delta=0.05, delta_b=0.01)(batch)
@@ -28,7 +28,7 @@ def test_gates_are_logged_apart_from_masks(drawn: Drawn, name: str) -> None:
 
 
 @given(traces(), st.sampled_from(["cppo", "dppo", "grpo", "gspo", "minpro"]))
-def test_diagnostics_do_not_see_padding(drawn: Drawn, name: str) -> None:
+def test_diagnostics_do_not_see_padding(drawn, name):
     """methods P3 and 9. Every logged figure is the same with padding on the left and on the right."""
     batch, method = token_batch(*drawn), rules.get_method(name)
     wide = {}
@@ -41,7 +41,7 @@ def test_diagnostics_do_not_see_padding(drawn: Drawn, name: str) -> None:
         close(there[key], value, 1e-6)
 
 
-def test_reasons_of_whole_responses() -> None:
+def test_reasons_of_whole_responses():
     out = rules.get_method("gspo")(BATCHES["log_probs"])
     assert out.sequence_level
     row = rules.diagnostics(BATCHES["log_probs"], out)
@@ -50,7 +50,7 @@ def test_reasons_of_whole_responses() -> None:
     assert lengths == {"accept/len_1", "accept/len_2", "accept/len_8", "accept/len_16"}
 
 
-def test_dynamic_budget_statistics() -> None:
+def test_dynamic_budget_statistics():
     out = rules.get_method("cppo", delta_b=0.05)(BATCHES["log_probs"])
     row = rules.diagnostics(BATCHES["log_probs"], out)
     assert row["budget/delta_b_min"] == pytest.approx(0.05)
@@ -62,7 +62,7 @@ def test_dynamic_budget_statistics() -> None:
     assert "budget/at_floor" not in free.stats
 
 
-def test_deciles_follow_the_position() -> None:
+def test_deciles_follow_the_position():
     x = torch.full((1, 20), -1.0)
     batch = rules.TokenBatch(x, x, torch.ones(1), divergence=torch.arange(20.0)[None] / 20)
     row = rules.diagnostics(batch, rules.get_method("dppo")(batch))

@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 
 from minicppo import reference, rules
 from minicppo.rules.divergence import DIVERGENCES, ESTIMATES, away_from_mu, needs
-from tests.strategies import Distribution, Drawn, Token, Trace, distributions, tight, tokens, traces
+from tests.strategies import Token, Trace, distributions, tight, tokens, traces
 from tests.twins import close, implies, loop_divergence, near, token_batch
 
 PAIRS = distributions(5), distributions(5)
 
 
 @given(tokens(6, 1), st.sampled_from(["tv", "kl"]))
-def test_finer_partitions_see_more(row: Trace, measure: str) -> None:
+def test_finer_partitions_see_more(row, measure):
     """methods P9. Binary <= Top-K <= Top-(K+1) <= exact, and replace-last <= union, for TV and KL, in both twins."""
     for divergence in (by_loop(row), by_tensors(row)):
         union = [divergence(f"topk_{measure}", k, "union") for k in (1, 2, 3, 4)]
@@ -45,7 +45,7 @@ def by_tensors(row: Trace) -> Callable[[str, int, str], float]:
 
 
 @given(traces(), st.sampled_from(DIVERGENCES + ESTIMATES), st.sampled_from(["union", "replace_last"]))
-def test_divergences_equal_their_loop(drawn: Drawn, kind: str, variant: str) -> None:
+def test_divergences_equal_their_loop(drawn, kind, variant):
     """methods 5. Each divergence and estimate is the loop's; positions without a valid token hold zero."""
     rows, layout = drawn
     D = rules.token_divergence(token_batch(rows, layout, needs(kind)), kind, topk_variant=variant)
@@ -55,7 +55,7 @@ def test_divergences_equal_their_loop(drawn: Drawn, kind: str, variant: str) -> 
 
 
 @given(*PAIRS)
-def test_expectations_under_mu(mu: Distribution, pi: Distribution) -> None:
+def test_expectations_under_mu(mu, pi):
     """methods P9. Enumerated under mu: E|rho - 1| / 2 is exact TV, E[k3] is KL(mu || pi); KL >= 2 TV^2."""
     every, layout = tuple((Token(mu, pi, y, 1.0),) for y in range(len(mu))), tight([1] * len(mu))
     weights, full = torch.tensor(mu, dtype=torch.float64), token_batch(every, layout, "full")
@@ -68,7 +68,7 @@ def test_expectations_under_mu(mu: Distribution, pi: Distribution) -> None:
     close(reference.total_variation(pi, mu), tv[0], 1e-12)
 
 
-def test_kl_where_a_token_has_no_mass() -> None:
+def test_kl_where_a_token_has_no_mass():
     assert reference.kl_divergence((1.0, 0.0), (0.5, 0.5)) == near(math.log(2))
     assert reference.kl_divergence((0.5, 0.5), (1.0, 0.0)) == math.inf
     mu, pi = torch.tensor([[[1.0, 0.0]]]), torch.tensor([[[0.5, 0.5]]])
@@ -78,7 +78,7 @@ def test_kl_where_a_token_has_no_mass() -> None:
 
 
 @given(*PAIRS, st.integers(0, 4))
-def test_predicted_drift_is_a_derivative(mu: Distribution, pi: Distribution, y: int) -> None:
+def test_predicted_drift_is_a_derivative(mu, pi, y):
     """methods 4. The predicted drift is d KL(mu || pi) / d step of a softmax-logit step on log pi(y)."""
     logits = torch.tensor(pi, dtype=torch.float64).log()
     direction = torch.nn.functional.one_hot(torch.tensor(y), len(mu)) - logits.exp()
@@ -91,7 +91,7 @@ def test_predicted_drift_is_a_derivative(mu: Distribution, pi: Distribution, y: 
             assert away_from_mu(batch, "predicted").item() == (advantage * rate > 0)
 
 
-def test_the_predicted_direction_overrides_the_ratio() -> None:
+def test_the_predicted_direction_overrides_the_ratio():
     # rho > 1 and A > 0, yet the step moves mass back from the third token: KL(mu || pi) falls
     token = Token((0.5, 0.3, 0.2), (0.501, 0.019, 0.48), 0, 1.0)
     for needed, name in (("topk", "dppo-topk-kl"), ("full", "dppo-exact-kl")):
@@ -104,7 +104,7 @@ def test_the_predicted_direction_overrides_the_ratio() -> None:
 
 
 @given(traces(size=6))
-def test_lower_scores_keep_more(drawn: Drawn) -> None:
+def test_lower_scores_keep_more(drawn):
     """theory 35. A lower bound on D keeps a superset: exact within Top-K within Binary, with a fixed budget."""
     rows, layout = drawn
     kept = []

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from minicppo import reference, rules
-from tests.strategies import Drawn, Token, multiples, traces
+from tests.strategies import Token, multiples, traces
 from tests.twins import close, loop_divergence, loop_weights, sampled, token_batch
 
 pytestmark = pytest.mark.usefixtures("unchecked_shapes")
@@ -23,7 +23,7 @@ EIGHTHS = multiples(1 / 8, 1, 8)
 
 
 @given(traces(), LOW, HIGH)
-def test_ppo_clips_only_away(drawn: Drawn, low: float, high: float) -> None:
+def test_ppo_clips_only_away(drawn, low, high):
     """methods 3.1. PPO masks exactly the tokens beyond the clip that move away from mu."""
     batch = token_batch(*drawn)
     out = rules.get_method("ppo", clip_low=low, clip_high=high)(batch)
@@ -33,7 +33,7 @@ def test_ppo_clips_only_away(drawn: Drawn, low: float, high: float) -> None:
 
 
 @given(traces(), multiples(1 / 4, 1, 8), multiples(1 / 4, 0, 3))
-def test_cispo_bounds_every_weight(drawn: Drawn, w_max: float, w_low: float) -> None:
+def test_cispo_bounds_every_weight(drawn, w_max, w_low):
     """methods 3.3. CISPO's weight is the ratio held within [w_low, w_max], and no token is masked."""
     assume(w_low <= w_max)
     batch = token_batch(*drawn)
@@ -43,7 +43,7 @@ def test_cispo_bounds_every_weight(drawn: Drawn, w_max: float, w_low: float) -> 
 
 
 @given(traces(most=1), st.integers(0, 7))
-def test_minpro_looks_back_only(drawn: Drawn, where: int) -> None:
+def test_minpro_looks_back_only(drawn, where):
     """methods 3.4. The weight at t does not see later tokens, is rho at t = 1, falls when an earlier ratio falls."""
     (row,), layout = drawn
     at = where % len(row)
@@ -58,7 +58,7 @@ def test_minpro_looks_back_only(drawn: Drawn, where: int) -> None:
 
 
 @given(traces())
-def test_gspo_shares_one_weight(drawn: Drawn) -> None:
+def test_gspo_shares_one_weight(drawn):
     """methods 3.7. All kept tokens of a response share GSPO's weight, the geometric mean of its ratios."""
     rows, layout = drawn
     out = rules.get_method("gspo", clip_low=0.999, clip_high=1e3)(token_batch(rows, layout))
@@ -68,7 +68,7 @@ def test_gspo_shares_one_weight(drawn: Drawn) -> None:
 
 
 @given(traces(), st.sampled_from([n for n in rules.METHODS if n.startswith("trm")]))
-def test_trm_keeps_or_rejects_whole(drawn: Drawn, name: str) -> None:
+def test_trm_keeps_or_rejects_whole(drawn, name):
     """methods 3.6. TRM gives a response rho everywhere or zero everywhere, whatever the signs of A and of rho - 1."""
     rows, layout = drawn
     method = rules.get_method(name)
@@ -82,7 +82,7 @@ def test_trm_keeps_or_rejects_whole(drawn: Drawn, name: str) -> None:
 
 
 @given(traces())
-def test_trm_both_is_the_conjunction(drawn: Drawn) -> None:
+def test_trm_both_is_the_conjunction(drawn):
     """methods 3.6. The AND of the two TRM limits accepts exactly what each accepts."""
     batch = token_batch(*drawn, "topk")
     both, largest, mean = (
@@ -93,7 +93,7 @@ def test_trm_both_is_the_conjunction(drawn: Drawn) -> None:
 
 
 @given(traces())
-def test_sapo_peaks_on_policy(drawn: Drawn) -> None:
+def test_sapo_peaks_on_policy(drawn):
     """methods 3.8. The gate 4 p (1 - p) is at most 1, reached only at rho = 1; a negative A falls off faster."""
     batch = token_batch(*drawn)
     ratio, negative = batch.ratio[batch.mask], batch.advantages[batch.mask] < 0
@@ -107,7 +107,7 @@ def test_sapo_peaks_on_policy(drawn: Drawn) -> None:
 
 
 @given(traces(), multiples(1 / 8, 1, 16))
-def test_drpo_pulls_back(drawn: Drawn, delta: float) -> None:
+def test_drpo_pulls_back(drawn, delta):
     """methods 3.9. weight / rho is 1 -+ |pi - mu| / delta: below 1 away from mu, above 1 toward it."""
     batch = token_batch(*drawn)
     D = (batch.log_probs.exp() - batch.rollout_log_probs.exp()).abs()
@@ -116,7 +116,7 @@ def test_drpo_pulls_back(drawn: Drawn, delta: float) -> None:
 
 
 @given(traces(), multiples(1 / 4, 1, 12))
-def test_the_ratio_cap_bounds_the_weight(drawn: Drawn, cap: float) -> None:
+def test_the_ratio_cap_bounds_the_weight(drawn, cap):
     """methods 3.5. With a ratio cap C, g = M min(rho, C), and the capped share is logged."""
     batch = token_batch(*drawn)
     for name in ("dppo", "cppo"):
@@ -128,7 +128,7 @@ def test_the_ratio_cap_bounds_the_weight(drawn: Drawn, cap: float) -> None:
 
 
 @given(traces(), multiples(1 / 64, 1, 16))
-def test_dppo_masks_only_far_and_away(drawn: Drawn, delta: float) -> None:
+def test_dppo_masks_only_far_and_away(drawn, delta):
     """methods 3.5. DPPO masks exactly the tokens with D > delta that move away from mu."""
     rows, layout = drawn
     for name, kind in (("dppo", "binary_tv"), ("dppo-exact-kl", "exact_kl")):
@@ -141,7 +141,7 @@ def test_dppo_masks_only_far_and_away(drawn: Drawn, delta: float) -> None:
 
 
 @given(traces(), st.sampled_from([("binary_tv", "log_probs"), ("topk_tv", "topk"), ("exact_kl", "full")]))
-def test_dppo_is_cppo_unweighted_unbudgeted(drawn: Drawn, kind: tuple[str, str]) -> None:
+def test_dppo_is_cppo_unweighted_unbudgeted(drawn, kind):
     """methods P2. For each divergence, DPPO is CPPO with w = 1 and no budget; position weights alone only add."""
     batch, common = token_batch(*drawn, kind[1]), {"delta": 0.15001, "divergence": kind[0]}
     dppo = rules.get_method("dppo", **common)(batch)
@@ -152,7 +152,7 @@ def test_dppo_is_cppo_unweighted_unbudgeted(drawn: Drawn, kind: tuple[str, str])
 
 
 @given(traces(), EIGHTHS, EIGHTHS, st.sampled_from(["dynamic", "fixed", "off"]))
-def test_decoupled_weights_act_on_their_own_test(drawn: Drawn, w_min: float, budget_w_min: float, budget: str) -> None:
+def test_decoupled_weights_act_on_their_own_test(drawn, w_min, budget_w_min, budget):
     """ours, theory 2. With one weight the decoupled rule is CPPO; with two its loop, and c_t limits w_t D_t."""
     rows, layout = drawn
     batch, common = token_batch(rows, layout), {"w_min": w_min, "delta": 0.10001, "delta_b": 0.01001, "budget": budget}
@@ -183,7 +183,7 @@ def is_native(name: str, batch: rules.TokenBatch, objective: Callable[[Tensor, T
 
 
 @given(traces(), LOW, HIGH)
-def test_ppo_native(drawn: Drawn, low: float, high: float) -> None:
+def test_ppo_native(drawn, low, high):
     """methods 0 PPO: -min(rho A, clip(rho) A)."""
     batch = token_batch(*drawn)
     A = batch.advantages[batch.mask]
@@ -192,7 +192,7 @@ def test_ppo_native(drawn: Drawn, low: float, high: float) -> None:
 
 
 @given(traces(), st.sampled_from(["cppo", "cppo-fixed", "dppo", "cppo-no-budget"]))
-def test_cppo_native(drawn: Drawn, name: str) -> None:
+def test_cppo_native(drawn, name):
     """methods 0: UniRL's A rho keep, and verl's A sg(min(rho, C)) log pi keep with its cap."""
     batch, delta = token_batch(*drawn), 0.15001
     A, keep = batch.advantages[batch.mask], rules.get_method(name, delta=delta)(batch).token_mask[batch.mask]
@@ -201,7 +201,7 @@ def test_cppo_native(drawn: Drawn, name: str) -> None:
 
 
 @given(traces(most=1), multiples(1 / 4, 1, 8))
-def test_clipped_weight_native(drawn: Drawn, w_max: float) -> None:
+def test_clipped_weight_native(drawn, w_max):
     """methods 0 CISPO and MinPRO: sg(w) A log pi; the prefix minimum is spelled out."""
     batch = token_batch(*drawn)
     A, ratio = batch.advantages[batch.mask], batch.ratio[batch.mask]
@@ -211,7 +211,7 @@ def test_clipped_weight_native(drawn: Drawn, w_max: float) -> None:
 
 
 @given(traces(most=1), LOW, HIGH)
-def test_gspo_native(drawn: Drawn, low: float, high: float) -> None:
+def test_gspo_native(drawn, low, high):
     """methods 0 GSPO's token form: s_t = sg(s) pi / sg(pi) in min(s A, clip(s) A)."""
     batch = token_batch(*drawn)
     A = batch.advantages[batch.mask]
@@ -224,7 +224,7 @@ def test_gspo_native(drawn: Drawn, low: float, high: float) -> None:
 
 
 @given(traces())
-def test_sapo_native(drawn: Drawn) -> None:
+def test_sapo_native(drawn):
     """methods 0 SAPO: f(rho) A with f = (4 / tau) sigmoid(tau (rho - 1)), tau by the sign of A."""
     batch = token_batch(*drawn)
     A = batch.advantages[batch.mask]
@@ -233,7 +233,7 @@ def test_sapo_native(drawn: Drawn) -> None:
 
 
 @given(traces(), multiples(1 / 4, 1, 8), st.booleans())
-def test_drpo_native(drawn: Drawn, delta: float, weighted: bool) -> None:
+def test_drpo_native(drawn, delta, weighted):
     """methods 0 DRPO: rho A - |A| mu (rho - 1)^2 / (2 delta); SPO drops the mu."""
     batch = token_batch(*drawn)
     A, mu = batch.advantages[batch.mask], batch.rollout_log_probs[batch.mask].exp() if weighted else 1.0
@@ -242,7 +242,7 @@ def test_drpo_native(drawn: Drawn, delta: float, weighted: bool) -> None:
 
 
 @given(traces(), st.sampled_from(["trm-max-exact", "trm-avg-exact"]))
-def test_trm_native(drawn: Drawn, name: str) -> None:
+def test_trm_native(drawn, name):
     """methods 0 TRM: M(y) rho A, M a constant of the whole response."""
     rows, layout = drawn
     batch, accepted = token_batch(rows, layout, "full"), []

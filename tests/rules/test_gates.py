@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from minicppo import reference, rules
 from minicppo.rules.gates import charge_what_passes, gate_values
-from tests.strategies import Limits, Response, limits, responses
+from tests.strategies import limits, responses
 from tests.twins import close, mask, steps
 
 pytestmark = pytest.mark.usefixtures("unchecked_shapes")
@@ -23,7 +23,7 @@ def gates(out: rules.CPPOMask, kind: str) -> list[float]:
 
 
 @given(responses(), limits(), st.sampled_from(["reciprocal", "sigmoid"]))
-def test_soft_gate_is_one_where_kept(response: Response, lim: Limits, kind: str) -> None:
+def test_soft_gate_is_one_where_kept(response, lim, kind):
     """theory 24 and 25, methods P8. 1 exactly where the mask keeps, in (0, 1) elsewhere, x g(x) <= 1; twins agree."""
     loop = steps(response, lim)
     by_loop = reference.soft_gate(loop, delta=lim.delta, delta_b=lim.delta_b, kind=kind)
@@ -40,7 +40,7 @@ def test_soft_gate_is_one_where_kept(response: Response, lim: Limits, kind: str)
 
 
 @given(responses(), limits())
-def test_water_filling_keeps_the_budget(response: Response, lim: Limits) -> None:
+def test_water_filling_keeps_the_budget(response, lim):
     """ours. With the causal gate the running sum of g Z never exceeds the budget (toward tokens too are charged)."""
     loop, spent = steps(response, lim), 0.0
     mine = gates(mask(response, lim), "budget")
@@ -53,7 +53,7 @@ def test_water_filling_keeps_the_budget(response: Response, lim: Limits) -> None
 
 
 @given(responses(all_away=True), limits())
-def test_water_filling_fills_the_room(response: Response, lim: Limits) -> None:
+def test_water_filling_fills_the_room(response, lim):
     """ours. A token the gate cuts is cut to the room left, no less; without a budget the room is delta."""
     loop, mine = steps(response, lim, budget="off"), gates(mask(response, lim, budget="off"), "budget")
     close(mine, reference.budget_gate(loop, delta=lim.delta, delta_b=None), 1e-12)

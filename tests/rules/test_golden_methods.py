@@ -25,9 +25,7 @@ from tests.twins import log_response, loop_divergence, loop_weights, near, token
         (0.30, 0.50, 0.20, 0.082283, 0.087177, 0, 0, 0),
     ],
 )
-def test_d1_binary(
-    mu: float, pi: float, tv: float, kl: float, reverse: float, ppo: int, by_tv: int, by_kl: int
-) -> None:
+def test_d1_binary(mu, pi, tv, kl, reverse, ppo, by_tv, by_kl):
     away = 1.0 if pi > mu else -1.0
     two = lambda p: (p, 1 - p)  # noqa: E731
     row = (Token(two(mu), two(pi), 0, away),)
@@ -55,7 +53,7 @@ D2 = Token((0.50, 0.25, 0.10, 0.08, 0.05, 0.02), (0.40, 0.20, 0.24, 0.05, 0.03, 
         ("exact", "union", 0.20, 0.115226, False),
     ],
 )
-def test_d2_topk(name: str, variant: str, tv: float, kl: float, kept: bool) -> None:
+def test_d2_topk(name, variant, tv, kl, kept):
     needs = {"binary": "log_probs", "topk": "topk", "exact": "full"}[name]
     for advantage, verdict in ((-1.0, kept), (1.0, True)):
         row = (Token(D2.mu, D2.pi, D2.sampled, advantage),)
@@ -69,7 +67,7 @@ def test_d2_topk(name: str, variant: str, tv: float, kl: float, kept: bool) -> N
         assert (loop_weights(m, row, width=1)[0] > 0) is verdict
 
 
-def test_d2_partitions() -> None:
+def test_d2_partitions():
     assert reference.topk_partition(D2.mu, 2, 3) == [(0,), (1,), (3,), (2, 4, 5)]
     assert reference.topk_partition(D2.mu, 2, 3, "replace_last") == [(0,), (3,), (1, 2, 4, 5)]
     assert reference.topk_partition(D2.mu, 2, 1) == [(0,), (1,), (2, 3, 4, 5)]
@@ -77,7 +75,7 @@ def test_d2_partitions() -> None:
 
 
 @pytest.mark.parametrize("advantage", [1.0, 0.0, -1.0])
-def test_d3_ratio_one_but_drift(advantage: float) -> None:
+def test_d3_ratio_one_but_drift(advantage):
     row = (Token((0.5, 0.3, 0.2), (0.5, 0.1, 0.4), 0, advantage),)
     batch = token_batch((row,), tight([1]), "full")
     assert rules.token_divergence(batch, "exact_tv").item() == near(0.2)
@@ -104,7 +102,7 @@ TRM = (
 
 
 @pytest.mark.parametrize("name", T1)
-def test_t1_trm(name: str) -> None:
+def test_t1_trm(name):
     D, largest, mean, verdicts = T1[name]
     assert (max(D), sum(D) / len(D)) == near((largest, mean))
     mu, pi = [0.5] * len(D), [0.55] * len(D)
@@ -118,7 +116,7 @@ def test_t1_trm(name: str) -> None:
         assert g == near([1.1 * verdict] * len(D))
 
 
-def test_t2_estimates() -> None:
+def test_t2_estimates():
     mu, rho = [0.5] * 3, [1.1, 0.9, 1.05]
     batch = rules.TokenBatch(**log_response(mu, [m * r for m, r in zip(mu, rho, strict=True)], 1.0))
     expected = [0.00468982, 0.00536052, 0.00120984]
@@ -129,7 +127,7 @@ def test_t2_estimates() -> None:
     assert -batch.log_ratio.mean().item() == near(-0.01291328, 1e-8)  # k1: negative, so "k1 <= delta" passes silently
 
 
-def test_t3_denominator() -> None:
+def test_t3_denominator():
     g = torch.tensor([[1.1] * 3, [0.0] * 3])
     x, ones, valid = torch.zeros(2, 3), torch.ones(2), torch.ones(2, 3, dtype=torch.bool)
     assert rules.policy_loss(x, g, ones, valid, loss_agg_mode="token-mean").item() == near(-0.55, 1e-6)
@@ -155,14 +153,14 @@ def ratio_batch(rho: list[float], valid: list[int] | None = None, advantage: flo
         ([1.5, 1.4, 4, 0.5], {"w_max": 5.0}, [1.5, 2.1, 5, 0.7]),  # M2
     ],
 )
-def test_m_minpro(rho: list[float], options: dict[str, float], weights: list[float]) -> None:
+def test_m_minpro(rho, options, weights):
     batch = ratio_batch(rho)
     out = rules.get_method("minpro", **options)(batch)
     assert out.weight[0].tolist() == near(weights, 1e-6)
     assert LOOPS["minpro"](Response([0.1] * 4, [0.1 * r for r in rho], [1.0] * 4), **options) == near(weights)
 
 
-def test_m1_gradient() -> None:
+def test_m1_gradient():
     batch = ratio_batch([0.9, 1.2, 0.5, 1.1])
     x = batch.log_probs.clone().requires_grad_()
     g = rules.get_method("minpro")(batch).weight
@@ -170,21 +168,21 @@ def test_m1_gradient() -> None:
     assert x.grad[0].tolist() == near([-0.225, -0.27, -0.1125, -0.1375], 1e-7)
 
 
-def test_m3_tool_token() -> None:
+def test_m3_tool_token():
     out = rules.get_method("minpro")(ratio_batch([0.9, 0.1, 1.0], [1, 0, 1]))
     assert out.weight[0].tolist() == near([0.9, 0, 0.9], 1e-6)
     assert LOOPS["minpro"](Response([0.5] * 2, [0.45, 0.5], [1.0] * 2), w_max=5.0) == near([0.9, 0.9])
     assert out.stats["minpro/rho_min"].item() == near(0.9, 1e-6)
 
 
-def test_cispo() -> None:
+def test_cispo():
     rho = [0.2, 1, 7]
     assert rules.get_method("cispo")(ratio_batch(rho)).weight[0].tolist() == near([0.2, 1, 5], 1e-6)
     assert LOOPS["cispo"](Response([0.1] * 3, [0.1 * r for r in rho], [1.0] * 3), w_max=5.0) == near([0.2, 1, 5])
 
 
 @pytest.mark.parametrize(("advantage", "kept"), [(1.0, False), (-1.0, True)])
-def test_gspo(advantage: float, kept: bool) -> None:
+def test_gspo(advantage, kept):
     rho = [1.1, 0.9, 1.05]
     s = 1.0129970 * kept
     out = rules.get_method("gspo")(ratio_batch(rho, advantage=advantage))
@@ -198,7 +196,7 @@ def test_gspo(advantage: float, kept: bool) -> None:
     ("rho", "advantage", "gate"),
     [(1.5, 1.0, 0.940015), (1.5, -1.0, 0.934140), (3.0, 1.0, 0.419974), (3.0, -1.0, 0.388779), (3.0, 0.0, 0.388779)],
 )
-def test_sapo(rho: float, advantage: float, gate: float) -> None:
+def test_sapo(rho, advantage, gate):
     weight = rules.get_method("sapo")(ratio_batch([rho], advantage=advantage)).weight.item()
     assert weight / rho == near(gate, 1e-6)
     (loop,) = LOOPS["sapo"](Response([0.1], [0.1 * rho], [advantage]), tau_pos=1.0, tau_neg=1.05)
@@ -213,7 +211,7 @@ def test_sapo(rho: float, advantage: float, gate: float) -> None:
         (0.9, 0.1, -1.0, None, 0.936),
     ],
 )
-def test_drpo(mu: float, pi: float, advantage: float, objective: float | None, gate: float) -> None:
+def test_drpo(mu, pi, advantage, objective, gate):
     rho = pi / mu
     batch = rules.TokenBatch(**log_response([mu], [pi], advantage))
     assert rules.get_method("drpo")(batch).weight.item() / rho == near(gate, 1e-6)
@@ -235,7 +233,7 @@ def test_drpo(mu: float, pi: float, advantage: float, objective: float | None, g
         ("seq-mean-token-sum-norm", 4, 0.875),
     ],
 )
-def test_aggregation(mode: str, horizon: int | None, expected: float) -> None:
+def test_aggregation(mode, horizon, expected):
     values = torch.tensor([[4.0, math.nan, math.inf], [1.0, 1.0, 1.0]])
     valid = torch.tensor([[True, False, False], [True] * 3])
     assert rules.aggregate(values, valid, mode, horizon=horizon).item() == expected
@@ -250,7 +248,7 @@ def test_aggregation(mode: str, horizon: int | None, expected: float) -> None:
         (False, 1, [0.75, -0.25, -0.25, -0.25]),
     ],
 )
-def test_advantages(normalize: bool, ddof: int, expected: list[float]) -> None:
+def test_advantages(normalize, ddof, expected):
     rewards = [1.0, 0.0, 0.0, 0.0]
     out = rules.group_advantages(torch.tensor(rewards), 4, normalize_std=normalize, ddof=ddof)
     assert out.advantages.tolist() == near(expected, 1e-5)
@@ -258,7 +256,7 @@ def test_advantages(normalize: bool, ddof: int, expected: list[float]) -> None:
     assert reference.group_advantages(rewards, normalize, ddof) == near(expected, 1e-5)
 
 
-def test_equal_rewards_are_dropped() -> None:
+def test_equal_rewards_are_dropped():
     out = rules.group_advantages(torch.tensor([1.0, 1.0, 1.0, 0.0]), 2)
     assert out.advantages.tolist() == [0, 0, 0.5, -0.5]
     assert out.kept.tolist() == [False, False, True, True]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from minicppo import reference, rules
 from minicppo.rules import LOSS_AGG_MODES
-from tests.strategies import BYTES, Drawn, Layout, Limits, Response, limits, picks, responses, signed, tight, traces
+from tests.strategies import BYTES, Drawn, Layout, limits, picks, responses, signed, tight, traces
 from tests.twins import close, mask, token_batch
 
 MODES = st.sampled_from(LOSS_AGG_MODES)
@@ -37,7 +37,7 @@ def ragged(layout: Layout, batch: rules.TokenBatch, g: Tensor) -> tuple[list[lis
 
 
 @given(SHAPES, MODES, st.integers(1, 64))
-def test_aggregation_equals_its_loop(drawn: Drawn, mode: str, horizon: int) -> None:
+def test_aggregation_equals_its_loop(drawn, mode, horizon):
     """methods 6. Each aggregation of valid tokens is the loop's, whatever padding holds."""
     rows, layout = drawn
     values = [[t.advantage * t.mu[0] for t in row] for row in rows]
@@ -46,7 +46,7 @@ def test_aggregation_equals_its_loop(drawn: Drawn, mode: str, horizon: int) -> N
 
 
 @given(SHAPES, BYTES, MODES)
-def test_masking_keeps_the_denominator(drawn: Drawn, raw: bytes, mode: str) -> None:
+def test_masking_keeps_the_denominator(drawn, raw, mode):
     """methods P10. The loss is the loop's -agg(g A) over all valid tokens: masked ones still count."""
     batch, g = weighted(drawn, raw)
     loss, half = (
@@ -58,7 +58,7 @@ def test_masking_keeps_the_denominator(drawn: Drawn, raw: bytes, mode: str) -> N
 
 
 @given(SHAPES, BYTES, MODES)
-def test_value_is_minus_weighted_advantage(drawn: Drawn, raw: bytes, mode: str) -> None:
+def test_value_is_minus_weighted_advantage(drawn, raw, mode):
     """methods 0. The loss's value is -agg(g A), and it is differentiable in log pi alone."""
     batch, g = weighted(drawn, raw)
     weight, advantages = g.requires_grad_(), batch.advantages.clone().requires_grad_()
@@ -71,7 +71,7 @@ def test_value_is_minus_weighted_advantage(drawn: Drawn, raw: bytes, mode: str) 
 
 
 @given(SHAPES, BYTES, MODES)
-def test_gradient_is_frozen_finite_difference(drawn: Drawn, raw: bytes, mode: str) -> None:
+def test_gradient_is_frozen_finite_difference(drawn, raw, mode):
     """methods P6. The gradient is the finite difference of the loop's loss with g frozen: nothing flows through g."""
     layout, (batch, g) = drawn[1], weighted(drawn, raw)
     found = gradient(
@@ -90,7 +90,7 @@ def test_gradient_is_frozen_finite_difference(drawn: Drawn, raw: bytes, mode: st
 
 
 @given(responses(), limits())
-def test_masked_tokens_have_no_gradient(response: Response, lim: Limits) -> None:
+def test_masked_tokens_have_no_gradient(response, lim):
     """theory gradient, methods P6. d loss / d log pi = -M rho A / count: exactly zero where masked."""
     M = mask(response, lim).token_mask.double()
     x, A = (torch.tensor([v], dtype=torch.float64) for v in (response.log_ratio, response.advantages))
@@ -101,7 +101,7 @@ def test_masked_tokens_have_no_gradient(response: Response, lim: Limits) -> None
 
 
 @given(traces(most=3, lengths=(1, 2, 3)), BYTES, MODES, st.sampled_from([torch.float32, torch.float64]))
-def test_micro_batches_add_up(drawn: Drawn, raw: bytes, mode: str, dtype: torch.dtype) -> None:
+def test_micro_batches_add_up(drawn, raw, mode, dtype):
     """methods P3 and P10. One response at a time with the step's totals gives the whole batch's gradient: exactly in
     log pi, to 1e-12 in a shared parameter in float64, 1e-6 in float32."""
     rows, layout = drawn
@@ -125,7 +125,7 @@ def test_micro_batches_add_up(drawn: Drawn, raw: bytes, mode: str, dtype: torch.
 
 
 @given(SHAPES, BYTES, MODES, st.booleans())
-def test_packed_loss_equals_padded(drawn: Drawn, raw: bytes, mode: str, by_response: bool) -> None:
+def test_packed_loss_equals_padded(drawn, raw, mode, by_response):
     """methods P3. The loss of packed input has the padded loss's value and gradient, A by token or by response."""
     layout, (batch, g) = drawn[1], weighted(drawn, raw)
     A = torch.arange(1.0, len(drawn[0]) + 1, dtype=torch.float64) if by_response else batch.advantages
@@ -140,7 +140,7 @@ def test_packed_loss_equals_padded(drawn: Drawn, raw: bytes, mode: str, by_respo
 
 
 @given(SHAPES, MODES)
-def test_padding_never_reaches_the_gradient(drawn: Drawn, mode: str) -> None:
+def test_padding_never_reaches_the_gradient(drawn, mode):
     """methods P3. NaN and infinities on invalid positions change neither loss nor gradient."""
     rows, layout = drawn
     found = []

@@ -21,7 +21,7 @@ AWAY = responses(all_away=True)
 
 
 @given(responses(), limits())
-def test_toward_is_always_kept(response: Response, lim: Limits) -> None:
+def test_toward_is_always_kept(response, lim):
     """theory 08. A token that moves toward mu, or has A = 0 or rho = 1, is kept whatever its divergence."""
     drifted = response.replace(divergence=[d + 1 for d in response.divergence])
     out, loop = mask(drifted, lim), steps(drifted, lim)
@@ -30,7 +30,7 @@ def test_toward_is_always_kept(response: Response, lim: Limits) -> None:
 
 
 @given(responses(), limits(), st.lists(st.sampled_from([2.0**-20, 0.5, 2.0, 1024.0]), min_size=17, max_size=17))
-def test_size_of_the_advantage_is_free(response: Response, lim: Limits, scales: list[float]) -> None:
+def test_size_of_the_advantage_is_free(response, lim, scales):
     """theory 09. Scaling each token's advantage by a positive factor leaves the mask unchanged."""
     scaled = response.replace(advantages=[a * x for a, x in zip(response.advantages, scales, strict=False)])
     for keeps in TWINS:
@@ -38,7 +38,7 @@ def test_size_of_the_advantage_is_free(response: Response, lim: Limits, scales: 
 
 
 @given(responses(), limits())
-def test_only_the_sign_matters(response: Response, lim: Limits) -> None:
+def test_only_the_sign_matters(response, lim):
     """theory 10, methods P7. Only sign(A (rho - 1)) enters: turning both around leaves the mask as it was."""
     mirrored = Response(response.divergence, *(tuple(-x for x in v) for v in (response.log_ratio, response.advantages)))
     for keeps in TWINS:
@@ -46,7 +46,7 @@ def test_only_the_sign_matters(response: Response, lim: Limits) -> None:
 
 
 @given(responses(), limits())
-def test_sign_flip_swaps_roles(response: Response, lim: Limits) -> None:
+def test_sign_flip_swaps_roles(response, lim):
     """methods P7. A -> -A swaps toward and away; with rho != 1 at least one sign keeps the token."""
     flipped = response.replace(advantages=[-a for a in response.advantages])
     one, two = mask(response, lim), mask(flipped, lim)
@@ -60,21 +60,21 @@ def test_sign_flip_swaps_roles(response: Response, lim: Limits) -> None:
 
 
 @given(AWAY, limits(), multiples(1 / 64, 1, 16))
-def test_larger_delta_keeps_more(response: Response, lim: Limits, more: float) -> None:
+def test_larger_delta_keeps_more(response, lim, more):
     """theory 11, methods P4. Monotone in delta."""
     for keeps in TWINS:
         assert implies(keeps(response, lim), keeps(response, lim.replace(delta=lim.delta + more)))
 
 
 @given(AWAY, limits(), multiples(1 / 256, 1, 16))
-def test_larger_budget_keeps_more(response: Response, lim: Limits, more: float) -> None:
+def test_larger_budget_keeps_more(response, lim, more):
     """theory 12, methods P4. Monotone in a fixed delta_b."""
     for keeps in TWINS:
         assert implies(keeps(response, lim), keeps(response, lim.replace(delta_b=lim.delta_b + more)))
 
 
 @given(AWAY, limits(), st.lists(multiples(1 / 64, 0, 4), min_size=17, max_size=17))
-def test_more_drift_keeps_less(response: Response, lim: Limits, extra: list[float]) -> None:
+def test_more_drift_keeps_less(response, lim, extra):
     """theory 13. Antitone in D, with a fixed budget."""
     worse = response.replace(divergence=[d + x for d, x in zip(response.divergence, extra, strict=False)])
     for keeps in TWINS:
@@ -82,7 +82,7 @@ def test_more_drift_keeps_less(response: Response, lim: Limits, extra: list[floa
 
 
 @given(AWAY, limits(), multiples(1 / 8, 1, 8))
-def test_smaller_w_min_relaxes_the_cap(response: Response, lim: Limits, other: float) -> None:
+def test_smaller_w_min_relaxes_the_cap(response, lim, other):
     """theory 14. Without a prefix budget a smaller w_min only keeps more (with one it need not: test_refuted.py)."""
     small, large = sorted((lim.w_min, other))
     for keeps in TWINS:
@@ -91,7 +91,7 @@ def test_smaller_w_min_relaxes_the_cap(response: Response, lim: Limits, other: f
 
 
 @given(responses(), limits())
-def test_no_drift_keeps_all(response: Response, lim: Limits) -> None:
+def test_no_drift_keeps_all(response, lim):
     """theory 30. D = 0 everywhere keeps every token, under every budget."""
     still = response.replace(divergence=[0.0] * len(response))
     for keeps in TWINS:
@@ -99,7 +99,7 @@ def test_no_drift_keeps_all(response: Response, lim: Limits) -> None:
 
 
 @given(AWAY, limits(), multiples(1 / 64, 1, 32))
-def test_capping_outliers_keeps_more(response: Response, lim: Limits, cap: float) -> None:
+def test_capping_outliers_keeps_more(response, lim, cap):
     """theory 38. Winsorising D at any level keeps a superset."""
     capped = response.replace(divergence=[min(d, cap) for d in response.divergence])
     for keeps in TWINS:
@@ -107,7 +107,7 @@ def test_capping_outliers_keeps_more(response: Response, lim: Limits, cap: float
 
 
 @given(AWAY, limits(), multiples(1 / 64, 1, 16))
-def test_capping_above_the_allowance_is_free(response: Response, lim: Limits, above: float) -> None:
+def test_capping_above_the_allowance_is_free(response, lim, above):
     """theory 39. Without a budget, winsorising D above delta / w_min leaves the mask unchanged."""
     cap = lim.delta / lim.w_min + above
     capped = response.replace(divergence=[min(d, cap) for d in response.divergence])
@@ -124,7 +124,7 @@ def dppo_keeps(response: Response, delta: float) -> list[bool]:
 
 
 @given(responses(), limits(w_min=1.0), st.sampled_from([1.0, 4.0, math.inf]))
-def test_dppo_without_weights_and_budget(response: Response, lim: Limits, delta_b: float) -> None:
+def test_dppo_without_weights_and_budget(response, lim, delta_b):
     """theory 15, methods P2. w = 1 and delta_b >= 1 is DPPO exactly; a huge delta on top keeps everything."""
     loose = lim.replace(delta_b=delta_b)
     assert kept(response, loose) == dppo_keeps(response, lim.delta)
@@ -134,7 +134,7 @@ def test_dppo_without_weights_and_budget(response: Response, lim: Limits, delta_
 
 
 @given(AWAY, limits())
-def test_below_budget_the_cap_decides(response: Response, lim: Limits) -> None:
+def test_below_budget_the_cap_decides(response, lim):
     """theory 16. While D_j <= delta_b for all j < t, the token test alone decides token t."""
     out = mask(response, lim)
     for t in range(len(response)):
@@ -144,21 +144,21 @@ def test_below_budget_the_cap_decides(response: Response, lim: Limits) -> None:
 
 
 @given(responses(), limits(w_min=1.0))
-def test_without_weights_below_dppo(response: Response, lim: Limits) -> None:
+def test_without_weights_below_dppo(response, lim):
     """theory 17. With w = 1 CPPO keeps a subset of what DPPO keeps."""
     for keeps in TWINS:
         assert implies(keeps(response, lim), dppo_keeps(response, lim.delta))
 
 
 @given(responses(), limits())
-def test_the_budget_only_masks(response: Response, lim: Limits) -> None:
+def test_the_budget_only_masks(response, lim):
     """theory 18. CPPO keeps a subset of what its position weights alone keep."""
     for keeps in TWINS:
         assert implies(keeps(response, lim), keeps(response, lim, budget="off"))
 
 
 @given(AWAY, limits())
-def test_the_first_token_is_dppo(response: Response, lim: Limits) -> None:
+def test_the_first_token_is_dppo(response, lim):
     """theory 21, methods P2. I_1 holds iff D_1 <= delta, inclusive."""
     tie = response.replace(divergence=[lim.delta, *response.divergence[1:]])
     for keeps in TWINS:
@@ -167,7 +167,7 @@ def test_the_first_token_is_dppo(response: Response, lim: Limits) -> None:
 
 
 @given(limits(), st.sampled_from([0.25, 0.5, 1.0]), multiples(1 / 64, 0, 8))
-def test_both_tests_are_inclusive(lim: Limits, w_min: float, first: float) -> None:
+def test_both_tests_are_inclusive(lim, w_min, first):
     """theory 21. A second token whose Z_2 equals c_2 exactly is kept; a grain more is masked."""
     lim = lim.replace(w_min=w_min)
     c = min(lim.delta, lim.delta + lim.delta_b - first)
@@ -178,7 +178,7 @@ def test_both_tests_are_inclusive(lim: Limits, w_min: float, first: float) -> No
 
 
 @given(responses(), limits(), st.sampled_from([0.25, 0.5, 2.0]))
-def test_scaling_divergence_and_limits(response: Response, lim: Limits, factor: float) -> None:
+def test_scaling_divergence_and_limits(response, lim, factor):
     """theory 22. (D, delta, delta_b) scaled together leave the mask, and scale c_t."""
     scaled = response.replace(divergence=[d * factor for d in response.divergence])
     wider = Limits(lim.delta * factor, lim.delta_b * factor, lim.w_min)
@@ -189,7 +189,7 @@ def test_scaling_divergence_and_limits(response: Response, lim: Limits, factor: 
 
 
 @given(responses(), limits(), st.sampled_from([0.25, 0.5, 2.0]))
-def test_scaling_weights_and_delta(response: Response, lim: Limits, factor: float) -> None:
+def test_scaling_weights_and_delta(response, lim, factor):
     """theory 23. (w, delta) scaled together leave the loop's mask: only delta / w is a limit on D."""
     weights = reference.linear_weights(len(response), lim.w_min)
     scaled = reference.cppo_steps(
@@ -204,7 +204,7 @@ def test_scaling_weights_and_delta(response: Response, lim: Limits, factor: floa
 
 
 @given(responses((5, 9)), limits(w_min=1.0), st.permutations(range(8)))
-def test_order_blind_without_weights(response: Response, lim: Limits, order: list[int]) -> None:
+def test_order_blind_without_weights(response, lim, order):
     """theory 36. With w = 1 the last token's verdict does not depend on the order of the tokens before it."""
     last = len(response) - 1
     shuffled = response[[*(i for i in order if i < last), last]]
@@ -215,7 +215,7 @@ def test_order_blind_without_weights(response: Response, lim: Limits, order: lis
 # --- precision --------------------------------------------------------------------------------------------------------
 
 
-def test_single_precision_suffices() -> None:
+def test_single_precision_suffices():
     """methods P13. float32 input decides 99.99 % of the tokens of critical 8192-token responses as the float64 loop."""
     for seed in range(3):
         generator, shape = torch.Generator().manual_seed(seed), (2, 8192)

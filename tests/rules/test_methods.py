@@ -14,7 +14,7 @@ import minicppo
 from minicppo import rules
 from tests.rules import method_properties as holds
 from tests.rules.method_properties import SCALES, named, varied
-from tests.strategies import Drawn, Token, Trace, tight, traces
+from tests.strategies import Token, Trace, tight, traces
 from tests.twins import token_batch
 
 pytestmark = pytest.mark.usefixtures("unchecked_shapes")  # tests/rules/test_batch.py checks those of every method
@@ -22,38 +22,38 @@ ANY = st.sampled_from(list(rules.METHODS.values()))
 
 
 @given(traces(), SCALES)
-def test_every_method_equals_its_loop(drawn: Drawn, scale: float) -> None:
+def test_every_method_equals_its_loop(drawn, scale):
     """methods P3. See `method_properties.equals_its_loop`; every method meets every batch."""
     for method in rules.METHODS.values():
         named(holds.equals_its_loop, varied(method, scale), drawn)
 
 
 @given(ANY, traces(), SCALES)
-def test_a_masked_token_has_a_reason(method: rules.Method, drawn: Drawn, scale: float) -> None:
+def test_a_masked_token_has_a_reason(method, drawn, scale):
     """methods 3.5."""
     named(holds.gives_reasons, varied(method, scale), drawn)
 
 
 @given(ANY, traces(), SCALES)
-def test_every_method_is_free_of_layout(method: rules.Method, drawn: Drawn, scale: float) -> None:
+def test_every_method_is_free_of_layout(method, drawn, scale):
     """methods P3."""
     named(holds.is_free_of_layout, varied(method, scale), drawn)
 
 
 @given(ANY, traces(), SCALES)
-def test_single_precision_weights(method: rules.Method, drawn: Drawn, scale: float) -> None:
+def test_single_precision_weights(method, drawn, scale):
     """methods P3."""
     named(holds.needs_no_double, varied(method, scale), drawn)
 
 
 @given(ANY, traces())
-def test_on_policy_all_methods_agree(method: rules.Method, drawn: Drawn) -> None:
+def test_on_policy_all_methods_agree(method, drawn):
     """methods P1."""
     named(holds.is_reinforce_on_policy, method, drawn)
 
 
 @given(ANY, traces())
-def test_some_gradient_is_left(method: rules.Method, drawn: Drawn) -> None:
+def test_some_gradient_is_left(method, drawn):
     """methods P12."""
     named(holds.leaves_some_gradient, method, drawn)
 
@@ -91,7 +91,7 @@ BATCHES = {
 }
 
 
-def test_off_policy_all_methods_differ() -> None:
+def test_off_policy_all_methods_differ():
     """methods P1 off-policy. With pi != mu no two of the registry's methods give the same gradient."""
     found: dict[str, torch.Tensor] = {}
     for name, method in rules.METHODS.items():
@@ -104,7 +104,7 @@ def test_off_policy_all_methods_differ() -> None:
 # --- the registry -----------------------------------------------------------------------------------------------------
 
 
-def test_the_registry() -> None:
+def test_the_registry():
     assert len(rules.METHODS) >= 41
     for method in rules.METHODS.values():
         assert method.summary
@@ -117,7 +117,7 @@ def test_the_registry() -> None:
 
 
 @pytest.mark.parametrize("name", rules.METHODS)
-def test_diagnostics_are_finite_and_consistent(name: str) -> None:
+def test_diagnostics_are_finite_and_consistent(name):
     method = rules.get_method(name)
     batch = BATCHES[method.needs]
     out = method(batch)
@@ -144,7 +144,7 @@ def test_diagnostics_are_finite_and_consistent(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name, method in rules.METHODS.items() if method.needs != "log_probs"])
-def test_more_log_probs_may_carry_a_gradient_and_pass_none_on(name: str) -> None:
+def test_more_log_probs_may_carry_a_gradient_and_pass_none_on(name):
     method = rules.get_method(name)
     plain = BATCHES[method.needs]
     assert plain.top is not None

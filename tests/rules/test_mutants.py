@@ -234,7 +234,7 @@ def plant(patch: pytest.MonkeyPatch, path: str, mutate: Function) -> None:
 
 
 @pytest.mark.parametrize("mutant", MUTANTS)
-def test_it_is_noticed(mutant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_is_noticed(mutant, monkeypatch):
     path, mutate, noticing = MUTANTS[mutant]
     monkeypatch.setattr("jaxtyping.config.jaxtyping_disable", True)  # by what it does, not by its types
     if hasattr(noticing, "hypothesis"):

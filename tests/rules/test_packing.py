@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minicppo import rules
-from tests.strategies import Batch, Limits, Response, batches, limits, responses, tight
+from tests.strategies import Batch, Limits, batches, limits, responses, tight
 from tests.twins import mask, mask_inputs, mask_of, steps
 
 REASONS = {"toward": 1, "inside": 2, "token": 3, "prefix": 4, "both": 5}
@@ -23,7 +23,7 @@ BUDGETS = st.sampled_from(["fixed", "off", "dynamic"])
 
 
 @given(batches(), limits(), BUDGETS, st.sampled_from([1.0, 2.0, 64.0]))
-def test_loop_equals_prefix_sum(batch: Batch, lim: Limits, budget: str, cap: float) -> None:
+def test_loop_equals_prefix_sum(batch, lim, budget, cap):
     """theory 01, methods P3. Algorithm 1's loop and the batched prefix sum agree to the bit, in any layout."""
     out = mask_of(batch, lim, budget=budget, quantile=0.875, cap_factor=cap)
     fields = {
@@ -40,7 +40,7 @@ def test_loop_equals_prefix_sum(batch: Batch, lim: Limits, budget: str, cap: flo
 
 
 @given(batches(), limits(), st.sampled_from(["fixed", "dynamic"]))
-def test_packed_equals_padded(batch: Batch, lim: Limits, budget: str) -> None:
+def test_packed_equals_padded(batch, lim, budget):
     """theory 02, methods P3. Responses laid end to end give what the padded batch gives, field by field."""
     layout, rule = batch.layout, dataclasses.asdict(lim)
     padded = mask_of(batch, lim, budget=budget)
@@ -60,7 +60,7 @@ def test_packed_equals_padded(batch: Batch, lim: Limits, budget: str) -> None:
 
 
 @given(responses(), limits(), st.integers(1, 5))
-def test_right_padding_changes_nothing(response: Response, lim: Limits, padding: int) -> None:
+def test_right_padding_changes_nothing(response, lim, padding):
     """theory 04, methods P3. Garbage behind the last valid token is not read."""
     n, layout = len(response), tight([len(response)])
     wide = dataclasses.replace(layout, width=n + padding)
@@ -70,7 +70,7 @@ def test_right_padding_changes_nothing(response: Response, lim: Limits, padding:
 
 
 @given(batches(), limits())
-def test_holes_change_nothing(batch: Batch, lim: Limits) -> None:
+def test_holes_change_nothing(batch, lim):
     """theory 05, methods C6. Left padding and tool tokens in between count neither in S, W and P90 nor as positions."""
     out = mask_of(batch, lim, budget="dynamic")
     for row, response in enumerate(batch.responses):
@@ -80,7 +80,7 @@ def test_holes_change_nothing(batch: Batch, lim: Limits) -> None:
 
 
 @given(batches(), limits(), BUDGETS)
-def test_holes_hold_zeros(batch: Batch, lim: Limits, budget: str) -> None:
+def test_holes_hold_zeros(batch, lim, budget):
     """theory 04. Whatever stands on invalid positions, the result is zero there."""
     out = mask_of(batch, lim, budget=budget)
     for field in ("reason", "token_mask", "threshold", "position_weight", "divergence", "weighted_divergence"):
@@ -88,7 +88,7 @@ def test_holes_hold_zeros(batch: Batch, lim: Limits, budget: str) -> None:
 
 
 @given(batches(), limits(), st.randoms(use_true_random=False))
-def test_order_of_responses_is_free(batch: Batch, lim: Limits, random: Any) -> None:
+def test_order_of_responses_is_free(batch, lim, random):
     """theory 06, methods P3. Permuting the batch permutes the mask."""
     order = list(range(len(batch.responses)))
     random.shuffle(order)
@@ -98,7 +98,7 @@ def test_order_of_responses_is_free(batch: Batch, lim: Limits, random: Any) -> N
 
 
 @given(st.tuples(responses(), responses(), responses()), limits())
-def test_rows_do_not_see_each_other(rows: tuple[Response, ...], lim: Limits) -> None:
+def test_rows_do_not_see_each_other(rows, lim):
     """theory 07. A response's mask is the same whoever stands beside it."""
     alone = mask(rows[1], lim, budget="dynamic").reason[0].tolist()
     out = mask_of(Batch(rows, tight([len(r) for r in rows])), lim, budget="dynamic")
@@ -106,7 +106,7 @@ def test_rows_do_not_see_each_other(rows: tuple[Response, ...], lim: Limits) -> 
 
 
 @given(batches(), limits(), st.sampled_from(["own", "padded"]), st.sampled_from(["padded", "packed", "by response"]))
-def test_blocks_change_nothing(batch: Batch, lim: Limits, length: str, form: str) -> None:
+def test_blocks_change_nothing(batch, lim, length, form):
     """theory 07. Working on a few rows at a time gives what the whole batch gives at once."""
     inputs = mask_inputs(batch)
     if form == "packed":

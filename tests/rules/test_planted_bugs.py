@@ -50,13 +50,13 @@ def check(source: str, folder: Path) -> None:
         check_method(rules.get_method("widening-clip"))
 
 
-def test_the_right_method_passes(tmp_path: Path) -> None:
+def test_the_right_method_passes(tmp_path):
     check(PLUGIN, tmp_path)
     assert "widening-clip" not in rules.METHODS
 
 
 @pytest.mark.parametrize("bug", BUGS)
-def test_a_wrong_one_is_caught(bug: str, tmp_path: Path) -> None:
+def test_a_wrong_one_is_caught(bug, tmp_path):
     right, wrong = BUGS[bug]
     assert PLUGIN.count(right) == 1
     with pytest.raises(AssertionError):

@@ -7,12 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minicppo import reference, rules
-from tests.strategies import EXACT_LENGTHS, Limits, Response, layouts, limits, multiples, responses, tight
+from tests.strategies import EXACT_LENGTHS, layouts, limits, multiples, responses, tight
 from tests.twins import mask
 
 
 @given(st.lists(st.integers(1, 17), min_size=1, max_size=4), multiples(1 / 8, 1, 8), st.data())
-def test_weights_fall_from_one_to_w_min(lengths: list[int], w_min: float, data: st.DataObject) -> None:
+def test_weights_fall_from_one_to_w_min(lengths, w_min, data):
     """methods 1.1. Eq. 9 starts at 1, ends at w_min, never rises; T = 1 weighs 1; both twins agree, holes or not."""
     for layout in (tight(lengths), data.draw(layouts(lengths))):
         for n, row in zip(lengths, layout.gather(rules.position_weights(layout.mask, w_min)), strict=True):
@@ -23,7 +23,7 @@ def test_weights_fall_from_one_to_w_min(lengths: list[int], w_min: float, data: 
 
 
 @given(st.integers(1, 17), st.integers(0, 4), multiples(1 / 8, 1, 7))
-def test_shuffling_permutes_the_weights(n: int, seed: int, w_min: float) -> None:
+def test_shuffling_permutes_the_weights(n, seed, w_min):
     """methods 1.4. The shuffled schedule is a permutation of the linear one that depends on (seed, T) alone."""
     wide = torch.zeros(2, n + 2, dtype=torch.bool)
     wide[0, :n] = wide[1, 2:] = True
@@ -34,7 +34,7 @@ def test_shuffling_permutes_the_weights(n: int, seed: int, w_min: float) -> None
 
 
 @given(responses(EXACT_LENGTHS[1:5]), limits(), st.integers(0, 8))
-def test_truncation_agrees_on_a_horizon(response: Response, lim: Limits, cut: int) -> None:
+def test_truncation_agrees_on_a_horizon(response, lim, cut):
     """theory 33. With one schedule for a fixed horizon, a truncated response is decided as its prefix was."""
     cut = 1 + cut % len(response)
     whole, part = (mask(r, lim, length=17) for r in (response, response[:cut]))

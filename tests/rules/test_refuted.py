@@ -20,26 +20,26 @@ def verdict(D: list[float], lim: Limits, budget: str = "fixed", **options: str |
     return fast
 
 
-def test_smaller_w_min_may_mask() -> None:
+def test_smaller_w_min_may_mask():
     """False: a smaller w_min only relaxes. It shrinks the deposits too."""
     D = [0.26, 0, 0.03]
     assert verdict(D, Limits(0.1, 0.1, 1.0))[2]
     assert not verdict(D, Limits(0.1, 0.1, 0.1))[2]
 
 
-def test_budget_above_delta_is_not_dppo() -> None:
+def test_budget_above_delta_is_not_dppo():
     """False: delta_b >= delta is DPPO. One outlier still empties the account."""
     assert verdict([1.0, 0.1], Limits(0.15, 0.15, 1.0)) == [False, False]
 
 
-def test_late_tokens_may_exceed_dppo() -> None:
+def test_late_tokens_may_exceed_dppo():
     """False: CPPO keeps a subset of DPPO. With w_min < 1 late tokens are allowed delta / w_min."""
     D = [0.0] * 4 + [0.18]
     assert D[-1] > PAPER.delta
     assert verdict(D, PAPER)[-1]
 
 
-def test_masked_responses_overrun_the_budget() -> None:
+def test_masked_responses_overrun_the_budget():
     """False: S_t stays within delta + delta_b W_{t-1}. A mask does not undo drift."""
     out = mask(drifting([1.0, 0.0]), FLAT)
     assert not out.token_mask[0, 0]
@@ -47,7 +47,7 @@ def test_masked_responses_overrun_the_budget() -> None:
     assert out.slack[0, 1] < 0
 
 
-def test_the_allowance_may_grow() -> None:
+def test_the_allowance_may_grow():
     """False: the allowance shrinks along the response. A quiet prefix pays in."""
     c = mask(drifting([0.15, 0, 0, 0]), FLAT).threshold[0].tolist()
     assert c[1] < c[2] < c[3]
@@ -58,7 +58,7 @@ def test_the_allowance_may_grow() -> None:
     assert math.isclose(raw[-1], 0.15 / 0.8)
 
 
-def test_the_threshold_may_be_negative() -> None:
+def test_the_threshold_may_be_negative():
     """False: c_t >= 0. After D_1 = 1 it is -0.83, and even D = 0 is masked."""
     out = mask(drifting([1.0, 0.0]), FLAT)
     assert math.isclose(out.threshold[0, 1].item(), -0.83)
@@ -66,27 +66,27 @@ def test_the_threshold_may_be_negative() -> None:
     assert not out.token_mask[0, 1]
 
 
-def test_masking_may_end() -> None:
+def test_masking_may_end():
     """False: once masked, always masked. Quiet tokens restore the account."""
     kept = verdict([0.15, 0.15, *[0.0] * 17, 0.1], FLAT)
     assert not kept[1]
     assert kept[-1]
 
 
-def test_dynamic_budget_is_not_causal() -> None:
+def test_dynamic_budget_is_not_causal():
     """False: c_t depends on the past alone. The dynamic budget reads the whole response: more drift may keep more."""
     quiet, loud = ([0.15, 0.035, *[d] * 18] for d in (0.0, 0.05))
     assert not verdict(quiet, FLAT, "dynamic")[1]
     assert verdict(loud, FLAT, "dynamic")[1]
 
 
-def test_truncation_moves_the_own_schedule() -> None:
+def test_truncation_moves_the_own_schedule():
     """False: a prefix is decided alike when the response goes on. The schedule stretches over the realised length."""
     assert verdict([0.0, 0.18], PAPER)[1]
     assert not verdict([0.0, 0.18, *[0.0] * 98], PAPER)[1]
 
 
-def test_masked_tokens_consume_budget() -> None:
+def test_masked_tokens_consume_budget():
     """False: masked (or toward) tokens cost nothing. Drift is drift."""
     assert verdict([0.2, 0.1], FLAT) == [False, False]
     assert verdict([0.1, 0.1], FLAT) == [True, False]
@@ -95,26 +95,26 @@ def test_masked_tokens_consume_budget() -> None:
     assert [x.keep for x in steps(toward_first, FLAT)] == [True, False]
 
 
-def test_order_matters_with_weights() -> None:
+def test_order_matters_with_weights():
     """False: the last verdict does not see the order. With w_min < 1 early drift costs more."""
     lim = Limits(0.15, 0.02, 0.1)
     assert not verdict([0.15, 0.0, 0.5], lim)[-1]
     assert verdict([0.0, 0.15, 0.5], lim)[-1]
 
 
-def test_capping_outliers_changes_the_mask() -> None:
+def test_capping_outliers_changes_the_mask():
     """False: winsorising D leaves the mask. The outlier's excess was charged."""
     assert verdict([1.0, 0.0], FLAT) != verdict([0.16, 0.0], FLAT)
 
 
-def test_figure_1_is_not_equation_10() -> None:
+def test_figure_1_is_not_equation_10():
     """False: Figure 1's rule S_t <= delta_b W_t is Eq. 10. The slack delta lets a first token of 0.1 pass."""
     D = [0.1]
     assert D[0] > FLAT.delta_b
     assert verdict(D, FLAT) == [True]
 
 
-def test_soft_gate_overruns_the_budget() -> None:
+def test_soft_gate_overruns_the_budget():
     """False: the soft gate's gated sum obeys the budget. Ours, water-filling, does."""
     D = [0.15] * 8
     loop = steps(drifting(D), FLAT)
@@ -125,7 +125,7 @@ def test_soft_gate_overruns_the_budget() -> None:
     assert sum(g * x.weighted_divergence for g, x in zip(tight, loop, strict=True)) <= limit * (1 + 1e-12)
 
 
-def test_an_outlier_blocks_for_long() -> None:
+def test_an_outlier_blocks_for_long():
     """Outlier cost: one D_1 = 1 needs (1 - delta) / delta_b = 42.5 still tokens; at D = delta_b it blocks for ever."""
     assert verdict([1.0, *[0.0] * 43], FLAT)[1:] == [False] * 42 + [True]
     dyadic = Limits(0.125, 1 / 64, 1.0)
