@@ -28,34 +28,18 @@ def test_every_method_equals_its_loop(drawn, scale):
         named(holds.equals_its_loop, varied(method, scale), drawn)
 
 
+@pytest.mark.parametrize("check", holds.AT_ANY_LIMIT)
 @given(ANY, traces(), SCALES)
-def test_a_masked_token_has_a_reason(method, drawn, scale):
-    """methods 3.5."""
-    named(holds.gives_reasons, varied(method, scale), drawn)
+def test_every_method_at_any_limit(check, method, drawn, scale):
+    """See `method_properties`: reasons, layout, precision."""
+    named(check, varied(method, scale), drawn)
 
 
-@given(ANY, traces(), SCALES)
-def test_every_method_is_free_of_layout(method, drawn, scale):
-    """methods P3."""
-    named(holds.is_free_of_layout, varied(method, scale), drawn)
-
-
-@given(ANY, traces(), SCALES)
-def test_single_precision_weights(method, drawn, scale):
-    """methods P3."""
-    named(holds.needs_no_double, varied(method, scale), drawn)
-
-
+@pytest.mark.parametrize("check", holds.AT_ITS_OWN_LIMITS)
 @given(ANY, traces())
-def test_on_policy_all_methods_agree(method, drawn):
-    """methods P1."""
-    named(holds.is_reinforce_on_policy, method, drawn)
-
-
-@given(ANY, traces())
-def test_some_gradient_is_left(method, drawn):
-    """methods P12."""
-    named(holds.leaves_some_gradient, method, drawn)
+def test_every_method_at_its_own_limits(check, method, drawn):
+    """See `method_properties`: REINFORCE on-policy, some gradient nearby."""
+    named(check, method, drawn)
 
 
 # --- that they differ -------------------------------------------------------------------------------------------------
@@ -113,7 +97,8 @@ def test_the_registry():
         assert all(note.source for _, note in method.hypers.values())
         assert {k: v for k, (v, _) in method.hypers.items()} == dict(method.params)
     assert minicppo.cppo_mask is rules.cppo_mask
-    assert rules.get_method("cppo", length=12).params["length"] == 12
+    with pytest.raises(AttributeError, match="no attribute 'cppo_msk'"):
+        minicppo.cppo_msk  # noqa: B018
 
 
 @pytest.mark.parametrize("name", rules.METHODS)

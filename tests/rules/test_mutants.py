@@ -33,37 +33,48 @@ from tests.rules import (
 )
 
 Function = Callable[..., Any]
+Mutant = tuple[str, Function, Function]  # where a function stands, what makes the wrong one of it, who notices
+R = "minicppo.rules"
 
 
-def slack(change: Function) -> Function:
+def slack(change: Function, noticed_by: Function) -> Mutant:
     """`prefix_slack` with its result changed; change(slack, w, D, delta, delta_b)."""
-    return lambda right: (
-        lambda w, D, delta, b: (
-            right(w, D, delta, b) if b is None else change(right(w, D, delta, b), w, D, delta, b[:, None])
-        )
-    )
+
+    def mutate(right: Function) -> Function:
+        return lambda w, D, delta, b: right(w, D, delta, b) if b is None else changed(right, w, D, delta, b)
+
+    def changed(right: Function, w: Any, D: Any, delta: float, b: Any) -> Any:
+        return change(right(w, D, delta, b), w, D, delta, b[:, None])
+
+    return f"{R}.outputs.prefix_slack", mutate, noticed_by
 
 
-def argument(index: int, change: Function) -> Function:
-    """A function with one of its positional arguments changed; change(argument, *all)."""
-    return lambda right: (
-        lambda *given, **options: right(*given[:index], change(given[index], *given), *given[index + 1 :], **options)
-    )
+def argument(where: str, index: int, change: Function, noticed_by: Function) -> Mutant:
+    """One positional argument changed; change(argument, *all)."""
+
+    def mutate(right: Function) -> Function:
+        return lambda *a, **options: right(*a[:index], change(a[index], *a), *a[index + 1 :], **options)
+
+    return f"{R}.{where}", mutate, noticed_by
 
 
-def options(**fixed: Any) -> Function:
-    """A function with some of its keyword arguments forced."""
-    return lambda right: lambda *given, **others: right(*given, **{**others, **fixed})
+def option(where: str, noticed_by: Function, **forced: Any) -> Mutant:
+    """A keyword argument forced."""
+    return f"{R}.{where}", lambda right: lambda *a, **options: right(*a, **{**options, **forced}), noticed_by
 
 
-def result(change: Function) -> Function:
-    """A function with its result changed; change(result, *arguments)."""
-    return lambda right: lambda *given, **others: change(right(*given, **others), *given)
+def result(where: str, change: Function, noticed_by: Function) -> Mutant:
+    """The result changed; change(result, *arguments)."""
+    return f"{R}.{where}", lambda right: lambda *a, **options: change(right(*a, **options), *a), noticed_by
 
 
 def clips_both_ways(out: rules.TokenWeights, method: Any, batch: rules.TokenBatch) -> rules.TokenWeights:
     inside = (batch.ratio <= 1 + method.clip_high) & (batch.ratio >= 1 - method.clip_low)
     return replace(out, weight=out.weight * inside, token_mask=out.token_mask & inside)
+
+
+def turned_round(top: rules.TopLogProbs, *_: Any) -> rules.TopLogProbs:
+    return replace(top, log_probs=top.rollout_log_probs, rollout_log_probs=top.log_probs)
 
 
 def charges_what_it_keeps(right: Function) -> Function:
@@ -77,143 +88,90 @@ def charges_what_it_keeps(right: Function) -> Function:
     return steps
 
 
-R = "minicppo.rules"
-MUTANTS: dict[str, tuple[str, Function, Function]] = {  # the function, what it becomes, the property that fails
-    "inclusive prefix sum": (
-        f"{R}.outputs.prefix_slack",
-        slack(lambda s, w, D, delta, b: s + w * (b - D)),
-        test_mask.test_the_first_token_is_dppo,
+def bfloat16(s: Any) -> Any:
+    """The prefix sums s, summed again with too few digits."""
+    return s.diff(dim=1, prepend=0 * s[:, :1]).bfloat16().cumsum(1).to(s)
+
+
+of_mask, of_budget, of_loss = test_mask, test_budget, test_loss
+MUTANTS: dict[str, Mutant] = {
+    "inclusive prefix sum": slack(lambda s, w, D, delta, b: s + w * (b - D), of_mask.test_the_first_token_is_dppo),
+    "no initial slack": slack(lambda s, w, D, delta, b: s - delta, of_budget.test_figure_1_is_stricter),
+    "deposits without weight": slack(
+        lambda s, w, D, delta, b: s + b * ((1 - w).cumsum(1) - (1 - w)), test_refuted.test_smaller_w_min_may_mask
     ),
-    "no initial slack": (
-        f"{R}.outputs.prefix_slack",
-        slack(lambda s, w, D, delta, b: s - delta),
-        test_budget.test_figure_1_is_stricter,
+    "credit is capped": slack(
+        lambda s, w, D, delta, b: s.clamp(max=delta), of_budget.test_prefix_enters_by_its_sums
     ),
-    "deposits without weight": (
-        f"{R}.outputs.prefix_slack",
-        slack(lambda s, w, D, delta, b: s + (b * (1 - w)).cumsum(1) - b * (1 - w)),
-        test_refuted.test_smaller_w_min_may_mask,
+    "debt is forgiven": slack(
+        lambda s, w, D, delta, b: s.clamp(min=0), test_refuted.test_an_outlier_blocks_for_long
     ),
-    "credit is capped": (
-        f"{R}.outputs.prefix_slack",
-        slack(lambda s, w, D, delta, b: s.clamp(max=delta)),
-        test_budget.test_prefix_enters_by_its_sums,
+    "sums run over the batch": slack(
+        lambda s, w, D, delta, b: s.cumsum(0), test_packing.test_rows_do_not_see_each_other
     ),
-    "debt is forgiven": (
-        f"{R}.outputs.prefix_slack",
-        slack(lambda s, w, D, delta, b: s.clamp(min=0)),
-        test_refuted.test_an_outlier_blocks_for_long,
+    "half-precision sums": slack(lambda s, *_: bfloat16(s), of_mask.test_single_precision_suffices),
+    "strict tests": argument("mask.verdicts", 0, lambda Z, *_: Z + 2.0**-40, of_mask.test_both_tests_are_inclusive),
+    "no token test": argument("mask.verdicts", 2, lambda *_: math.inf, of_mask.test_without_weights_below_dppo),
+    "toward tokens are judged": result(
+        "batch.moves_away", lambda away, *_: torch.ones_like(away), of_mask.test_toward_is_always_kept
     ),
-    "prefix sums run over the batch": (
-        f"{R}.outputs.prefix_slack",
-        slack(lambda s, w, D, delta, b: s.cumsum(0)),
-        test_packing.test_rows_do_not_see_each_other,
+    "direction without A": argument(
+        "batch.moves_away", 2, lambda A, *_: A.abs(), of_mask.test_sign_flip_swaps_roles
     ),
-    "half-precision prefix sums": (
-        f"{R}.outputs.prefix_slack",
-        slack(lambda s, w, D, delta, b: s.diff(dim=1, prepend=0 * s[:, :1]).bfloat16().cumsum(1).to(s)),
-        test_mask.test_single_precision_suffices,
+    "toward tokens are not charged": argument(
+        "mask.mask_rows", 1, lambda D, _, __, away, ___: D * away, test_refuted.test_masked_tokens_consume_budget
     ),
-    "strict tests": (
-        f"{R}.mask.verdicts",
-        argument(0, lambda Z, *_: Z + 2.0**-40),
-        test_mask.test_both_tests_are_inclusive,
+    "padded for own length": option(
+        "position_weights.position_weights", test_packing.test_holes_change_nothing, length="padded"
     ),
-    "no token test": (
-        f"{R}.mask.verdicts",
-        argument(2, lambda delta, *_: math.inf),
-        test_mask.test_without_weights_below_dppo,
-    ),
-    "toward tokens are judged": (
-        f"{R}.batch.moves_away",
-        result(lambda away, *_: torch.ones_like(away)),
-        test_mask.test_toward_is_always_kept,
-    ),
-    "direction without the advantage": (
-        f"{R}.batch.moves_away",
-        argument(2, lambda A, *_: A.abs()),
-        test_mask.test_sign_flip_swaps_roles,
-    ),
-    "toward tokens are not charged": (
-        f"{R}.mask.mask_rows",
-        argument(1, lambda D, valid, _, away, rule: D * away),
-        test_refuted.test_masked_tokens_consume_budget,
-    ),
-    "the padded length for the own": (
+    "holes count as positions": (
         f"{R}.position_weights.position_weights",
-        options(length="padded"),
-        test_packing.test_holes_change_nothing,
-    ),
-    "invalid tokens count as positions": (
-        f"{R}.position_weights.position_weights",
-        lambda right: lambda mask, *given, **more: right(torch.ones_like(mask), *given, **more) * mask,
+        lambda right: lambda mask, *a, **options: right(torch.ones_like(mask), *a, **options) * mask,
         test_position_weights.test_weights_fall_from_one_to_w_min,
     ),
-    "no weights": (
-        f"{R}.position_weights.position_weights",
-        options(schedule="constant"),
-        test_refuted.test_order_matters_with_weights,
+    "no weights": option(
+        "position_weights.position_weights", test_refuted.test_order_matters_with_weights, schedule="constant"
     ),
-    "the dynamic budget stays at its floor": (
-        f"{R}.budget.clamped_quantile",
-        result(lambda found, values, counts, q, low, high: torch.full_like(found, low)),
-        test_budget.test_dynamic_budget_is_sandwiched,
+    "the dynamic budget stays at its floor": result(
+        "budget.clamped_quantile", lambda found, values, counts, q, low, high: torch.full_like(found, low),
+        of_budget.test_dynamic_budget_is_sandwiched,
     ),
-    "no interpolation of the quantile": (
-        f"{R}.budget.searched_quantile",
-        lambda right: lambda values, k, fraction, *given: right(values, k, 0 * fraction, *given),
-        test_budget.test_the_search_equals_the_sort,
+    "no interpolation": argument(
+        "budget.searched_quantile", 2, lambda fraction, *_: 0 * fraction, of_budget.test_the_search_equals_the_sort
     ),
-    "half the Binary TV": (
-        f"{R}.divergence.binary_tv",
-        result(lambda D, *_: D / 2),
-        test_divergence.test_divergences_equal_their_loop,
+    "half the Binary TV": result(
+        "divergence.binary_tv", lambda D, *_: D / 2, test_divergence.test_divergences_equal_their_loop
     ),
-    "exact KL the wrong way round": (
-        f"{R}.divergence.exact_kl",
-        argument(0, lambda t, *_: replace(t, log_probs=t.rollout_log_probs, rollout_log_probs=t.log_probs)),
-        test_divergence.test_expectations_under_mu,
+    "KL turned round": argument(
+        "divergence.exact_kl", 0, turned_round, test_divergence.test_expectations_under_mu
     ),
-    "a gate on toward tokens": (
-        f"{R}.gates.gate_values",
-        result(lambda passed, mask, gate: passed.clamp(max=0.5)),
-        test_gates.test_water_filling_fills_the_room,
+    "a gate on toward tokens": result(
+        "gates.gate_values", lambda g, *_: g.clamp(max=0.5), test_gates.test_water_filling_fills_the_room
     ),
-    "loss of the wrong sign": (
-        f"{R}.loss.policy_loss",
-        result(lambda loss, *_: -loss),
-        test_loss.test_gradient_is_frozen_finite_difference,
+    "loss of the wrong sign": result(
+        "loss.policy_loss", lambda loss, *_: -loss, of_loss.test_gradient_is_frozen_finite_difference
     ),
-    "the denominator is the algorithm's mask": (
-        f"{R}.loss.aggregate",
-        argument(1, lambda mask, values, *_: mask & (values != 0)),
-        test_loss.test_masking_keeps_the_denominator,
+    "the mask's denominator": argument(
+        "loss.aggregate", 1, lambda mask, values, *_: mask & (values != 0), of_loss.test_masking_keeps_the_denominator
     ),
-    "the step's tokens are ignored": (
-        f"{R}.loss.aggregate",
-        options(total_tokens=None),
-        test_loss.test_micro_batches_add_up,
+    "the step's tokens are ignored": option("loss.aggregate", of_loss.test_micro_batches_add_up, total_tokens=None),
+    "always divided by the deviation": option(
+        "advantages.group_advantages", test_advantages.test_advantages_are_relative, normalize_std=True
     ),
-    "always divided by the deviation": (
-        f"{R}.advantages.group_advantages",
-        options(normalize_std=True),
-        test_advantages.test_advantages_are_relative,
+    "PPO clips both ways": result(
+        "methods.grpo.PPO.__call__", clips_both_ways, test_families.test_ppo_native
     ),
-    "PPO clips both ways": (f"{R}.methods.grpo.PPO.__call__", result(clips_both_ways), test_families.test_ppo_native),
-    "a method without its ratio": (
-        f"{R}.methods.policy_gradient.Unmasked.__call__",
-        result(lambda out, method, batch: replace(out, weight=batch.mask.float())),
+    "a method without its ratio": result(
+        "methods.policy_gradient.Unmasked.__call__",
+        lambda out, method, batch: replace(out, weight=batch.mask.float()),
         test_methods.test_every_method_equals_its_loop,
     ),
-    "gated tokens are logged as masked": (
-        f"{R}.diagnostics.diagnostics",
-        result(lambda row, *_: row | {"mask/frac": row["mask/frac"] + row["gate/frac"]}),
+    "gated tokens are logged as masked": result(
+        "diagnostics.diagnostics", lambda row, *_: row | {"mask/frac": row["mask/frac"] + row["gate/frac"]},
         test_diagnostics.test_gates_are_logged_apart_from_masks,
     ),
     "the loop charges only what it keeps": (
-        "minicppo.reference.mask.cppo_steps",
-        charges_what_it_keeps,
-        test_packing.test_loop_equals_prefix_sum,
+        "minicppo.reference.mask.cppo_steps", charges_what_it_keeps, test_packing.test_loop_equals_prefix_sum
     ),
 }
 
