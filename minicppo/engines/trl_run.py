@@ -27,15 +27,16 @@ from minicppo.engines.trl_trainer import CPPOTrainer
 from minicppo.files import write_atomically
 from minicppo.rl.config import ConfigError, RunConfig
 from minicppo.rl.evaluate import evaluate, held_out_problems
+from minicppo.rl.grading.confined import take_faults
 from minicppo.rl.policy import Policy, load_policy, save_policy
 from minicppo.rl.run_dir import RunDir, peak_memory_mb
 from minicppo.rl.seeding import rng_for
-from minicppo.rl.tasks import Problem, sample_problems
+from minicppo.rl.tasks import Problem, judged, sample_problems
 from minicppo.rl.trainer import OnEvent, starting_policy
 from minicppo.text import nearest
 
 DONE = "minicppo.json"  # the last file of a checkpoint
-OURS = ("mask/", "gate/", "budget/", "div/", "prefix/", "ratio/", "kl/", "weight/", "accept/", "minpro/", "mismatch/")
+OURS = tuple("mask/ gate/ budget/ div/ prefix/ ratio/ kl/ weight/ accept/ minpro/ mismatch/ faults/".split())
 
 
 def train(config: RunConfig, run_dir: str | Path, on_event: OnEvent | None = None) -> Path:
@@ -108,8 +109,11 @@ def _run_to_end(
 
     def reward(completion_ids: list[list[int]], index: list[int], log_metric: Any, **_: Any) -> list[float]:
         asked = [(problems[i], policy.decode(ids)) for i, ids in zip(index, completion_ids, strict=True)]
-        log_metric("format_rate", sum(task.well_formed(problem, text) for problem, text in asked) / len(asked))
-        return [task.score(problem, text) for problem, text in asked]
+        verdicts = [judged(task, *each) for each in asked]
+        log_metric("format_rate", sum(well_formed for _, well_formed in verdicts) / len(asked))
+        for fault, count in take_faults().items():
+            log_metric(fault, count)
+        return [score for score, _ in verdicts]
 
     trainer = CPPOTrainer(
         policy.model,

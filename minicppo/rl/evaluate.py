@@ -4,7 +4,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from minicppo.files import write_atomically
 from minicppo.rl.config import ConfigError, EvalConfig, RunConfig
 from minicppo.rl.data import load_data
 from minicppo.rl.eval_store import Answered, Store, claimed
+from minicppo.rl.grading.confined import take_faults
 from minicppo.rl.grading.reward import MALFORMED, Outcome, judge_response, require_math_verify
 from minicppo.rl.policy import Policy
 from minicppo.rl.sampling import sample
@@ -63,6 +64,7 @@ class Evaluation:
         greedy_accuracy: mean score of the likeliest tokens, where they were asked for.
         format_rate: share of well-formed samples. outcomes: how many were right, wrong, or malformed in which way.
         length: mean tokens of a sample. unfinished: share that were cut off at the limit.
+        faults: answers about which no checker came to a verdict, by name, since they were last taken.
     """
 
     problems: int
@@ -73,6 +75,7 @@ class Evaluation:
     outcomes: dict[str, int]
     length: float
     unfinished: float
+    faults: dict[str, int] = field(default_factory=take_faults, compare=False)
 
     @classmethod
     def of(cls, answered: Sequence[Answered]) -> "Evaluation":
@@ -95,14 +98,15 @@ class Evaluation:
 
     def as_row(self) -> dict[str, float | None]:
         """For metrics.jsonl."""
-        return {name: getattr(self, name) for name in ROW}
+        return {name: getattr(self, name) for name in ROW} | self.faults
 
     def as_result(self) -> dict[str, object]:
         """For results.json."""
-        return {name: value for name, value in asdict(self).items() if name not in ("greedy_accuracy", "format_rate")}
+        return {name: value for name, value in asdict(self).items() if name in RESULT}
 
 
 ROW = ("accuracy", "accuracy_se", "greedy_accuracy", "format_rate", "length")
+RESULT = ("problems", "accuracy", "accuracy_se", "outcomes", "length", "unfinished")
 
 
 def answer(

@@ -17,6 +17,7 @@ from minicppo.rl.certificate import certificate_row
 from minicppo.rl.checkpoint import TrainState, list_checkpoints, load_checkpoint, save_checkpoint
 from minicppo.rl.config import RunConfig
 from minicppo.rl.evaluate import evaluate, held_out_problems
+from minicppo.rl.grading.confined import take_faults
 from minicppo.rl.log_probs import response_log_probs
 from minicppo.rl.policy import Policy, load_policy
 from minicppo.rl.rollout import Needs, Rollout, grade
@@ -137,6 +138,7 @@ def rollout_row(state: TrainState, rollout: Rollout, config: RunConfig) -> dict[
         "length": float(rollout.response_mask.sum()) / len(rollout),
         "dropped_groups": config.rollout.prompts - len(contrasting_groups(rollout, config)),
         "mismatch": float((again - part.log_probs)[part.response_mask].abs().mean()),
+        **take_faults(),
     }
 
 

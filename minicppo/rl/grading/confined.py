@@ -31,12 +31,14 @@ class Unchecked(Exception):
     """A checker came to no verdict: at the limit ("timeout"), dead ("died"), or by an exception, whose name it is."""
 
 
-faults: Counter[str] = Counter()  # by name, of this process since its start
+faults: Counter[str] = Counter()  # by name, of this process
 
 
-def faults_since(before: Counter[str]) -> dict[str, int]:
-    """What `faults` has counted since a copy of it was taken, as fields of a log: empty where all went well."""
-    return {f"faults/{name}": count for name, count in sorted((faults - before).items())}
+def take_faults() -> dict[str, int]:
+    """What `faults` has counted since it was last taken, as fields of a log: none where all went well."""
+    taken = {f"faults/{name}": count for name, count in sorted(faults.items())}
+    faults.clear()
+    return taken
 
 
 class _Worker:

@@ -30,7 +30,15 @@ def test_without_the_package_the_error_says_what_to_install(monkeypatch: pytest.
         make_task("reasoning-gym")
 
 
-CODE = ["__import__('os').system('x')", "().__class__", "open('x')", "x[0]", "[i for i in x]", "lambda: 1", "__import__('os')"]
+CODE = [
+    "__import__('os').system('x')",
+    "().__class__",
+    "open('x')",
+    "x[0]",
+    "[i for i in x]",
+    "lambda: 1",
+    "__import__('os')",
+]
 
 
 @pytest.mark.parametrize("text", ["3*(39 - 61 + 76)", "x**2/2 + C", "-x*cos(x) + sin(x)", "x**-2", "12", "1.5*y"])
@@ -54,7 +62,8 @@ def test_anything_else_is_no_arithmetic(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["[1, 2]", "['Q', '_']", "[[0, 1], [1, 0]]", "('a', 'b')", "-3", "0 1\n1 0", "Q _\n_ Q", "1;2", "", "(" * 999]
+    "text",
+    ["[1, 2]", "['Q', '_']", "[[0, 1], [1, 0]]", "('a', 'b')", "-3", "0 1\n1 0", "Q _\n_ Q", "1;2", "", "(" * 999],
 )
 def test_a_literal_may_be_evaluated(text: str) -> None:
     assert is_no_code(text)
