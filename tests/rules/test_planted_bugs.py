@@ -5,7 +5,7 @@ Each is caught by `method_properties.check_method` at the number of examples tha
 
 from __future__ import annotations
 
-import runpy
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
@@ -13,11 +13,12 @@ from unittest import mock
 import pytest
 from hypothesis import Phase, settings
 
-from minicppo import rules
+from minicppo.plugins import load_plugins
 from minicppo.reference import LOOPS
-from minicppo.rules.method import FAMILIES
+from minicppo.rules import FAMILIES, METHODS
 from tests.rules.method_properties import check_method
 
+ROOT = Path(__file__).parents[2]
 PLUGIN = Path(__file__).with_name("widening_clip.py").read_text(encoding="utf-8")
 BUGS = {  # what stands in the plugin, and what a careless author would have written
     "the padded width for the own length": ("length = batch.lengths[:, None]", "length = 0 * rank + valid.shape[1]"),
@@ -42,17 +43,25 @@ def unshrunk(unchecked_shapes: None) -> Iterator[None]:
 
 
 def check(source: str, folder: Path) -> None:
-    """The plugin of this source, loaded and put to every property; then forgotten."""
+    """The plugin of this source, loaded and its new methods put to every property; then forgotten."""
     path = folder / "plugin.py"
     path.write_text(source, encoding="utf-8")
-    with mock.patch.dict(rules.METHODS), mock.patch.dict(FAMILIES), mock.patch.dict(LOOPS):
-        runpy.run_path(str(path))
-        check_method(rules.get_method("widening-clip"))
+    with mock.patch.dict(METHODS), mock.patch.dict(FAMILIES), mock.patch.dict(LOOPS):
+        before = set(METHODS)
+        load_plugins([path])
+        (new,) = set(METHODS) - before
+        check_method(METHODS[new])
 
 
 def test_the_right_method_passes(tmp_path):
     check(PLUGIN, tmp_path)
-    assert "widening-clip" not in rules.METHODS
+    assert "widening-clip" not in METHODS
+
+
+def test_the_worked_example_passes(tmp_path):
+    contributing = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"### Add a method.*?```python\n(.*?)```", contributing, re.S)
+    check(code, tmp_path)
 
 
 @pytest.mark.parametrize("bug", BUGS)

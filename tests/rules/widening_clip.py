@@ -8,9 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from minicppo.reference import Response, loop
-from minicppo.rules import TokenBatch, TokenWeights
-from minicppo.rules.hyper import hyper
-from minicppo.rules.method import Method, masked_weights, register
+from minicppo.rules import Method, TokenBatch, TokenWeights, hyper, masked_weights, register
 
 
 @dataclass(frozen=True)
