@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
+import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+from tests.command_line import TINY
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -91,3 +96,35 @@ def test_ci_calls_lint_and_test() -> None:
     assert script.stat().st_mode & 0o111, ".ci/run must be executable"
     lines = script.read_text(encoding="utf-8").splitlines()
     assert lines.index("make lint") < lines.index("make test")
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_the_package_alone_and_works_in_an_empty_folder(tmp_path: Path) -> None:
+    pytest.importorskip("hatchling", reason="hatchling is not installed (extra: dev)")
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    built, installed, empty = tmp_path / "built", tmp_path / "installed", tmp_path / "empty"
+    empty.mkdir()
+    environment = {**os.environ, "PYTHONPATH": str(installed)}
+    environment.pop("MINICPPO_CACHE", None)
+
+    def run(*command: str) -> str:
+        done = subprocess.run(command, cwd=empty, env=environment, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    run(*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", str(built), str(ROOT))
+    (wheel,) = built.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = {name for name in archive.namelist() if ".dist-info/" not in name}
+    wanted = [path for path in (ROOT / "minicppo").rglob("*") if path.suffix in (".py", ".yaml", ".sh", ".typed")]
+    assert names >= {str(path.relative_to(ROOT)) for path in wanted}
+    assert {name.split("/")[0] for name in names} == {"minicppo"}
+
+    run(*pip, "install", "--no-deps", "--no-index", "--target", str(installed), str(wheel))
+    minicppo = (sys.executable, "-m", "minicppo")
+    assert str(installed) in run(sys.executable, "-c", "import minicppo; print(minicppo.__file__)")
+    assert "MASK, prefix" in run(*minicppo, *"explain --mu .5,.4,.9 --pi .6,.48,.91 budget=fixed".split())
+    assert "cppo-exact" in run(*minicppo, "methods")
+    assert "is VACUOUS at T = 8192" in run(*minicppo, "thresholds")
+    assert "2 iterations" in run(*minicppo, "train", "learn", *TINY)
+    assert {path.name for path in empty.iterdir()} == {"runs"}
