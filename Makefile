@@ -11,7 +11,7 @@ TRITON  := .triton
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-llm demo demo-llm test test-fast test-kernels test-verl lint format theory notebooks bench bench-gpu study study-gpu study-llm study-llm-gpu readings docs figures clean
+.PHONY: help setup setup-llm demo demo-llm test test-fast test-kernels test-verl mutants lint format theory notebooks bench bench-gpu study study-gpu study-llm study-llm-gpu readings docs figures clean
 
 help: ## show this text
 	@echo 'minicppo: CPPO to learn, check, use and reproduce'
@@ -62,7 +62,7 @@ demo-llm: $(LLM) ## train SmolLM2-135M on small sums; results in runs/demo-llm
 	$(BIN)/python -m experiments demo-llm
 
 # one thread a process: results do not depend on the machine's core count, and workers do not fight
-test test-fast test-kernels test-verl bench bench-gpu study study-gpu study-llm study-llm-gpu: export OMP_NUM_THREADS = 1
+test test-fast test-kernels test-verl mutants bench bench-gpu study study-gpu study-llm study-llm-gpu: export OMP_NUM_THREADS = 1
 
 test: $(STAMP) ## run all tests
 	$(BIN)/python -m pytest -n $(WORKERS)
@@ -75,6 +75,16 @@ test-kernels: $(STAMP) $(TRITON)/.installed ## run the tests of the GPU's kernel
 
 test-verl: $(VERL)/.installed ## run the tests of the verl engine, in an environment of its own
 	$(VERL)/bin/python -m pytest -n $(WORKERS) tests/engines -k verl
+
+MUTMUT := $(VENV)/.installed-mutmut
+
+$(MUTMUT): $(STAMP)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check 'mutmut==3.8.1'
+	@touch $@
+
+mutants: $(MUTMUT) ## make lines of the rules wrong, see what the tests let pass; hours, or OF='minicppo.rules.budget*'
+	$(BIN)/mutmut run $(OF)
+	$(BIN)/mutmut results
 
 lint: $(STAMP) ## check style and types
 	$(BIN)/ruff check --output-format concise .

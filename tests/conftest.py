@@ -12,7 +12,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: results must not 
 
 import jaxtyping
 import matplotlib
-from hypothesis import settings
+from hypothesis import Phase, settings
 
 import tests.typecheck  # noqa: F401  (the hook finds it by its name)
 
@@ -25,4 +25,5 @@ examples = os.environ.get("MINICPPO_EXAMPLES")
 settings.register_profile(
     "minicppo", max_examples=int(examples or 100), derandomize=examples is None, deadline=None, print_blob=True
 )
+settings.register_profile("unshrunk", settings.get_profile("minicppo"), phases=[Phase.generate])  # failures are wanted
 settings.load_profile("minicppo")

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import Phase, settings
+from hypothesis import settings
 
 from minicppo import rules
 from tests.rules import (
@@ -196,8 +196,7 @@ def test_it_is_noticed(mutant, monkeypatch):
     path, mutate, noticing = MUTANTS[mutant]
     monkeypatch.setattr("jaxtyping.config.jaxtyping_disable", True)  # by what it does, not by its types
     if hasattr(noticing, "hypothesis"):
-        quick = settings(settings.get_profile("minicppo"), phases=[Phase.generate], database=None)
-        monkeypatch.setattr(noticing, "_hypothesis_internal_use_settings", quick)  # unshrunk
+        monkeypatch.setattr(noticing, "_hypothesis_internal_use_settings", settings.get_profile("unshrunk"))
     plant(monkeypatch, path, mutate)
     with pytest.raises(AssertionError):
         noticing()

@@ -11,7 +11,7 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
-from hypothesis import Phase, settings
+from hypothesis import settings
 
 from minicppo.plugins import load_plugins
 from minicppo.reference import LOOPS
@@ -36,7 +36,6 @@ BUGS = {  # what stands in the plugin, and what a careless author would have wri
 @pytest.fixture(autouse=True)
 def unshrunk(unchecked_shapes: None) -> Iterator[None]:
     """What a bug shrinks to is of no interest here."""
-    settings.register_profile("unshrunk", settings.get_profile("minicppo"), phases=[Phase.generate])
     settings.load_profile("unshrunk")
     yield
     settings.load_profile("minicppo")
