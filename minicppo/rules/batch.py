@@ -9,7 +9,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from minicppo.rules.flags import flags
 from minicppo.rules.packing import Packed
 from minicppo.rules.rows import map_rows, take
 
@@ -112,13 +111,8 @@ class TokenBatch:
 
     @cached_property
     def away(self) -> Bool[Tensor, "B T"]:
-        """A (rho - 1) > 0: this token's update moves pi further from mu."""
-        return moves_away(self.log_probs, self.rollout_log_probs, self.advantages)
-
-
-def moves_away(log_probs: Tensor, rollout_log_probs: Tensor, advantages: Tensor) -> Bool[Tensor, "B T"]:
-    """A (rho - 1) > 0, its sign taken in log space, where it is exact."""
-    return flags(torch.gt, (log_probs - rollout_log_probs).mul_(advantages), 0.0).view(torch.bool)
+        """A (rho - 1) > 0, its sign taken in log space, where it is exact: the update moves pi further from mu."""
+        return (self.log_probs - self.rollout_log_probs) * self.advantages > 0
 
 
 def require_tensors(**given: Any) -> None:

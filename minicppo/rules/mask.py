@@ -12,9 +12,8 @@ from jaxtyping import Bool, Float, Int8
 from torch import Tensor
 
 import minicppo.kernels as kernels
-from minicppo.rules.batch import LOG_PROB_LIMIT, checked_inputs, moves_away, require_tensors, zero_invalid
+from minicppo.rules.batch import LOG_PROB_LIMIT, checked_inputs, require_tensors, zero_invalid
 from minicppo.rules.divergence import binary_tv
-from minicppo.rules.flags import flags
 from minicppo.rules.mask_rule import MaskRule
 from minicppo.rules.outputs import CPPOMask, Reason, prefix_slack
 from minicppo.rules.packing import Packed, Padded
@@ -85,7 +84,7 @@ def cppo_mask(
     for rows, tokens, block in layout.blocks(BLOCK if pi.device.type == "cpu" else sys.maxsize):
         p, m, v = (block.pad(x[tokens]) for x in (pi, mu, valid))
         D = block.pad(given["divergence"][tokens]) if "divergence" in given else binary_tv(p, m)
-        away = moves_away(p, m, A[rows] if A.ndim == 2 else block.pad(A[tokens]))
+        away = (p - m) * (A[rows] if A.ndim == 2 else block.pad(A[tokens])) > 0  # in log space, where the sign is exact
         mask = mask_rows(v, zero_invalid(D, v), away, rule)
         for name, values in out.items():
             values[tokens] = block.unpad(getattr(mask, name))
@@ -101,21 +100,23 @@ def mask_rows(
     layout = Padded(*valid.shape)
     if _kernel_takes((divergence,), layout.width, rule):
         return _in_one_kernel(divergence, away, None, valid, layout, rule)[0]
-    counts = valid.view(torch.int8).sum(1)
+    inside = valid.view(torch.int8)
+    counts = inside.sum(1)
     w = rule.weights(valid, divergence.dtype, counts)
     allowed = rule.budgets(divergence, counts)
     slack = prefix_slack(w, divergence, rule.delta, allowed)
     verdict = verdicts(divergence * w, slack, rule.delta)
-    reason = verdict.sub_(1).mul_(away.view(torch.int8)).add_(int(Reason.TOWARD)).mul_(valid.view(torch.int8))
-    return CPPOMask(reason, divergence, zero_invalid(slack.clamp_(max=rule.delta), valid), allowed, rule, layout)
+    reason = verdict.sub_(1).mul_(away.view(torch.int8)).add_(int(Reason.TOWARD)).mul_(inside)
+    threshold = slack.clamp_(max=rule.delta).mul_(inside)
+    return CPPOMask(reason, divergence, threshold, allowed, rule, layout)
 
 
 def verdicts(
     weighted_divergence: Float[Tensor, "B T"], slack: Float[Tensor, "B T"], delta: float
 ) -> Int8[Tensor, "B T"]:
     """Codes of `Reason` for tokens that move away: INSIDE, + 1 is TOKEN, + 2 is PREFIX, + 3 is BOTH."""
-    by_prefix, by_token = flags(torch.lt, slack, weighted_divergence), flags(torch.gt, weighted_divergence, delta)
-    return by_prefix.mul_(2).add_(by_token).add_(int(Reason.INSIDE))
+    by_prefix, by_token = slack < weighted_divergence, weighted_divergence > delta
+    return by_prefix.view(torch.int8) * 2 + by_token.view(torch.int8) + int(Reason.INSIDE)
 
 
 def _kernel_takes(numbers: tuple[Tensor, ...], width: int, rule: MaskRule) -> bool:

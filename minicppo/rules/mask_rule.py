@@ -1,11 +1,12 @@
 """The numbers that Algorithm 1 depends on, as one record that everything of the mask is handed."""
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from minicppo.rules.budget import BUDGETS, response_budget
+from minicppo.rules.budget import BUDGETS, clamped_quantile
 from minicppo.rules.hyper import Record, hyper
 from minicppo.rules.position_weights import SCHEDULES, position_weights
 
@@ -38,5 +39,13 @@ class MaskRule(Record):
         )
 
     def budgets(self, divergence: Tensor, counts: Tensor) -> Tensor | None:
-        """Each response's delta_b, (B,), from its D_t and its number of valid tokens; None without a budget."""
-        return response_budget(divergence, counts, self.budget, self.delta_b, self.cap, self.quantile)
+        """Each response's delta_b, (B,), from its D_t (0 where invalid) and its number of valid tokens.
+
+        "dynamic": its P90 of the unweighted D_t within [delta_b, cap], paper Eq. 22. None without a budget, as with an
+        infinite one.
+        """
+        if self.budget == "off" or math.isinf(self.delta_b):
+            return None
+        if self.budget == "fixed":
+            return divergence.new_full(counts.shape, self.delta_b)
+        return clamped_quantile(divergence, counts, self.quantile, self.delta_b, self.cap)

@@ -10,7 +10,6 @@ import torch
 from jaxtyping import Bool, Float, Int8
 from torch import Tensor
 
-from minicppo.rules.flags import flags
 from minicppo.rules.mask_rule import MaskRule
 from minicppo.rules.packing import Packed, Padded
 
@@ -52,14 +51,13 @@ class CPPOMask:
     @cached_property
     def token_mask(self) -> Bool[Tensor, "*shape"]:
         """M_t: true where the token keeps its gradient."""
-        from_toward = (self.reason - int(Reason.TOWARD)).view(torch.uint8)  # PAD becomes 255: TOWARD, INSIDE are < 2
-        return flags(torch.lt, from_toward, 2).view(torch.bool)
+        return (self.reason == Reason.TOWARD) | (self.reason == Reason.INSIDE)
 
     @cached_property
     def position_weight(self) -> Float[Tensor, "*shape"]:
         """w_t, paper Eq. 9."""
-        valid = flags(torch.ne, self.reason, int(Reason.PAD)).view(torch.bool)
-        return self._by_row(lambda mask: self.rule.weights(mask, self.divergence.dtype), valid)
+        dtype = self.divergence.dtype
+        return self._by_row(lambda valid: self.rule.weights(valid, dtype), self.reason != Reason.PAD)
 
     @cached_property
     def weighted_divergence(self) -> Float[Tensor, "*shape"]:

@@ -4,7 +4,6 @@ import torch
 from jaxtyping import Bool, Float, Int, Int8
 from torch import Tensor
 
-from minicppo.rules.flags import flags
 from minicppo.text import nearest
 
 SCHEDULES = ("linear", "constant", "shuffled")
@@ -50,13 +49,13 @@ def position_weights(
     rank = _ranks(valid, dtype)
     if schedule == "shuffled":
         rank = _shuffle(rank.clamp(min=0).minimum((own - 1).clamp(min=0)), total, seed)
-    return (rank * (w_min - 1)).div((total - 1).clamp(min=1)).add_(1).mul_(valid.to(dtype))
+    return (rank * (w_min - 1)).div((total - 1).clamp(min=1)).add_(1).mul_(valid)
 
 
 def _ranks(valid: Int8[Tensor, "B T"], dtype: torch.dtype) -> Float[Tensor, "#B T"]:
     """Which of its row's valid tokens each is, from 0; one row serves all when none has left padding or holes."""
-    rises = flags(torch.gt, valid[:, 1:], valid[:, :-1])
-    if rises.numel() and rises.max():
+    rises = valid.diff(dim=1)
+    if rises.numel() and rises.max() > 0:
         return valid.to(dtype).cumsum(1).sub_(1)
     return torch.arange(valid.shape[1], dtype=dtype, device=valid.device)[None]
 
