@@ -28,45 +28,47 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
     return [load_run(write_run(root / m, m, final=0.9 - 0.2 * i, seed=i)) for i, m in enumerate(METHODS)]
 
 
-def trace_of(run: Run) -> Trace:
-    assert run.trace is not None
-    return run.trace
+@pytest.fixture(scope="module")
+def trace(runs: list[Run]) -> Trace:
+    assert runs[0].trace is not None
+    return runs[0].trace
 
 
 def test_a_result_is_read_off_the_metrics(runs: list[Run]) -> None:
-    row = result(runs[0])
-    assert (row.before, row.before_se, row.iterations) == (0.31, 0.02, 12)
-    assert row.after == pytest.approx(0.9)
-    assert row.seconds == pytest.approx(12 * 1.5)
-    assert row.peak_memory_mb == 511.0
-    updates = runs[0].rows("update")
+    row, updates = result(runs[0]), runs[0].rows("update")
+    assert (row.before, row.before_se, row.iterations, row.peak_memory_mb) == (0.31, 0.02, 12, 511.0)
+    assert (row.after, row.seconds) == pytest.approx((0.9, 12 * 1.5))
     assert row.masked == pytest.approx(np.mean([u["mask/frac"] for u in updates]))
     parts = (row.masked_token_only, row.masked_prefix_only, row.masked_both)
     assert sum(part or 0.0 for part in parts) == pytest.approx(row.masked)
 
 
-def test_tables_hold_every_run_and_every_column(runs: list[Run]) -> None:
+def test_tables_hold_every_run_and_every_column_and_a_dash_for_what_was_not_logged(runs: list[Run]) -> None:
     lines = markdown(result_rows(results(runs)), numbers=True).splitlines()
     assert len(lines) == 2 + len(runs)
     assert {line.count("|") for line in lines} == {len(COLUMNS) + 1}, "no cell may hold a bar of its own"
     assert "31.0 ± 2.0" in lines[2]
     assert {len(row) for row in result_rows(results(runs), short=True)} == {sum(bool(short) for _, short, _ in COLUMNS)}
-
-
-def test_a_quantity_the_method_does_not_log_is_a_dash(runs: list[Run]) -> None:
     bare = Run(runs[3].path, runs[3].config, [r for r in runs[3].metrics if r["kind"] != "update"], [])
     cells = dict(zip(*result_rows([result(bare)]), strict=True))
     assert (cells["masked tokens (%)"], cells["time (s)"]) == ("-", "-")
 
 
-def test_labels_tell_runs_of_one_method_apart(runs: list[Run], tmp_path: Path) -> None:
+def test_what_runs_were_told_differently_is_said(runs: list[Run]) -> None:
+    found = differing_settings([runs[0], runs[2]])
+    assert found["method.name"] == ["cppo-exact", "grpo"]
+    assert found["method.params.w_min"][1] is None, "the other method has no such thing"
+    assert "name" not in found
+    assert differing_settings([runs[0], runs[0]]) == {}
+    assert len(setting_rows([runs[0], runs[0]])) == 1, "nothing but the heads"
+    assert ["method.name", "cppo-exact", "grpo"] in setting_rows([runs[0], runs[2]])
+
+
+def test_runs_of_one_method_are_told_apart_and_a_family_lends_its_style_to_no_other(
+    runs: list[Run], tmp_path: Path
+) -> None:
     again = load_run(write_run(tmp_path / "second", "grpo"))
     assert labels([*runs, again])[2:] == ["grpo (grpo)", "none", "grpo (second)"]
-    styles = line_styles([run.method for run in [*runs, again]])
-    assert len({(style.color, str(style.dashes)) for style in styles}) == 5
-
-
-def test_a_family_lends_its_style_to_no_other() -> None:
     methods = ["reinforce", "cispo", "minpro", "gspo", "sapo", "drpo", "pdm", "trm-max", "trm-avg", "cppo", "cppo-soft"]
     styles = dict(zip(methods, line_styles(methods), strict=True))
     assert len({(style.color, style.marker) for style in styles.values()}) == len(methods)
@@ -83,26 +85,13 @@ def test_the_highest_marker_is_not_cut(runs: list[Run]) -> None:
     assert ax.get_ylim()[1] > 1.04 * ax.get_lines()[0].get_ydata().max()
 
 
-def test_what_runs_were_told_differently_is_said(runs: list[Run], tmp_path: Path) -> None:
-    found = differing_settings([runs[0], runs[2]])
-    assert found["method.name"] == ["cppo-exact", "grpo"]
-    assert found["method.params.w_min"][1] is None, "the other method has no such thing"
-    assert "name" not in found
-    assert differing_settings([runs[0], runs[0]]) == {}
-    assert len(setting_rows([runs[0], runs[0]])) == 1, "nothing but the heads"
-    assert ["method.name", "cppo-exact", "grpo"] in setting_rows([runs[0], runs[2]])
-    write_report([runs[0], runs[2]], tmp_path)
-    assert "Settings that differ" in (tmp_path / "report.md").read_text()
-
-
 def test_series_spread_the_updates_over_their_iteration(runs: list[Run]) -> None:
     x, y = runs[0].series("update", "mask/frac")
     assert x[:5].tolist() == [0.0, 0.25, 0.5, 0.75, 1.0]
     assert len(x) == len(y) == 48
 
 
-def test_drift_by_position_equals_a_loop_over_tokens(runs: list[Run]) -> None:
-    trace = trace_of(runs[0])
+def test_drift_by_position_equals_a_loop_over_tokens(runs: list[Run], trace: Trace) -> None:
     bins = by_position(trace)
     width = round(2 * bins["position"][0] - 1)
     pairs = zip(trace.log_probs[:, :width].flat, trace.rollout_log_probs[:, :width].flat, strict=True)
@@ -118,83 +107,63 @@ def test_drift_by_position_equals_a_loop_over_tokens(runs: list[Run]) -> None:
 
 
 def test_padding_never_enters_the_drift(runs: list[Run]) -> None:
-    trace = trace_of(runs[0])
-    clean = by_position(trace)
-    trace.gap[~trace.response_mask] = 1.0  # poison
-    assert all(np.array_equal(clean[key], by_position(trace)[key]) for key in clean)
+    poisoned = Trace(runs[0].path)
+    clean = by_position(poisoned)
+    poisoned.gap[~poisoned.response_mask] = 1.0
+    assert all(np.array_equal(clean[key], by_position(poisoned)[key]) for key in clean)
 
 
-def test_the_chosen_response_shows_masking(runs: list[Run]) -> None:
-    trace = trace_of(runs[0])
+def test_the_chosen_response_and_window_show_masking(trace: Trace) -> None:
     row = trace.reason[choose_response(trace)]
     most = max(len(set(r[np.isin(r, MASKED)])) for r in trace.reason)
     assert len(set(row[np.isin(row, MASKED)])) == most > 0
-
-
-def test_the_window_holds_most_masked_tokens() -> None:
     reason = np.full(100, int(Reason.INSIDE))
     reason[[70, 72, 75]] = Reason.PREFIX
     reason[90:] = Reason.PAD
     start, stop = choose_window(reason, 10)
     assert stop - start == 10
-    assert start <= 70
-    assert stop > 75
+    assert start <= 70 < 75 < stop
     assert choose_window(reason[:8], 10) == (0, 8)
 
 
-def test_every_figure_can_be_drawn_and_saved(runs: list[Run], tmp_path: Path) -> None:
+def test_every_figure_can_be_drawn_and_saved_and_its_axes_are_labelled(runs: list[Run], tmp_path: Path) -> None:
     written = write_report(runs, tmp_path)
-    names = {path.name for path in written}
-    assert names == {
-        "report.md",
-        "curves.png",
-        "reasons.png",
-        "drift.png",
-        "response.png",
-    }
+    assert {path.name for path in written} == {
+        "report.md", "curves.png", "reasons.png", "drift.png", "response.png"
+    }  # fmt: skip
     assert all(path.stat().st_size > 100 for path in written)
-
-
-def test_axes_are_labelled(runs: list[Run]) -> None:
+    assert "Settings that differ" in (tmp_path / "report.md").read_text()
     for figure in (curves(runs), masked_share(runs), drift_by_position(runs), one_response(runs[0])):
         assert all(ax.get_ylabel() or ax.get_shared_y_axes().get_siblings(ax) for ax in figure.axes)
         assert any(ax.get_xlabel() for ax in figure.axes)
         assert all(ax.get_title(loc="left") for ax in figure.axes)
 
 
-def test_a_reason_looks_the_same_wherever_it_is_drawn(runs: list[Run]) -> None:
+def test_the_bands_look_as_their_reasons_everywhere_and_reach_the_masked_share(runs: list[Run]) -> None:
     reason_of = {label: reason for _, label, reason in REASONS}
-    bars = {str(bar.get_label()): bar.patches[0] for ax in masked_share(runs).axes for bar in ax.containers}
+    axes = masked_share(runs).axes
+    bars = {str(bar.get_label()): bar.patches[0] for ax in axes for bar in ax.containers}
     assert {"token test alone", "prefix budget alone"} <= set(bars)
     for label, patch in bars.items():
         _, face, edge, hatch = LOOKS[reason_of[label]]
         assert (patch.get_facecolor(), patch.get_edgecolor()) == (to_rgba(face), to_rgba(edge))
         assert patch.get_hatch() == hatch
-
-
-def test_the_bands_reach_the_masked_share(runs: list[Run]) -> None:
-    (ax,) = masked_share(runs[:1]).axes
-    tops = [patch.get_y() + patch.get_height() for patch in ax.containers[-1].patches]
+    tops = [patch.get_y() + patch.get_height() for patch in axes[0].containers[-1].patches]
     _, masked = runs[0].series("update", "mask/frac")
     assert tops == pytest.approx(100 * masked.reshape(-1, 4).mean(1))
 
 
-def test_a_run_without_a_trace_still_has_its_curves(tmp_path: Path) -> None:
+def test_what_a_run_lacks_is_left_out_or_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"holds no run: it has no config\.yaml"):
+        load_run(tmp_path)
     folder = write_run(tmp_path / "run")
     (folder / "trace.safetensors").unlink()
     run = load_run(folder)
-    written = {path.name for path in write_report([run], tmp_path / "out")}
-    assert written == {"report.md", "curves.png", "reasons.png"}
+    assert {path.name for path in write_report([run], tmp_path / "out")} == {"report.md", "curves.png", "reasons.png"}
     with pytest.raises(ValueError, match=r"no trace\.safetensors"):
         one_response(run)
     with pytest.raises(ValueError, match="none of these runs has a trace"):
         drift_by_position([run])
-
-
-def test_a_folder_that_is_no_run_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"holds no run: it has no config\.yaml"):
-        load_run(tmp_path)
-    folder = write_run(tmp_path / "run")
     (folder / "metrics.jsonl").write_text("")
     with pytest.raises(FileNotFoundError, match="has logged nothing yet"):
         load_run(folder)
