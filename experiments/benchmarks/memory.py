@@ -16,6 +16,7 @@ from pathlib import Path
 
 from experiments.benchmarks.common import options, store, table
 
+ROOT = Path(__file__).parents[2]
 SHORT = ("train.iterations=2", "eval.every=2", "warmup.max_steps=20", "warmup.target=0", "warmup.anneal=0")
 TINY = ("rollout.prompts=2", "train.minibatches=1", "train.epochs=1", "eval.problems=2", "warmup.batch=8")
 
@@ -41,7 +42,7 @@ def resident(process: int) -> tuple[float, float]:
 
 def watch(command: list[str], environment: dict[str, str]) -> dict[str, float]:
     """The most MB of any process of the command, and of all together."""
-    started = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment)
+    started = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, env=environment)
     largest = together = 0.0
     while started.poll() is None:
         now = [resident(process) for process in tree(started.pid)]
@@ -56,7 +57,7 @@ def watch(command: list[str], environment: dict[str, str]) -> dict[str, float]:
 def measure(small: bool) -> dict[str, float]:
     settings = [*SHORT, *(TINY if small else ())]
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-c", "from minicppo.cli import main; main()", "demo", "--out", f"{folder}/demo"]
+        command = [sys.executable, "-m", "experiments", "demo", "--out", f"{folder}/demo"]
         return watch([*command, *settings], {**os.environ, "MINICPPO_CACHE": f"{folder}/cache"})
 
 

@@ -50,7 +50,7 @@ def tables(
         everything["beside"] = [dataclasses.asdict(each) for each in mine]
         print(json.dumps(everything, indent=1))
         return
-    console.print("[bold]Table 3[/]: the paper's configurations (Qwen3; n responses a prompt, mini: minibatch in prompts)")
+    console.print("[bold]Table 3[/]: the paper's configurations (Qwen3; n responses to a prompt; mini: prompts)")
     console.print(_configurations())
     for model in paper_table("table4")["rows"]:
         steps = paper_table("table1")["steps"][model]

@@ -15,11 +15,15 @@ from typing import Any
 import pytest
 import torch
 
+from experiments.benchmarks import beside
 from experiments.benchmarks.common import RESULTS, options, store
 from experiments.benchmarks.end_to_end import peak, resident
 from experiments.benchmarks.memory import tree
+from minicppo.rl.tasks.chain import ChainTask
 
+ROOT = Path(__file__).resolve().parents[2]
 NAMES = ("mask", "sampling", "scoring", "end_to_end", "memory", "scale")
+reads_proc = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 
 def run(name: str, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
@@ -29,9 +33,10 @@ def run(name: str, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
 
 def small(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[dict[str, Any]]:
     """The rows of a small run."""
-    result = tmp_path / f"{name}.json"
+    result, before = tmp_path / f"{name}.json", {path: path.stat().st_mtime_ns for path in RESULTS.iterdir()}
     run(name, monkeypatch, "--json", str(result))
     assert [path.name for path in tmp_path.iterdir()] == [result.name], "nothing partial is left"
+    assert before == {path: path.stat().st_mtime_ns for path in RESULTS.iterdir()}
     found = json.loads(result.read_text())
     assert found["benchmark"] == name
     assert found["machine"]["torch"]
@@ -52,6 +57,7 @@ def test_sampling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(row["times_generate"] > 0 for row in rows)
 
 
+@pytest.mark.slow
 def test_scoring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     head, *prompts = small("scoring", monkeypatch, tmp_path)
     assert {"plain", "tiles", "products"} <= head["seconds"].keys()
@@ -76,13 +82,29 @@ def test_scale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@reads_proc
 def test_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (row,) = small("memory", monkeypatch, tmp_path)
     assert 100 < row["largest_mb"] < row["together_mb"]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("kind", beside.LIMITS)
+def test_what_two_checkouts_do_in_turns(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setattr(ChainTask, "score", ChainTask.score)  # what is done to it here goes again
+    turn = beside.mask(64, 128, True) if kind == "mask" else beside.trainer(kind, "0.1M", True)
+    assert turn() > 0
+
+
+@pytest.mark.slow
+def test_two_checkouts_in_turns(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Here a checkout beside itself; what it says, one turn does not settle."""
+    monkeypatch.setattr(beside, "LIMITS", dict.fromkeys(beside.LIMITS, math.inf))
+    beside.main([str(ROOT), "--small", "--turns", "1", "--only", "mask"])
+    assert [line.split(" | ")[0][2:] for line in capsys.readouterr().out.splitlines()[2:]] == beside.NAMES[-2:]
+
+
+@reads_proc
 def test_the_peak_counts_memory_that_was_in_use_before() -> None:
     pieces = [bytearray(10_000) for _ in range(8_000)]  # 80 MB from the heap, which keeps them when they are freed
     kept = pieces[-1]
@@ -95,7 +117,7 @@ def test_the_peak_counts_memory_that_was_in_use_before() -> None:
     assert len(kept) == len(pieces[0])
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@reads_proc
 def test_processes_count_whichever_thread_started_them() -> None:
     with ThreadPoolExecutor(1) as pool:
         child = pool.submit(subprocess.Popen, ["sleep", "60"]).result()
@@ -104,12 +126,6 @@ def test_processes_count_whichever_thread_started_them() -> None:
         finally:
             child.kill()
             child.wait()
-
-
-def test_a_small_run_touches_no_committed_result(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = {path: path.stat().st_mtime_ns for path in RESULTS.iterdir()}
-    run("mask", monkeypatch)
-    assert before == {path: path.stat().st_mtime_ns for path in RESULTS.iterdir()}
 
 
 @pytest.mark.parametrize(("device", "message"), [("cuda", "no CUDA GPU"), ("tpu", "neither cpu nor cuda")])
@@ -123,19 +139,18 @@ def test_a_device_that_is_not_here_is_refused_at_once(
 
 
 def test_an_interrupted_run_keeps_its_rows_and_the_result_before(tmp_path: Path) -> None:
-    result = tmp_path / "it.json"
+    result, partial = tmp_path / "it.json", tmp_path / "it.partial.json"
     args = options("").parse_args(["--json", str(result)])
     store(args, "it", [1, 2])
     store(args, "it", [3], done=False)
-    assert json.loads(result.read_text())["rows"] == [1, 2]
-    assert json.loads((tmp_path / "it.partial.json").read_text())["rows"] == [3]
+    assert [json.loads(path.read_text())["rows"] for path in (result, partial)] == [[1, 2], [3]]
     store(args, "it", [3, 4])
     assert json.loads(result.read_text())["rows"] == [3, 4]
-    assert not (tmp_path / "it.partial.json").exists()
+    assert not partial.exists()
 
 
 def test_make_runs_them_all() -> None:
-    makefile = (Path(__file__).parents[2] / "Makefile").read_text(encoding="utf-8")
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     (line,) = (line for line in makefile.splitlines() if line.startswith("BENCHMARKS :="))
     assert set(line.split(":=")[1].split()) == set(NAMES) - {"memory", "scale"}
     assert "$(BENCHMARKS) memory;" in makefile

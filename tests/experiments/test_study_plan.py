@@ -6,56 +6,39 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from experiments.study.plan import grid, load_study, selected, variants
 from minicppo.rl.config import ConfigError
+from tests.experiments.fake_study import study_at
 
 ROOT = Path(__file__).resolve().parents[2]
-PART: dict[str, Any] = {
-    "title": "T",
-    "question": "Q",
-    "seeds": {"count": 2},
-    "arms": {"CPPO": {"method": "cppo-exact"}},
-}
-CANDIDATES = {"CPPO": {"method": "cppo-exact", "candidates": [{"delta": 0.1}, {"delta": 0.15}]}}
-TUNED = {"CPPO": {"method": "cppo-exact", "tuned": "tune"}}
+CPPO = {"method": "cppo-exact"}
+PART: dict[str, Any] = {"title": "T", "question": "Q", "seeds": {"count": 2}, "arms": {"CPPO": CPPO}}
+CANDIDATES = {"CPPO": {**CPPO, "candidates": [{"delta": 0.1}, {"delta": 0.15}]}}
+TUNED = {"CPPO": {**CPPO, "tuned": "tune"}}
 TUNE: dict[str, Any] = {**PART, "seeds": {"first": 9, "count": 1}, "arms": CANDIDATES}
 
 
-def load(folder: Path, parts: dict[str, Any], **changes: Any) -> Any:
-    path = folder / "study.yaml"
-    settings = {"name": "s", "preset": "stale", "results": "r", "parts": parts, **changes}
-    path.write_text(yaml.safe_dump(settings, sort_keys=False))
-    return load_study(path)
-
-
 def test_equal_settings_are_one_run(tmp_path: Path) -> None:
-    told = {**PART, "arms": {"told": {"method": "cppo-exact", "params": {"delta": 0.15}}}}
-    tuned = {**PART, "arms": {"tuned": {"method": "cppo-exact", "tuned": "tune"}}}
-    study = load(tmp_path, {"tune": TUNE, "plain": PART, "told": told, "tuned": tuned})
+    told = {**PART, "arms": {"told": {**CPPO, "params": {"delta": 0.15}}}}
+    study = study_at(tmp_path, parts={"tune": TUNE, "plain": PART, "told": told, "tuned": {**PART, "arms": TUNED}})
     runs = [[cell.run for cell in grid(study, name, {"tune": {"cppo-exact": {"delta": 0.15}}})] for name in study.parts]
     assert runs[1] == runs[2] == runs[3]
     assert len(set(runs[1])) == 2
     assert not set(runs[0]) & set(runs[1])
     other = grid(study, "tuned", {"tune": {"cppo-exact": {"delta": 0.1}}})
     assert not {cell.run for cell in other} & set(runs[1])
+    assert grid(study, "tuned", {}) == [], "arms wait for their tuning"
+    assert [label for label, _, _ in variants(study, "tune", {})] == ["CPPO delta=0.1", "CPPO delta=0.15"]
 
 
 def test_settings_reach_the_runs(tmp_path: Path) -> None:
     part = {**PART, "settings": {"slow": ["train.lr=1e-5"], "fast": []}}
-    cells = grid(load(tmp_path, {"p": part}, settings=["train.epochs=2"]), "p", {})
+    cells = grid(study_at(tmp_path, parts={"p": part}, settings=["train.epochs=2"]), "p", {})
     assert [(cell.seed, cell.setting) for cell in cells] == [(0, "slow"), (0, "fast"), (1, "slow"), (1, "fast")]
     assert [cell.config.train.lr for cell in cells[:2]] == [1e-5, 5e-4]
     assert {cell.config.train.epochs for cell in cells} == {2}
     assert [cell.config.seed for cell in cells] == [0, 0, 1, 1]
-
-
-def test_arms_wait_for_their_tuning(tmp_path: Path) -> None:
-    part = {**PART, "arms": {"CPPO": {"method": "cppo-exact", "tuned": "tune"}}}
-    study = load(tmp_path, {"tune": TUNE, "p": part})
-    assert grid(study, "p", {}) == []
-    assert [label for label, _, _ in variants(study, "tune", {})] == ["CPPO delta=0.1", "CPPO delta=0.15"]
 
 
 @pytest.mark.parametrize(
@@ -69,7 +52,7 @@ def test_arms_wait_for_their_tuning(tmp_path: Path) -> None:
         ({"p": {**TUNE, "arms": {**CANDIDATES, "DPPO": {"method": "dppo", "candidates": [{}]}}}}, "equally many"),
         ({"p": {**TUNE, "settings": {"a": [], "b": []}}}, "in one setting"),
         ({"p": {**TUNE, "arms": {**CANDIDATES, "again": CANDIDATES["CPPO"]}}}, "tuned once"),
-        ({"tune": TUNE, "p": {**PART, "arms": {"x": {"method": "cppo-exact", "tuned": "tun"}}}}, "did you mean 'tune'"),
+        ({"tune": TUNE, "p": {**PART, "arms": {"x": {**CPPO, "tuned": "tun"}}}}, "did you mean 'tune'"),
         ({"tune": TUNE, "p": {**PART, "arms": {"x": {"method": "grpo", "tuned": "tune"}}}}, "does not tune 'grpo'"),
         ({"tune": {**TUNE, "seeds": {"count": 1}}, "p": {**PART, "arms": TUNED}}, "shares seeds"),
         ({"p": {**PART, "arms": {"x": {"method": "grpo", "params": {"clip_low": 0.1}, "tuned": "t"}}}}, "give one of"),
@@ -77,11 +60,11 @@ def test_arms_wait_for_their_tuning(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_what_cannot_work_is_refused(tmp_path: Path, parts: dict[str, Any], says: str) -> None:
     with pytest.raises(ConfigError, match=says):
-        load(tmp_path, parts)
+        study_at(tmp_path, parts=parts)
 
 
 def test_a_setting_that_cannot_run_is_refused(tmp_path: Path) -> None:
-    study = load(tmp_path, {"p": {**PART, "settings": {"a": ["train.lrr=1"]}}})
+    study = study_at(tmp_path, parts={"p": {**PART, "settings": {"a": ["train.lrr=1"]}}})
     with pytest.raises(ConfigError, match=r"did you mean 'train\.lr'"):
         grid(study, "p", {})
     with pytest.raises(ConfigError, match="did you mean 'p'"):
@@ -96,20 +79,14 @@ def test_a_setting_that_cannot_run_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["study", "study-gpu"])
 def test_the_committed_studies(name: str) -> None:
     study = load_study(ROOT / "configs" / f"{name}.yaml")
-    chosen = {
-        part: {arm.method: arm.candidates[0] for arm in study.parts[part].arms.values()}
-        for part in study.parts
-        if study.parts[part].tunes
-    }
+    arms = {part: settings.arms.values() for part, settings in study.parts.items()}
+    chosen = {part: {arm.method: arm.candidates[0] for arm in own} for part, own in arms.items()
+              if study.parts[part].tunes}  # fmt: skip
     for part in study.parts:
         assert grid(study, part, chosen)
-    headline = study.parts["headline"]
-    assert headline.seeds.count >= 20
-    tuned = {arm.method for arm in headline.arms.values() if arm.tuned}
-    assert tuned == {arm.method for arm in study.parts["tune"].arms.values()}
-    for arm in [arm for part in study.parts.values() for arm in part.arms.values() if arm.candidates]:
-        assert len(arm.candidates) == 5
+        assert {len(arm.candidates) for arm in arms[part]} <= {0, 5}
+    assert study.parts["headline"].seeds.count >= 20
+    assert {arm.method for arm in arms["headline"] if arm.tuned} == {arm.method for arm in arms["tune"]}
     paper = {"grpo": {"clip_low": 0.2, "clip_high": 0.28}, "dppo-exact": {"delta": 0.15},
              "cppo-exact": {"delta": 0.15, "delta_b": 0.02}}  # fmt: skip
-    for arm in study.parts["tune"].arms.values():
-        assert paper[arm.method] in arm.candidates
+    assert all(paper[arm.method] in arm.candidates for arm in arms["tune"])

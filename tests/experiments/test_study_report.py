@@ -115,7 +115,8 @@ def test_the_same_table_is_the_same_bytes(rows: pd.DataFrame, tmp_path: Path) ->
 def test_the_report_and_the_readme_table(study: StudyConfig) -> None:
     files = write_report(study, "python -m experiments study x.yaml")
     assert all(file.stat().st_size for file in files)
-    text = files[0].read_text()
+    summary, text = files[1].read_bytes(), files[0].read_text()
+    files[1].unlink()
     for part in PARTS.values():
         assert f"## {part['title']}" in text
     assert "Still to be run" not in text
@@ -125,6 +126,7 @@ def test_the_report_and_the_readme_table(study: StudyConfig) -> None:
     files[0].write_text(stale)
     write_report(study, "python -m experiments study x.yaml")
     assert files[0].read_text() == by_hand, "blocks are written anew, and what stands round them stays"
+    assert files[1].read_bytes() == summary, "it comes from the table alone"
     said, table, note = study_table(Path(study.results)).split("\n\n")
     assert said == "Pressure does it."
     assert "| CPPO, tuned | 2 |" in table

@@ -9,9 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any
 
 import pytest
@@ -28,8 +26,6 @@ from experiments.study.plan import StudyConfig, grid, load_study
 from experiments.study.runner import DIVERGED, WARMUP, is_done, work_through
 from experiments.study.study import plan_table, run_study, update_table, write_report
 from experiments.study.table import read_table, write_table
-from experiments.workers import follow
-from minicppo.rl.config import ConfigError
 from tests.experiments.fake_study import SMALL, TINY, fake_rows, study_at
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -92,19 +88,6 @@ def test_a_study_from_start_to_page(whole: Path) -> None:
     assert before == {path: path.read_bytes() for path in before}, "and are left alone"
     counts = list(plan_table(study, out, []).columns[6].cells)
     assert counts == ["2", str(len(names) - 2)]
-
-
-def test_the_report_comes_from_the_table_alone(tmp_path: Path) -> None:
-    study = study_at(tmp_path)
-    cells = [cell for part in study.parts for cell in grid(study, part, {"tune": {"cppo-exact": {"delta": 0.02}}})]
-    write_table(pd.concat(map(fake_rows, cells)), tmp_path / "results" / "study.parquet")
-    (tmp_path / "results" / "machines.json").write_text("[]")
-    files = write_report(study, "x")
-    before = {path: path.read_bytes() for path in files if path.suffix != ".png"}
-    for path in before:
-        path.unlink()
-    write_report(study, "x")
-    assert before == {path: path.read_bytes() for path in before}
 
 
 def test_rows_outlive_their_runs_but_not_their_settings(tmp_path: Path) -> None:
@@ -190,36 +173,13 @@ def test_what_cannot_start_and_what_blows_up_do_not_stop_the_rest(tmp_path: Path
     assert hot["reward"].notna().tolist() == [True, True, True, True, False]
 
 
-def test_after_a_failure_what_runs_is_heard_out_and_nothing_starts() -> None:
-    events: SimpleQueue[tuple[str, int]] = SimpleQueue()
-    heard = []
-
-    def fail() -> None:
-        raise OSError("No space left on device")
-
-    def work(name: str) -> None:
-        time.sleep(0.5)
-        events.put((name, 1))
-
-    with ThreadPoolExecutor(2) as pool:
-        jobs = [pool.submit(fail), *(pool.submit(work, name) for name in ("first", "second", "third"))]
-        with pytest.raises(OSError, match="No space left"):
-            follow(jobs, events, lambda run, iteration: heard.append((run, iteration)))
-        assert [job.cancelled() for job in jobs] == [False, False, False, True]
-    assert sorted(heard) == [("first", 1), ("second", 1)]
-
-
-def test_what_needs_tuning_waits_for_it(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="finish that first"):
-        run(study_at(tmp_path), tmp_path / "runs", "headline")
-
-
 def test_the_command_says_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     study_at(tmp_path)
     for arguments, status, says in [
         (["--dry-run"], 0, "4 + 2"),
         (["--report-only"], 2, "run the study first"),
         (["--only", "headlin"], 2, "did you mean 'headline'"),
+        (["--only", "headline"], 2, "finish that first (--only tune)"),
     ]:
         with pytest.raises(SystemExit) as end:
             main(["study", str(tmp_path / "study.yaml"), "--out", str(tmp_path / "runs"), *arguments])
@@ -237,6 +197,8 @@ def test_the_gpu_study_runs_small_on_a_cpu(tmp_path: Path) -> None:
         part["seeds"] |= {"count": 1}
     for arm in settings["parts"]["tune"]["arms"].values():
         arm["candidates"] = arm["candidates"][:1]
+    arms = settings["parts"]["headline"]["arms"]
+    settings["parts"]["headline"] |= {"arms": {name: arms[name] for name in ("none", "CPPO, tuned")}, "compare": {}}
     path = tmp_path / "gpu.yaml"
     path.write_text(yaml.safe_dump(settings, sort_keys=False))
     study = load_study(path)

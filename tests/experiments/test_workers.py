@@ -7,28 +7,25 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
+from queue import SimpleQueue
 
 import pytest
 
-from experiments.workers import start_workers, tell
+from experiments.workers import follow, start_workers, tell
 
 
 def test_workers_see_the_environment_of_the_day(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the pool's start, that is: the server that forks them may have begun with another."""
     for day in ("monday", "tuesday"):
         monkeypatch.setenv("MINICPPO_TEST_DAY", day)
-        pool, _ = start_workers(1)
+        pool, _ = start_workers(1, runs_each=1)
         with pool:
+            first, second = pool.submit(os.getpid), pool.submit(os.getpid)
             assert pool.submit(os.getenv, "MINICPPO_TEST_DAY").result() == day
-
-
-def test_every_run_may_have_a_process_of_its_own() -> None:
-    pool, _ = start_workers(1, runs_each=1)
-    with pool:
-        first, second = pool.submit(os.getpid), pool.submit(os.getpid)
-        assert os.getpid() != first.result() != second.result()
+    assert os.getpid() != first.result() != second.result(), "every run may have a process of its own"
 
 
 def tell_and_sleep() -> None:
@@ -46,6 +43,25 @@ def test_ctrl_c_ends_a_worker_before_its_next_job(tmp_path: Path) -> None:
         with pytest.raises(BrokenProcessPool):
             queued.result()
     assert not list(tmp_path.iterdir())
+
+
+def test_after_a_failure_what_runs_is_heard_out_and_nothing_starts() -> None:
+    events: SimpleQueue[tuple[str]] = SimpleQueue()
+    heard: list[str] = []
+
+    def fail() -> None:
+        raise OSError("No space left on device")
+
+    def work(name: str) -> None:
+        time.sleep(0.5)
+        events.put((name,))
+
+    with ThreadPoolExecutor(2) as pool:
+        jobs = [pool.submit(fail), *(pool.submit(work, name) for name in ("first", "second", "third"))]
+        with pytest.raises(OSError, match="No space left"):
+            follow(jobs, events, heard.append)
+        assert [job.cancelled() for job in jobs] == [False, False, False, True]
+    assert sorted(heard) == ["first", "second"]
 
 
 def test_the_demo_s_display_does_without_the_trainer() -> None:
