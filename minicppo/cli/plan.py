@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -64,7 +65,7 @@ def plan(
     checks = preconditions(config, made, folder)
     written = write_plan(config, write, force) if write is not None and not made.refusals else []
     if as_json:
-        print(json.dumps({**made.as_json(), "preconditions": [vars(check) for check in checks]}, indent=1))
+        print(json.dumps({**vars(made), "preconditions": [vars(check) for check in checks]}, indent=1))
         return
     for part in (*describe(made), *([checks_table(checks)] if checks else [])):
         say(part) if isinstance(part, str) else console.print(part)
@@ -75,12 +76,10 @@ def plan(
 
 def describe(made: Plan) -> list[Any]:
     """The plan as lines and tables, in the order to print them."""
-    from minicppo.engines.plan import as_shell
-
     parts: list[Any] = [f"{made.method} on {made.name}, engine {made.engine}, {made.gpus} x {made.gpu}", ""]
-    parts += made.refusals or [as_shell(made.command)]
+    parts += made.refusals or [shlex.join(made.command)]
     if made.settings and made.resolved != made.command:
-        parts.append(f"which starts: {as_shell(made.resolved[:3])} with")
+        parts.append(f"which starts: {shlex.join(made.resolved[:3])} with")
     parts += [f"  {key}={value}" for key, value in made.settings.items()]
     parts.append(table(("step", "count"), [(key, _count(value)) for key, value in made.tokens.items()]))
     if not made.peak:
@@ -90,7 +89,7 @@ def describe(made: Plan) -> list[Any]:
     held = [(key, _count(made.model[key])) for key in ("parameters", "active a token")]
     for key, value in made.cache.items():
         held.append((f"KV cache: {key}", _count(value) if key == "at a time" else _bytes(value)))
-    parts.append(table(("model and caches", ""), [*held, *_sizes("Top-K of a rollout batch ", made.cells)]))
+    parts.append(table(("model and caches", ""), [*held, *_sizes("Top-K of a rollout batch ", made.top_log_probs)]))
     parts.append(table(("time, estimated", ""), [(key, f"{value:,.0f}") for key, value in made.hours.items()]))
     return [*parts, ASSUMED.format(**made.assumptions), ""]
 

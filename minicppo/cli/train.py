@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -119,14 +120,14 @@ def _engine(
 
 def _require(config: RunConfig, folder: Path, typed: list[str]) -> None:
     from minicppo.cli.plan import checks_table
-    from minicppo.engines.plan import as_shell, launch_command, make_plan
+    from minicppo.engines.plan import launch_command, make_plan
     from minicppo.engines.preconditions import preconditions
 
     plan = make_plan(config, folder, ["..."])
     if config.engine == "trl" and config.cluster.gpus > 1 and "WORLD_SIZE" not in os.environ:
         raise ValueError(
             f"engine trl wants a process for each of the {config.cluster.gpus} GPUs: start it as "
-            f"{as_shell(launch_command(config, typed))}, or set cluster.gpus_per_node=1"
+            f"{shlex.join(launch_command(config, typed))}, or set cluster.gpus_per_node=1"
         )
     checks = preconditions(config, plan, folder)
     failing = [check for check in checks if check.required and not check.passed]
@@ -138,10 +139,9 @@ def _require(config: RunConfig, folder: Path, typed: list[str]) -> None:
 
 def _run_verl(config: RunConfig, folder: Path) -> None:
     """Start verl, pass on what it prints, and leave with its exit status."""
-    from minicppo.engines.plan import as_shell
     from minicppo.engines.verl import command, train
 
-    say(as_shell(command(config, folder)))
+    say(shlex.join(command(config, folder)))
     try:
         status = train(config, folder, say)
     except KeyboardInterrupt:

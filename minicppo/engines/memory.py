@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from minicppo.engines.split import is_megatron, longest_response, method_of, tokens_per_gpu
 from minicppo.rl.config import RunConfig
-from minicppo.rl.sections import ClusterConfig
 
 GB = 1e9
 
@@ -89,27 +88,21 @@ GPUS = {
 }
 
 
-@dataclass(frozen=True)
 class Load:
-    """A run as the estimates see it.
+    """A run as the estimates see it."""
 
-    responses: of one rollout batch, `horizon` their greatest length in tokens. micro_tokens: of one forward pass in
-    training. whole: each GPU holds the whole model, samples with the weights it trains and never holds whole rows of
-    logits (the TRL engine), instead of a shard of it beside a rollout engine (verl). at_once: responses a GPU samples
-    together, 0 for as many as fit. replica: GPUs of one rollout engine. top_log_probs: K of Top-K, 0 for none.
-    """
-
-    model: Architecture
-    gpu: Gpu
-    cluster: ClusterConfig
-    gpus: int
-    whole: bool
-    responses: int
-    horizon: int
-    micro_tokens: int
-    at_once: int
-    replica: int
-    top_log_probs: int
+    def __init__(self, config: RunConfig, model: Architecture, gpu: Gpu):
+        group, k = config.rollout.group_size, config.rollout.top_log_probs
+        self.model, self.gpu, self.cluster, self.gpus = model, gpu, config.cluster, config.cluster.gpus
+        # TRL: each GPU holds the whole model, samples with the weights it trains and never holds whole rows of logits,
+        # instead of a shard of it beside a rollout engine (verl)
+        self.whole = config.engine == "trl"
+        self.responses = config.rollout.prompts * group  # of one rollout batch
+        self.horizon = longest_response(config)
+        self.micro_tokens = tokens_per_gpu(config)  # of one forward pass in training
+        self.at_once = (config.rollout.batch or 0) * group if self.whole else 0  # sampled by a GPU; 0: as fit
+        self.replica = 1 if self.whole else config.cluster.rollout_tensor_parallel  # GPUs of one rollout engine
+        self.top_log_probs = k if method_of(config).needs == "topk" else 0  # of each token
 
     @property
     def replicas(self) -> int:
@@ -124,22 +117,7 @@ class Load:
 def load_of(config: RunConfig) -> Load | None:
     """What the estimates need of a configuration; None for a model or GPU they do not know, and engine local."""
     model, gpu = architecture_of(config.model.source), GPUS.get(config.cluster.gpu)
-    if model is None or gpu is None or config.engine == "local":
-        return None
-    whole, group = config.engine == "trl", config.rollout.group_size
-    return Load(
-        model=model,
-        gpu=gpu,
-        cluster=config.cluster,
-        gpus=config.cluster.gpus,
-        whole=whole,
-        responses=config.rollout.prompts * group,
-        horizon=longest_response(config),
-        micro_tokens=tokens_per_gpu(config),
-        at_once=(config.rollout.batch or 0) * group if whole else 0,
-        replica=1 if whole else config.cluster.rollout_tensor_parallel,
-        top_log_probs=config.rollout.top_log_probs if method_of(config).needs == "topk" else 0,
-    )
+    return None if model is None or gpu is None or config.engine == "local" else Load(config, model, gpu)
 
 
 def state_bytes(load: Load) -> dict[str, float]:

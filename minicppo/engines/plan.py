@@ -1,9 +1,8 @@
 """What a run would start, hold and take, from its configuration alone: no GPU and no engine is needed."""
 
-import shlex
-from dataclasses import asdict, dataclass, replace
+from copy import copy
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from minicppo.engines import memory
 from minicppo.engines.memory import Assumptions, Load
@@ -41,14 +40,10 @@ class Plan:
     peak: Table
     capacity: float
     cache: Table
-    cells: Table
+    top_log_probs: Table
     tokens: Table
     hours: Table
     assumptions: Table
-
-    def as_json(self) -> dict[str, Any]:
-        """Plain data, every table included."""
-        return asdict(self)
 
 
 def make_plan(config: RunConfig, run_dir: Path, typed: list[str]) -> Plan:
@@ -112,7 +107,7 @@ def _estimates(config: RunConfig) -> dict[str, Table]:
     """The tables that need the model's architecture."""
     load = memory.load_of(config)
     if load is None:
-        return {name: {} for name in ("model", "state", "training", "peak", "cache", "cells", "hours")}
+        return {name: {} for name in ("model", "state", "training", "peak", "cache", "top_log_probs", "hours")}
     model = load.model
     return {
         "model": {
@@ -124,7 +119,7 @@ def _estimates(config: RunConfig) -> dict[str, Table]:
         "training": memory.training_bytes(load),
         "peak": memory.peak_bytes(load),
         "cache": memory.cache(load),
-        "cells": memory.top_log_prob_bytes(load) if load.top_log_probs else {},
+        "top_log_probs": memory.top_log_prob_bytes(load) if load.top_log_probs else {},
         "hours": _hours(config, load, Assumptions()),
     }
 
@@ -142,7 +137,8 @@ def _hours(config: RunConfig, load: Load, assumed: Assumptions) -> Table:
     generation = memory.generation_seconds(load, load.responses, assumed)
     training = memory.training_seconds(load, config.train.epochs, assumed)
     if load.whole:  # the first process evaluates, greedily too, and the others wait
-        load = replace(load, gpus=1, at_once=(config.eval.batch or problems) * samples)
+        load = copy(load)
+        load.gpus, load.at_once = 1, (config.eval.batch or problems) * samples
         evaluation = sum(memory.generation_seconds(load, n, assumed) for n in (problems * samples, problems))
     else:
         evaluation = memory.generation_seconds(load, problems * samples, assumed)
@@ -155,8 +151,3 @@ def _hours(config: RunConfig, load: Load, assumed: Assumptions) -> Table:
         "hours in all": total,
         "GPU-hours in all": total * config.cluster.gpus,
     }
-
-
-def as_shell(arguments: list[str]) -> str:
-    """A command as one would type it, quoted where that is needed."""
-    return shlex.join(arguments)

@@ -1,9 +1,10 @@
 """The files that `minicppo plan --write` leaves: the resolved settings, a launch script, a SLURM and a Ray job."""
 
+import shlex
 from pathlib import Path
 from string import Template
 
-from minicppo.engines.plan import as_shell, launch_command
+from minicppo.engines.plan import launch_command
 from minicppo.rl.config import RunConfig
 
 JOBS = Path(__file__).parent / "jobs"
@@ -21,7 +22,7 @@ def plan_files(config: RunConfig) -> dict[str, str]:
     values = {
         "name": f"{config.name}-{config.method.name}",
         "engine": config.engine,
-        "start": as_shell(launch_command(config, [])),
+        "start": shlex.join(launch_command(config, [])),
         "nodes": cluster.nodes,
         "workers": cluster.nodes - 1,
         "gpus": cluster.gpus_per_node,

@@ -2,21 +2,18 @@
 
 import difflib
 import re
+from pathlib import Path
+from typing import Any
+
+import yaml
 
 from minicppo.engines.memory import architecture_of
 from minicppo.engines.split import data_parallel, is_megatron, longest_response, method_of, micro_batches
 from minicppo.rl.config import ConfigError, RunConfig
 from minicppo.rules import METHODS, get_method
 
-# What makes the rollout policy the anchor of every ratio under verl. Changing one of them changes the method.
-ANCHOR = {
-    "trainer.use_v1": True,  # v0 replaces the loss by its own "bypass_mode"
-    "algorithm.rollout_correction.bypass_mode": True,  # old_log_probs are the rollout's, not recomputed
-    "actor_rollout_ref.rollout.calculate_log_probs": True,
-    "actor_rollout_ref.rollout.logprobs_mode": "processed_logprobs",  # with the temperature applied
-    "actor_rollout_ref.rollout.top_p": 1,  # else the sampled distribution is not the scored one
-    "actor_rollout_ref.rollout.top_k": -1,
-}
+VERL: dict[str, dict[str, Any]] = yaml.safe_load((Path(__file__).parent / "verl.yaml").read_text(encoding="utf-8"))
+ANCHOR = VERL["anchor"]
 VERL_LOSS = (".policy_loss", ".policy_loss._target_", ".policy_loss.loss_mode", ".policy_loss.params")
 # Settings of TRL's own optimiser and schedule: the engine makes both from `train`, so that these would change nothing.
 WITHOUT_EFFECT = frozenset(

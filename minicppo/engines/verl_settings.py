@@ -7,13 +7,12 @@ import re
 from pathlib import Path
 from typing import Any
 
-from minicppo.engines.refusals import ANCHOR, require_carried
+from minicppo.engines.refusals import ANCHOR, VERL, require_carried
 from minicppo.engines.split import is_megatron, longest_response, method_of, tokens_per_gpu
 from minicppo.rl.config import RunConfig
 from minicppo.rules import METHODS, get_method
 
 PIN = ">=0.9.1,<0.10"
-TARGET = "minicppo.engines.verl_loss.CPPOPolicyLossConfig"
 TAKEN = ("cispo", "gspo", "sapo")  # names that verl's own losses have; ours differ from them and stand beside them
 ROUTER = "actor_rollout_ref.actor.megatron.override_transformer_config.moe_router_dtype"
 NEW = {"actor_rollout_ref.actor.policy_loss.params", ROUTER}  # keys that verl's own configuration lacks
@@ -36,45 +35,40 @@ def verl_overrides(config: RunConfig, run_dir: Path) -> list[str]:
         ConfigError: what verl cannot carry, with the ways out.
     """
     require_carried(config.model_copy(update={"engine": "verl"}))
-    engine = ["model_engine=megatron"] if is_megatron(config.cluster) else []
-    settings = {**_settings(config, run_dir.absolute()), **ANCHOR}
-    prefixed = (f"{'+' if key in NEW else ''}{key}={render(value)}" for key, value in settings.items())
-    return [*engine, *prefixed, *config.cluster.overrides]
+    megatron = is_megatron(config.cluster)
+    settings = {**VERL["settings"], **_settings(config, run_dir.absolute()), **(VERL["megatron"] if megatron else {})}
+    rendered = [f"{'+' * (key in NEW)}{key}={render(value)}" for key, value in (settings | ANCHOR).items()]
+    return [*(["model_engine=megatron"] if megatron else []), *rendered, *config.cluster.overrides]
 
 
 def _settings(config: RunConfig, run_dir: Path) -> dict[str, Any]:
     train, rollout, evaluation, cluster = config.train, config.rollout, config.eval, config.cluster
     actor, sampler, horizon = "actor_rollout_ref.actor", "actor_rollout_ref.rollout", longest_response(config)
+    if is_megatron(cluster):
+        split = {
+            "megatron.tensor_model_parallel_size": cluster.tensor_parallel,
+            "megatron.pipeline_model_parallel_size": cluster.pipeline_parallel,
+            "megatron.expert_model_parallel_size": cluster.expert_parallel,
+        }
+    else:
+        split = {"strategy": "fsdp2"}
+    offload = "megatron" if is_megatron(cluster) else "fsdp_config"
     return {
         "data.train_files": str(run_dir / "data" / "train.parquet"),
         "data.val_files": str(run_dir / "data" / "eval.parquet"),
         "data.train_batch_size": rollout.prompts,
         "data.max_prompt_length": cluster.max_prompt_tokens,
         "data.max_response_length": horizon,
-        "data.filter_overlong_prompts": True,
-        "data.truncation": "error",
         "data.seed": config.seed,
         "actor_rollout_ref.model.path": config.model.source,
-        "actor_rollout_ref.model.use_remove_padding": True,
-        "actor_rollout_ref.model.enable_gradient_checkpointing": True,
-        "reward.custom_reward_function.path": "pkg://minicppo.rl.grading.reward",
-        "reward.custom_reward_function.name": "compute_score",
-        "algorithm.adv_estimator": "grpo",
         "algorithm.norm_adv_by_std_in_grpo": train.normalize_std,
-        "algorithm.use_kl_in_reward": False,
-        "critic.enable": False,
-        "algorithm.filter_groups.enable": False,  # groups of equal rewards have advantage 0; they are not refilled
-        f"{actor}.policy_loss._target_": TARGET,
         f"{actor}.policy_loss.loss_mode": loss_mode(config.method.name),
         f"{actor}.policy_loss.params": dict(method_of(config).params),
         f"{actor}.loss_agg_mode": train.loss_agg_mode,
         f"{actor}.loss_scale_factor": train.horizon or horizon,
         f"{actor}.ppo_mini_batch_size": config.prompts_per_update,  # in prompts: verl multiplies by n
         f"{actor}.ppo_epochs": train.epochs,
-        f"{actor}.use_dynamic_bsz": True,
         f"{actor}.ppo_max_token_len_per_gpu": tokens_per_gpu(config),
-        f"{actor}.use_kl_loss": False,
-        f"{actor}.entropy_coeff": 0,
         f"{actor}.data_loader_seed": config.seed,
         f"{actor}.optim.lr": train.lr,
         # verl's schedule takes a step a rollout batch, ours one an update
@@ -82,8 +76,9 @@ def _settings(config: RunConfig, run_dir: Path) -> dict[str, Any]:
         f"{actor}.optim.weight_decay": train.weight_decay,
         f"{actor}.optim.betas": list(train.betas),
         f"{actor}.optim.clip_grad": train.grad_clip,
-        **{f"{actor}.{key}": value for key, value in _split(config).items()},
-        f"{sampler}.name": "vllm",
+        **{f"{actor}.{key}": value for key, value in split.items()},
+        f"{actor}.{offload}.param_offload": cluster.offload,
+        f"{actor}.{offload}.optimizer_offload": cluster.offload,
         f"{sampler}.n": rollout.group_size,
         f"{sampler}.temperature": rollout.temperature,
         f"{sampler}.seed": config.seed,
@@ -92,10 +87,7 @@ def _settings(config: RunConfig, run_dir: Path) -> dict[str, Any]:
         f"{sampler}.val_kwargs.n": evaluation.samples,
         f"{sampler}.val_kwargs.temperature": evaluation.temperature,
         f"{sampler}.val_kwargs.top_p": evaluation.top_p,
-        f"{sampler}.val_kwargs.do_sample": True,
-        "trainer.project_name": "minicppo",
         "trainer.experiment_name": f"{config.name}-{config.method.name}",
-        "trainer.logger": ["console"],
         "trainer.nnodes": cluster.nodes,
         "trainer.n_gpus_per_node": cluster.gpus_per_node,
         "trainer.total_training_steps": train.iterations,
@@ -104,31 +96,6 @@ def _settings(config: RunConfig, run_dir: Path) -> dict[str, Any]:
         "trainer.save_freq": train.checkpoint_every,
         "trainer.max_actor_ckpt_to_keep": train.keep_checkpoints,
         "trainer.default_local_dir": str(run_dir / "checkpoints"),
-        "trainer.resume_mode": "auto",
-    }
-
-
-def _split(config: RunConfig) -> dict[str, Any]:
-    """How the actor is split over GPUs. Megatron: read from verl's example for this model, not run here."""
-    cluster = config.cluster
-    if not is_megatron(cluster):
-        return {
-            "strategy": "fsdp2",
-            "fsdp_config.param_offload": cluster.offload,
-            "fsdp_config.optimizer_offload": cluster.offload,
-        }
-    return {
-        "megatron.tensor_model_parallel_size": cluster.tensor_parallel,
-        "megatron.pipeline_model_parallel_size": cluster.pipeline_parallel,
-        "megatron.expert_model_parallel_size": cluster.expert_parallel,
-        "megatron.expert_tensor_parallel_size": 1,
-        "megatron.param_offload": cluster.offload,
-        "megatron.optimizer_offload": cluster.offload,
-        "megatron.use_mbridge": True,
-        "megatron.override_transformer_config.moe_router_dtype": "fp32",
-        "megatron.override_transformer_config.recompute_granularity": "full",
-        "megatron.override_transformer_config.recompute_method": "uniform",
-        "megatron.override_transformer_config.recompute_num_layers": 1,
     }
 
 

@@ -76,7 +76,7 @@ def test_every_method_is_planned_or_refused_with_a_way_out(preset: str, engine: 
         method = method_of(config)
         tables = (made.model, made.state, made.training, made.peak, made.cache, made.tokens, made.hours)
         assert all(math.isfinite(value) and value >= 0 for table in tables for value in table.values())
-        assert bool(made.cells) == (method.needs == "topk")
+        assert bool(made.top_log_probs) == (method.needs == "topk")
         if preset == "qwen3-30b-a3b-base" and engine == "trl":
             assert any("--engine verl" in text for text in made.refusals)
         elif method.needs == "log_probs" or (engine == "trl" and method.needs == "topk"):
@@ -90,7 +90,7 @@ def test_every_method_is_planned_or_refused_with_a_way_out(preset: str, engine: 
             (refusal,) = made.refusals
             assert (made.settings, made.resolved) == ({}, [])
             assert plans[refusal.rpartition("--method ")[2]].refusals == [], "the way out must lead out"
-        json.dumps(made.as_json(), allow_nan=False)
+        json.dumps(vars(made), allow_nan=False)
 
 
 def test_a_family_without_a_variant_that_fits_is_shown_to_cppo() -> None:

@@ -30,7 +30,8 @@ with warnings.catch_warnings():  # of verl's own imports
     from verl.workers.utils.losses import ppo_loss
 
     from minicppo.engines import verl_loss as verl_loss
-    from minicppo.engines.verl_settings import TARGET, loss_mode
+    from minicppo.engines.refusals import VERL
+    from minicppo.engines.verl_settings import loss_mode
 
 HORIZON = 40
 CONFIGS = str(Path(next(iter(verl.trainer.__path__))) / "config")
@@ -66,7 +67,13 @@ def actor_config(name: str, mode: str = "seq-mean-token-sum-norm", horizon: int 
     """An actor's configuration with one of our losses, through verl's own instantiation."""
     settings = OmegaConf.create(OmegaConf.to_container(_actor(), resolve=False)).actor_rollout_ref.actor
     settings.loss_agg_mode, settings.loss_scale_factor = mode, horizon
-    settings.policy_loss.update({"_target_": TARGET, "loss_mode": loss_mode(name), "params": params})
+    settings.policy_loss.update(
+        {
+            "_target_": VERL["settings"]["actor_rollout_ref.actor.policy_loss._target_"],
+            "loss_mode": loss_mode(name),
+            "params": params,
+        }
+    )
     return omega_conf_to_dataclass(settings)
 
 
