@@ -1,0 +1,181 @@
+"""The head: it equals the loop twin and the plain way, in memory that knows nothing of tokens x vocabulary."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from minicppo.reference.lm_head import head_entropy, head_gradients, head_log_probs
+from minicppo.rl.lm_head import linear_head, token_log_probs
+from tests.rl.models import DIRECT, RECURRENT, SHAPED, model
+
+
+def assert_near(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], rtol: float = 1e-5) -> None:
+    """Each tensor to `rtol` of the largest entry of all."""
+    scale = max(float(value.abs().max()) for value in expected.values())
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, atol=rtol * scale, rtol=0, msg=lambda m, n=name: f"{n}: {m}")
+
+
+class Largest(TorchDispatchMode):
+    """Remembers the largest tensor that any operation returns; views count like what they show."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.elements = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for value in out if isinstance(out, (tuple, list)) else (out,):
+            if isinstance(value, Tensor):
+                self.elements = max(self.elements, value.numel())
+        return out
+
+
+def inputs(
+    m: int, v: int, d: int, k: int, dtype: torch.dtype = torch.float64, seed: int = 0
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Hidden states, weights and bias with gradient; targets, further tokens and upstream gradients."""
+    rng = torch.Generator().manual_seed(seed)
+    hidden, weight, bias = (
+        torch.randn(*shape, generator=rng, dtype=torch.float64).to(dtype).requires_grad_()
+        for shape in ((m, d), (v, d), (v,))
+    )
+    targets, top = torch.randint(v, (m,), generator=rng), torch.randint(v, (m, k), generator=rng)
+    return hidden, weight, bias, targets, top, torch.randn(m, generator=rng, dtype=torch.float64).to(dtype)
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+@pytest.mark.parametrize("tile", [(64, 256), (5, 16), (1, 101), (13, 1), (4, 7)])
+def test_the_head_is_its_loop_twin(tile: tuple[int, int], temperature: float, seed: int) -> None:
+    hidden, weight, bias, targets, top, upstream = inputs(13, 101, 6, 4, seed=seed)
+    found = token_log_probs(hidden, weight, bias, targets, top, temperature, tile)
+    given = [x.detach().numpy() for x in (hidden, weight, bias)]
+    rows = np.array([head_log_probs(h, *given[1:], temperature) for h in given[0]])
+    np.testing.assert_allclose(found.log_probs.detach(), rows[np.arange(13), targets], rtol=1e-12)
+    np.testing.assert_allclose(found.entropy, [head_entropy(row) for row in rows], rtol=1e-11)
+    assert found.top_log_probs is not None
+    np.testing.assert_allclose(found.top_log_probs, np.take_along_axis(rows, top.numpy(), 1), rtol=1e-12)
+    twin = head_gradients(*given, targets.tolist(), temperature, upstream.tolist())
+    own = torch.autograd.grad(found.log_probs, (hidden, weight, bias), upstream)
+    for mine, theirs in zip(own, twin, strict=True):
+        np.testing.assert_allclose(mine, theirs, atol=1e-12 * np.abs(theirs).max())
+
+
+def test_the_head_in_float32_and_without_bias_or_further_tokens() -> None:
+    hidden, weight, _, targets, _, upstream = inputs(70, 1001, 32, 1, torch.float32)
+    found = token_log_probs(hidden, weight, None, targets, tile=(16, 128))
+    assert found.top_log_probs is None
+    wide = [x.detach().double().requires_grad_() for x in (hidden, weight)]
+    log_p = (wide[0] @ wide[1].T).log_softmax(-1).gather(1, targets[:, None])[:, 0]
+    own = torch.autograd.grad(found.log_probs, (hidden, weight), upstream)
+    true = torch.autograd.grad(log_p, wide, upstream.double())
+    assert_near(
+        {"log_probs": found.log_probs.detach().double(), "hidden": own[0].double(), "weight": own[1].double()},
+        {"log_probs": log_p.detach(), "hidden": true[0], "weight": true[1]},
+    )
+
+
+def test_only_what_asks_for_a_gradient_gets_one() -> None:
+    hidden, weight, bias, targets, top, upstream = inputs(9, 33, 5, 2)
+    whole = torch.autograd.grad(token_log_probs(hidden, weight, bias, targets).log_probs, (hidden, weight), upstream)
+    found = token_log_probs(hidden, weight.detach(), bias.detach(), targets, top, tile=(4, 8))
+    assert found.top_log_probs is not None
+    assert not found.entropy.requires_grad
+    assert not found.top_log_probs.requires_grad
+    torch.testing.assert_close(torch.autograd.grad(found.log_probs, hidden, upstream)[0], whole[0])
+    found = token_log_probs(hidden.detach(), weight, None, targets, tile=(4, 8))
+    assert torch.autograd.grad(found.log_probs, weight, upstream)[0].shape == weight.shape
+    assert not token_log_probs(hidden.detach(), weight.detach(), None, targets).log_probs.requires_grad
+
+
+def test_no_tokens_at_all() -> None:
+    hidden, weight, bias, targets, top, _ = inputs(0, 33, 5, 2)
+    found = token_log_probs(hidden, weight, bias, targets, top)
+    assert [len(x) for x in vars(found).values()] == [0, 0, 0]
+    found.log_probs.sum().backward()
+    assert weight.grad is not None
+    assert not weight.grad.any()
+
+
+def test_a_sure_token_keeps_its_small_gradient_in_bfloat16() -> None:
+    """1 - p of a token with p = 0.9999 is below bfloat16's resolution of p."""
+    hidden = torch.eye(4)[:1].clone().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        log_probs = token_log_probs(hidden, torch.eye(4) * 10, None, torch.tensor([0])).log_probs
+    (found,) = torch.autograd.grad(log_probs.sum(), hidden)
+    rest = 3 / (np.exp(10.0) + 3)
+    assert abs(float(found[0, 0]) / (10 * rest) - 1) < 0.01
+
+
+def test_no_tensor_has_tokens_times_vocabulary_elements() -> None:
+    for tokens in (60, 600):
+        hidden, weight, _, targets, _, _ = inputs(tokens, 61, 24, 1, torch.float32)
+        with Largest() as mode:
+            token_log_probs(hidden, weight, None, targets, tile=(8, 16)).log_probs.sum().backward()
+        assert mode.elements <= max(hidden.numel(), weight.numel()) < tokens * 61
+    with Largest() as mode:
+        (hidden @ weight.T).log_softmax(-1)
+    assert mode.elements == tokens * 61, "the watch must see what it watches for"
+
+
+@pytest.mark.parametrize("name", [*DIRECT, "gpt2", "gpt-neox", "mistral-window", *RECURRENT, *SHAPED])
+def test_a_head_is_used_alone_where_the_logits_are_just_its_output(name: str) -> None:
+    made = model(name)
+    ids = torch.tensor([[5, 6, 7]])
+    hidden = made.base_model(input_ids=ids)[0]
+    head = made.get_output_embeddings()
+    alone = nn.functional.linear(hidden, head.weight, head.bias)
+    same = alone.shape[-1] == 16 and torch.allclose(alone, made(input_ids=ids).logits, atol=1e-6)
+    assert (linear_head(made) is not None) == (name not in SHAPED)
+    assert same or name in SHAPED
+
+
+def test_gemma2_without_its_cap_is_linear() -> None:
+    assert linear_head(model("gemma2", final_logit_softcapping=None)) is not None
+
+
+def test_a_head_replaced_or_hooked_later_is_asked_anew() -> None:
+    class Adapted(nn.Linear):
+        def forward(self, input: Tensor) -> Tensor:
+            return super().forward(input) + input.sum(-1, keepdim=True)
+
+    made = model("llama-grouped")
+    head = made.get_output_embeddings()
+    assert linear_head(made) is head
+    for other in (nn.Sequential(head, nn.Softplus()), Adapted(24, 16, bias=False)):
+        made.lm_head = other
+        assert linear_head(made) is None
+    made.lm_head = head
+    hooks: list[Callable[[], Any]] = [
+        lambda: head.register_forward_hook(lambda module, args, output: output / 2),
+        lambda: head.register_forward_pre_hook(lambda module, args: args[0] / 2),
+    ]
+    for register in hooks:
+        hook = register()
+        assert linear_head(made) is None
+        hook.remove()
+    assert linear_head(made) is head
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_head_on_a_gpu(dtype: torch.dtype) -> None:
+    hidden, weight, bias, targets, top, upstream = (x.detach() for x in inputs(300, 3001, 64, 4, torch.float32))
+    hidden /= 8
+    results = []
+    for device in ("cpu", "cuda"):
+        own = [x.to(device).requires_grad_() for x in (hidden, weight, bias)]
+        with torch.autocast(device, dtype, enabled=dtype != torch.float32):
+            found = token_log_probs(*own, targets.to(device), top.to(device), 0.9, (128, 512))
+        grads = torch.autograd.grad(found.log_probs, own, upstream.to(device))
+        results.append({str(i): x.detach().cpu() for i, x in enumerate((*vars(found).values(), *grads))})
+    for key, value in results[0].items():
+        assert_near({key: results[1][key]}, {key: value}, 1e-4 if dtype == torch.float32 else 0.03)
