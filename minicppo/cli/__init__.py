@@ -3,8 +3,6 @@
 Nothing heavy is imported before a command runs, so that `minicppo --help` answers at once.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Any

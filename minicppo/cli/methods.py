@@ -1,7 +1,5 @@
 """`minicppo methods`."""
 
-from __future__ import annotations
-
 import json
 import math
 from typing import Annotated, Any

@@ -1,7 +1,5 @@
 """A live line for each run: how far, how fast, how long still, and the last held-out accuracy."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, Self
 

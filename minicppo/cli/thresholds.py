@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 PAPER = (0.15, 0.02, 0.8)  # delta, delta_b, w_min
 SETTINGS = (PAPER, (0.05, 0.005, 1.0), (0.01, 0.001, 1.0), (0.001, 0.0001, 1.0))
 CERTIFYING: tuple[Method, ...] = ("uniform", "theorem1", "path")  # chi2 has its own unit
-NAMES: dict[Method, str] = {"theorem1": "Theorem 1 as implemented", "path": "The path budget"}
 
 
 def thresholds(
@@ -42,8 +41,12 @@ def thresholds(
     rows: list[dict[Method, Design]] = []
     for each in track(sorted({*HORIZONS, horizon}), "designing", console=console, transient=True):
         rows += design_table(residual, reward_range, burst, w_min, [each])
+    cells = [
+        [row["path"].horizon, *(f"{design.delta:.3g}" for design in row.values()), f"({row['chi2'].tv:.2g})"]
+        for row in rows
+    ]
     title = f"delta for a residual of {residual:g} (delta_b = delta / {burst:g})"
-    console.print(designs(rows, horizon, title))
+    console.print(table(("T", *rows[0], ""), cells, title, words=0))  # the uniform rule has no delta_b
     if residual >= reward_range:
         say(
             f"A residual of {residual:g} certifies nothing: J itself can differ by at most {reward_range:g}, "
@@ -51,12 +54,19 @@ def thresholds(
         )
     say(*(f"  {method}: {premise}" for method, premise in PREMISES.items()))
     say("  chi2 thresholds are in chi-square units; in brackets the TV of a token at delta_b\n")
-    title = f"residual certified at T = {horizon} (vacuous above {reward_range:g})"
-    bounds = [[certified_residual(horizon, *values, reward_range, each) for each in CERTIFYING] for values in SETTINGS]
-    console.print(by_setting(bounds, title))
-    say(*verdicts(horizon, residual, reward_range), "")
-    reach = [[largest_horizon(*values, method=each) for each in CERTIFYING] for values in SETTINGS]
-    console.print(by_setting(reach, "largest T with a residual below 2 xi"))
+
+    def by_setting(title: str, value: Callable[..., object]) -> Table:
+        values = [[value(*setting, method=method) for method in CERTIFYING] for setting in SETTINGS]
+        cells = [[*(f"{v:g}" for v in setting), *row] for setting, row in zip(SETTINGS, values, strict=True)]
+        return table(("delta", "delta_b", "w_min", *CERTIFYING), cells, title, words=0)
+
+    def certified(delta: float, delta_b: float, w_min: float, method: Method) -> str:
+        return f"{certified_residual(horizon, delta, delta_b, w_min, reward_range, method):.3g}"
+
+    console.print(by_setting(f"residual certified at T = {horizon} (vacuous above {reward_range:g})", certified))
+    say(_verdict("Theorem 1 as implemented", "theorem1", horizon, residual, reward_range))
+    say(_verdict("The path budget", "path", horizon, residual, reward_range), "")
+    console.print(by_setting("largest T with a residual below 2 xi", largest_horizon))
     if plot is not None:
         from minicppo.plots.frontier import draw_frontier
         from minicppo.plots.style import save
@@ -64,42 +74,17 @@ def thresholds(
         say(f"frontier drawn into {save(draw_frontier(rows), plot)}")
 
 
-def designs(rows: list[dict[Method, Design]], horizon: int, title: str) -> Table:
-    """delta by horizon and method; the uniform rule has no delta_b."""
-    cells = [
-        [row["path"].horizon, *(f"{design.delta:.3g}" for design in row.values()), f"({row['chi2'].tv:.2g})"]
-        for row in rows
-    ]
-    shown = table(("T", *rows[0], ""), cells, title, words=0)
-    for row, line in zip(shown.rows, rows, strict=True):
-        row.style = "bold" if line["path"].horizon == horizon else ""
-    return shown
-
-
-def by_setting(values: Sequence[Sequence[float]], title: str) -> Table:
-    """Values of each bound for each of SETTINGS."""
-    cells = [
-        [*(f"{v:g}" for v in setting), *(str(v) if isinstance(v, int) else f"{v:.3g}" for v in row)]
-        for setting, row in zip(SETTINGS, values, strict=True)
-    ]
-    return table(("delta", "delta_b", "w_min", *CERTIFYING), cells, title, words=0)
-
-
-def verdicts(horizon: int, residual: float, reward_range: float) -> list[str]:
+def _verdict(name: str, method: Method, horizon: int, residual: float, reward_range: float) -> str:
     """Whether the paper's values certify anything here, and how much they would have to shrink."""
     from minicppo.bounds.design import certified_residual, design_thresholds
 
     delta, delta_b, w_min = PAPER
-    lines = []
-    for method, name in NAMES.items():
-        bound = certified_residual(horizon, delta, delta_b, w_min, reward_range, method)
-        if bound < reward_range:
-            lines.append(f"{name} at the paper's values certifies {bound:.3g}: not vacuous at T = {horizon}.")
-            continue
-        needed = design_thresholds(horizon, residual, reward_range, delta / delta_b, w_min, method)
-        lines.append(
-            f"{name} at the paper's values ({delta}, {delta_b}, {w_min}) is VACUOUS at T = {horizon}: it allows "
-            f"{bound:.3g}, and J can differ by at most {reward_range:g}. A residual of {residual:g} needs both "
-            f"thresholds about {delta / needed.delta:.0f} times smaller."
-        )
-    return lines
+    bound = certified_residual(horizon, *PAPER, reward_range, method)
+    if bound < reward_range:
+        return f"{name} at the paper's values certifies {bound:.3g}: not vacuous at T = {horizon}."
+    needed = design_thresholds(horizon, residual, reward_range, delta / delta_b, w_min, method)
+    return (
+        f"{name} at the paper's values {PAPER} is VACUOUS at T = {horizon}: it allows {bound:.3g}, and J can differ by "
+        f"at most {reward_range:g}. A residual of {residual:g} needs both thresholds about {delta / needed.delta:.0f} "
+        "times smaller."
+    )

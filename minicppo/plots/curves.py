@@ -1,7 +1,5 @@
 """Training curves: several runs in one picture, and where each run's masked tokens went."""
 
-from __future__ import annotations
-
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure

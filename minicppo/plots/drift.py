@@ -1,7 +1,5 @@
 """Drift by position: where in a response the policies have moved apart, beside what the rule allows there."""
 
-from __future__ import annotations
-
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure

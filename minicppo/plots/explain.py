@@ -1,7 +1,5 @@
 """One response, one method, token by token: every quantity of the rule, as a table and as a picture."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Sequence

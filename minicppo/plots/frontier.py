@@ -1,7 +1,5 @@
 """The threshold frontier: how small delta_b must be, by horizon, for a residual one can live with."""
 
-from __future__ import annotations
-
 from matplotlib.figure import Figure
 
 from minicppo.bounds.design import Design, Method

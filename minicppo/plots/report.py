@@ -1,7 +1,5 @@
 """Everything there is to see of some runs, as files in one folder."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """One response, token by token (the paper's Figure 3): the threshold c_t, each token's Z_t and the verdict on it."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

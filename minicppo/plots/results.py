@@ -1,7 +1,5 @@
 """What a run reached, as a row; rows of several runs, and the settings in which they differ, as tables."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any

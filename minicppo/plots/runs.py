@@ -1,7 +1,5 @@
 """Reading a run directory into arrays for figures and tables."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass

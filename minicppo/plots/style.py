@@ -1,7 +1,5 @@
 """One look for every figure: colour-blind-safe, and told apart in black and white by dash, marker and hatch."""
 
-from __future__ import annotations
-
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import cycle
