@@ -1,6 +1,5 @@
 """What a method is: a frozen record of hyper-parameters that gives tokens their weights; and all of them by name."""
 
-import math
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar
 
@@ -8,28 +7,16 @@ import torch
 from torch import Tensor
 
 from minicppo.rules.batch import TokenBatch
-from minicppo.rules.divergence import DIVERGENCES, needs
-from minicppo.rules.hyper import Record
+from minicppo.rules.divergence import needs
+from minicppo.rules.hyper import Record, hyper
 from minicppo.rules.outputs import Reason, TokenWeights
 from minicppo.text import nearest
 
+__all__ = ["FAMILIES", "METHODS", "Method", "Reason", "TokenBatch", "TokenWeights"]  # what the file of a family needs
+__all__ += ["get_method", "hyper", "masked_weights", "register"]
+
 METHODS: dict[str, "Method"] = {}
 FAMILIES: dict[str, type["Method"]] = {}
-
-# Hyper-parameters of several families: what `hyper` takes after the default.
-DIVERGENCE: dict[str, Any] = {
-    "source": "paper: topk_tv with K = 20; released codes: binary_tv",
-    "choices": DIVERGENCES,
-}
-RATIO_CAP: dict[str, Any] = {"source": "the paper has none; DPPO's scaling runs use 5", "low": 0}
-DIRECTION: dict[str, Any] = {
-    "source": "paper Eq. 10; 'predicted' is arXiv 2607.10848",
-    "choices": ("ratio", "predicted"),
-}
-TOPK_VARIANT: dict[str, Any] = {
-    "source": "DPPO's paper; 'replace_last' is what other codes do",
-    "choices": ("union", "replace_last"),
-}
 
 
 @dataclass(frozen=True)
@@ -123,8 +110,3 @@ def masked_weights(
         sequence_level=code == Reason.SEQUENCE,
         **extra,
     )
-
-
-def above_cap(batch: TokenBatch, ratio_cap: float) -> dict[str, Tensor]:
-    """What to log of a cap on the ratio."""
-    return {} if math.isinf(ratio_cap) else {"ratio/above_cap": batch.ratio > ratio_cap}

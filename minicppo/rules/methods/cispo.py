@@ -6,10 +6,7 @@ from typing import Any
 
 import torch
 
-from minicppo.rules.batch import TokenBatch
-from minicppo.rules.hyper import hyper
-from minicppo.rules.method import Method, masked_weights, register
-from minicppo.rules.outputs import TokenWeights
+from minicppo.rules.method import Method, TokenBatch, TokenWeights, hyper, masked_weights, register
 
 W_MAX: dict[str, Any] = {"source": "absolute maximum weight; ScaleRL's 5 (not published by MiniMax-M1)", "low": 0}
 W_LOW: dict[str, Any] = {

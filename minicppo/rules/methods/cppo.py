@@ -1,45 +1,39 @@
 """CPPO: weight the divergence by position and budget its prefix sum; and an ablation with two weights."""
 
-import math
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from minicppo.rules.batch import TokenBatch
-from minicppo.rules.divergence import away_from_mu, token_divergence
 from minicppo.rules.gates import GATES, charge_what_passes, gate_values
-from minicppo.rules.hyper import hyper
 from minicppo.rules.mask import mask_rows
 from minicppo.rules.mask_rule import MaskRule
-from minicppo.rules.method import DIRECTION, DIVERGENCE, RATIO_CAP, TOPK_VARIANT, Method, above_cap, register
-from minicppo.rules.outputs import CPPOMask, Reason, TokenWeights
+from minicppo.rules.method import Reason, TokenBatch, TokenWeights, hyper, register
+from minicppo.rules.methods.dppo import DPPO
+from minicppo.rules.outputs import CPPOMask
 
 
 @dataclass(frozen=True)
-class CPPO(Method, MaskRule):
+class CPPO(DPPO, MaskRule):
     """Weight the divergence by position and budget its prefix sum (paper Algorithm 1); see `minicppo.cppo_mask`."""
 
     family = "cppo"
     formula = "M_CPPO rho"
     source = "arXiv 2606.10968"
 
-    divergence: str = hyper("binary_tv", **DIVERGENCE)
+    delta: float = hyper(0.15, "paper Table 3 (0.20 for 30B-A3B)", low=0)  # not the limit of DPPO
     gate: str = hyper(
         "hard", "Algorithm 1 is hard, App. C.1 reciprocal; 'sigmoid' and 'budget' are ours", choices=GATES
     )
-    ratio_cap: float = hyper(math.inf, **RATIO_CAP)
-    direction: str = hyper("ratio", **DIRECTION)
-    topk_variant: str = hyper("union", **TOPK_VARIANT)
 
     def __call__(self, batch: TokenBatch) -> TokenWeights:
-        D = token_divergence(batch, self.divergence, topk_variant=self.topk_variant)
-        mask = mask_rows(batch.mask, D, away_from_mu(batch, self.direction), self)
+        D, away, ratio, stats = self.read(batch)
+        mask = mask_rows(batch.mask, D, away, self)
         if self.gate == "budget":
             mask = charge_what_passes(mask)
         passed = gate_values(mask, self.gate)
         return TokenWeights(
-            weight=(passed * batch.ratio.clamp(max=self.ratio_cap)).float() * batch.mask,
+            weight=(passed * ratio).float() * batch.mask,
             token_mask=(passed > 0) & batch.mask,
             reason=mask.reason,
             raw_weight=batch.ratio * batch.mask,
@@ -47,16 +41,15 @@ class CPPO(Method, MaskRule):
             divergence=D,
             position_weight=mask.position_weight,
             delta_b=mask.delta_b,
-            stats=self.stats(batch, mask),
+            stats=stats | self.budget_stats(mask),
         )
 
-    def stats(self, batch: TokenBatch, mask: CPPOMask) -> dict[str, Tensor]:
-        """What to log: ratios above the cap, and how often the dynamic budget stands at either end."""
-        found = above_cap(batch, self.ratio_cap)
-        if self.budget == "dynamic" and mask.delta_b is not None:  # not of an infinite floor
-            floor, cap = mask.delta_b.new_tensor([self.delta_b, self.cap])
-            found |= {"budget/at_floor": mask.delta_b <= floor, "budget/at_cap": mask.delta_b >= cap}
-        return found
+    def budget_stats(self, mask: CPPOMask) -> dict[str, Tensor]:
+        """How often the dynamic budget stands at either end."""
+        if self.budget != "dynamic" or mask.delta_b is None:  # an infinite floor
+            return {}
+        floor, cap = mask.delta_b.new_tensor([self.delta_b, self.cap])
+        return {"budget/at_floor": mask.delta_b <= floor, "budget/at_cap": mask.delta_b >= cap}
 
 
 @dataclass(frozen=True)
@@ -76,8 +69,7 @@ class Decoupled(CPPO):
     seed: int = field(default=0, init=False)
 
     def __call__(self, batch: TokenBatch) -> TokenWeights:
-        D = token_divergence(batch, self.divergence, topk_variant=self.topk_variant)
-        away = away_from_mu(batch, self.direction)
+        D, away, ratio, stats = self.read(batch)
         cap = mask_rows(batch.mask, D, away, replace(self, budget="off"))
         prefix = mask_rows(batch.mask, D, away, replace(self, w_min=self.budget_w_min))
         token = cap.reason == Reason.TOKEN
@@ -85,7 +77,7 @@ class Decoupled(CPPO):
         keep = batch.mask & ~token & ~spent
         room = prefix.slack * cap.position_weight / prefix.position_weight.masked_fill(~batch.mask, 1.0)
         return TokenWeights(
-            weight=(batch.ratio.clamp(max=self.ratio_cap) * keep).float(),
+            weight=(ratio * keep).float(),
             token_mask=keep,
             reason=cap.reason.masked_fill(spent, int(Reason.PREFIX)).masked_fill(spent & token, int(Reason.BOTH)),
             raw_weight=batch.ratio * batch.mask,
@@ -93,7 +85,7 @@ class Decoupled(CPPO):
             divergence=D,
             position_weight=cap.position_weight,
             delta_b=prefix.delta_b,
-            stats=self.stats(batch, prefix),
+            stats=stats | self.budget_stats(prefix),
         )
 
 

@@ -4,21 +4,10 @@ import math
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
-from minicppo.rules.batch import TokenBatch
-from minicppo.rules.divergence import away_from_mu, token_divergence
-from minicppo.rules.hyper import hyper
-from minicppo.rules.method import (
-    DIRECTION,
-    DIVERGENCE,
-    RATIO_CAP,
-    TOPK_VARIANT,
-    Method,
-    above_cap,
-    masked_weights,
-    register,
-)
-from minicppo.rules.outputs import TokenWeights
+from minicppo.rules.divergence import DIVERGENCES, predicted_away, token_divergence
+from minicppo.rules.method import Method, TokenBatch, TokenWeights, hyper, masked_weights, register
 
 
 @dataclass(frozen=True)
@@ -30,17 +19,24 @@ class DPPO(Method):
     source = "arXiv 2602.04879"
 
     delta: float = hyper(0.15, "DPPO: 0.15 in its stability study, 0.2 at scale; KL 0.05", low=0)
-    divergence: str = hyper("binary_tv", **DIVERGENCE)
-    ratio_cap: float = hyper(math.inf, **RATIO_CAP)
-    direction: str = hyper("ratio", **DIRECTION)
-    topk_variant: str = hyper("union", **TOPK_VARIANT)
+    divergence: str = hyper("binary_tv", "paper: topk_tv with K = 20; released codes: binary_tv", choices=DIVERGENCES)
+    ratio_cap: float = hyper(math.inf, "the paper has none; DPPO's scaling runs use 5", low=0)
+    direction: str = hyper("ratio", "paper Eq. 10; 'predicted' is arXiv 2607.10848", choices=("ratio", "predicted"))
+    topk_variant: str = hyper(
+        "union", "DPPO's paper; 'replace_last' is what other codes do", choices=("union", "replace_last")
+    )
 
     def __call__(self, batch: TokenBatch) -> TokenWeights:
-        D = token_divergence(batch, self.divergence, topk_variant=self.topk_variant)
-        away = away_from_mu(batch, self.direction)
+        D, away, weight, stats = self.read(batch)
         keep = ~(away & (torch.tensor(self.delta, dtype=D.dtype) < D))
-        weight, stats = batch.ratio.clamp(max=self.ratio_cap), above_cap(batch, self.ratio_cap)
         return masked_weights(batch, keep, weight, away=away, divergence=D, stats=stats)
+
+    def read(self, batch: TokenBatch) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
+        """Of each token D_t, whether it moves away from mu, and min(rho, C); and what to log of the cap C."""
+        D = token_divergence(batch, self.divergence, topk_variant=self.topk_variant)
+        away = batch.away if self.direction == "ratio" else predicted_away(batch)
+        stats = {} if math.isinf(self.ratio_cap) else {"ratio/above_cap": batch.ratio > self.ratio_cap}
+        return D, away, batch.ratio.clamp(max=self.ratio_cap), stats
 
 
 register(

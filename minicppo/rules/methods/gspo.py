@@ -2,10 +2,7 @@
 
 from dataclasses import dataclass
 
-from minicppo.rules.batch import TokenBatch
-from minicppo.rules.hyper import hyper
-from minicppo.rules.method import Method, masked_weights, register
-from minicppo.rules.outputs import Reason, TokenWeights
+from minicppo.rules.method import Method, Reason, TokenBatch, TokenWeights, hyper, masked_weights, register
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from minicppo.rules.batch import TokenBatch
-from minicppo.rules.method import Method, masked_weights, register
-from minicppo.rules.outputs import TokenWeights
+from minicppo.rules.method import Method, TokenBatch, TokenWeights, masked_weights, register
 
 
 @dataclass(frozen=True)

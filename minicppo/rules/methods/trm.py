@@ -3,11 +3,8 @@
 import math
 from dataclasses import dataclass
 
-from minicppo.rules.batch import TokenBatch
 from minicppo.rules.divergence import DIVERGENCES, ESTIMATES, token_divergence
-from minicppo.rules.hyper import hyper
-from minicppo.rules.method import TOPK_VARIANT, Method, masked_weights, register
-from minicppo.rules.outputs import Reason, TokenWeights
+from minicppo.rules.method import Method, Reason, TokenBatch, TokenWeights, hyper, masked_weights, register
 
 
 @dataclass(frozen=True)
@@ -29,7 +26,9 @@ class TRM(Method):
         "TRM: KL, or k3 for the average and |log ratio| for the max",
         choices=(*DIVERGENCES, *ESTIMATES),
     )
-    topk_variant: str = hyper("union", **TOPK_VARIANT)
+    topk_variant: str = hyper(
+        "union", "DPPO's paper; 'replace_last' is what other codes do", choices=("union", "replace_last")
+    )
 
     def __call__(self, batch: TokenBatch) -> TokenWeights:
         D = token_divergence(batch, self.divergence, topk_variant=self.topk_variant)
