@@ -8,75 +8,15 @@ import math
 import pytest
 import torch
 from torch import Tensor
-from transformers import (
-    GPT2Config,
-    GPT2LMHeadModel,
-    GPTNeoXConfig,
-    GPTNeoXForCausalLM,
-    Lfm2Config,
-    Lfm2ForCausalLM,
-    LlamaConfig,
-    LlamaForCausalLM,
-    MambaConfig,
-    MambaForCausalLM,
-    PreTrainedModel,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-)
 
-from minicppo.rl import sampling
 from minicppo.rl.decoding import DirectDecoder, GeneralDecoder, decoder_for
-from minicppo.rl.policy import Policy, character_tokenizer
+from minicppo.rl.policy import Policy
 from minicppo.rl.rollout import Needs
-from minicppo.rl.sampling import BLOCK, inverse_cdf, sample
+from minicppo.rl.sampling import sample
+from tests.rl.models import DIRECT, build, model
 
-ALPHABET = "abcdefghijklmn"
 PROMPTS = [[5, 6, 7], [2, 3, 4, 5, 6, 7, 8, 9, 10], [4], [3, 9, 3, 9, 3]]
-TINY = {"vocab_size": 16, "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4}
-DECODER = {**TINY, "intermediate_size": 40, "head_dim": 6, "max_position_embeddings": 128}
-LLAMA3_ROPE = {
-    "rope_type": "llama3",
-    "rope_theta": 1e4,
-    "factor": 4.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 16,
-}
-MODELS = {
-    "qwen3-grouped-tied": lambda: Qwen3ForCausalLM(
-        Qwen3Config(**DECODER, num_key_value_heads=2, tie_word_embeddings=True)
-    ),
-    "qwen3-untied": lambda: Qwen3ForCausalLM(Qwen3Config(**DECODER, num_key_value_heads=4, tie_word_embeddings=False)),
-    "qwen2-biased": lambda: Qwen2ForCausalLM(Qwen2Config(**DECODER, num_key_value_heads=1)),
-    "llama-grouped": lambda: LlamaForCausalLM(LlamaConfig(**DECODER, num_key_value_heads=2)),
-    "llama-stretched": lambda: LlamaForCausalLM(
-        LlamaConfig(**DECODER, num_key_value_heads=4, rope_parameters=LLAMA3_ROPE)
-    ),
-    "gpt-neox": lambda: GPTNeoXForCausalLM(GPTNeoXConfig(**TINY, intermediate_size=40, max_position_embeddings=128)),
-    "gpt2": lambda: GPT2LMHeadModel(GPT2Config(vocab_size=16, n_embd=24, n_layer=2, n_head=4, n_positions=128)),
-    "lfm2": lambda: Lfm2ForCausalLM(
-        Lfm2Config(
-            **TINY,
-            intermediate_size=40,
-            num_key_value_heads=2,
-            max_position_embeddings=128,
-            layer_types=["conv", "full_attention"],
-        )
-    ),
-}
-DIRECT = [name for name in MODELS if name.startswith(("qwen", "llama"))]
-
-
-def build(name: str) -> Policy:
-    """Random weights, sharp enough that tokens differ in probability, and an end that comes early now and then."""
-    torch.manual_seed(0)
-    model: PreTrainedModel = MODELS[name]().eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.copy_(3 * parameter if parameter.dim() > 1 else parameter + 0.1 * torch.randn_like(parameter))
-    return Policy(model, character_tokenizer(ALPHABET))
+CACHED = [*DIRECT, "gpt-neox", "gpt2", "lfm2"]
 
 
 def forward(policy: Policy, ids: list[int]) -> Tensor:
@@ -95,7 +35,7 @@ def twin(
     rows = []
     for row in range(n):
         tokens: list[int] = []
-        cells = []
+        log_mu = []
         while len(tokens) < width and tokens[-1:] != [policy.eos_id]:
             log_p = (forward(policy, PROMPTS[row // samples] + tokens).double() / temperature).log_softmax(-1)
             if uniforms is None:
@@ -107,64 +47,61 @@ def twin(
                 while (total := total + probabilities[token]) <= target:
                     token += 1
                 tokens.append(token)
-            cells.append(log_p)
-        rows.append((tokens, torch.stack(cells).float()))
+            log_mu.append(log_p)
+        rows.append((tokens, torch.stack(log_mu).float()))
     return rows
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", CACHED)
 @pytest.mark.parametrize(
     ("samples", "batch", "temperature", "greedy"),
     [(1, None, 1.0, False), (5, None, 0.7, False), (5, 3, 1.0, False), (1, 2, 1.0, True)],
 )
 def test_sampler_is_its_twin(name: str, samples: int, batch: int | None, temperature: float, greedy: bool) -> None:
-    policy, keeps = build(name), ("log_probs", "topk", "full")
+    policy, every_need = build(name), ("log_probs", "topk", "full")
     expected = twin(policy, 10, temperature, None if greedy else torch.Generator().manual_seed(3), samples)
     lengths = {len(tokens) for tokens, _ in expected}
     assert greedy or samples == 1 or len(lengths) > 2, "rows must end at different times for this to mean anything"
-    for needs in keeps:
+    for needs in every_need:
         generator = None if greedy else torch.Generator().manual_seed(3)
         got = sample(policy, PROMPTS, 10, temperature, generator, needs, k=4, samples=samples, batch=batch)  # type: ignore[arg-type]
         assert len(got) == len(expected)
-        for row, (tokens, cells) in enumerate(expected):
+        for row, (tokens, log_mu) in enumerate(expected):
             n = len(tokens)
             assert got.response_ids[row, :n].tolist() == tokens
             assert int(got.response_mask[row].sum()) == n
-            own = cells[torch.arange(n), tokens]
+            own = log_mu[torch.arange(n), tokens]
             torch.testing.assert_close(got.log_probs[row, :n], own, atol=1e-5, rtol=1e-5)
             if needs == "full":
                 assert got.top_log_probs is not None
-                torch.testing.assert_close(got.top_log_probs[row, :n], cells, atol=1e-5, rtol=1e-5)
+                torch.testing.assert_close(got.top_log_probs[row, :n], log_mu, atol=1e-5, rtol=1e-5)
                 assert bool((got.top_log_probs[row, n:] == 0).all())
             if needs == "topk":
                 assert got.top_log_probs is not None
                 assert got.top_ids is not None
-                top = cells.gather(1, got.top_ids[row, :n])
+                top = log_mu.gather(1, got.top_ids[row, :n])
                 torch.testing.assert_close(got.top_log_probs[row, :n], top, atol=1e-5, rtol=1e-5)
-                torch.testing.assert_close(top, cells.topk(4).values, atol=1e-5, rtol=1e-5)
+                torch.testing.assert_close(top, log_mu.topk(4).values, atol=1e-5, rtol=1e-5)
 
 
 def test_who_decodes_what() -> None:
-    for name in MODELS:
-        assert isinstance(decoder_for(build(name).model), DirectDecoder if name in DIRECT else GeneralDecoder)
-    hooked = build("qwen3-untied").model
+    for name in CACHED:
+        assert isinstance(decoder_for(model(name)), DirectDecoder if name in DIRECT else GeneralDecoder)
+    hooked = model("qwen3-untied")
     hooked.model.layers[0].register_forward_hook(lambda module, args, output: output)
-    window = Qwen3ForCausalLM(Qwen3Config(**DECODER, use_sliding_window=True, sliding_window=4, max_window_layers=1))
-    rope = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
-    stretched = LlamaForCausalLM(LlamaConfig(**DECODER, rope_parameters=rope))
-    for model in (hooked, window, stretched):
-        assert isinstance(decoder_for(model), GeneralDecoder)
+    window = model("qwen3-untied", use_sliding_window=True, sliding_window=4, max_window_layers=1)
+    stretched = model("llama-stretched", rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0})
+    for other in (hooked, window, stretched):
+        assert isinstance(decoder_for(other), GeneralDecoder)
 
 
 def test_a_model_that_leaves_the_cache_empty_is_refused() -> None:
     """It would sample each token as if the one before it were the whole prompt."""
-    mamba = MambaForCausalLM(MambaConfig(vocab_size=16, hidden_size=24, num_hidden_layers=2, state_size=4))
-    policy = Policy(mamba.eval(), character_tokenizer(ALPHABET))
     with pytest.raises(ValueError, match="MambaForCausalLM filled no past_key_values"):
-        sample(policy, [[5, 6, 7]], 4, 1.0, None)
+        sample(build("mamba"), [[5, 6, 7]], 4, 1.0, None)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", CACHED)
 def test_checkpointing_which_leaves_the_cache_empty_is_refused(name: str) -> None:
     """In training mode only; some models return the empty cache all the same."""
     policy = build(name)
@@ -224,54 +161,8 @@ def test_under_autocast_both_decoders_agree_to_its_precision(name: str) -> None:
         assert error < 0.1, "bfloat16 keeps eight bits"
 
 
-@pytest.mark.parametrize("width", [3, BLOCK, BLOCK + 1, 5 * BLOCK + 17])
-def test_draws_follow_the_softmax(width: int) -> None:
-    """An even grid of uniform numbers gives each token its share, to within one grid point."""
-    torch.manual_seed(width)
-    logits = 3 * torch.randn(width)
-    logits[1::3] = -math.inf
-    n = 40_000
-    grid = (torch.arange(n, dtype=torch.float64) + 0.5) / n
-    tokens = torch.cat([inverse_cdf(logits.expand(len(part), width), part) for part in grid.split(2_000)])
-    share = tokens.bincount(minlength=width) / n
-    assert bool((tokens.diff() >= 0).all()), "tokens in the order of the vocabulary"
-    assert float((share - logits.double().softmax(-1)).abs().max()) < 1.1 / n + 1e-6
-    assert bool((share[1::3] == 0).all())
-
-
-def test_draws_at_the_ends_have_a_probability() -> None:
-    logits = torch.full((2, 3 * BLOCK), -math.inf)
-    logits[:, BLOCK + 4], logits[:, BLOCK + 9] = 0.0, 1.0
-    assert inverse_cdf(logits, torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64)).tolist() == [BLOCK + 4, BLOCK + 9]
-
-
-def test_top_p_keeps_the_fewest_likeliest() -> None:
-    log_p = torch.tensor([0.5, 0.15, 0.05, 0.3]).log()
-    grid = (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000
-    for top_p, kept in ((0.4, [0]), (0.6, [0, 3]), (0.81, [0, 1, 3])):
-        counts = inverse_cdf(log_p.expand(1000, 4), grid, top_p).bincount(minlength=4)
-        expected = torch.zeros(4).index_copy(0, torch.tensor(kept), log_p.exp()[kept])
-        torch.testing.assert_close(counts / 1000, expected / expected.sum(), atol=2e-3, rtol=0)
-
-
-def test_top_p_is_for_evaluation_only() -> None:
-    policy = build("qwen3-untied")
-    narrow = sample(policy, PROMPTS, 6, 1.0, torch.Generator().manual_seed(0), top_p=1e-6)
-    greedy = sample(policy, PROMPTS, 6, 1.0, None)
-    assert torch.equal(narrow.response_ids, greedy.response_ids)
-    assert torch.equal(narrow.log_probs, greedy.log_probs), "of the whole softmax"
-    for top_p, needs in ((0.0, "log_probs"), (1.5, "log_probs"), (0.9, "topk")):
-        with pytest.raises(ValueError, match="top_p must lie in"):
-            sample(policy, PROMPTS, 6, 1.0, None, needs=needs, top_p=top_p)  # type: ignore[arg-type]
-
-
-def test_closing_ranks_moves_only_who_fills_a_gap() -> None:
-    alive = torch.tensor([True, False, True, False, False, True, True])
-    assert sampling._close_ranks(alive, 4).tolist() == [0, 5, 2, 6]
-
-
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", CACHED)
 @pytest.mark.parametrize("needs", ["log_probs", "topk", "full"])
 def test_on_a_gpu_rows_are_those_of_the_cpu(name: str, needs: Needs) -> None:
     policy = build(name)

@@ -9,60 +9,20 @@ import math
 import pytest
 import torch
 
+from minicppo.rl import sampling
 from minicppo.rl.log_probs import response_log_probs
 from minicppo.rl.policy import Policy
-from minicppo.rl.rollout import Needs, Rollout
-from minicppo.rl.sampling import inverse_cdf, sample
+from minicppo.rl.sampling import BLOCK, inverse_cdf, sample
 
 
 def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-@pytest.mark.parametrize("temperature", [1.0, 0.7])
-@pytest.mark.parametrize("needs", ["log_probs", "topk", "full"])
-def test_ratio_is_one_after_a_rollout(
-    policy: Policy, ragged_prompts: list[list[int]], temperature: float, needs: Needs
-) -> None:
-    rollout = sample(policy, ragged_prompts, 20, temperature, seeded(), needs=needs, k=5, samples=6)
-    scores = response_log_probs(policy, rollout, temperature, needs)
-    valid = rollout.response_mask
-    ratio = (scores.log_probs - rollout.log_probs).exp()[valid]
-    torch.testing.assert_close(ratio, torch.ones_like(ratio), atol=1e-5, rtol=0)
-    if needs == "log_probs":
-        assert scores.top_log_probs is None
-        assert rollout.top_log_probs is None
-    else:
-        assert scores.top_log_probs is not None
-        assert rollout.top_log_probs is not None
-        assert scores.top_log_probs.shape[-1] == (5 if needs == "topk" else 15)
-        torch.testing.assert_close(scores.top_log_probs[valid], rollout.top_log_probs[valid], atol=1e-4, rtol=0)
-
-
 def test_another_temperature_is_another_distribution(policy: Policy, ragged_prompts: list[list[int]]) -> None:
     rollout = sample(policy, ragged_prompts, 20, 0.7, seeded(), samples=6)
     drift = (response_log_probs(policy, rollout, 1.0).log_probs - rollout.log_probs)[rollout.response_mask].abs()
     assert drift.mean() > 0.05
-
-
-def test_full_cells_are_distributions_with_the_sampled_token(policy: Policy, ragged_prompts: list[list[int]]) -> None:
-    rollout = sample(policy, ragged_prompts, 20, 1.0, seeded(), needs="full")
-    assert rollout.top_log_probs is not None
-    valid = rollout.response_mask
-    total = rollout.top_log_probs.exp().sum(-1)[valid]
-    torch.testing.assert_close(total, torch.ones_like(total))
-    own = rollout.top_log_probs.gather(2, rollout.response_ids[..., None])[..., 0]
-    assert torch.equal(own[valid], rollout.log_probs[valid])
-
-
-def test_top_k_cells_are_the_likeliest_of_the_sampling_policy(policy: Policy, ragged_prompts: list[list[int]]) -> None:
-    full = sample(policy, ragged_prompts, 20, 1.0, seeded(), needs="full")
-    top = sample(policy, ragged_prompts, 20, 1.0, seeded(), needs="topk", k=4)
-    assert full.top_log_probs is not None
-    assert top.top_log_probs is not None
-    assert torch.equal(top.response_ids, full.response_ids)
-    expected = full.top_log_probs.sort(-1, descending=True).values[..., :4]
-    assert torch.equal(top.top_log_probs[top.response_mask], expected[top.response_mask])
 
 
 @pytest.mark.parametrize("generator", [None, seeded()])
@@ -159,45 +119,6 @@ def test_the_mask_comes_from_lengths_where_padding_is_the_end_token(
     assert bool(rollout.response_mask[stopped, last[stopped]].all())
 
 
-def test_tokens_follow_their_probabilities() -> None:
-    log_p = torch.tensor([0.5, 0.0, 0.3, 0.2]).log()
-    grid = (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000
-    counts = inverse_cdf(log_p.expand(1000, 4), grid).bincount(minlength=4)
-    assert counts.tolist() == [500, 0, 300, 200]
-
-
-def test_select_drops_shared_padding_only(policy: Policy, ragged_prompts: list[list[int]]) -> None:
-    rollout = sample(policy, ragged_prompts, 24, 1.0, seeded(), needs="full")
-    part = rollout.rows(torch.tensor([0, 2])).trim()
-    assert part.prompt_ids.shape[1] == max(len(ragged_prompts[0]), len(ragged_prompts[2]))
-    assert part.response_ids.shape[1] == int(rollout.response_mask[[0, 2]].sum(1).max())
-    before = response_log_probs(policy, rollout, 1.0).log_probs[[0, 2]][rollout.response_mask[[0, 2]]]
-    after = response_log_probs(policy, part, 1.0).log_probs[part.response_mask]
-    torch.testing.assert_close(before, after, atol=1e-5, rtol=0)
-
-
-def test_log_probs_are_float32_under_autocast(policy: Policy, ragged_prompts: list[list[int]]) -> None:
-    lower = dataclasses.replace(policy, autocast=torch.bfloat16)
-    rollout = sample(lower, ragged_prompts, 12, 1.0, seeded(), needs="full")
-    scores = response_log_probs(lower, rollout, 1.0, "full")
-    assert rollout.log_probs.dtype == scores.log_probs.dtype == torch.float32
-    assert rollout.top_log_probs is not None
-    total = rollout.top_log_probs.exp().sum(-1)[rollout.response_mask]
-    torch.testing.assert_close(total, torch.ones_like(total))
-
-
-def test_entropy_and_gradient(policy: Policy, ragged_prompts: list[list[int]]) -> None:
-    rollout = sample(policy, ragged_prompts, 12, 1.0, seeded(), needs="full")
-    scores = response_log_probs(policy, rollout, 1.0, "full")
-    assert scores.log_probs.requires_grad
-    assert not scores.entropy.requires_grad
-    assert scores.top_log_probs is not None
-    assert not scores.top_log_probs.requires_grad
-    assert bool((scores.entropy[rollout.response_mask] <= math.log(15) + 1e-6).all())
-    expected = torch.distributions.Categorical(logits=scores.top_log_probs).entropy()
-    torch.testing.assert_close(scores.entropy, expected)
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -213,7 +134,56 @@ def test_bad_requests(policy: Policy, change: dict[str, object], message: str) -
         sample(policy, **{**request, **change})  # type: ignore[arg-type]
 
 
-def test_scoring_top_k_needs_a_top_k_rollout(policy: Policy) -> None:
-    rollout: Rollout = sample(policy, [[3, 4]], 4, 1.0, seeded())
-    with pytest.raises(ValueError, match="sampled with needs='topk'"):
-        response_log_probs(policy, rollout, 1.0, "topk")
+def test_log_probs_are_float32_under_autocast(policy: Policy, ragged_prompts: list[list[int]]) -> None:
+    rollout = sample(dataclasses.replace(policy, autocast=torch.bfloat16), ragged_prompts, 12, 1.0, seeded(), "full")
+    assert rollout.top_log_probs is not None
+    assert rollout.log_probs.dtype == rollout.top_log_probs.dtype == torch.float32
+    total = rollout.top_log_probs.exp().sum(-1)[rollout.response_mask]
+    torch.testing.assert_close(total, torch.ones_like(total))
+    own = rollout.top_log_probs.gather(2, rollout.response_ids[..., None])[..., 0]
+    assert torch.equal(own[rollout.response_mask], rollout.log_probs[rollout.response_mask])
+
+
+@pytest.mark.parametrize("width", [3, BLOCK, BLOCK + 1, 5 * BLOCK + 17])
+def test_draws_follow_the_softmax(width: int) -> None:
+    """An even grid of uniform numbers gives each token its share, to within one grid point."""
+    torch.manual_seed(width)
+    logits = 3 * torch.randn(width)
+    logits[1::3] = -math.inf
+    n = 40_000
+    grid = (torch.arange(n, dtype=torch.float64) + 0.5) / n
+    tokens = torch.cat([inverse_cdf(logits.expand(len(part), width), part) for part in grid.split(2_000)])
+    share = tokens.bincount(minlength=width) / n
+    assert bool((tokens.diff() >= 0).all()), "tokens in the order of the vocabulary"
+    assert float((share - logits.double().softmax(-1)).abs().max()) < 1.1 / n + 1e-6
+    assert bool((share[1::3] == 0).all())
+
+
+def test_draws_at_the_ends_have_a_probability() -> None:
+    logits = torch.full((2, 3 * BLOCK), -math.inf)
+    logits[:, BLOCK + 4], logits[:, BLOCK + 9] = 0.0, 1.0
+    assert inverse_cdf(logits, torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64)).tolist() == [BLOCK + 4, BLOCK + 9]
+
+
+def test_top_p_keeps_the_fewest_likeliest() -> None:
+    log_p = torch.tensor([0.5, 0.15, 0.05, 0.3]).log()
+    grid = (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000
+    for top_p, kept in ((0.4, [0]), (0.6, [0, 3]), (0.81, [0, 1, 3])):
+        counts = inverse_cdf(log_p.expand(1000, 4), grid, top_p).bincount(minlength=4)
+        expected = torch.zeros(4).index_copy(0, torch.tensor(kept), log_p.exp()[kept])
+        torch.testing.assert_close(counts / 1000, expected / expected.sum(), atol=2e-3, rtol=0)
+
+
+def test_top_p_is_for_evaluation_only(policy: Policy, ragged_prompts: list[list[int]]) -> None:
+    narrow = sample(policy, ragged_prompts, 6, 1.0, seeded(), top_p=1e-6)
+    greedy = sample(policy, ragged_prompts, 6, 1.0, None)
+    assert torch.equal(narrow.response_ids, greedy.response_ids)
+    assert torch.equal(narrow.log_probs, greedy.log_probs), "of the whole softmax"
+    for top_p, needs in ((0.0, "log_probs"), (1.5, "log_probs"), (0.9, "topk")):
+        with pytest.raises(ValueError, match="top_p must lie in"):
+            sample(policy, ragged_prompts, 6, 1.0, None, needs=needs, top_p=top_p)  # type: ignore[arg-type]
+
+
+def test_closing_ranks_moves_only_who_fills_a_gap() -> None:
+    alive = torch.tensor([True, False, True, False, False, True, True])
+    assert sampling._close_ranks(alive, 4).tolist() == [0, 5, 2, 6]
