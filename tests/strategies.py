@@ -239,16 +239,17 @@ Trace = tuple[Token, ...]
 Drawn = tuple[tuple[Trace, ...], Layout]
 
 
-def tokens(size: int, count: int) -> st.SearchStrategy[Trace]:
+@st.composite
+def tokens(draw: st.DrawFn, size: int, count: int) -> Trace:
     """pi = (1 - a) mu + a nu, so TV(mu, pi) = a TV(mu, nu), and a = 0 is on-policy."""
-    table, signs = simplex(size), signed(1 / 2, 4)
+    table, signs, raw = simplex(size), signed(1 / 2, 4), draw(BYTES)
 
     def token(mu: int, nu: int, a: int, sampled: int, advantage: int) -> Token:
         mix = MIXES[a % len(MIXES)]
         pi = tuple((1 - mix) * m + mix * n for m, n in zip(table[mu % 128], table[nu % 128], strict=True))
         return Token(table[mu % 128], pi, sampled % size, signs[advantage % len(signs)])
 
-    return BYTES.map(lambda raw: tuple(token(*raw[i : i + 5]) for i in range(0, 5 * count, 5)))
+    return tuple(token(*raw[i : i + 5]) for i in range(0, 5 * count, 5))
 
 
 @st.composite

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -95,8 +96,9 @@ def likeliest(mu: Sequence[float], k: int) -> list[int]:
     return sorted(range(len(mu)), key=lambda i: -mu[i])[:k]
 
 
+@functools.lru_cache(4)  # which every method is asked about in turn
 def token_batch(
-    rows: Sequence[Trace], layout: Layout, needs: str = "log_probs", k: int = 2, dtype: torch.dtype = torch.float64
+    rows: tuple[Trace, ...], layout: Layout, needs: str = "log_probs", k: int = 2, dtype: torch.dtype = torch.float64
 ) -> rules.TokenBatch:
     """(B, T) batch with what a method needs: nothing more, mu's top k, or the whole vocabulary."""
 

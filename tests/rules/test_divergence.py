@@ -15,6 +15,7 @@ from minicppo.rules.divergence import DIVERGENCES, ESTIMATES, away_from_mu, need
 from tests.strategies import Token, Trace, distributions, tight, tokens, traces
 from tests.twins import close, implies, loop_divergence, near, token_batch
 
+pytestmark = pytest.mark.usefixtures("unchecked_shapes")
 PAIRS = distributions(5), distributions(5)
 
 

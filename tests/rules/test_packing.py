@@ -19,6 +19,7 @@ from tests.strategies import Batch, Limits, batches, limits, responses, tight
 from tests.twins import mask, mask_inputs, mask_of, steps
 
 REASONS = {"toward": 1, "inside": 2, "token": 3, "prefix": 4, "both": 5}
+pytestmark = pytest.mark.usefixtures("unchecked_shapes")
 BUDGETS = st.sampled_from(["fixed", "off", "dynamic"])
 
 
