@@ -117,26 +117,23 @@ def load_data(name_or_path: str) -> MathData:
     """
     check_name(name_or_path)
     folder = os.environ.get(FOLDER_VARIABLE)
-    source = SOURCES.get(name_or_path)
+    source, name, path = SOURCES.get(name_or_path), name_or_path, None
     if source and folder:
-        path = _find(name_or_path, source.files, Path(folder).expanduser())
-        return replace(_load_file(path, path.stat().st_mtime_ns, source.only), name=name_or_path)
-    if name_or_path.endswith(SUFFIXES):
-        path = Path(name_or_path).expanduser()
+        there = [path for path in (Path(folder).expanduser() / file for file in source.files) if path.is_file()]
+        if not there:
+            raise DataError(
+                f"{name}: the folder {FOLDER_VARIABLE} = {folder!r} has no {' or '.join(source.files)}: put it there, "
+                f"give its path, or unset {FOLDER_VARIABLE} to fetch it from the hub"
+            )
+        path = there[0]
+    elif name.endswith(SUFFIXES):
+        path = Path(name).expanduser()
+        name = path.stem
         if not path.is_file():
             raise DataError(f"there is no file {name_or_path!r}")
-        return replace(_load_file(path, path.stat().st_mtime_ns, None), name=path.stem)
-    return replace(_load_hub(source or Source((), name_or_path, "train")), name=name_or_path)
-
-
-def _find(name: str, files: Iterable[str], folder: Path) -> Path:
-    for file in files:
-        if (folder / file).is_file():
-            return folder / file
-    raise DataError(
-        f"{name}: the folder {FOLDER_VARIABLE} = {str(folder)!r} has no {' or '.join(files)}: put it there, give its "
-        f"path, or unset {FOLDER_VARIABLE} to fetch it from the hub"
-    )
+    if path is not None:
+        return replace(_load_file(path, path.stat().st_mtime_ns, source.only if source else None), name=name)
+    return replace(_load_hub(source or Source((), name, "train")), name=name)
 
 
 @lru_cache(maxsize=8)
@@ -147,19 +144,19 @@ def _load_file(path: Path, mtime: int, only: str | None) -> MathData:
 
 @lru_cache(maxsize=8)
 def _load_hub(source: Source) -> MathData:
+    instead = f"set {FOLDER_VARIABLE} to a folder that holds"
     try:
         from datasets import load_dataset
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            f"{source.hub} comes from the hub, which needs the package 'datasets': {INSTALL}; or set "
-            f"{FOLDER_VARIABLE} to a folder that holds the files"
+            f"{source.hub} comes from the hub, which needs the package 'datasets': {INSTALL}; or {instead} the files"
         ) from error
     try:
         rows = load_dataset(source.hub, source.configuration, split=source.split)
     except Exception as error:  # of many libraries: no network, no such set, a set that asks for a login
         raise DataError(
             f"{source.hub} could not be fetched from the hub ({type(error).__name__}: {error}): give a local file, or "
-            f"set {FOLDER_VARIABLE} to a folder that holds it"
+            f"{instead} it"
         ) from error
     return collect(source.hub, enumerate(rows, 1), None)
 

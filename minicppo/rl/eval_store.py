@@ -11,76 +11,38 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from minicppo.files import write_atomically
 from minicppo.rl.data import INSTALL
-from minicppo.rl.grading.reward import MALFORMED
 from minicppo.rl.tasks.base import Problem
-
-
-@dataclass(frozen=True)
-class Answered:
-    """One problem with the responses to it and what became of each.
-
-    Attributes:
-        accuracy: mean score of the samples. outcomes: a word for each, where its task has words for them.
-        lengths: in tokens. finished: whether it ended before the limit.
-        well_formed: whether it has the asked form. greedy: score of the likeliest tokens, where they were asked for.
-    """
-
-    index: int
-    question: str
-    answer: str
-    accuracy: float
-    outcomes: list[str]
-    lengths: list[int]
-    finished: list[bool]
-    responses: list[str]
-    well_formed: list[bool] = field(compare=False)
-    greedy: float | None = field(default=None, compare=False)
-
-    def row(self) -> dict[str, Any]:
-        """As it is stored."""
-        return {key: value for key, value in asdict(self).items() if key not in ("well_formed", "greedy")}
-
-    @classmethod
-    def of_row(cls, row: Mapping[str, Any]) -> "Answered":
-        """What `row` gave."""
-        return cls(**row, well_formed=[outcome not in MALFORMED for outcome in row["outcomes"]])
 
 
 class Store:
     """The finished problems of one data set, in a file that grows by whole lines."""
 
     def __init__(self, path: Path, problems: Sequence[Problem]):
-        """Reads what is there already.
-
-        Raises:
-            ValueError: it is of other problems.
-        """
+        """Reads what is there already. Raises ValueError if that is of other problems."""
         self.path = path
-        self.answered: dict[int, Answered] = {}
+        self.rows: dict[int, dict[str, Any]] = {}
         content = path.read_bytes() if path.is_file() else b""
         whole = content[: content.rfind(b"\n") + 1]
         if len(whole) < len(content):  # the last line was cut off when the writer was stopped
             os.truncate(path, len(whole))
-        for line in whole.splitlines():
-            row = json.loads(line)
+        for row in map(json.loads, whole.splitlines()):
             asked = problems[row["index"]] if row["index"] < len(problems) else None
             if asked is None or (row["question"], row["answer"]) != (asked.data["question"], asked.answer):
                 raise ValueError(f"{path} was written for other problems: remove it, or give another folder (--out)")
-            self.answered[row["index"]] = Answered.of_row(row)
+            self.rows[row["index"]] = row
 
-    def add(self, answered: Sequence[Answered]) -> None:
+    def add(self, rows: Sequence[dict[str, Any]]) -> None:
         """Write to the disk; until they are there, they do not count."""
         with open(self.path, "a", encoding="utf-8") as file:
-            file.writelines(json.dumps(each.row()) + "\n" for each in answered)
+            file.writelines(json.dumps(row) + "\n" for row in rows)
             file.flush()
             os.fsync(file.fileno())
-        self.answered |= {each.index: each for each in answered}
+        self.rows |= {row["index"]: row for row in rows}
 
     def write_parquet(self) -> None:
         """All rows by index, in a file beside."""
@@ -89,8 +51,7 @@ class Store:
 
         path = self.path.with_suffix(".parquet")
         scratch = path.with_name(f".{path.name}.tmp")
-        rows = [self.answered[index].row() for index in sorted(self.answered)]
-        parquet.write_table(pyarrow.Table.from_pylist(rows), scratch)
+        parquet.write_table(pyarrow.Table.from_pylist([self.rows[i] for i in sorted(self.rows)]), scratch)
         os.replace(scratch, path)
 
 
@@ -118,10 +79,11 @@ def claimed(folder: Path, settings: Mapping[str, Any]) -> Iterator[None]:
         path = folder / "settings.json"
         if path.is_file():
             theirs = json.loads(path.read_text())
-            different = [key for key in settings if settings[key] != theirs.get(key)]
-            if different:
-                changes = ", ".join(f"{key} = {theirs.get(key)!r} and not {settings[key]!r}" for key in different)
-                raise ValueError(f"{folder} holds an evaluation with {changes}: give this one another folder (--out)")
+            changes = [f"{k} = {theirs.get(k)!r} and not {v!r}" for k, v in settings.items() if theirs.get(k) != v]
+            if changes:
+                raise ValueError(
+                    f"{folder} holds an evaluation with {', '.join(changes)}: give this one another folder (--out)"
+                )
         else:
             write_atomically(path, json.dumps(dict(settings), indent=1).encode())
         yield

@@ -7,13 +7,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from minicppo.files import write_atomically
 from minicppo.rl.config import ConfigError, EvalConfig, RunConfig
 from minicppo.rl.data import load_data
-from minicppo.rl.eval_store import Answered, Store, claimed
+from minicppo.rl.eval_store import Store, claimed
 from minicppo.rl.grading.confined import take_faults
 from minicppo.rl.grading.reward import MALFORMED, Outcome, judge_response, require_math_verify
 from minicppo.rl.policy import Policy
@@ -23,7 +24,9 @@ from minicppo.rl.tasks import Problem, Task, judged, sample_problems
 from minicppo.rl.tasks.math import TEMPLATES, MathTask, as_problem
 
 PIECES = 16  # steps of the progress of an evaluation that is not in batches already
-Check = Callable[[Problem, str], tuple[float, bool, str]]  # the score of a response, its form, a word for the outcome
+ROW = ("accuracy", "accuracy_se", "greedy_accuracy", "format_rate", "length")
+RESULT = ("problems", "accuracy", "accuracy_se", "outcomes", "length", "unfinished")
+Check = Callable[[Problem, str], tuple[float, str]]  # the score of a response, and a word for what became of it
 OnProgress = Callable[[int, int, float | None], None]  # problems done, all of them, accuracy so far
 
 
@@ -78,35 +81,31 @@ class Evaluation:
     faults: dict[str, int] = field(default_factory=take_faults, compare=False)
 
     @classmethod
-    def of(cls, answered: Sequence[Answered]) -> "Evaluation":
-        """The means over problems with equally many samples each."""
-        lengths = [length for each in answered for length in each.lengths]
-        finished = [done for each in answered for done in each.finished]
-        greedy = [each.greedy for each in answered if each.greedy is not None]
-        accuracies = [each.accuracy for each in answered]
-        accuracy, error = clustered_mean(accuracies, 1) if len(answered) > 1 else (accuracies[0], None)
+    def of(cls, rows: Sequence[dict[str, Any]]) -> "Evaluation":
+        """The means over what `answer` gave."""
+        outcomes, lengths, finished = (
+            [each for row in rows for each in row[key]] for key in ("outcomes", "lengths", "finished")
+        )
+        accuracies = [row["accuracy"] for row in rows]
+        accuracy, error = clustered_mean(accuracies, 1) if len(rows) > 1 else (accuracies[0], None)
         return cls(
-            problems=len(answered),
+            problems=len(rows),
             accuracy=accuracy,
             accuracy_se=error,
-            greedy_accuracy=sum(greedy) / len(greedy) if greedy else None,
-            format_rate=sum(well for each in answered for well in each.well_formed) / len(lengths),
-            outcomes=dict(Counter(outcome for each in answered for outcome in each.outcomes)),
+            greedy_accuracy=sum(row["greedy"] for row in rows) / len(rows) if "greedy" in rows[0] else None,
+            format_rate=sum(outcome not in MALFORMED for outcome in outcomes) / len(outcomes),
+            outcomes=dict(Counter(outcomes)),
             length=sum(lengths) / len(lengths),
             unfinished=finished.count(False) / len(finished),
         )
 
-    def as_row(self) -> dict[str, float | None]:
+    def as_row(self) -> dict[str, Any]:
         """For metrics.jsonl."""
         return {name: getattr(self, name) for name in ROW} | self.faults
 
-    def as_result(self) -> dict[str, object]:
+    def as_result(self) -> dict[str, Any]:
         """For results.json."""
-        return {name: value for name, value in asdict(self).items() if name in RESULT}
-
-
-ROW = ("accuracy", "accuracy_se", "greedy_accuracy", "format_rate", "length")
-RESULT = ("problems", "accuracy", "accuracy_se", "outcomes", "length", "unfinished")
+        return {name: getattr(self, name) for name in RESULT}
 
 
 def answer(
@@ -120,20 +119,17 @@ def answer(
     greedy: bool = False,
     store: Store | None = None,
     on_progress: OnProgress | None = None,
-) -> list[Answered]:
+) -> list[dict[str, Any]]:
     """`settings.samples` responses to each problem, `size` problems at a time; what `store` holds is not asked again.
 
     The random numbers of the problems from index i on come from `generator(i)`. With `greedy`, each problem is answered
-    by the likeliest tokens too.
+    by the likeliest tokens too. A row has the problem, its responses, their lengths in tokens, whether each ended
+    before the limit, and what `check` said.
     """
-    done = {} if store is None else store.answered
+    done = {} if store is None else store.rows
     report = on_progress or (lambda done, total, accuracy: None)
-
-    def progress() -> None:
-        report(len(done), len(problems), sum(each.accuracy for each in done.values()) / len(done) if done else None)
-
-    progress()
-    rows = settings.samples + greedy  # a problem
+    each = settings.samples + greedy  # responses to a problem
+    report(len(done), len(problems), _accuracy(done))
     for start in range(0, len(problems), size):
         indices = range(start, min(start + size, len(problems)))
         missing = [index for index in indices if index not in done]
@@ -152,63 +148,58 @@ def answer(
         )
         lengths = rollout.response_mask.sum(1).tolist()
         ids = [row[:length] for row, length in zip(rollout.response_ids.tolist(), lengths, strict=True)]
-        fresh = []
+        rows = []
         for index in missing:
-            responses = ids[(index - start) * rows : (index - start + 1) * rows]
-            fresh.append(_answered(policy, index, problems[index], responses, check, greedy))
+            responses = ids[(index - start) * each : (index - start + 1) * each]
+            row = {"index": index} | _row(policy, problems[index], responses[greedy:], check)
+            if greedy:
+                row["greedy"] = check(problems[index], policy.decode(responses[0]))[0]
+            rows.append(row)
         if store is None:
-            done |= {each.index: each for each in fresh}
+            done |= {row["index"]: row for row in rows}
         else:
-            store.add(fresh)
-        progress()
+            store.add(rows)
+        report(len(done), len(problems), _accuracy(done))
     return [done[index] for index in range(len(problems))]
 
 
-def _answered(
-    policy: Policy, index: int, problem: Problem, responses: list[list[int]], check: Check, greedy: bool
-) -> Answered:
+def _row(policy: Policy, problem: Problem, responses: list[list[int]], check: Check) -> dict[str, Any]:
     texts = [policy.decode(ids) for ids in responses]
-    verdicts = [check(problem, text) for text in texts]
-    likeliest = verdicts[0][0] if greedy else None
-    responses, texts, verdicts = responses[greedy:], texts[greedy:], verdicts[greedy:]
-    return Answered(
-        index=index,
-        question=problem.data.get("question", problem.prompt),
-        answer=problem.answer,
-        accuracy=sum(score for score, _, _ in verdicts) / len(verdicts),
-        outcomes=[outcome for _, _, outcome in verdicts],
-        lengths=[len(ids) for ids in responses],
-        finished=[ids[-1] == policy.eos_id for ids in responses],
-        responses=texts,
-        well_formed=[well for _, well, _ in verdicts],
-        greedy=likeliest,
-    )
+    scores, outcomes = zip(*(check(problem, text) for text in texts), strict=True)
+    return {
+        "question": problem.data.get("question", problem.prompt),
+        "answer": problem.answer,
+        "accuracy": sum(scores) / len(scores),
+        "outcomes": list(outcomes),
+        "lengths": [len(ids) for ids in responses],
+        "finished": [ids[-1] == policy.eos_id for ids in responses],
+        "responses": texts,
+    }
+
+
+def _accuracy(rows: dict[int, dict[str, Any]]) -> float | None:
+    return sum(row["accuracy"] for row in rows.values()) / len(rows) if rows else None
 
 
 def evaluate(policy: Policy, task: Task, config: RunConfig, on_progress: OnProgress | None = None) -> Evaluation:
     """Evaluate on the held-out problems of `config.eval`: always the same ones, with the same random numbers.
 
-    `on_progress` is called with the problems done, all of them and the accuracy so far; for its sake the evaluation
-    goes piece by piece.
+    With `on_progress` the evaluation goes piece by piece.
 
     Raises:
         ValueError: the task has fewer different held-out problems than asked for.
     """
-    settings = config.eval
-    problems = held_out_problems(task, config)
+    problems, settings = held_out_problems(task, config), config.eval
     generator = generator_for(settings.seed, "eval-samples")
 
-    def check(problem: Problem, response: str) -> tuple[float, bool, str]:
+    def check(problem: Problem, response: str) -> tuple[float, str]:
         score, well_formed = judged(task, problem, response)
-        return score, well_formed, "right" if score == 1 else "wrong" if well_formed else "malformed"
+        return score, "well-formed" if well_formed else Outcome.MALFORMED
 
     size = len(problems) if on_progress is None else settings.batch or math.ceil(len(problems) / PIECES)
     limit = config.max_new_tokens(task)
-    return Evaluation.of(
-        answer(
-            policy, problems, check, settings, limit, lambda _: generator, size, greedy=True, on_progress=on_progress
-        )
-    )
+    rows = answer(policy, problems, check, settings, limit, lambda _: generator, size, True, on_progress=on_progress)
+    return Evaluation.of(rows)
 
 
 def evaluate_data(
@@ -223,44 +214,36 @@ def evaluate_data(
     `on_progress` is called with a set's name, its problems done, all of them, and the accuracy so far (None: none yet).
 
     Raises:
-        BlockingIOError: another process evaluates into the folder.
+        BlockingIOError, ValueError: the folder holds another evaluation, or one of other problems.
         DataError: the data cannot be read.
         ModuleNotFoundError: math-verify or pyarrow is not installed.
-        ValueError: the folder holds an evaluation with other settings, or of other problems.
     """
     require_math_verify()
     sets = {data.name: data.problems for data in map(load_data, names)}
     if len(sets) != len(names):
         raise ValueError(f"two of {', '.join(names)} share a name, and so a file: evaluate them one by one")
+
+    def check(problem: Problem, response: str) -> tuple[float, str]:
+        outcome = judge_response(response, problem.answer)
+        return float(outcome is Outcome.RIGHT), str(outcome)
+
     found = {}
     with claimed(folder, asdict(settings)):
-        for name, asked in sets.items():
-            problems = [as_problem(problem, settings.template) for problem in asked]
+        for name, bare in sets.items():
+            problems = [as_problem(problem, settings.template) for problem in bare]
             store = Store(folder / f"{name}.jsonl", problems)
-            answered = answer(
-                policy,
-                problems,
-                _check_mathematics,
-                settings,
-                settings.max_new_tokens,
-                partial(generator_for, settings.seed, f"eval-{name}"),
-                settings.batch,
-                store=store,
-                on_progress=on_progress and partial(on_progress, name),
-            )
+            generator = partial(generator_for, settings.seed, f"eval-{name}")
+            report = on_progress and partial(on_progress, name)
+            limit, size = settings.max_new_tokens, settings.batch
+            rows = answer(policy, problems, check, settings, limit, generator, size, store=store, on_progress=report)
             store.write_parquet()
-            found[name] = Evaluation.of(answered)
-        results = {"settings": asdict(settings), "data": {name: each.as_result() for name, each in found.items()}}
+            found[name] = Evaluation.of(rows)
+        results: dict[str, Any] = {"settings": asdict(settings)}
+        results["data"] = {name: each.as_result() for name, each in found.items()}
         if len(found) > 1:
-            mean, error = mean_accuracy(list(found.values()))
-            results["mean"] = {"accuracy": mean, "accuracy_se": error}
+            results["mean"] = dict(zip(("accuracy", "accuracy_se"), mean_accuracy(list(found.values())), strict=True))
         write_atomically(folder / "results.json", json.dumps(results, indent=1).encode())
     return found
-
-
-def _check_mathematics(problem: Problem, response: str) -> tuple[float, bool, str]:
-    outcome = judge_response(response, problem.answer)
-    return float(outcome is Outcome.RIGHT), outcome not in MALFORMED, str(outcome)
 
 
 def mean_accuracy(evaluations: Sequence[Evaluation]) -> tuple[float, float | None]:
@@ -276,24 +259,21 @@ def held_out_problems(task: Task, config: RunConfig) -> list[Problem]:
     Raises:
         ConfigError: `eval.data` with another task than math, with problems that the run trains on, or with only one.
     """
-    if config.eval.data:
-        return _all_of(config.eval.data, task)
-    return sample_problems(task, config.eval.problems, rng_for(config.eval.seed, "eval-problems"), "test", unique=True)
-
-
-def _all_of(names: Sequence[str], task: Task) -> list[Problem]:
+    settings, names = config.eval, config.eval.data
+    if not names:
+        return sample_problems(task, settings.problems, rng_for(settings.seed, "eval-problems"), "test", unique=True)
     if not isinstance(task, MathTask):
-        raise ConfigError(f"eval.data = {list(names)} are mathematics problems: task {task.name!r} cannot score them")
+        raise ConfigError(f"eval.data = {names} are mathematics problems: task {task.name!r} cannot score them")
     problems = [as_problem(each, task.template) for name in names for each in load_data(name).problems]
     shared = {each.content for each in problems} & {each.content for each in task.problems["train"]}
     if shared:
         raise ConfigError(
-            f"eval.data = {list(names)}: {len(shared)} of the {len(problems)} problems would be trained on. Name these "
+            f"eval.data = {names}: {len(shared)} of the {len(problems)} problems would be trained on. Name these "
             "sets in task.options.test too, which takes them out of the training problems"
         )
     different = list({each.content: each for each in reversed(problems)}.values())[::-1]  # the first of each
     if len(different) < 2:
-        raise ConfigError(f"eval.data = {list(names)} holds a single problem: a standard error needs at least 2")
+        raise ConfigError(f"eval.data = {names} holds a single problem: a standard error needs at least 2")
     return different
 
 

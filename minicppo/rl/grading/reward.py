@@ -26,9 +26,10 @@ class Outcome(StrEnum):
     UNREADABLE = "unreadable"  # not mathematics, unbalanced, too long
     TIMEOUT = "timeout"  # not compared within the limit
     DIED = "died"  # the comparison ran out of memory or crashed
+    MALFORMED = "malformed"  # not in the form that its task asks for
 
 
-MALFORMED = frozenset({Outcome.MISSING, Outcome.UNREADABLE, Outcome.TIMEOUT, Outcome.DIED})
+MALFORMED = frozenset(set(Outcome) - {Outcome.RIGHT, Outcome.WRONG})
 counts: Counter[Outcome] = Counter()  # of this process, since it started or `counts.clear()`
 
 
