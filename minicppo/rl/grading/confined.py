@@ -50,14 +50,14 @@ class _Worker:
         environment = {name: os.environ[name] for name in KEPT if name in os.environ} | ONE_THREAD
         pipe, null = subprocess.PIPE, subprocess.DEVNULL
         self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=null, text=True, env=environment)
+        assert self.process.stdin and self.process.stdout  # noqa: PT018
+        self.questions, self.replies = self.process.stdin, self.process.stdout
 
     def ask(self, checker: Path, arguments: tuple[Any, ...]) -> Any:
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
         try:
-            self.process.stdin.write(ascii((str(checker), arguments)) + "\n")
-            self.process.stdin.flush()
-            return json.loads(self.process.stdout.readline(LONGEST_REPLY))
+            self.questions.write(ascii((str(checker), arguments)) + "\n")
+            self.questions.flush()
+            return json.loads(self.replies.readline(LONGEST_REPLY))
         except (BrokenPipeError, ValueError):  # it has ended, or says what no worker of ours does
             self.process.kill()
         status = self.process.wait()
@@ -70,10 +70,9 @@ class _Worker:
 
     def forget(self) -> None:
         """Close our ends of the pipes: in a forked child the process belongs to the parent."""
-        for stream in (self.process.stdin, self.process.stdout):
-            if stream is not None:
-                with contextlib.suppress(OSError):  # what it did not read any more
-                    stream.close()
+        for stream in (self.questions, self.replies):
+            with contextlib.suppress(OSError):  # what it did not read any more
+                stream.close()
 
 
 class ConfinedPool:

@@ -11,13 +11,14 @@ machine does. It can neither write to a file nor start a process, and its memory
 
 import ast
 import contextlib
-import importlib.util
 import json
 import os
 import resource
+import runpy
 import signal
 import sys
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 MEMORY = 4 * 2**30  # bytes of address space
@@ -30,52 +31,42 @@ def set_timers(limit: float) -> None:
     signal.setitimer(signal.ITIMER_REAL, PATIENCE * limit)
 
 
-def load(path: str) -> Callable[..., Any]:
+@lru_cache
+def loaded(path: str) -> Callable[..., Any]:
     """The function of a checker's file."""
-    spec = importlib.util.spec_from_file_location("checker", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.load()
+    return runpy.run_path(path)["load"]()
 
 
-def main() -> None:
+def reply(line: str, limit: float) -> dict[str, Any]:
+    """What one question is answered with."""
+    try:
+        path, arguments = ast.literal_eval(line)
+        check = loaded(path)
+        set_timers(limit)
+        return {"value": check(*arguments)}
+    except ImportError as error:
+        return {"missing": str(error)}
+    except Exception as error:  # of any library below, about a text that anyone may have written
+        return {"error": type(error).__name__}
+    finally:
+        set_timers(0)
+
+
+def main(limit: str, first: str) -> None:
     """Answer until the input ends."""
-    limit, first = float(sys.argv[1]), sys.argv[2]
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asks
     for timer in (signal.SIGPROF, signal.SIGALRM):
         signal.signal(timer, signal.SIG_DFL)
-    for kind, most in (
-        (resource.RLIMIT_AS, MEMORY),
-        (resource.RLIMIT_FSIZE, 0),
-        (resource.RLIMIT_NPROC, 0),
-        (resource.RLIMIT_CORE, 0),
-    ):
-        resource.setrlimit(kind, (most, most))
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    for forbidden in (resource.RLIMIT_FSIZE, resource.RLIMIT_NPROC, resource.RLIMIT_CORE):
+        resource.setrlimit(forbidden, (0, 0))
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print is no verdict
-    checkers: dict[str, Callable[..., Any]] = {}
-
-    def reply(line: str) -> dict[str, Any]:
-        try:
-            path, arguments = ast.literal_eval(line)
-            if path not in checkers:
-                checkers[path] = load(path)
-            set_timers(limit)
-            return {"value": checkers[path](*arguments)}
-        except ImportError as error:
-            return {"missing": str(error)}
-        except Exception as error:  # of any library below, about a text that anyone may have written
-            return {"error": type(error).__name__}
-        finally:
-            set_timers(0)
-
     with contextlib.suppress(ImportError):  # the first question is told
-        checkers[first] = load(first)  # while the process that asks does something else
+        loaded(first)  # while the process that asks does something else
     for line in sys.stdin:
-        print(json.dumps(reply(line)), file=answers, flush=True)
+        print(json.dumps(reply(line, float(limit))), file=answers, flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

@@ -26,19 +26,12 @@ class Problem:
 
 
 class Task(ABC):
-    """A family of problems with a checker.
+    """A family of problems with a checker."""
 
-    Attributes:
-        name: what `make_task` knows the task by, once it is registered.
-        alphabet: the characters a policy built from scratch needs; "" if only pretrained policies can try the task.
-        max_new_tokens: longest response worth sampling, end-of-sequence token included.
-        held_out_fraction: share of all problems kept for evaluation, see `is_held_out`.
-    """
-
-    name: str
-    alphabet: str = ""
-    max_new_tokens: int
-    held_out_fraction: float = 0.1
+    name: str  # what `make_task` knows it by, once it is registered
+    alphabet: str = ""  # the characters that a policy from scratch needs; "" if only pretrained policies can try it
+    max_new_tokens: int  # longest response worth sampling, end-of-sequence token included
+    held_out_fraction: float = 0.1  # share of all problems kept for evaluation, see `is_held_out`
 
     @abstractmethod
     def problem(self, rng: random.Random) -> Problem:
@@ -74,11 +67,7 @@ AnyTask = TypeVar("AnyTask", bound=type[Task])
 
 
 def register_task(task: AnyTask) -> AnyTask:
-    """A class decorator: `make_task` knows the class by its `name` from now on.
-
-    Raises:
-        ValueError: another class has that name.
-    """
+    """A class decorator: `make_task` knows the class by its `name` now. Raises ValueError if another has that name."""
     known = TASKS.setdefault(task.name, task)
     if (known.__module__, known.__qualname__) != (task.__module__, task.__qualname__):
         raise ValueError(f"task {task.name!r} is {known.__module__}.{known.__qualname__}: give yours another name")

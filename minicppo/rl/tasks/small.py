@@ -1,19 +1,21 @@
-"""Small verifiable questions for a pretrained policy, which a chat model of 135M parameters gets right now and then.
+"""Small verifiable questions, which a chat model of 135M parameters gets right now and then.
 
-All three have far more problems than any run sees. None has an alphabet: a policy from scratch would have to learn
-English first.
+Sums are the easiest: a small model is neither at zero nor at one, and a policy from scratch can try them too, over the
+prompt's own characters. The others have no alphabet: a policy from scratch would have to learn English first.
 """
 
 import random
 import re
+from string import digits
 
 from minicppo.rl.tasks.base import Problem, Task, register_task
 
 VOWELS, CONSONANTS = "aeiou", "bdfgklmnprst"
+SUM = "What is {a} + {b}? Answer with the number only."
 
 
 class OneNumberTask(Task):
-    """An answer that is one whole number."""
+    """An answer that is one whole number: the last of the response counts."""
 
     held_out_fraction = 0.25
 
@@ -21,12 +23,43 @@ class OneNumberTask(Task):
         self.max_new_tokens = max_new_tokens
 
     def score(self, problem: Problem, response: str) -> float:
-        """1 if the last whole number of the response is the answer, else 0."""
         return float(re.findall(r"\d+", response)[-1:] == [problem.answer])
 
     def well_formed(self, problem: Problem, response: str) -> bool:
-        """Whether the response is one number and nothing else."""
         return re.fullmatch(r"\s*\d+\s*", response) is not None
+
+
+@register_task
+class AdditionTask(OneNumberTask):
+    """`a + b` with both in `low..high`, uniformly: 3 + 4 and 4 + 3 are one problem, so both are in one split."""
+
+    name = "addition"
+
+    def __init__(self, low: int = 1, high: int = 19, prompt: str = SUM, max_new_tokens: int = 16):
+        if not 0 <= low < high:
+            raise ValueError(f"addition: low = {low} and high = {high} must satisfy 0 <= low < high")
+        if "{a}" not in prompt or "{b}" not in prompt:
+            raise ValueError(
+                f"addition: prompt = {prompt!r} must contain {{a}} and {{b}}, the places of the two numbers"
+            )
+        super().__init__(max_new_tokens)
+        self.low, self.high, self.prompt = low, high, prompt
+        self.alphabet = "".join(sorted({*prompt.replace("{a}", "").replace("{b}", ""), *digits}))
+
+    def problem(self, rng: random.Random) -> Problem:
+        a, b = rng.randint(self.low, self.high), rng.randint(self.low, self.high)
+        text = self.prompt.replace("{a}", str(a)).replace("{b}", str(b))
+        return Problem(text, str(a + b), {"a": a, "b": b}, content=f"{min(a, b)} + {max(a, b)}")
+
+    def score(self, problem: Problem, response: str) -> float:
+        return float([each.lstrip("0") or "0" for each in re.findall(r"\d+", response)][-1:] == [problem.answer])
+
+    def demonstration(self, problem: Problem, rng: random.Random, error_rate: float) -> str:
+        """The sum, or with probability `error_rate` another number of the range of sums."""
+        if rng.random() >= error_rate:
+            return problem.answer
+        wrong = rng.randrange(2 * self.low, 2 * self.high)  # one value short: the right one is skipped
+        return str(wrong + (wrong >= int(problem.answer)))
 
 
 @register_task
@@ -42,7 +75,6 @@ class LetterCountTask(OneNumberTask):
         self.syllables = syllables
 
     def problem(self, rng: random.Random) -> Problem:
-        """A word such as "banatu" and one of its vowels or consonants."""
         count = rng.randint(1, self.syllables)
         chosen, other = rng.sample([VOWELS, CONSONANTS], 2)
         letter = rng.choice(chosen)
@@ -68,7 +100,6 @@ class MaxOfThreeTask(OneNumberTask):
         self.figures = figures
 
     def problem(self, rng: random.Random) -> Problem:
-        """Three different numbers, in any order."""
         low = 10 ** (self.figures - 1)
         a, b, c = rng.sample(range(low, 10 * low), 3)
         prompt = f"Which is the largest of {a}, {b} and {c}? Answer with the number only."
@@ -88,7 +119,6 @@ class ParityTask(Task):
         self.high, self.max_new_tokens = high, max_new_tokens
 
     def problem(self, rng: random.Random) -> Problem:
-        """A uniform number."""
         n = rng.randrange(self.high)
         return Problem(f"Is {n} even or odd? Answer with one word.", ("even", "odd")[n % 2], {"n": n})
 
@@ -97,5 +127,4 @@ class ParityTask(Task):
         return float(set(re.findall(r"\b(?:even|odd)\b", response.lower())) == {problem.answer})
 
     def well_formed(self, problem: Problem, response: str) -> bool:
-        """Whether the response is one of the two words, a full stop allowed."""
         return re.fullmatch(r"\s*(even|odd)\.?\s*", response.lower()) is not None

@@ -31,6 +31,7 @@ def example(tmp_path: Path) -> Iterator[Path]:
     text = Path("CONTRIBUTING.md").read_text().split("### Add a task")[1]
     path = tmp_path / "doubling.py"
     path.write_text(re.findall(r"```python\n(.*?)```", text, re.DOTALL)[0])
+    faults.clear()
     yield path
     TASKS.pop("doubling", None)
 
