@@ -111,8 +111,13 @@ class TokenBatch:
 
     @cached_property
     def away(self) -> Bool[Tensor, "B T"]:
-        """A (rho - 1) > 0, its sign taken in log space, where it is exact: the update moves pi further from mu."""
-        return (self.log_probs - self.rollout_log_probs) * self.advantages > 0
+        """A (rho - 1) > 0: this token's update moves pi further from mu."""
+        return moves_away(self.log_probs, self.rollout_log_probs, self.advantages)
+
+
+def moves_away(log_probs: Tensor, rollout_log_probs: Tensor, advantages: Tensor) -> Bool[Tensor, "B T"]:
+    """A (rho - 1) > 0, its sign taken in log space, where it is exact."""
+    return (log_probs - rollout_log_probs) * advantages > 0
 
 
 def require_tensors(**given: Any) -> None:

@@ -139,3 +139,8 @@ def predicted_away(batch: TokenBatch) -> Bool[Tensor, "B T"]:
         pi, mu = partition(top, batch.log_probs, batch.rollout_log_probs)
     rate = batch.log_probs.double().exp() - batch.rollout_log_probs.double().exp() + (pi * (mu - pi)).sum(-1)
     return (batch.advantages * rate > 0) & batch.mask
+
+
+def away_from_mu(batch: TokenBatch, direction: str) -> Bool[Tensor, "B T"]:
+    """The direction test by name: "ratio", A (rho - 1) > 0, or "predicted"."""
+    return batch.away if direction == "ratio" else predicted_away(batch)

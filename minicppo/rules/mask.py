@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int8
 from torch import Tensor
 
 import minicppo.kernels as kernels
-from minicppo.rules.batch import LOG_PROB_LIMIT, checked_inputs, require_tensors, zero_invalid
+from minicppo.rules.batch import LOG_PROB_LIMIT, checked_inputs, moves_away, require_tensors, zero_invalid
 from minicppo.rules.divergence import binary_tv
 from minicppo.rules.mask_rule import MaskRule
 from minicppo.rules.outputs import CPPOMask, Reason, prefix_slack
@@ -74,7 +74,7 @@ def cppo_mask(
     pi, mu, A, valid = (given[k] for k in ("log_probs", "rollout_log_probs", "advantages", "response_mask"))
     layout = packed or Padded(*pi.shape)
     if on_gpu:
-        mask, broken = _in_one_kernel(pi, mu, A, valid, layout, rule)
+        mask, broken = mask_in_one_kernel(pi, mu, A, valid, layout, rule)
         if broken.cpu().any():
             checked_inputs(packed, **inputs)  # raises, and says what is wrong where
         return mask
@@ -84,7 +84,7 @@ def cppo_mask(
     for rows, tokens, block in layout.blocks(BLOCK if pi.device.type == "cpu" else sys.maxsize):
         p, m, v = (block.pad(x[tokens]) for x in (pi, mu, valid))
         D = block.pad(given["divergence"][tokens]) if "divergence" in given else binary_tv(p, m)
-        away = (p - m) * (A[rows] if A.ndim == 2 else block.pad(A[tokens])) > 0  # in log space, where the sign is exact
+        away = moves_away(p, m, A[rows] if A.ndim == 2 else block.pad(A[tokens]))
         mask = mask_rows(v, zero_invalid(D, v), away, rule)
         for name, values in out.items():
             values[tokens] = block.unpad(getattr(mask, name))
@@ -99,7 +99,7 @@ def mask_rows(
     """Algorithm 1, D_t (zero on invalid positions) and the direction given."""
     layout = Padded(*valid.shape)
     if _kernel_takes((divergence,), layout.width, rule):
-        return _in_one_kernel(divergence, away, None, valid, layout, rule)[0]
+        return mask_in_one_kernel(divergence, away, None, valid, layout, rule)[0]
     inside = valid.view(torch.int8)
     counts = inside.sum(1)
     w = rule.weights(valid, divergence.dtype, counts)
@@ -129,7 +129,7 @@ def _kernel_takes(numbers: tuple[Tensor, ...], width: int, rule: MaskRule) -> bo
     )
 
 
-def _in_one_kernel(
+def mask_in_one_kernel(
     first: Tensor, second: Tensor, advantages: Tensor | None, valid: Tensor, layout: Padded | Packed, rule: MaskRule
 ) -> tuple[CPPOMask, Tensor]:
     """The mask, of the layout's own shape, and (B,) whether a valid token's log-prob or advantage is no fit number.

@@ -136,8 +136,10 @@ MUTANTS: dict[str, Mutant] = {
         "budget.clamped_quantile", lambda found, values, counts, q, low, high: torch.full_like(found, low),
         of_budget.test_dynamic_budget_is_sandwiched,
     ),
-    "no interpolation": argument(
-        "budget.searched_quantile", 2, lambda fraction, *_: 0 * fraction, of_budget.test_the_search_equals_the_sort
+    "no interpolation": result(
+        "budget.clamped_quantile",
+        lambda found, values, counts, q, low, high: (values * (values <= found[:, None])).amax(1).clamp(low, high),
+        of_budget.test_the_search_equals_the_sort,
     ),
     "half the Binary TV": result(
         "divergence.binary_tv", lambda D, *_: D / 2, test_divergence.test_divergences_equal_their_loop

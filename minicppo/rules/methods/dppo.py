@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from minicppo.rules.divergence import DIVERGENCES, predicted_away, token_divergence
+from minicppo.rules.divergence import DIVERGENCES, away_from_mu, token_divergence
 from minicppo.rules.method import Method, TokenBatch, TokenWeights, hyper, masked_weights, register
 
 
@@ -34,7 +34,7 @@ class DPPO(Method):
     def read(self, batch: TokenBatch) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
         """Of each token D_t, whether it moves away from mu, and min(rho, C); and what to log of the cap C."""
         D = token_divergence(batch, self.divergence, topk_variant=self.topk_variant)
-        away = batch.away if self.direction == "ratio" else predicted_away(batch)
+        away = away_from_mu(batch, self.direction)
         stats = {} if math.isinf(self.ratio_cap) else {"ratio/above_cap": batch.ratio > self.ratio_cap}
         return D, away, batch.ratio.clamp(max=self.ratio_cap), stats
 
