@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minicppo import reference, rules
-from minicppo.rules.divergence import DIVERGENCES, ESTIMATES, away_from_mu, needs
+from minicppo.rules.divergence import DIVERGENCES, ESTIMATES, needs, predicted_away
 from tests.strategies import Token, Trace, distributions, tight, tokens, traces
 from tests.twins import close, implies, loop_divergence, near, token_batch
 
@@ -89,7 +89,7 @@ def test_predicted_drift_is_a_derivative(mu, pi, y):
     if abs(rate) > 1e-9:
         for advantage in (1.0, -1.0):
             batch = token_batch(((Token(mu, pi, y, advantage),),), tight([1]), "full")
-            assert away_from_mu(batch, "predicted").item() == (advantage * rate > 0)
+            assert predicted_away(batch).item() == (advantage * rate > 0)
 
 
 def test_the_predicted_direction_overrides_the_ratio():
