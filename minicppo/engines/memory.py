@@ -6,7 +6,7 @@ sheets, dense bfloat16. Everything else here is arithmetic, and ours.
 
 from dataclasses import dataclass
 
-from minicppo.engines.split import is_megatron, longest_response, method_of, tokens_per_gpu
+from minicppo.engines.split import is_megatron, longest_response, tokens_per_gpu
 from minicppo.rl.config import RunConfig
 
 GB = 1e9
@@ -102,7 +102,7 @@ class Load:
         self.micro_tokens = tokens_per_gpu(config)  # of one forward pass in training
         self.at_once = (config.rollout.batch or 0) * group if self.whole else 0  # sampled by a GPU; 0: as fit
         self.replica = 1 if self.whole else config.cluster.rollout_tensor_parallel  # GPUs of one rollout engine
-        self.top_log_probs = k if method_of(config).needs == "topk" else 0  # of each token
+        self.top_log_probs = k if config.make_method().needs == "topk" else 0  # of each token
 
     @property
     def replicas(self) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from minicppo.engines.memory import architecture_of
-from minicppo.engines.split import data_parallel, is_megatron, longest_response, method_of, micro_batches
+from minicppo.engines.split import data_parallel, is_megatron, longest_response, micro_batches
 from minicppo.rl.config import ConfigError, RunConfig
 from minicppo.rules import METHODS, get_method
 
@@ -65,7 +65,7 @@ def _trl(config: RunConfig, processes: int) -> list[tuple[object, str]]:
             "train.micro_batch to a divisor",
         ),
         (
-            method_of(config).needs == "full" and architecture_of(config.model.source),
+            config.make_method().needs == "full" and architecture_of(config.model.source),
             f"method {name} keeps whole distributions, 151,936 log-probs a token: use "
             f"--method {closest_variant(name, 'topk', 'log_probs')}",
         ),
@@ -73,7 +73,7 @@ def _trl(config: RunConfig, processes: int) -> list[tuple[object, str]]:
 
 
 def _verl(config: RunConfig, _: int) -> list[tuple[object, str]]:
-    train, source, method = config.train, config.model.source, method_of(config)
+    train, source, method = config.train, config.model.source, config.make_method()
     topk = method.needs == "topk"
     responses, ranks = config.prompts_per_update * config.rollout.group_size, data_parallel(config)
     return [

@@ -2,7 +2,6 @@
 
 from minicppo.rl.config import RunConfig
 from minicppo.rl.sections import ClusterConfig
-from minicppo.rules import Method, get_method
 
 
 def is_megatron(cluster: ClusterConfig) -> bool:
@@ -32,15 +31,3 @@ def micro_batches(config: RunConfig, processes: int) -> tuple[int, int, int]:
 def longest_response(config: RunConfig) -> int:
     """In tokens."""
     return config.max_new_tokens(config.make_task())
-
-
-def method_of(config: RunConfig) -> Method:
-    """The run's method with its hyper-parameters."""
-    return padded_to(longest_response(config), get_method(config.method.name, **config.method.params))
-
-
-def padded_to(horizon: int | None, method: Method) -> Method:
-    """`length="padded"` as the longest response allowed, so that it does not depend on what a micro-batch holds."""
-    if method.params.get("length") != "padded":
-        return method
-    return get_method(method.name, **{**method.params, "length": horizon})

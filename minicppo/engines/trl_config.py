@@ -1,12 +1,11 @@
 """`CPPOConfig`: a `GRPOConfig` that names a method, and refuses what would silently bias it."""
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from trl import GRPOConfig
 
-from minicppo.engines.split import padded_to
 from minicppo.engines.trl_settings import LOSS_TYPES
 from minicppo.rules import Method, get_method
 
@@ -54,6 +53,11 @@ class CPPOConfig(GRPOConfig):
         """The method with its hyper-parameters. Raises ValueError, naming the nearest, if there is none such."""
         assert not isinstance(self.method_params, str)
         return padded_to(self.max_completion_length, get_method(self.method, **(self.method_params or {})))
+
+
+def padded_to(horizon: int | None, method: Method) -> Method:
+    """`length="padded"` as the longest response allowed, so that it does not depend on what a micro-batch holds."""
+    return replace(method, length=horizon) if method.params.get("length") == "padded" else method  # type: ignore[call-arg]
 
 
 def require_unbiased(args: GRPOConfig) -> None:

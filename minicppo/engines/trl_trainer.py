@@ -18,8 +18,7 @@ from trl import GRPOTrainer
 from trl.models.utils import unwrap_model_for_generation
 
 from minicppo.engines import trl_rollout
-from minicppo.engines.split import padded_to
-from minicppo.engines.trl_config import CPPOConfig, require_unbiased
+from minicppo.engines.trl_config import CPPOConfig, padded_to, require_unbiased
 from minicppo.engines.trl_rollout import VLLM_MOST_LOG_PROBS, Top, last_hidden_states, rolled_out, split_ranked
 from minicppo.engines.trl_settings import LOSS_TYPES
 from minicppo.rl.policy import Policy

@@ -36,7 +36,7 @@ class CPPOPolicyLossConfig(PolicyLossConfig):
             raise ValueError(f"loss_mode={self.loss_mode!r} is not ours; known: {', '.join(LOSS_MODES)}")
         method = get_method(LOSS_MODES[self.loss_mode], **self.params)
         if method.needs != "log_probs":
-            raise ValueError(f"{self.loss_mode} with {dict(self.params)} needs {method.needs} cells; use engine trl")
+            raise ValueError(f"{self.loss_mode} with {dict(self.params)} needs {method.needs} of mu; use engine trl")
         if method.params.get("length") == "padded":
             raise ValueError(
                 "length='padded' would be the width of a micro-batch here: give the longest response, length=N"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from minicppo.engines.refusals import ANCHOR, VERL, require_carried
-from minicppo.engines.split import is_megatron, longest_response, method_of, tokens_per_gpu
+from minicppo.engines.split import is_megatron, longest_response, tokens_per_gpu
 from minicppo.rl.config import RunConfig
 from minicppo.rules import METHODS, get_method
 
@@ -44,15 +44,12 @@ def verl_overrides(config: RunConfig, run_dir: Path) -> list[str]:
 def _settings(config: RunConfig, run_dir: Path) -> dict[str, Any]:
     train, rollout, evaluation, cluster = config.train, config.rollout, config.eval, config.cluster
     actor, sampler, horizon = "actor_rollout_ref.actor", "actor_rollout_ref.rollout", longest_response(config)
-    if is_megatron(cluster):
-        split = {
-            "megatron.tensor_model_parallel_size": cluster.tensor_parallel,
-            "megatron.pipeline_model_parallel_size": cluster.pipeline_parallel,
-            "megatron.expert_model_parallel_size": cluster.expert_parallel,
-        }
-    else:
-        split = {"strategy": "fsdp2"}
-    offload = "megatron" if is_megatron(cluster) else "fsdp_config"
+    split: dict[str, Any] = {
+        "megatron.tensor_model_parallel_size": cluster.tensor_parallel,
+        "megatron.pipeline_model_parallel_size": cluster.pipeline_parallel,
+        "megatron.expert_model_parallel_size": cluster.expert_parallel,
+    }
+    trainer, split = ("megatron", split) if is_megatron(cluster) else ("fsdp_config", {"strategy": "fsdp2"})
     return {
         "data.train_files": str(run_dir / "data" / "train.parquet"),
         "data.val_files": str(run_dir / "data" / "eval.parquet"),
@@ -63,9 +60,9 @@ def _settings(config: RunConfig, run_dir: Path) -> dict[str, Any]:
         "actor_rollout_ref.model.path": config.model.source,
         "algorithm.norm_adv_by_std_in_grpo": train.normalize_std,
         f"{actor}.policy_loss.loss_mode": loss_mode(config.method.name),
-        f"{actor}.policy_loss.params": dict(method_of(config).params),
+        f"{actor}.policy_loss.params": dict(config.make_method().params),
         f"{actor}.loss_agg_mode": train.loss_agg_mode,
-        f"{actor}.loss_scale_factor": train.horizon or horizon,
+        f"{actor}.loss_scale_factor": config.horizon,
         f"{actor}.ppo_mini_batch_size": config.prompts_per_update,  # in prompts: verl multiplies by n
         f"{actor}.ppo_epochs": train.epochs,
         f"{actor}.ppo_max_token_len_per_gpu": tokens_per_gpu(config),
@@ -77,8 +74,8 @@ def _settings(config: RunConfig, run_dir: Path) -> dict[str, Any]:
         f"{actor}.optim.betas": list(train.betas),
         f"{actor}.optim.clip_grad": train.grad_clip,
         **{f"{actor}.{key}": value for key, value in split.items()},
-        f"{actor}.{offload}.param_offload": cluster.offload,
-        f"{actor}.{offload}.optimizer_offload": cluster.offload,
+        f"{actor}.{trainer}.param_offload": cluster.offload,
+        f"{actor}.{trainer}.optimizer_offload": cluster.offload,
         f"{sampler}.n": rollout.group_size,
         f"{sampler}.temperature": rollout.temperature,
         f"{sampler}.seed": config.seed,

@@ -25,7 +25,6 @@ from minicppo.engines.plan import SIZES, Plan, make_plan
 from minicppo.engines.plan_files import write_plan
 from minicppo.engines.preconditions import Check, preconditions
 from minicppo.engines.refusals import closest_variant
-from minicppo.engines.split import method_of
 from minicppo.engines.verl_settings import loss_mode, render
 from minicppo.rl.config import ConfigError, RunConfig, load_config, preset_names
 from minicppo.rl.data import SOURCES
@@ -73,7 +72,7 @@ def test_every_method_is_planned_or_refused_with_a_way_out(preset: str, engine: 
     plans = {method: plan_of(preset, f"engine={engine}", f"method={method}") for method in METHODS}
     for name, made in plans.items():
         config = of(preset, f"engine={engine}", f"method={name}")
-        method = method_of(config)
+        method = config.make_method()
         tables = (made.model, made.state, made.training, made.peak, made.cache, made.tokens, made.hours)
         assert all(math.isfinite(value) and value >= 0 for table in tables for value in table.values())
         assert bool(made.top_log_probs) == (method.needs == "topk")

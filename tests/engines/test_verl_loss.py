@@ -7,7 +7,6 @@ import dataclasses
 import pytest
 import torch
 
-from minicppo.engines.split import method_of
 from minicppo.engines.verl_settings import loss_mode, verl_methods
 from minicppo.rules import LOSS_AGG_MODES, get_method
 from tests.engines.verl_setup import (
@@ -53,17 +52,6 @@ def test_micro_batches_and_ranks_add_up(mode: str) -> None:
     assert total == pytest.approx(wanted, abs=1e-5)
     for ours, theirs in zip(found, gradients, strict=True):
         torch.testing.assert_close(ours.double(), theirs, atol=1e-6, rtol=1e-5)
-
-
-def test_masked_tokens_stay_in_the_denominator() -> None:
-    data = sample()
-    rows = list(range(len(data)))
-    loss, found, _ = verl_loss_of(actor_config("cppo", "token-mean", delta=1e-6, budget="off"), data, rows)
-    free, open_, _ = verl_loss_of(actor_config("none", "token-mean"), data, rows)
-    kept = found[0] != 0
-    assert 0 < kept.sum() < len(kept)
-    torch.testing.assert_close(found[0][kept], open_[0][kept])
-    assert loss != free
 
 
 def test_registered_under_names_that_leave_verls_own_alone() -> None:
@@ -122,9 +110,3 @@ def test_refusals_of_the_loss() -> None:
 def test_refusals_of_the_configuration(settings: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         verl_loss.CPPOPolicyLossConfig(**settings)
-
-
-def test_the_padded_length_is_the_longest_response() -> None:
-    from minicppo.rl.config import load_config
-
-    assert method_of(load_config("learn", ["method=cppo-verl"])).params["length"] == 51

@@ -121,12 +121,6 @@ def test_a_killed_process_has_the_status_a_shell_gives_it(tmp_path: Path) -> Non
     assert engine.stream(arguments, tmp_path / "log", lambda line: None) == 137
 
 
-def test_the_command_is_verls(config: RunConfig, tmp_path: Path) -> None:
-    program, flag, module, *overrides = engine.command(config, tmp_path)
-    assert (program, flag, module) == (sys.executable, "-m", "verl.trainer.main_ppo")
-    assert overrides == engine.verl_overrides(config, tmp_path)
-
-
 def test_a_run_through_the_command_line(
     config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
