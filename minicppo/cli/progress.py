@@ -63,17 +63,13 @@ class Lines:
     def __exit__(self, *_: object) -> None:
         self.progress.stop()
 
-    def task(self, name: str, **begin: Any) -> Task:
-        """The line of this name, begun as told if it is new."""
+    def show(self, name: str, done: float, total: float | None, note: str = "", start: bool = True) -> Task:
+        """So much of it is done; what a new line begins with tells nothing of the rate."""
         if name not in self._tasks:
-            new = self.progress.add_task(name, **{"total": None, "note": "", **begin})
-            self._tasks[name] = next(task for task in self.progress.tasks if task.id == new)
+            self.progress.add_task(name, total=total, completed=done, start=start, note=note)
+            self._tasks[name] = self.progress.tasks[-1]
+        self.progress.update(self._tasks[name].id, completed=done, total=total, note=note)
         return self._tasks[name]
-
-    def show(self, name: str, done: float, total: float | None, note: str = "") -> None:
-        """So much of it is done."""
-        line = self.task(name, total=total, completed=done)  # what was done before tells nothing of the rate
-        self.progress.update(line.id, completed=done, total=total, note=note)
 
 
 class RunProgress(Lines):
@@ -84,17 +80,22 @@ class RunProgress(Lines):
 
     def add(self, name: str, iterations: int, done: int = 0) -> None:
         """A line for a run of so many iterations; its clock starts with its first event."""
-        note = "waiting" if done < iterations else "done before"
-        self.task(name, total=iterations, completed=done, start=False, note=note)
+        self.show(name, done, iterations, "waiting" if done < iterations else "done before", start=False)
 
     def handle(self, name: str, event: Mapping[str, Any]) -> None:
         """Take one event of the run `name`: a row of its logs, or a step of its warm-up."""
+        warmup = self._tasks.get(WARM_UP)
         if event["kind"] == "warmup":
-            self._show_warm_up(event["step"], event["max_steps"], event["accuracy"])
+            note = f"at most {event['max_steps']}, greedy accuracy {100 * event['accuracy']:.0f} %"
+            if warmup is None:
+                self._print("warm-up: imitating imperfect demonstrations, once; later runs start from its result")
+            if event["step"] % 250 == 0:
+                self._print(f"warm-up: step {event['step']} of {note}")
+            self.show(WARM_UP, event["step"], None, note)  # it ends when it is good enough: no time left is guessed
             return
-        if (warmup := self._tasks.get(WARM_UP)) and not warmup.finished:
+        if warmup is not None and not warmup.finished:
             self.progress.update(warmup.id, total=warmup.completed, note="done")
-        line = self.task(name)
+        line = self._tasks[name]
         if not line.started:
             self.progress.start_task(line.id)
             self.progress.update(line.id, note="")
@@ -104,15 +105,6 @@ class RunProgress(Lines):
             text = f"accuracy {100 * event['accuracy']:.0f} ± {100 * event['accuracy_se']:.0f} %"
             self.progress.update(line.id, note=text)
             self._print(f"{name}: iteration {event['iteration']} of {line.total:.0f}, held-out {text}")
-
-    def _show_warm_up(self, step: int, max_steps: int, accuracy: float) -> None:
-        """The supervised warm-up has its own line; it ends when it is good enough: no total, no time left."""
-        if WARM_UP not in self._tasks:
-            self._print("warm-up: imitating imperfect demonstrations, once; later runs start from its result")
-        note = f"at most {max_steps}, greedy accuracy {100 * accuracy:.0f} %"
-        self.show(WARM_UP, step, None, note)
-        if step % 250 == 0:
-            self._print(f"warm-up: step {step} of {note}")
 
     def _print(self, text: str) -> None:
         if not self.console.is_terminal:
