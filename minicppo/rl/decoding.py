@@ -4,7 +4,6 @@
 place. `GeneralDecoder` calls any `transformers` causal model on its growing cache. Both give the same logits.
 """
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,46 +22,15 @@ CUDA_BLOCK = 128  # columns that one captured graph serves
 JOIN = 1 << 28  # parameters up to which a GPU's products are so small that weights are copied to have fewer
 
 
-class Decoder(ABC):
-    """B rows that grow together, under the caller's autocast context.
-
-    Logits are (B, V), of the next token; the next call may overwrite them.
-    """
-
-    @abstractmethod
-    def read(self, ids: Tensor, mask: Tensor, samples: int, room: int) -> Tensor:
-        """Read prompts (N, P), padded on the left, each once, open `samples` rows for each, and return their logits.
-
-        Args:
-            room: most tokens that a row may still get.
-        """
-
-    @abstractmethod
-    def step(self, tokens: Tensor, then: Callable[[Tensor], None]) -> None:
-        """Append one token (B,) to every row, and hand the logits to `then`.
-
-        On a GPU the two may be recorded and replayed: until `keep`, `tokens` and whatever `then` works on are the same
-        tensors at every step, and `then` asks the GPU nothing.
-        """
-
-    @abstractmethod
-    def keep(self, order: Tensor) -> None:
-        """Go on with the rows `order` (C <= B) alone: row i is now what row order[i] was, and order[i] is i or >= C."""
-
-
-def decoder_for(model: PreTrainedModel) -> Decoder:
-    """The direct decoder where it computes just what the model does, else the general one."""
-    return DirectDecoder(model) if knows(model) else GeneralDecoder(model)
-
-
-def knows(model: PreTrainedModel) -> bool:
-    """Is this an architecture that `DirectDecoder` computes, without windows, hooks or rope that depends on length?"""
-    return (
+def decoder_for(model: PreTrainedModel) -> "GeneralDecoder":
+    """The direct decoder for an architecture that it knows, without windows, hooks or rope that depends on length."""
+    known = (
         type(model) in DIRECT
         and model.model.rotary_emb.rope_type in FIXED_ROPE
         and set(getattr(model.config, "layer_types", None) or ["full_attention"]) == {"full_attention"}
         and not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
     )
+    return DirectDecoder(model) if known else GeneralDecoder(model)
 
 
 def _read(model: PreTrainedModel, ids: Tensor, mask: Tensor) -> tuple[Tensor, DynamicCache, Tensor]:
@@ -89,13 +57,20 @@ def _read(model: PreTrainedModel, ids: Tensor, mask: Tensor) -> tuple[Tensor, Dy
     return output.logits[:, -1], cache, positions[:, -1] + 1
 
 
-class GeneralDecoder(Decoder):
-    """Any causal model of `transformers`, on its own growing cache."""
+class GeneralDecoder:
+    """B rows that grow together, under the caller's autocast context: any causal model, on its own growing cache.
+
+    Logits are (B, V), of the next token; the next call may overwrite them.
+    """
 
     def __init__(self, model: PreTrainedModel):
         self.model = model
 
     def read(self, ids: Tensor, mask: Tensor, samples: int, room: int) -> Tensor:
+        """Read prompts (N, P), padded on the left, each once, open `samples` rows for each, and return their logits.
+
+        room: most tokens that a row may still get.
+        """
         logits, self.cache, positions = _read(self.model, ids, mask)
         if samples > 1:
             self.cache.reorder_cache(torch.arange(len(ids), device=ids.device).repeat_interleave(samples))
@@ -104,6 +79,11 @@ class GeneralDecoder(Decoder):
         return logits.repeat_interleave(samples, 0)
 
     def step(self, tokens: Tensor, then: Callable[[Tensor], None]) -> None:
+        """Append one token (B,) to every row, and hand the logits to `then`.
+
+        On a GPU the two may be recorded and replayed: until `keep`, `tokens` and whatever `then` works on are the same
+        tensors at every step, and `then` asks the GPU nothing.
+        """
         self.mask = F.pad(self.mask, (0, 1), value=True)
         output = self.model(
             input_ids=tokens[:, None],
@@ -116,11 +96,12 @@ class GeneralDecoder(Decoder):
         then(output.logits[:, -1])
 
     def keep(self, order: Tensor) -> None:
+        """Go on with the rows `order` (C <= B) alone: row i is now what row order[i] was, and order[i] is i or >= C."""
         self.cache.reorder_cache(order)  # which recurrent states know too, unlike batch_select_indices
         self.mask, self.positions = self.mask[order], self.positions[order]
 
 
-class DirectDecoder(Decoder):
+class DirectDecoder(GeneralDecoder):
     """Llama, Qwen2 and Qwen3: the model's own modules around an attention over one new token a row.
 
     The cache is written in place rather than copied at every step, only the rows that fill a gap ever move, heads that
@@ -133,22 +114,20 @@ class DirectDecoder(Decoder):
     """
 
     def __init__(self, model: PreTrainedModel, block: int | None = None):
-        self.model = model
+        super().__init__(model)
         self.block = block or (CUDA_BLOCK if model.device.type == "cuda" else 1)
         self.fused = kernels.usable(model.lm_head.weight)
         self.joins = self.fused and layer_parameters(model) <= JOIN and _all_plain(model)
 
     def read(self, ids: Tensor, mask: Tensor, samples: int, room: int) -> Tensor:
         logits, cache, positions = _read(self.model, ids, mask)
-        keys, device = cache.layers[0].keys, ids.device
-        self.replay = Replay(device) if device.type == "cuda" else None
+        keys, device, kind = cache.layers[0].keys, ids.device, ids.device.type
+        self.replay = Replay(device) if kind == "cuda" else None
         rows, filled = len(ids) * samples, ids.shape[1]
         width = -(-(filled + room) // self.block) * self.block
-        device_type = device.type
-        dtype = torch.get_autocast_dtype(device_type) if torch.is_autocast_enabled(device_type) else keys.dtype
-        self.cache = torch.zeros(
-            len(cache.layers), 2, rows, keys.shape[1], width, keys.shape[3], dtype=dtype, device=device
-        )
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else keys.dtype
+        shape = (len(cache.layers), 2, rows, keys.shape[1], width, keys.shape[3])
+        self.cache = torch.zeros(shape, dtype=dtype, device=device)
         for ours, theirs in zip(self.cache, cache.layers, strict=True):
             ours[0, :, :, :filled] = theirs.keys.repeat_interleave(samples, 0)
             ours[1, :, :, :filled] = theirs.values.repeat_interleave(samples, 0)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from minicppo.rl.decoding import Decoder, decoder_for
+from minicppo.rl.decoding import GeneralDecoder, decoder_for
 from minicppo.rl.policy import Policy, layer_parameters
 from minicppo.rl.rollout import Needs, Rollout, join
 
@@ -102,7 +102,7 @@ class _Chunk:
         self.top: Tensor | None = None
         self.top_ids: Tensor | None = None
 
-    def sample(self, decoder: Decoder, prompts: list[list[int]]) -> Rollout:
+    def sample(self, decoder: GeneralDecoder, prompts: list[list[int]]) -> Rollout:
         """Every step until all rows have ended."""
         request, device = self.request, self.policy.device
         width, n = request.max_new_tokens, len(prompts) * request.samples

@@ -1,21 +1,16 @@
-"""Configuration: presets, overrides, and every refusal with its message."""
+"""Configuration: presets, recipes, overrides, plugins, and every refusal with its message."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
-from minicppo.rl.config import ConfigError, RunConfig, load_config, preset_names
-
-
-@pytest.mark.parametrize("name", ["learn", "stale"])
-def test_presets_load(name: str) -> None:
-    config = load_config(name)
-    assert config.name == name
-    assert name in preset_names()
+from minicppo.cli.train import train
+from minicppo.rl.config import PRESETS, ConfigError, RunConfig, load_config, preset_names, recipe_names
 
 
 def test_a_config_survives_its_yaml(tmp_path: Path) -> None:
@@ -23,6 +18,7 @@ def test_a_config_survives_its_yaml(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text(config.to_yaml())
     assert load_config(path) == config
+    assert config.name in preset_names()
 
 
 def test_overrides_are_yaml_and_numbers_may_have_exponents() -> None:
@@ -74,6 +70,8 @@ def test_naming_another_method_drops_the_parameters_of_the_old() -> None:
         ("model.path=/no/such/model", "'/no/such/model' does not exist"),
         ("train.lr", "must have the form key=value"),
         ("train.lr=[1", "is not a YAML value"),
+        ("recipe=dr-gpro", "no recipe 'dr-gpro'; did you mean 'dr-grpo'"),
+        ("plugins=3", "plugins = 3: input should be a valid list"),
     ],
 )
 def test_refusals(override: str, message: str) -> None:
@@ -130,8 +128,61 @@ def test_native_is_bfloat16_where_the_processor_multiplies_it(native: bool, monk
     assert load_config("learn", ["device=cpu"]).autocast_dtype() is None
 
 
-@pytest.mark.parametrize(("text", "value"), [("off", "off"), ("'off'", "off"), ("bfloat16", "bfloat16")])
-def test_off_is_a_word_and_true_a_boolean(text: str, value: str) -> None:
-    config = load_config("learn", [f"train.autocast={text}", "train.normalize_std=true"])
-    assert config.train.autocast == value
-    assert config.train.normalize_std is True
+def test_off_is_a_word_and_true_a_boolean() -> None:
+    for text in ("off", "'off'"):
+        config = load_config("learn", [f"train.autocast={text}", "train.normalize_std=true"])
+        assert (config.train.autocast, config.train.normalize_std) == ("off", True)
+
+
+def test_the_old_name_of_top_log_probs_is_read() -> None:
+    assert load_config("learn", ["rollout.cells=7"]).rollout.top_log_probs == 7
+    with pytest.raises(ConfigError, match="cells is the old name of top_log_probs: give one of them"):
+        load_config("learn", ["rollout.cells=7", "rollout.top_log_probs=7"])
+
+
+PLUGIN = """
+from minicppo.rl.tasks import register_task
+from minicppo.rl.tasks.chain import ChainTask
+
+@register_task
+class Mine(ChainTask):
+    name = "mine-of-{name}"
+"""
+
+
+def test_a_plugin_is_loaded_before_its_task_is_looked_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine.py").write_text(PLUGIN.format(name=tmp_path.name))
+    (tmp_path / "own.yaml").write_text(f"plugins: [mine.py]\ntask: mine-of-{tmp_path.name}\n")
+    monkeypatch.chdir(tmp_path)
+    config = load_config("own.yaml", ["task.options.steps=2"])
+    assert config.plugins == [str(tmp_path / "mine.py")]  # absolute: a run resumes from anywhere
+    (tmp_path / "config.yaml").write_text(config.to_yaml())
+    assert load_config(tmp_path / "config.yaml") == config
+    assert config.make_task().max_new_tokens == 15
+    with pytest.raises(ConfigError, match=r"plugin none\.py: there is no such Python file"):
+        load_config("learn", ["plugins=[none.py]"])
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_a_recipe_sets_the_method_and_its_normalisation_alone(name: str) -> None:
+    base, config = load_config("stale"), load_config("stale", [f"recipe={name}"])
+    changed = {key for key, value in config.train if value != getattr(base.train, key)}
+    assert changed <= {"loss_agg_mode", "normalize_std"}
+    assert config.method.name.split("-")[0] in name or name in ("dr-grpo", "grpo-original")
+    assert (config.task, config.rollout, config.eval) == (base.task, base.rollout, base.eval)
+    text = (PRESETS / "recipes" / f"{name}.yaml").read_text()
+    assert text.startswith("# ")
+    assert "normalize_std:" in text  # both said outright, so that a recipe means the same over any preset
+    assert "loss_agg_mode:" in text
+
+
+def test_overrides_after_a_recipe_win() -> None:
+    config = load_config("stale", ["recipe=dppo", "method.params.delta=0.1", "train.loss_agg_mode=token-mean"])
+    assert config.method.params == {"delta": 0.1, "ratio_cap": 5.0}
+    assert config.train.loss_agg_mode == "token-mean"
+
+
+def test_the_help_lists_all_recipes() -> None:
+    listed = re.search(r"recipes: ([^)]*)\)", train.__doc__ or "")
+    assert listed is not None
+    assert re.split(r",\s+", listed[1]) == recipe_names()

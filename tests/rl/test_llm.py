@@ -9,19 +9,14 @@ import dataclasses
 import importlib.metadata
 import os
 import random
-import signal
 import socket
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
 
 from minicppo.rl.config import RunConfig, load_config
 from minicppo.rl.gguf import packaged_gguf
@@ -30,10 +25,9 @@ from minicppo.rl.policy import Policy, load_policy
 from minicppo.rl.run_dir import RunDir
 from minicppo.rl.sampling import sample
 from minicppo.rl.seeding import generator_for
-from minicppo.rl.tasks import make_task
 from minicppo.rl.trainer import resume, train
 from tests.rl.test_gguf import PACKAGE, TOKENS, needs_readers, write_tiny_gguf
-from tests.rl.test_resume import assert_same_runs
+from tests.rl.test_resume import Stopped, assert_same_runs, stop_at
 
 pytestmark = needs_readers
 BF16 = torch.bfloat16
@@ -67,15 +61,6 @@ def real() -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setenv("MINICPPO_CACHE", os.environ.get("MINICPPO_TEST_MODELS", folder))
         yield packaged_gguf(PACKAGE)
-
-
-def assert_same_logits(file: Path, text: str) -> None:
-    policy = load_policy(file)
-    direct = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32).eval()
-    ids = torch.tensor([policy.encode(text)])
-    with torch.inference_mode():
-        gap = (policy.model(ids).logits - direct(ids).logits).abs().max()
-    assert gap <= 1e-4
 
 
 def assert_round_trip(policy: Policy, strings: list[str]) -> None:
@@ -119,13 +104,9 @@ def assert_ratio_is_one(
         assert gap.max() > 1e-4  # else the lower precision was never used
 
 
-def test_the_converted_model_has_the_logits_of_the_file(tiny: Path) -> None:
-    assert_same_logits(tiny, "12+34=")
-
-
 def test_text_survives_the_tiny_tokenizer(tiny: Path) -> None:
     rng = random.Random(0)
-    assert_round_trip(load_policy(tiny), ["".join(rng.choices(TOKENS[3:], k=rng.randint(1, 20))) for _ in range(1000)])
+    assert_round_trip(load_policy(tiny), ["".join(rng.choices(TOKENS[3:], k=rng.randint(1, 20))) for _ in range(300)])
 
 
 def test_greedy_text_is_that_of_generate(tiny: Path) -> None:
@@ -164,20 +145,11 @@ def test_the_end_token_is_trained_and_stops_a_row(tiny: Path) -> None:
     assert not (rollout.response_ids[inner] == policy.eos_id).any()
 
 
-@pytest.mark.slow
-def test_kill_9_and_resume_to_the_bit(tiny: Path, tmp_path: Path) -> None:
-    config = tiny_config(tiny, "train.iterations=8")
-    whole, broken = train(config, tmp_path / "whole"), tmp_path / "broken"
-    RunDir.create(broken, config)
-    program = f"from minicppo.rl.trainer import resume; resume({str(broken)!r})"
-    child = subprocess.Popen([sys.executable, "-c", program], env={**os.environ, "OMP_NUM_THREADS": "1"})
-    deadline = time.monotonic() + 180
-    while not (broken / "checkpoints" / "000002").is_dir():
-        assert child.poll() is None, "the run ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-    child.send_signal(signal.SIGKILL)
-    assert child.wait() == -signal.SIGKILL
+def test_it_resumes_to_the_bit(tiny: Path, tmp_path: Path) -> None:
+    config, broken = tiny_config(tiny), tmp_path / "broken"
+    whole = train(config, tmp_path / "whole")
+    with pytest.raises(Stopped):
+        train(config, broken, stop_at("rollout", 3))
     resume(broken)
     assert_same_runs(whole, broken)
     assert RunDir(whole).rows(kind="update")  # else nothing was learned, and nothing could differ
@@ -192,62 +164,14 @@ def test_nothing_is_fetched(tiny: Path, tmp_path: Path, monkeypatch: pytest.Monk
     assert load_policy(tiny).chat
 
 
-@pytest.mark.parametrize(
-    ("name", "response", "score", "well_formed"),
-    [
-        ("letter-count", "2", 1, True),
-        ("letter-count", "It occurs 2 times.", 1, False),
-        ("letter-count", "two", 0, False),
-        ("letter-count", "3", 0, True),
-        ("max-of-three", " 2 ", 1, True),
-        ("max-of-three", "Of 1, 2 and 0 it is 2", 1, False),
-        ("max-of-three", "Of 2, 1 and 0", 0, False),  # the last number counts
-        ("parity", "Even.", 1, True),
-        ("parity", "It is even", 1, False),
-        ("parity", "even or odd", 0, False),
-        ("parity", "odd", 0, True),
-        ("parity", "evening", 0, False),
-    ],
-)
-def test_small_tasks_grade(name: str, response: str, score: int, well_formed: bool) -> None:
-    task = make_task(name)
-    problem = dataclasses.replace(task.problem(random.Random(0)), answer="even" if name == "parity" else "2")
-    assert task.score(problem, response) == score
-    assert task.well_formed(problem, response) is well_formed
-
-
-def test_small_tasks_answer_their_own_questions() -> None:
-    rng = random.Random(0)
-    counts = set()
-    for _ in range(300):
-        problem = make_task("letter-count").problem(rng)
-        counts.add(problem.answer)
-        assert problem.data["word"].count(problem.data["letter"]) == int(problem.answer)
-        problem = make_task("max-of-three").problem(rng)
-        assert problem.answer == str(max(problem.data["numbers"]))
-        assert len(set(problem.data["numbers"])) == 3
-        problem = make_task("parity").problem(rng)
-        assert problem.answer == ("odd" if problem.data["n"] % 2 else "even")
-    assert counts == {"1", "2", "3"}
-
-
-@pytest.mark.parametrize(
-    ("name", "option"), [("letter-count", "syllables"), ("max-of-three", "figures"), ("parity", "high")]
-)
-def test_small_tasks_refuse_sizes_that_make_no_sense(name: str, option: str) -> None:
-    with pytest.raises(ValueError, match=f"{name}: {option} = 0 is"):
-        make_task(name, **{option: 0})
-
-
 @pytest.mark.slow
 class TestThePackagedModel:
-    def test_logits_text_and_tokens(self, real: Path) -> None:
-        assert_same_logits(real, "What is 3 + 4? Answer with the number only.")
+    def test_text_and_tokens(self, real: Path) -> None:
         policy = load_policy(real)
         assert_same_text_as_generate(policy, ["What is 3 + 4?", "Name a colour of the rainbow, please.", "Hi"], 12)
         rng = random.Random(0)
         pieces = [*"abcXYZ0189 .,;:!?'\"()[]{}<>|\\/+-*=_#@&%$~^`\n\t", "äöü", "你好", "🙂", "def f(x):\n    ", "\r\n"]
-        assert_round_trip(policy, ["".join(rng.choices(pieces, k=rng.randint(1, 40))) for _ in range(1000)])
+        assert_round_trip(policy, ["".join(rng.choices(pieces, k=rng.randint(1, 40))) for _ in range(300)])
 
     @pytest.mark.parametrize(("sampling", "scoring"), PAIRS)
     def test_the_ratio_is_one_within_the_precision(
