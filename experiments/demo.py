@@ -66,8 +66,7 @@ def claim(folder: Path, config: RunConfig, fresh: bool) -> None:
     """
     if fresh:
         shutil.rmtree(folder, ignore_errors=True)
-    stored = folder / "config.yaml"
-    if stored.exists() and stored.read_text(encoding="utf-8") != config.to_yaml():
+    if (folder / "config.yaml").exists() and RunDir(folder).config() != config:
         raise ValueError(f"{folder} holds a run of other settings: choose another --out, or start over with --fresh")
 
 

@@ -67,7 +67,7 @@ def work(checkout: Path, small: bool) -> None:
         name = line.strip()
         kind, what = name.split(", ")
         if name not in ready:
-            ready[name] = mask(*map(int, what.split(" x ")), small) if kind == "mask" else trainer(kind, what, small)
+            ready[name] = mask(what, small) if kind == "mask" else trainer(kind, what, small)
         print("took", ready[name](), flush=True)
 
 
@@ -140,12 +140,13 @@ def scorer() -> Callable[..., Any]:
     raise ImportError("this checkout scores a rollout by a name that is not known here")
 
 
-def mask(rows: int, width: int, small: bool) -> Callable[[], float]:
+def mask(shape: str, small: bool) -> Callable[[], float]:
     """Turns of the mask, over responses of half to all of the width, in batches that keep it busy for a while."""
     import torch
 
     from minicppo import cppo_mask
 
+    rows, width = map(int, shape.split(" x "))
     width = width // 64 if small else width
     rng = torch.Generator().manual_seed(0)
     mu = 2 * torch.rand(rows, width, generator=rng).log().clamp(min=-6)

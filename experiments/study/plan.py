@@ -18,6 +18,7 @@ from minicppo.rules import get_method
 from minicppo.text import nearest
 
 Params = dict[str, Any]
+RENAMED = [("rollout", "top_log_probs", "cells")]  # section, key, and what it was called when runs were first named
 Winners = Mapping[str, Mapping[str, Params]]  # tuning part -> method -> the parameters chosen there
 
 
@@ -143,9 +144,13 @@ class Cell:
     def run(self) -> str:
         """The run's folder, named after all settings that are not defaults: cells with equal settings share one run.
 
-        A setting that is new to the configuration, with a default that changes nothing, leaves old runs valid.
+        A setting that is new to the configuration, with a default that changes nothing, leaves old runs valid; so does
+        one that is called otherwise now.
         """
         settings = self.config.model_dump(mode="json", exclude_defaults=True)
+        for section, key, known_as in RENAMED:
+            if key in settings.get(section, {}):
+                settings[section][known_as] = settings[section].pop(key)
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:10]
         return f"{self.config.method.name}-s{self.seed}-{digest}"
 

@@ -92,7 +92,7 @@ def test_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_two_checkouts_do_in_turns(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setattr(ChainTask, "score", ChainTask.score)  # what is done to it here goes again
-    turn = beside.mask(64, 128, True) if kind == "mask" else beside.trainer(kind, "0.1M", True)
+    turn = beside.mask("64 x 128", True) if kind == "mask" else beside.trainer(kind, "0.1M", True)
     assert turn() > 0
 
 

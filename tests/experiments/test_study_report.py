@@ -211,6 +211,8 @@ def test_committed_results_are_those_of_the_committed_table(config: str) -> None
     summary = summarise(committed, known)
     stored = json.loads((folder / "summary.json").read_text())
     machines = stored.pop("machines")
+    runs = {cell.run for part in committed.parts for cell in grid(committed, part, summary["winners"])}
+    assert set(known["run"]) == runs, "what was run is still known as what it was"
     assert stored == json.loads(json.dumps(rounded(summary)))
     drawn = json.loads(json.dumps(plots(committed, known, summary)))
     text, command = (folder / "README.md").read_text(encoding="utf-8"), f"python -m experiments study configs/{config}"
