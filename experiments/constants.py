@@ -6,6 +6,7 @@ A constant may earn the share of the commonest right answer, its chance level, a
 rewarded finds whatever earns more. Each constant first answers FEW problems; those that were paid answer MANY.
 """
 
+import contextlib
 import random
 import sys
 import tempfile
@@ -57,7 +58,7 @@ def hostile(mark: Path) -> list[str]:
     """Answers that make a folder, if they are run, or that cost time and memory without end."""
     code = [form.format(f'__import__("os").mkdir("{mark}")') for form in CODE]
     wrapped = [wrap.format(each) for each in code for wrap in ("{}", "x = {}", "[{}, 0]", "{} + 1")]
-    return wrapped + [wrap.format(each) for each in (*BOMBS, *LONG, *BROKEN) for wrap in ("{}", "[{}]", "{} 0")]
+    return wrapped + [wrap.format(each) for each in (*BOMBS, *LONG, *BROKEN) for wrap in ("{}", "[{}]", "{} ?")]
 
 
 def constants() -> list[str]:
@@ -119,7 +120,8 @@ def names() -> list[str]:
 def table(chosen: list[str]) -> Iterator[str]:
     """The lines of the table."""
     for name in chosen:
-        row = examined(name)
+        with contextlib.redirect_stdout(sys.stderr):  # some generators print
+            row = examined(name)
         if name == names()[0]:
             yield "\t".join(row)
         yield "\t".join(map(str, row.values()))

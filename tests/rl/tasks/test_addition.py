@@ -16,10 +16,9 @@ def task() -> Task:
     return make_task("addition")
 
 
-def test_numbers_stay_in_range_and_the_answer_is_their_sum(task: Task) -> None:
+def test_the_answer_is_the_sum_of_numbers_in_range(task: Task) -> None:
     problems = [task.problem(random.Random(i)) for i in range(500)]
-    values = {problem.data[name] for problem in problems for name in "ab"}
-    assert values == set(range(1, 20))
+    assert {problem.data[name] for problem in problems for name in "ab"} == set(range(1, 20))
     assert all(int(problem.answer) == problem.data["a"] + problem.data["b"] for problem in problems)
 
 
@@ -35,6 +34,7 @@ def test_numbers_stay_in_range_and_the_answer_is_their_sum(task: Task) -> None:
         ("1 2", 0, False),
         ("twelve", 0, False),
         ("", 0, False),
+        ("1" * 5000, 0, True),
     ],
 )
 def test_the_last_whole_number_counts(task: Task, response: str, score: int, well_formed: bool) -> None:
@@ -50,15 +50,9 @@ def test_a_sum_and_its_mirror_image_are_in_one_split(task: Task) -> None:
         pair = frozenset((problem.data["a"], problem.data["b"]))
         pairs.setdefault(pair, set()).add(is_held_out(problem, task.held_out_fraction))
     assert all(len(sides) == 1 for sides in pairs.values())
-    share = sum(sides == {True} for sides in pairs.values()) / len(pairs)
-    assert 0.15 < share < 0.35
-
-
-def test_there_are_enough_different_held_out_sums(task: Task) -> None:
+    assert 0.15 < sum(sides == {True} for sides in pairs.values()) / len(pairs) < 0.35
     held_out = sample_problems(task, 48, random.Random(0), "test", unique=True)
     assert len({p.content for p in held_out}) == 48  # 3 + 4 and 4 + 3 are one problem
-    trained = sample_problems(task, 2000, random.Random(0), "train")
-    assert {p.content for p in held_out}.isdisjoint(p.content for p in trained)
 
 
 def test_demonstrations_are_right_or_wrong_as_asked(task: Task) -> None:
@@ -76,19 +70,19 @@ def test_a_policy_from_scratch_reads_and_writes_it() -> None:
     task = make_task("addition", prompt="{a}+{b}=")
     assert task.alphabet == "+0123456789="
     policy = build_policy(ModelConfig(), task, seed=0)
-    problem = task.problem(random.Random(0))
-    assert policy.decode(policy.encode(problem.prompt)) == problem.prompt
+    prompt = task.problem(random.Random(0)).prompt
+    assert policy.decode(policy.encode(prompt)) == prompt
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("name", "options", "message"),
     [
-        ({"low": 5, "high": 5}, "low = 5 and high = 5"),
-        ({"low": -1}, "0 <= low < high"),
-        ({"prompt": "{a} plus?"}, "must contain"),
-        ({"hihg": 9}, "'high'"),
+        ("addition", {"low": 5, "high": 5}, "low = 5 and high = 5"),
+        ("addition", {"low": -1}, "0 <= low < high"),
+        ("addition", {"prompt": "{a} plus?"}, "must contain"),
+        ("addition", {"hihg": 9}, "'high'"),
     ],
 )
-def test_bad_options_are_refused(options: dict[str, object], message: str) -> None:
+def test_bad_options_are_refused(name: str, options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        make_task("addition", **options)
+        make_task(name, **options)

@@ -5,16 +5,21 @@ from __future__ import annotations
 import builtins
 import random
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from experiments.constants import names, table
 from minicppo.rl.config import ModelConfig
 from minicppo.rl.grading.check_reasoning_gym import ARITHMETIC, LITERAL, is_arithmetic, is_no_code
 from minicppo.rl.grading.confined import faults
 from minicppo.rl.policy import build_policy
 from minicppo.rl.tasks import Problem, make_task, sample_problems
 from minicppo.rl.tasks.reasoning_gym import ReasoningGymTask, extract_answer
+
+pytest.importorskip("reasoning_gym", reason="reasoning-gym is not installed (extra: tasks)")
+TABLE = [line.split("\t") for line in Path("tests/data/reasoning_gym.tsv").read_text().splitlines()[1:]]
 
 
 def test_without_the_package_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,179 +79,194 @@ def test_anything_else_is_no_literal(text: str) -> None:
     assert not is_no_code(text)
 
 
-def test_an_answer_may_be_bare_or_tagged() -> None:
-    assert extract_answer(" 12\n") == "12"
-    assert extract_answer("1+1 <answer>3</answer> no: <answer> 2 </answer>.") == "2"
-    assert extract_answer("<answer>2") == "<answer>2"
+@pytest.mark.parametrize(
+    ("response", "numeric", "answer"),
+    [
+        (" 12\n", False, "12"),
+        ("1+1 <answer>3</answer> no: <answer> 2 </answer>.", False, "2"),
+        ("<answer>2</answer> is it</answer>", False, "2"),
+        ("<answer>2", False, "<answer>2"),
+        ("<answer>" * 50_000 + "2", False, "<answer>" * 50_000 + "2"),
+        ("The GCD of 6 and 26 is 2.", True, "2"),
+        ("3 - 5 = -2", True, "-2"),
+        ("7-5", True, "5"),
+        ("it is 1,234.50, I think", True, "1,234.50"),
+        ("none", True, "none"),
+        ("9 <answer>4</answer> 5", True, "4"),
+        ("1," * 50_000, True, "1"),
+    ],
+)
+def test_an_answer_is_tagged_or_the_last_number_asked_for_or_all(response: str, numeric: bool, answer: str) -> None:
+    found = extract_answer(response, numeric)
+    assert found == answer or (response == "1," * 50_000 and found.endswith(answer))
+
+
+def test_thousands_may_be_set_apart_by_commas() -> None:
+    task = make_task("reasoning-gym", dataset="lcm")
+    problem = next(p for p in sample_problems(task, 40, random.Random(1), "train") if len(p.answer) > 3)
+    assert task.score(problem, f"It is {int(problem.answer):,}.") == 1
+    assert task.score(problem, f"{problem.answer[0]},{problem.answer[1:]}0") == 0
+
+
+@pytest.mark.parametrize("dataset", ["chain_sum", "countdown", "gcd", "basic_arithmetic", "spell_backward", "lcm"])
+def test_problems_come_from_the_seed_and_their_own_answers_score_one(dataset: str) -> None:
+    task = make_task("reasoning-gym", dataset=dataset)
+    problems = sample_problems(task, 5, random.Random(1), "train")
+    assert problems == sample_problems(task, 5, random.Random(1), "train")
+    assert len({problem.prompt for problem in problems}) > 1
+    for problem in problems:
+        assert task.score(problem, problem.answer) == 1
+        assert task.score(problem, f"I think <answer>{problem.answer}</answer>") == 1
+        assert task.well_formed(problem, problem.answer)
+        assert task.score(problem, "") == 0
+        assert not task.well_formed(problem, "")
+
+
+@pytest.mark.parametrize("dataset", ["gcd", "lcm"])
+def test_the_same_numbers_in_another_order_are_the_same_problem(dataset: str) -> None:
+    task = make_task("reasoning-gym", dataset=dataset, max_value=12)
+    numbers: dict[str, set[tuple[int, ...]]] = {}
+    for split in ("train", "test"):
+        problems = sample_problems(task, 200, random.Random(2), split)  # type: ignore[arg-type]
+        numbers[split] = {tuple(sorted(problem.data["metadata"]["numbers"])) for problem in problems}
+    assert not numbers["train"] & numbers["test"]
+
+
+def test_options_reach_the_data_set() -> None:
+    task = make_task("reasoning-gym", dataset="gcd", max_value=9, instruction="Be brief.")
+    problem = task.problem(random.Random(0))
+    assert max(problem.data["metadata"]["numbers"]) <= 9
+    assert problem.prompt.endswith(" Be brief.")
+
+
+def test_partial_credit_is_off_unless_asked_for() -> None:
+    problem = Problem("6 + 2 =", "8", {"answer": "8", "metadata": {}})
+    assert make_task("reasoning-gym").score(problem, "<answer>8 or 9</answer>") == 0
+    assert 0 < make_task("reasoning-gym", partial_credit=True).score(problem, "<answer>8 or 9</answer>") < 1
+
+
+def test_a_number_is_asked_for_so_a_sentence_is_not_well_formed() -> None:
+    task = make_task("reasoning-gym")
+    problem = task.problem(random.Random(0))
+    assert task.well_formed(problem, "-1,234.5")
+    assert not task.well_formed(problem, "The answer is 5")
+
+
+@pytest.mark.parametrize("dataset", sorted(ARITHMETIC | LITERAL))
+@pytest.mark.parametrize("form", ["{}", "'{}'", "['{}']", "('{}',)", "{{'{}': 1}}", "x + '{}'", "cos('{}')"])
+def test_code_inside_a_string_is_not_run(tmp_path: Any, dataset: str, form: str) -> None:
+    task = ReasoningGymTask(dataset=dataset)
+    mark = tmp_path / "ran"
+    code = form.format(f'__import__("os").mkdir("{mark}")')
+    problem = task.problem(random.Random(0))
+    assert task.score(problem, code) == 0
+    assert not mark.exists()
+    if form == "{}":
+        assert not task.well_formed(problem, code)
+        own = task._dataset_class(task._config_class(seed=0, size=1))
+        own.score_answer(f"{code} or 1", dict(problem.data))  # the package itself runs it
+        assert mark.exists() or dataset == "polynomial_multiplication" or "integration" in dataset
 
 
 @pytest.mark.parametrize(
-    ("response", "number"),
+    ("dataset", "answer", "name"),
     [
-        ("The GCD of 6 and 26 is 2.", "2"),
-        ("3 - 5 = -2", "-2"),
-        ("7-5", "5"),
-        ("it is 1,234.50, I think", "1,234.50"),
-        ("none", "none"),
-        ("9 <answer>4</answer> 5", "4"),
+        ("prime_factorization", "I think", "ValueError"),
+        ("boxnet", "0", "TypeError"),
+        ("game_of_life", "{}", "KeyError"),
+        ("coin_flip", "<answer>1e400</answer>", None),
+        ("calendar_arithmetic", "1" * 401, None),
+        ("binary_matrix", "\ud800", None),
+        ("n_queens", "\ud800", None),
     ],
 )
-def test_without_tags_the_last_number_counts_where_one_is_asked_for(response: str, number: str) -> None:
-    assert extract_answer(response, numeric=True) == number
+def test_an_exception_about_an_answer_scores_zero_and_is_counted(dataset: str, answer: str, name: str | None) -> None:
+    task, before = ReasoningGymTask(dataset=dataset), faults.copy()
+    for seed in range(8):
+        problem = task.problem(random.Random(seed))
+        assert task.score(problem, answer) == 0
+        assert isinstance(task.well_formed(problem, answer), bool)
+    assert name is None or (faults - before)[name]
 
 
-class TestWithThePackage:
-    @pytest.fixture(autouse=True)
-    def _installed(self) -> None:
-        pytest.importorskip("reasoning_gym", reason="reasoning-gym is not installed (extra: tasks)")
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("dataset", "answer"),
+    [
+        ("puzzle24", "exp(9**64)"),
+        ("puzzle24", "sinh(9**64)"),
+        ("intermediate_integration", "(x+y+z+w)**64"),
+        ("intermediate_integration", "1/(x+y)**64"),
+        ("coin_flip", "<answer>1e999999999</answer>"),
+    ],
+)
+def test_unbounded_work_ends_at_the_limit(dataset: str, answer: str) -> None:
+    task, before, start = ReasoningGymTask(dataset=dataset), faults.copy(), time.process_time()
+    assert task.score(task.problem(random.Random(0)), answer) == 0
+    assert time.process_time() - start < 1, "none of it in this process"
+    assert set(faults - before) <= {"timeout", "MemoryError"}
 
-    def test_thousands_may_be_set_apart_by_commas(self) -> None:
-        task = make_task("reasoning-gym", dataset="lcm")
-        problem = next(p for p in sample_problems(task, 40, random.Random(1), "train") if len(p.answer) > 3)
-        assert task.score(problem, f"It is {int(problem.answer):,}.") == 1
-        assert task.score(problem, f"{problem.answer[0]},{problem.answer[1:]}0") == 0
 
-    @pytest.mark.parametrize("dataset", ["chain_sum", "countdown", "gcd", "basic_arithmetic", "spell_backward", "lcm"])
-    def test_problems_come_from_the_seed_and_their_own_answers_score_one(self, dataset: str) -> None:
-        task = make_task("reasoning-gym", dataset=dataset)
-        problems = sample_problems(task, 5, random.Random(1), "train")
-        assert problems == sample_problems(task, 5, random.Random(1), "train")
-        assert len({problem.prompt for problem in problems}) > 1
-        for problem in problems:
-            assert task.score(problem, problem.answer) == 1
-            assert task.score(problem, f"I think <answer>{problem.answer}</answer>") == 1
-            assert task.well_formed(problem, problem.answer)
-            assert task.score(problem, "") == 0
-            assert not task.well_formed(problem, "")
+def test_every_data_set_that_evaluates_is_named() -> None:
+    import inspect
+    import re
 
-    @pytest.mark.parametrize("dataset", ["gcd", "lcm"])
-    def test_the_same_numbers_in_another_order_are_the_same_problem(self, dataset: str) -> None:
-        task = make_task("reasoning-gym", dataset=dataset, max_value=12)
-        numbers: dict[str, set[tuple[int, ...]]] = {}
-        for split in ("train", "test"):
-            problems = sample_problems(task, 200, random.Random(2), split)  # type: ignore[arg-type]
-            numbers[split] = {tuple(sorted(problem.data["metadata"]["numbers"])) for problem in problems}
-        assert not numbers["train"] & numbers["test"]
+    from reasoning_gym.factory import DATASETS
 
-    def test_options_reach_the_data_set(self) -> None:
-        task = make_task("reasoning-gym", dataset="gcd", max_value=9, instruction="Be brief.")
-        problem = task.problem(random.Random(0))
-        assert max(problem.data["metadata"]["numbers"]) <= 9
-        assert problem.prompt.endswith(" Be brief.")
+    evaluating = {
+        name
+        for name, (dataset, _) in DATASETS.items()
+        if re.search(
+            r"\beval\(|\bexec\(|sympy\.parse_expr\(|sp\.parse_expr\(|[^.]\bparse_expr\(",
+            inspect.getsource(dataset.score_answer),
+        )
+    }
+    no_response = {"number_sorting", "propositional_logic"}  # these two evaluate, but no response
+    assert evaluating - no_response <= ARITHMETIC | LITERAL
 
-    def test_partial_credit_is_off_unless_asked_for(self) -> None:
-        problem = Problem("6 + 2 =", "8", {"answer": "8", "metadata": {}})
-        assert make_task("reasoning-gym").score(problem, "<answer>8 or 9</answer>") == 0
-        assert 0 < make_task("reasoning-gym", partial_credit=True).score(problem, "<answer>8 or 9</answer>") < 1
 
-    def test_a_number_is_asked_for_so_a_sentence_is_not_well_formed(self) -> None:
-        task = make_task("reasoning-gym")
-        problem = task.problem(random.Random(0))
-        assert task.well_formed(problem, "-1,234.5")
-        assert not task.well_formed(problem, "The answer is 5")
+def test_a_policy_from_scratch_can_try_chain_sum() -> None:
+    task = make_task("reasoning-gym", dataset="chain_sum", max_digits=1)
+    rng = random.Random(0)
+    policy = build_policy(ModelConfig(), task, seed=0)
+    for _ in range(20):
+        problem = task.problem(rng)
+        assert policy.decode(policy.encode(problem.prompt)) == problem.prompt
+        assert task.score(problem, task.demonstration(problem, rng, error_rate=0.0)) == 1
+        assert task.score(problem, task.demonstration(problem, rng, error_rate=0.999999)) == 0
 
-    def test_code_in_a_response_is_not_run(self, tmp_path: Any) -> None:
-        task = ReasoningGymTask(dataset="countdown")
-        problem = task.problem(random.Random(0))
-        mark = tmp_path / "ran"
-        code = f"open({str(mark)!r}, 'w').close() or 1"
-        own = task._dataset_class(task._config_class(seed=0, size=1))
-        assert own.score_answer(code, dict(problem.data)) < 1  # the package itself runs it
-        assert mark.exists()
-        mark.unlink()
-        assert task.score(problem, code) == 0
-        assert not task.well_formed(problem, code)
-        assert not mark.exists()
 
-    @pytest.mark.parametrize("dataset", sorted(ARITHMETIC | LITERAL))
-    @pytest.mark.parametrize("form", ["{}", "'{}'", "['{}']", "('{}',)", "{{'{}': 1}}", "x + '{}'", "cos('{}')"])
-    def test_code_inside_a_string_is_not_run(self, tmp_path: Any, dataset: str, form: str) -> None:
-        task = ReasoningGymTask(dataset=dataset)
-        mark = tmp_path / "ran"
-        code = form.format(f'__import__("os").mkdir("{mark}")')
-        assert task.score(task.problem(random.Random(0)), code) == 0
-        assert not mark.exists()
+def test_other_data_sets_need_a_pretrained_policy() -> None:
+    task = make_task("reasoning-gym", dataset="gcd")
+    assert task.alphabet == ""
+    with pytest.raises(NotImplementedError, match="pretrained"):
+        task.demonstration(task.problem(random.Random(0)), random.Random(0), error_rate=0.0)
 
-    @pytest.mark.parametrize(
-        ("dataset", "answer", "name"),
-        [
-            ("prime_factorization", "I think", "ValueError"),
-            ("boxnet", "0", "TypeError"),
-            ("game_of_life", "{}", "KeyError"),
-            ("coin_flip", "<answer>1e400</answer>", None),
-            ("calendar_arithmetic", "1" * 401, None),
-            ("binary_matrix", "\ud800", None),
-            ("n_queens", "\ud800", None),
-        ],
-    )
-    def test_an_exception_about_an_answer_scores_zero_and_is_counted(
-        self, dataset: str, answer: str, name: str | None
-    ) -> None:
-        task, before = ReasoningGymTask(dataset=dataset), faults.copy()
-        for seed in range(8):
-            problem = task.problem(random.Random(seed))
-            assert task.score(problem, answer) == 0
-            assert isinstance(task.well_formed(problem, answer), bool)
-        assert name is None or (faults - before)[name]
 
-    @pytest.mark.slow
-    @pytest.mark.parametrize(
-        ("dataset", "answer"),
-        [
-            ("puzzle24", "exp(9**64)"),
-            ("puzzle24", "sinh(9**64)"),
-            ("intermediate_integration", "(x+y+z+w)**64"),
-            ("intermediate_integration", "1/(x+y)**64"),
-            ("coin_flip", "<answer>1e999999999</answer>"),
-        ],
-    )
-    def test_unbounded_work_ends_at_the_limit(self, dataset: str, answer: str) -> None:
-        task, before, start = ReasoningGymTask(dataset=dataset), faults.copy(), time.process_time()
-        assert task.score(task.problem(random.Random(0)), answer) == 0
-        assert time.process_time() - start < 1, "none of it in this process"
-        assert set(faults - before) <= {"timeout", "MemoryError"}
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dataset": "countdwon"}, "'countdown'"),
+        ({"dataset": "gcd", "max_vlaue": 9}, "'max_value'"),
+        ({"dataset": "gcd", "max_value": 0}, "refuses"),
+    ],
+)
+def test_bad_options_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_task("reasoning-gym", **options)
 
-    def test_every_data_set_that_evaluates_is_named(self) -> None:
-        import inspect
-        import re
 
-        from reasoning_gym.factory import DATASETS
+def test_the_table_has_all_data_sets_and_no_constant_is_paid_above_chance() -> None:
+    """See `experiments/constants.py`."""
+    assert [row[0] for row in TABLE] == names()
+    for name, own, chance, best, _, _, hostile, _ in TABLE:
+        assert own in ("1.00", "none stored"), name
+        assert float(best) <= float(chance), name
+        assert hostile == "0", name
 
-        evaluating = {
-            name
-            for name, (dataset, _) in DATASETS.items()
-            if re.search(
-                r"\beval\(|\bexec\(|sympy\.parse_expr\(|sp\.parse_expr\(|[^.]\bparse_expr\(",
-                inspect.getsource(dataset.score_answer),
-            )
-        }
-        no_response = {"number_sorting", "propositional_logic"}  # these two evaluate, but no response
-        assert evaluating - no_response <= ARITHMETIC | LITERAL
 
-    def test_a_policy_from_scratch_can_try_chain_sum(self) -> None:
-        task = make_task("reasoning-gym", dataset="chain_sum", max_digits=1)
-        rng = random.Random(0)
-        policy = build_policy(ModelConfig(), task, seed=0)
-        for _ in range(20):
-            problem = task.problem(rng)
-            assert policy.decode(policy.encode(problem.prompt)) == problem.prompt
-            assert task.score(problem, task.demonstration(problem, rng, error_rate=0.0)) == 1
-            assert task.score(problem, task.demonstration(problem, rng, error_rate=0.999999)) == 0
-
-    def test_other_data_sets_need_a_pretrained_policy(self) -> None:
-        task = make_task("reasoning-gym", dataset="gcd")
-        assert task.alphabet == ""
-        with pytest.raises(NotImplementedError, match="pretrained"):
-            task.demonstration(task.problem(random.Random(0)), random.Random(0), error_rate=0.0)
-
-    @pytest.mark.parametrize(
-        ("options", "message"),
-        [
-            ({"dataset": "countdwon"}, "'countdown'"),
-            ({"dataset": "gcd", "max_vlaue": 9}, "'max_value'"),
-            ({"dataset": "gcd", "max_value": 0}, "refuses"),
-        ],
-    )
-    def test_bad_options_are_refused(self, options: dict[str, Any], message: str) -> None:
-        with pytest.raises(ValueError, match=message):
-            make_task("reasoning-gym", **options)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["coin_flip", "complex_arithmetic", "game_of_life_halting", "n_queens", "gcd"])
+def test_the_table_is_made_again(name: str) -> None:
+    (line,) = list(table([name]))[-1:]
+    assert line.split("\t") == next(row for row in TABLE if row[0] == name)
