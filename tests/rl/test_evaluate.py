@@ -10,13 +10,15 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from minicppo.rl import evaluate
 from minicppo.rl.config import ModelConfig
 from minicppo.rl.evaluate import DataSettings, evaluate_data, mean_accuracy
 from minicppo.rl.grading.reward import Outcome
-from minicppo.rl.policy import Policy, character_tokenizer
+from minicppo.rl.policy import Policy, build_policy, character_tokenizer
 from minicppo.rl.sampling import Rollout
+from minicppo.rl.tasks import make_task
 
 pytest.importorskip("math_verify", reason="math-verify is not installed (extra: math)")
 pytest.importorskip("pyarrow", reason="pyarrow is not installed (extra: math)")
@@ -33,30 +35,18 @@ class Parrot:
         self.policy = Policy(torch.nn.Linear(1, 1), character_tokenizer(ALPHABET))  # type: ignore[arg-type]
 
     def sample(
-        self,
-        policy: Policy,
-        prompts: list[list[int]],
-        max_new_tokens: int,
-        temperature: float,
-        generator: torch.Generator,
-        samples: int,
-        batch: int,
-        top_p: float,
-        likeliest: bool,
+        self, policy: Policy, prompts: Any, limit: int, temperature: float, generator: Any, **options: Any
     ) -> Rollout:
-        assert (temperature, top_p) == (0.7, 0.95)
-        texts = []
-        for ids in prompts:
-            prompt = policy.decode(ids)
+        assert (temperature, options["top_p"], options["likeliest"]) == (0.7, 0.95, False)
+        rows = []
+        for prompt in map(policy.decode, prompts):
             self.prompts.append(prompt)
             total = sum(int(part) for part in prompt.replace("?", "").split("+"))
-            noise = torch.rand(samples, generator=generator)
-            texts += [f"Answer: {total + int(wrong > 0.5)}" if wrong > 0.1 else "?" for wrong in noise.tolist()]
-        rows = [[*policy.encode(text), policy.eos_id] for text in texts]
-        rows = [row[:max_new_tokens] for row in rows]
-        width = max(map(len, rows))
-        ids = torch.tensor([row + [policy.pad_id] * (width - len(row)) for row in rows])
-        mask = torch.tensor([[True] * len(row) + [False] * (width - len(row)) for row in rows])
+            for wrong in torch.rand(options["samples"], generator=generator).tolist():
+                text = f"Answer: {total + int(wrong > 0.5)}" if wrong > 0.1 else "?"
+                rows.append(torch.tensor([*policy.encode(text), policy.eos_id][:limit]))
+        ids = pad_sequence(rows, batch_first=True)
+        mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True).bool()
         return Rollout(ids, mask, ids, mask, torch.zeros(ids.shape))
 
 
@@ -80,8 +70,7 @@ SETTINGS = DataSettings("parrot", samples=16, max_new_tokens=20, template="{prob
 def read(folder: Path) -> list[dict[str, Any]]:
     import pyarrow.parquet as parquet
 
-    rows: list[dict[str, Any]] = parquet.read_table(folder / "sums.parquet").to_pylist()
-    return rows
+    return parquet.read_table(folder / "sums.parquet").to_pylist()
 
 
 def test_results_problem_by_problem(parrot: Parrot, sums: str, tmp_path: Path) -> None:
@@ -154,6 +143,14 @@ def test_another_evaluation_needs_another_folder(parrot: Parrot, sums: str, tmp_
         evaluate_data(parrot.policy, [sums], SETTINGS, tmp_path / "out")
 
 
+def test_two_at_once_is_one_too_many(parrot: Parrot, sums: str, tmp_path: Path) -> None:
+    def again(name: str, done: int, total: int, accuracy: float | None) -> None:
+        with pytest.raises(BlockingIOError, match="is being written by another evaluation"):
+            evaluate_data(parrot.policy, [sums], SETTINGS, tmp_path / "out")
+
+    evaluate_data(parrot.policy, [sums], SETTINGS, tmp_path / "out", again)
+
+
 @pytest.mark.parametrize("changes", [{"temperature": 0.0}, {"top_p": 0.0}, {"top_p": 1.5}])
 def test_settings_that_cannot_be_sampled_claim_no_folder(changes: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=r"must be positive and top_p = .* in \(0, 1\]"):
@@ -186,27 +183,9 @@ def test_the_mean_over_sets_weighs_them_equally(parrot: Parrot, sums: str, tmp_p
 
 
 def test_a_real_policy_is_sampled_the_same_way_whatever_was_done_before(sums: str, tmp_path: Path) -> None:
-    from transformers import Qwen3Config, Qwen3ForCausalLM
-
-    tokenizer = character_tokenizer(ALPHABET)
+    task = make_task("addition", prompt="{a}+{b}" + ALPHABET)  # for its characters
     sizes = ModelConfig(hidden_size=16, intermediate_size=16, layers=1, heads=2)
-    torch.manual_seed(0)
-    model = Qwen3ForCausalLM(
-        Qwen3Config(
-            vocab_size=len(tokenizer),
-            hidden_size=sizes.hidden_size,
-            intermediate_size=sizes.intermediate_size,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            num_key_value_heads=2,
-            head_dim=8,
-            tie_word_embeddings=True,
-            bos_token_id=None,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    )
-    policy = Policy(model.eval(), tokenizer)
+    policy = build_policy(sizes, task, seed=0)
     settings = replace(SETTINGS, samples=3, max_new_tokens=8)
     evaluate_data(policy, [sums], settings, tmp_path / "whole")
     record = (tmp_path / "whole" / "sums.jsonl").read_text().splitlines(keepends=True)

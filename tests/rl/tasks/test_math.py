@@ -6,11 +6,13 @@ import json
 import random
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from minicppo.rl.config import ConfigError, EvalConfig, RunConfig
+from minicppo.rl.evaluate import held_out_problems
 from minicppo.rl.tasks import Problem, make_task, sample_problems
 from minicppo.rl.tasks.math import TEMPLATES
 
@@ -97,15 +99,8 @@ def test_bad_options_are_refused_before_anything_is_read(options: dict[str, Any]
 
 
 def test_a_run_may_be_evaluated_on_whole_data_sets(sums: str, tmp_path: Path) -> None:
-    from minicppo.rl.evaluate import held_out_problems
-    from minicppo.rl.tasks import Task
-
-    class Run:  # of a configuration, what is looked at
-        def __init__(self, *names: str):
-            self.eval = EvalConfig(data=list(names))
-
-    def problems(task: Task, *names: str) -> list[Problem]:
-        return held_out_problems(task, Run(*names))  # type: ignore[arg-type]
+    def problems(task: Any, *names: str) -> list[Problem]:
+        return held_out_problems(task, SimpleNamespace(eval=EvalConfig(data=list(names))))  # type: ignore[arg-type]
 
     new = write(tmp_path / "new.jsonl", [("What is 1000 + 1?", "1001"), ("What is 1000 + 2?", "1002")])
     old = write(tmp_path / "old.jsonl", [("What is 3 + 3?", "6")])
