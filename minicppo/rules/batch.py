@@ -166,17 +166,8 @@ def checked_top(top: TopLogProbs, shape: torch.Size) -> TopLogProbs:
         wanted = tuple(shape) if name == "token_ids" else every
         if value is not None and tuple(value.shape) != wanted:
             raise ValueError(f"top.{name} is {tuple(value.shape)} where the batch needs {wanted}")
-    detached = {name: getattr(top, name).detach() for name in ("log_probs", "rollout_log_probs")}
-    for name, value in detached.items():
-        _require_precision(f"top.{name}", value)
-    return replace(top, **detached)
-
-
-def _require_precision(name: str, value: Tensor) -> None:
-    if value.dtype not in (torch.float32, torch.float64):
-        raise TypeError(
-            f"{name} is {value.dtype}: sums over thousands of tokens need float32 or float64; call .float() first"
-        )
+    names = ("log_probs", "rollout_log_probs")
+    return replace(top, **{k: check_tokens(f"top.{k}", getattr(top, k).detach(), None, False) for k in names})
 
 
 def check_tokens(name: str, value: Tensor, mask: Bool[Tensor, "*shape"] | None, values: bool = True) -> Tensor:
@@ -187,7 +178,10 @@ def check_tokens(name: str, value: Tensor, mask: Bool[Tensor, "*shape"] | None, 
     """
     if mask is not None and value.shape != mask.shape:
         raise ValueError(f"{name} is {tuple(value.shape)} but the response mask is {tuple(mask.shape)}")
-    _require_precision(name, value)
+    if value.dtype not in (torch.float32, torch.float64):
+        raise TypeError(
+            f"{name} is {value.dtype}: sums over thousands of tokens need float32 or float64; call .float() first"
+        )
     lowest, highest, advice = _LIMITS.get(name, (-math.inf, math.inf, ""))
     largest = torch.finfo(value.dtype).max
     lowest, highest = max(lowest, -largest), min(highest, largest)
@@ -209,8 +203,3 @@ def check_tokens(name: str, value: Tensor, mask: Bool[Tensor, "*shape"] | None, 
 def zero_invalid(value: Tensor, mask: Bool[Tensor, "B T"]) -> Tensor:
     """Zeros on invalid positions, which may hold any number."""
     return value * mask.view(torch.int8).to(value.dtype)
-
-
-def clean_tokens(name: str, value: Tensor, mask: Bool[Tensor, "B T"]) -> Tensor:
-    """Checked, with zeros on invalid positions."""
-    return zero_invalid(check_tokens(name, value, mask), mask)

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from minicppo.rules.batch import TokenBatch, TopLogProbs, clean_tokens
+from minicppo.rules.batch import TokenBatch, TopLogProbs, check_tokens, zero_invalid
 from minicppo.text import nearest
 
 DIVERGENCES = ("binary_tv", "binary_kl", "topk_tv", "topk_kl", "exact_tv", "exact_kl")
@@ -36,15 +36,21 @@ def token_divergence(batch: TokenBatch, kind: str, *, topk_variant: str = "union
         return binary_tv(batch.log_probs, batch.rollout_log_probs)
     if kind == "binary_kl":
         return binary_kl(batch.log_probs, batch.rollout_log_probs).to(batch.log_probs.dtype)
-    if kind in DIVERGENCES:
-        top = require_top(batch, needs(kind))
-        if top.ids is None:
-            value = exact_tv(top) if kind == "exact_tv" else exact_kl(top)
+    if kind not in DIVERGENCES:
+        raise ValueError(f"divergence={kind!r} is unknown{nearest(kind, DIVERGENCES + ESTIMATES)}")
+    top = require_top(batch, needs(kind))
+    if kind == "exact_tv":
+        value = 0.5 * (top.log_probs.exp() - top.rollout_log_probs.exp()).abs().sum(-1, dtype=torch.float64)
+    elif kind == "exact_kl":
+        value = exact_kl(top)
+    else:
+        pi, mu = partition(top, batch.log_probs, batch.rollout_log_probs, topk_variant)
+        if kind == "topk_tv":
+            value = 0.5 * (pi - mu).abs().sum(-1)
         else:
-            topk = topk_tv if kind == "topk_tv" else topk_kl
-            value = topk(top, batch.log_probs, batch.rollout_log_probs, topk_variant)
-        return clean_tokens(kind, value.to(batch.log_probs.dtype), batch.mask)
-    raise ValueError(f"divergence={kind!r} is unknown{nearest(kind, DIVERGENCES + ESTIMATES)}")
+            pi, mu = pi.clamp(min=TINY), mu.clamp(min=TINY)
+            value = (mu * (mu.log() - pi.log())).sum(-1).clamp(min=0)
+    return zero_invalid(check_tokens(kind, value.to(batch.log_probs.dtype), batch.mask), batch.mask)
 
 
 def require_top(batch: TokenBatch, kind: str) -> TopLogProbs:
@@ -72,11 +78,6 @@ def binary_kl(log_probs: Tensor, rollout_log_probs: Tensor) -> Tensor:
     mu = log_mu.exp()
     rest_mu, rest_pi = (-log_mu.expm1()).clamp(min=TINY), (-log_pi.expm1()).clamp(min=TINY)
     return (mu * (log_mu - log_pi) + rest_mu * (rest_mu.log() - rest_pi.log())).clamp(min=0)
-
-
-def exact_tv(top: TopLogProbs) -> Tensor:
-    """1/2 sum over the vocabulary of |pi - mu|."""
-    return 0.5 * (top.log_probs.exp() - top.rollout_log_probs.exp()).abs().sum(-1, dtype=torch.float64)
 
 
 def exact_kl(top: TopLogProbs) -> Tensor:
@@ -108,18 +109,6 @@ def partition(
         return torch.cat([single, own, rest], -1)
 
     return masses(top.log_probs, log_probs), masses(top.rollout_log_probs, rollout_log_probs)
-
-
-def topk_tv(top: TopLogProbs, log_probs: Tensor, rollout_log_probs: Tensor, variant: str = "union") -> Tensor:
-    """Reduced TV of the paper: 1/2 sum of |pi - mu| over the Top-K top."""
-    pi, mu = partition(top, log_probs, rollout_log_probs, variant)
-    return 0.5 * (pi - mu).abs().sum(-1)
-
-
-def topk_kl(top: TopLogProbs, log_probs: Tensor, rollout_log_probs: Tensor, variant: str = "union") -> Tensor:
-    """KL(mu || pi) over the Top-K cells, each floored at 1e-12."""
-    pi, mu = (p.clamp(min=TINY) for p in partition(top, log_probs, rollout_log_probs, variant))
-    return (mu * (mu.log() - pi.log())).sum(-1).clamp(min=0)
 
 
 def predicted_away(batch: TokenBatch) -> Bool[Tensor, "B T"]:

@@ -101,9 +101,7 @@ def mask_rows(
     if _kernel_takes((divergence,), layout.width, rule):
         return mask_in_one_kernel(divergence, away, None, valid, layout, rule)[0]
     inside = valid.view(torch.int8)
-    counts = inside.sum(1)
-    w = rule.weights(valid, divergence.dtype, counts)
-    allowed = rule.budgets(divergence, counts)
+    w, allowed = rule.weights(valid, divergence.dtype), rule.budgets(divergence, inside.sum(1))
     slack = prefix_slack(w, divergence, rule.delta, allowed)
     verdict = verdicts(divergence * w, slack, rule.delta)
     reason = verdict.sub_(1).mul_(away.view(torch.int8)).add_(int(Reason.TOWARD)).mul_(inside)

@@ -32,10 +32,10 @@ class MaskRule(Record):
         """The most that the dynamic budget may become."""
         return self.cap_factor * self.delta_b
 
-    def weights(self, valid: Tensor, dtype: torch.dtype, counts: Tensor | None = None) -> Tensor:
+    def weights(self, valid: Tensor, dtype: torch.dtype) -> Tensor:
         """w_t of a (B, T) mask of valid tokens; see `position_weights`."""
         return position_weights(
-            valid, self.w_min, schedule=self.schedule, length=self.length, seed=self.seed, dtype=dtype, counts=counts
+            valid, self.w_min, schedule=self.schedule, length=self.length, seed=self.seed, dtype=dtype
         )
 
     def budgets(self, divergence: Tensor, counts: Tensor) -> Tensor | None:

@@ -1,7 +1,7 @@
 """Position weights w_t: strict early, relaxed late."""
 
 import torch
-from jaxtyping import Bool, Float, Int, Int8
+from jaxtyping import Bool, Float, Int8
 from torch import Tensor
 
 from minicppo.text import nearest
@@ -17,7 +17,6 @@ def position_weights(
     length: str | int = "own",
     seed: int = 0,
     dtype: torch.dtype = torch.float64,
-    counts: Int[Tensor, " B"] | None = None,
 ) -> Float[Tensor, "B T"]:
     """w_t = 1 - (1 - w_min) (t - 1) / (T - 1), paper Eq. 9; zero on invalid positions.
 
@@ -26,7 +25,6 @@ def position_weights(
     authors' verl branch), or an integer horizon (one fixed schedule for all). T = 1 gives 1 (ours: the formula is 0/0).
     schedule: "linear"; "constant" gives 1 everywhere; "shuffled" (paper's ablation) the same values in a random order
     that depends on (seed, T) alone.
-    counts: each row's valid tokens, when the caller has them already.
     Raises ValueError on an unknown schedule or a horizon shorter than a response.
     """
     if schedule not in SCHEDULES:
@@ -34,7 +32,7 @@ def position_weights(
     valid = response_mask.view(torch.int8)  # bytes: bools are slow to convert and to compare on the CPU
     if schedule == "constant":
         return valid.to(dtype)
-    own = (valid.sum(1) if counts is None else counts)[:, None].to(dtype)
+    own = valid.sum(1, keepdim=True).to(dtype)
     if length == "own":
         total = own
     elif length == "padded":

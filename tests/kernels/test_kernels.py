@@ -67,11 +67,11 @@ def same_mask(expected: CPPOMask, found: CPPOMask) -> None:
         mine, twin = getattr(found, name), getattr(expected, name)
         assert (mine is None) == (twin is None)
         if twin is not None:
-            torch.testing.assert_close(mine, twin, rtol=1e-5, atol=2e-6)
+            torch.testing.assert_close(mine, twin, rtol=1e-5, atol=1e-5)  # float32 sums of up to 600 x 0.05
     differ = expected.reason != found.reason
     Z = expected.weighted_divergence
     gaps = torch.minimum((Z - expected.slack).abs(), (Z - expected.delta).abs())
-    assert bool((gaps[differ] < 1e-6).all())
+    assert bool((gaps[differ] < 1e-5).all())
     torch.testing.assert_close(found.position_weight, expected.position_weight)
 
 
