@@ -4,6 +4,7 @@ The override `actor_rollout_ref.actor.policy_loss._target_=minicppo.engines.verl
 import in every worker, so verl needs no fork and no environment variable.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,9 +14,10 @@ from verl.trainer.ppo.core_algos import POLICY_LOSS_REGISTRY, register_policy_lo
 from verl.workers.config import ActorConfig, PolicyLossConfig
 
 from minicppo.engines.verl_settings import loss_mode, verl_methods
+from minicppo.plugins import load_plugins
 from minicppo.rules import TokenBatch, diagnostics, get_method, policy_loss
 
-LOSS_MODES = {loss_mode(name): name for name in verl_methods()}
+LOSS_MODES: dict[str, str] = {}  # what is registered with verl, and which method it is
 
 
 @dataclass
@@ -23,15 +25,18 @@ class CPPOPolicyLossConfig(PolicyLossConfig):
     """verl's policy-loss settings with the hyper-parameters of our method.
 
     loss_mode: a key of `LOSS_MODES`. params: hyper-parameters, those left out have the registry's defaults; never
-    verl's `clip_ratio_*`, whose defaults would pass for thresholds.
+    verl's `clip_ratio_*`, whose defaults would pass for thresholds. plugins: files with methods of one's own.
 
     Raises ValueError on an unknown loss mode or hyper-parameter, and on one that verl's log-probs cannot serve.
     """
 
     loss_mode: str = "cppo"
     params: dict[str, Any] = field(default_factory=dict)
+    plugins: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        load_plugins(self.plugins)
+        register_losses()
         if self.loss_mode not in LOSS_MODES:
             raise ValueError(f"loss_mode={self.loss_mode!r} is not ours; known: {', '.join(LOSS_MODES)}")
         method = get_method(LOSS_MODES[self.loss_mode], **self.params)
@@ -97,14 +102,19 @@ def method_loss(
     return loss * ranks, logged
 
 
-def _register(mode: str, name: str) -> None:
-    if mode in POLICY_LOSS_REGISTRY:
-        raise RuntimeError(f"verl already has a policy loss {mode!r}: another plugin took the name; remove it")
+def register_losses() -> None:
+    """Register with verl every method it can carry that is not yet: all there are, later those of plugins."""
+    for name in verl_methods():
+        mode = loss_mode(name)
+        if mode not in LOSS_MODES:
+            if mode in POLICY_LOSS_REGISTRY:
+                raise RuntimeError(f"verl already has a policy loss {mode!r}: another plugin took the name; remove it")
+            LOSS_MODES[mode] = name
+            register_policy_loss(mode)(_loss_of(name))
 
-    @register_policy_loss(mode)
-    def loss(**arguments: Any) -> tuple[Tensor, dict[str, float]]:
-        return method_loss(name, **arguments)
+
+def _loss_of(name: str) -> Callable[..., tuple[Tensor, dict[str, float]]]:
+    return lambda **arguments: method_loss(name, **arguments)
 
 
-for _mode, _name in LOSS_MODES.items():
-    _register(_mode, _name)
+register_losses()

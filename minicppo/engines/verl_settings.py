@@ -15,7 +15,8 @@ from minicppo.rules import METHODS, get_method
 PIN = ">=0.9.1,<0.10"
 TAKEN = ("cispo", "gspo", "sapo")  # names that verl's own losses have; ours differ from them and stand beside them
 ROUTER = "actor_rollout_ref.actor.megatron.override_transformer_config.moe_router_dtype"
-NEW = {"actor_rollout_ref.actor.policy_loss.params", ROUTER}  # keys that verl's own configuration lacks
+POLICY_LOSS = "actor_rollout_ref.actor.policy_loss"
+NEW = {f"{POLICY_LOSS}.params", f"{POLICY_LOSS}.plugins", ROUTER}  # keys that verl's own configuration lacks
 
 
 def verl_methods() -> list[str]:
@@ -59,8 +60,9 @@ def _settings(config: RunConfig, run_dir: Path) -> dict[str, Any]:
         "data.seed": config.seed,
         "actor_rollout_ref.model.path": config.model.source,
         "algorithm.norm_adv_by_std_in_grpo": train.normalize_std,
-        f"{actor}.policy_loss.loss_mode": loss_mode(config.method.name),
-        f"{actor}.policy_loss.params": dict(config.make_method().params),
+        f"{POLICY_LOSS}.loss_mode": loss_mode(config.method.name),
+        f"{POLICY_LOSS}.params": dict(sorted(config.make_method().params.items())),
+        **({f"{POLICY_LOSS}.plugins": config.plugins} if config.plugins else {}),
         f"{actor}.loss_agg_mode": train.loss_agg_mode,
         f"{actor}.loss_scale_factor": config.horizon,
         f"{actor}.ppo_mini_batch_size": config.prompts_per_update,  # in prompts: verl multiplies by n

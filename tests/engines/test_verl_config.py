@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,10 @@ import pytest
 
 from minicppo.engines.refusals import ANCHOR
 from minicppo.engines.verl_settings import loss_mode, render, verl_methods, verl_overrides
+from minicppo.reference import LOOPS
 from minicppo.rl.config import ConfigError, RunConfig, load_config, preset_names
+from minicppo.rules import FAMILIES, METHODS
+from tests.engines.stale import ROOT
 
 pytest.importorskip("math_verify", reason="task math needs math-verify: pip install -e '.[math]'")
 
@@ -94,6 +99,24 @@ def test_derived_values() -> None:
     assert settings["trainer.total_training_steps"] == "490"
     whole = dict(text.split("=", 1) for text in verl_overrides(of("qwen3-8b-base", "train.micro_batch=null"), RUN))
     assert whole[f"{actor}.ppo_max_token_len_per_gpu"] == str(32 * (1024 + 8192))  # a rank's share of the minibatch
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_plugin_reaches_verls_workers(tmp_path: Path) -> None:
+    file = shutil.copy(ROOT / "tests/rules/widening_clip.py", tmp_path / "mine.py")
+    try:
+        chosen = load_config("qwen3-8b-base", [f"plugins=['{file}']", "engine=verl", "method=widening-clip"])
+        overrides = verl_overrides(chosen, RUN)
+        assert f"+actor_rollout_ref.actor.policy_loss.plugins=[{file}]" in overrides
+        from tests.engines.verl_setup import composed, instantiated
+
+        del METHODS["widening-clip"]  # a worker begins without it
+        sys.modules.pop(next(name for name in sys.modules if name.startswith("minicppo_plugin_mine")))
+        del LOOPS["widening-clip"], FAMILIES["widening-clip"]
+        assert instantiated(composed(overrides), []).policy_loss.loss_mode == "widening-clip"
+    finally:
+        for table in (LOOPS, METHODS, FAMILIES):
+            table.pop("widening-clip", None)
 
 
 def test_each_method_has_a_name_of_its_own() -> None:

@@ -57,7 +57,7 @@ def test_micro_batches_and_ranks_add_up(mode: str) -> None:
 def test_registered_under_names_that_leave_verls_own_alone() -> None:
     from verl.trainer.ppo import core_algos
 
-    assert set(verl_loss.LOSS_MODES.values()) == set(verl_methods())
+    assert set(verl_loss.LOSS_MODES.values()) >= set(verl_methods())
     assert "cppo" in core_algos.POLICY_LOSS_REGISTRY
     for name in ("cispo", "gspo", "sapo", "vanilla", "dppo_tv"):
         assert core_algos.get_policy_loss_fn(name).__module__ == core_algos.__name__
