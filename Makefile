@@ -3,6 +3,7 @@ PYTHON  ?= python3
 VENV    ?= .venv
 EXTRAS  ?= dev,tasks,math,study,trl
 WORKERS ?= auto
+SPREAD  := -n $(WORKERS) --dist worksteal
 BIN     := $(VENV)/bin
 STAMP   := $(VENV)/.installed
 LLM     := $(VENV)/.installed-llm
@@ -65,16 +66,16 @@ demo-llm: $(LLM) ## train SmolLM2-135M on small sums; results in runs/demo-llm
 test test-fast test-kernels test-verl mutants bench bench-gpu study study-gpu study-llm study-llm-gpu: export OMP_NUM_THREADS = 1
 
 test: $(STAMP) ## run all tests
-	$(BIN)/python -m pytest -n $(WORKERS)
+	$(BIN)/python -m pytest $(SPREAD)
 
 test-fast: $(STAMP) ## run the tests that take under a minute together
-	$(BIN)/python -m pytest -n $(WORKERS) -m 'not slow and not network'
+	$(BIN)/python -m pytest $(SPREAD) -m 'not slow and not network'
 
 test-kernels: $(STAMP) $(TRITON)/.installed ## run the tests of the GPU's kernels, interpreted where there is no GPU
-	PYTHONPATH=$(TRITON) $(BIN)/python -m pytest -n $(WORKERS) tests/kernels
+	PYTHONPATH=$(TRITON) $(BIN)/python -m pytest $(SPREAD) tests/kernels
 
 test-verl: $(VERL)/.installed ## run the tests of the verl engine, in an environment of its own
-	$(VERL)/bin/python -m pytest -n $(WORKERS) tests/engines -k verl
+	$(VERL)/bin/python -m pytest $(SPREAD) tests/engines -k verl
 
 MUTMUT := $(VENV)/.installed-mutmut
 

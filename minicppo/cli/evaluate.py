@@ -14,7 +14,7 @@ from minicppo.cli.options import Json, Plugins, load
 
 if TYPE_CHECKING:
     from minicppo.rl.config import RunConfig
-    from minicppo.rl.evaluate import DataSettings
+    from minicppo.rl.evaluate import DataSettings, Evaluation
     from minicppo.rl.policy import Policy
 
 # what an option of --data is called among a run's settings; None: the run's own task has no such thing
@@ -81,7 +81,13 @@ def evaluate(
     load(plugins)
     if data is None:
         _require_run(target, asked)
-        _on_its_task(*_of_run(Path(target), overrides), target if as_json else None)
+        policy, config = _of_run(Path(target), overrides)
+        found = _on_its_task(policy, config)
+        if as_json:
+            counts = {"problems": found.problems, "samples": config.eval.samples}
+            print(json.dumps({"run": target, **found.as_row(), **counts}))
+        else:
+            _show({config.task.name: found}, config.eval.samples)
         return
     from minicppo.rl.checkpoint import list_checkpoints
     from minicppo.rl.data import load_data
@@ -104,7 +110,12 @@ def evaluate(
     else:
         policy, settings = _of_model(target, device or "auto"), DataSettings(target, **asked)
     folder = out or (run / "eval" if run else Path("runs") / f"eval-{Path(target).name.split(':')[-1]}")
-    _on_data(policy, names, settings, folder, as_json)
+    scores = _on_data(policy, names, settings, folder)
+    if as_json:
+        print((folder / "results.json").read_text())
+        return
+    _show(scores, settings.samples)
+    say(f"Problem by problem: {folder}/*.parquet")
 
 
 def _require_run(target: str, asked: dict[str, Any]) -> None:
@@ -119,56 +130,49 @@ def _require_run(target: str, asked: dict[str, Any]) -> None:
     RunDir.open(target)
 
 
-def _on_its_task(policy: Policy, config: RunConfig, json_name: str | None) -> None:
+def _on_its_task(policy: Policy, config: RunConfig) -> Evaluation:
     """A run on the held-out problems of its own task."""
     from minicppo.cli.progress import Lines
-    from minicppo.plots.results import percent
     from minicppo.rl.evaluate import evaluate as judge
 
     try:
         with Lines(errors) as lines:
-            found = judge(policy, config.make_task(), config, lambda done, n, _: lines.show("evaluation", done, n))
+            return judge(policy, config.make_task(), config, lambda done, n, _: lines.show("evaluation", done, n))
     except KeyboardInterrupt:
         stopped("Nothing of it is kept: the same command starts over.")
-    if json_name:
-        counts = {"problems": found.problems, "samples": config.eval.samples}
-        print(json.dumps({"run": json_name, **found.as_row(), **counts}))
-        return
-    accuracy, samples = percent(found.accuracy, found.accuracy_se), config.eval.samples
-    say(f"sampled accuracy  {accuracy} %   Avg@{samples} on {found.problems} problems")
-    say(f"greedy accuracy   {percent(found.greedy_accuracy)} %")
-    say(f"well formed       {percent(found.format_rate)} %")
-    say(f"mean length       {found.length:.1f} tokens")
 
 
-def _on_data(policy: Policy, names: list[str], settings: DataSettings, folder: Path, as_json: bool) -> None:
+def _on_data(policy: Policy, names: list[str], settings: DataSettings, folder: Path) -> dict[str, Evaluation]:
     """Every problem of each set, answers kept in the folder."""
     from minicppo.cli.progress import Lines
     from minicppo.plots.results import percent
-    from minicppo.rl.evaluate import evaluate_data, mean_accuracy
+    from minicppo.rl.evaluate import evaluate_data
 
-    avg = f"Avg@{settings.samples}"
     try:
         with Lines(errors) as lines:
 
             def show(name: str, done: int, total: int, accuracy: float | None) -> None:
-                lines.show(name, done, total, "" if accuracy is None else f"{avg} {percent(accuracy)} %")
+                lines.show(name, done, total, f"Avg@{settings.samples} {percent(accuracy)} %")
 
-            scores = evaluate_data(policy, names, settings, folder, show)
+            return evaluate_data(policy, names, settings, folder, show)
     except KeyboardInterrupt:
         stopped(f"Finished problems are kept in {folder}: the same command goes on from there.")
-    if as_json:
-        print((folder / "results.json").read_text())
-        return
-    rows = []
-    for name, score in scores.items():
-        shares = percent(score.accuracy, score.accuracy_se), percent(1 - score.format_rate), percent(score.unfinished)
-        rows.append((name, score.problems, *shares, f"{score.length:.0f}"))
-    heads = ("data", "problems", f"{avg} %", "malformed %", "unfinished %", "tokens")
+
+
+def _show(found: dict[str, Evaluation], samples: int) -> None:
+    """Accuracies with standard errors, and the form of the answers; the mean of several sets below."""
+    from minicppo.plots.results import percent
+    from minicppo.rl.evaluate import mean_accuracy
+
+    rows = [
+        (name, each.problems, percent(each.accuracy, each.accuracy_se), percent(each.greedy_accuracy),
+         percent(each.format_rate), percent(each.unfinished), f"{each.length:.1f}")
+        for name, each in found.items()
+    ]  # fmt: skip
+    heads = ("on", "problems", f"Avg@{samples} %", "greedy %", "well formed %", "unfinished %", "tokens")
     console.print(table(heads, rows, words=1))
-    if len(scores) > 1:
-        say(f"mean of {len(scores)} sets: {percent(*mean_accuracy(list(scores.values())))} %")
-    say(f"Problem by problem: {folder}/*.parquet")
+    if len(found) > 1:
+        say(f"mean of {len(found)} sets: {percent(*mean_accuracy(list(found.values())))} %")
 
 
 def _of_run(run: Path, overrides: list[str] | None) -> tuple[Policy, RunConfig]:

@@ -63,13 +63,12 @@ class Lines:
     def __exit__(self, *_: object) -> None:
         self.progress.stop()
 
-    def show(self, name: str, done: float, total: float | None, note: str = "", start: bool = True) -> Task:
+    def show(self, name: str, done: int, total: int | None, note: str = "", start: bool = True) -> None:
         """So much of it is done; what a new line begins with tells nothing of the rate."""
         if name not in self._tasks:
             self.progress.add_task(name, total=total, completed=done, start=start, note=note)
             self._tasks[name] = self.progress.tasks[-1]
         self.progress.update(self._tasks[name].id, completed=done, total=total, note=note)
-        return self._tasks[name]
 
 
 class RunProgress(Lines):
