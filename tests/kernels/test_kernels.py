@@ -149,7 +149,7 @@ def test_float64_beside_float32_reaches_the_kernel_as_divergence_and_direction()
 def test_what_the_kernel_does_not_know_goes_the_other_way(monkeypatch):
     """Half of Triton's cases would be wrong in silence: float64, permuted weights, horizons that are too short."""
     monkeypatch.setattr(kernels, "usable", lambda tensor: True)
-    monkeypatch.setattr("minicppo.rules.mask._in_one_kernel", lambda *_, **__: pytest.fail("the kernel"))
+    monkeypatch.setattr("minicppo.rules.mask.mask_in_one_kernel", lambda *_, **__: pytest.fail("the kernel"))
     pi, mu, advantages, valid = batch(2, 4, 150)
     cppo_mask(pi.double(), mu.double(), advantages.double(), valid)
     cppo_mask(pi, mu, advantages, valid, schedule="shuffled")
