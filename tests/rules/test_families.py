@@ -22,14 +22,26 @@ LOW, HIGH = (multiples(1 / 8, 1, most).map(lambda x: x + 1e-4) for most in (7, 1
 EIGHTHS = multiples(1 / 8, 1, 8)
 
 
+def is_native(name: str, batch: rules.TokenBatch, objective: Callable[[Tensor, Tensor], Tensor], **params: Any) -> None:
+    """The unified loss has the gradient of -mean over valid tokens of a paper's objective(rho, log pi)."""
+    out, v = rules.get_method(name, **params)(batch), batch.mask
+    found, wanted = (batch.log_probs.clone().requires_grad_() for _ in range(2))
+    rules.policy_loss(found, out.weight, batch.advantages, v, loss_agg_mode="token-mean").backward()
+    x = wanted[v]
+    (-objective((x - batch.rollout_log_probs[v]).exp(), x).mean()).backward()
+    close(found.grad[v], wanted.grad[v])
+
+
 @given(traces(), LOW, HIGH)
 def test_ppo_clips_only_away(drawn, low, high):
-    """methods 3.1. PPO masks exactly the tokens beyond the clip that move away from mu."""
-    batch = token_batch(*drawn)
-    out = rules.get_method("ppo", clip_low=low, clip_high=high)(batch)
+    """methods 3.1. PPO masks exactly the tokens beyond the clip that move away from mu.
+    methods 0 (ppo_native): its loss is -min(rho A, clip(rho) A)."""
+    batch, clips = token_batch(*drawn), {"clip_low": low, "clip_high": high}
+    A, out = batch.advantages[batch.mask], rules.get_method("ppo", **clips)(batch)
     outside = (batch.ratio > 1 + high) | (batch.ratio < 1 - low)
     assert torch.equal(out.token_mask, ~(outside & batch.away) & batch.mask)
     close(out.weight, batch.ratio * out.token_mask)
+    is_native("ppo", batch, lambda r, _: torch.minimum(r * A, r.clamp(1 - low, 1 + high) * A), **clips)
 
 
 @given(traces(), multiples(1 / 4, 1, 8), multiples(1 / 4, 0, 3))
@@ -94,9 +106,13 @@ def test_trm_both_is_the_conjunction(drawn):
 
 @given(traces())
 def test_sapo_peaks_on_policy(drawn):
-    """methods 3.8. The gate 4 p (1 - p) is at most 1, reached only at rho = 1; a negative A falls off faster."""
+    """methods 3.8. The gate 4 p (1 - p) is at most 1, reached only at rho = 1; a negative A falls off faster.
+    methods 0 (sapo_native): its loss is -f(rho) A, f = (4 / tau) sigmoid(tau (rho - 1)), tau by the sign of A."""
     batch = token_batch(*drawn)
-    ratio, negative = batch.ratio[batch.mask], batch.advantages[batch.mask] < 0
+    A = batch.advantages[batch.mask]
+    tau = torch.where(A > 0, 1.0, 1.05).double()
+    is_native("sapo", batch, lambda r, _: 4 / tau * torch.sigmoid(tau * (r - 1)) * A)
+    ratio, negative = batch.ratio[batch.mask], A < 0
     gate, one_tau = (
         rules.get_method("sapo", **p)(batch).weight[batch.mask].double() / ratio for p in ({}, {"tau_neg": 1.0})
     )
@@ -172,25 +188,6 @@ def test_decoupled_weights_act_on_their_own_test(drawn, w_min, budget_w_min, bud
 # --- each paper's own loss: the one gradient is that of its objective -------------------------------------------------
 
 
-def is_native(name: str, batch: rules.TokenBatch, objective: Callable[[Tensor, Tensor], Tensor], **params: Any) -> None:
-    """The unified loss has the gradient of -mean over valid tokens of a paper's objective(rho, log pi)."""
-    out, v = rules.get_method(name, **params)(batch), batch.mask
-    found, wanted = (batch.log_probs.clone().requires_grad_() for _ in range(2))
-    rules.policy_loss(found, out.weight, batch.advantages, v, loss_agg_mode="token-mean").backward()
-    x = wanted[v]
-    (-objective((x - batch.rollout_log_probs[v]).exp(), x).mean()).backward()
-    close(found.grad[v], wanted.grad[v])
-
-
-@given(traces(), LOW, HIGH)
-def test_ppo_native(drawn, low, high):
-    """methods 0 PPO: -min(rho A, clip(rho) A)."""
-    batch = token_batch(*drawn)
-    A = batch.advantages[batch.mask]
-    clips = {"clip_low": low, "clip_high": high}
-    is_native("ppo", batch, lambda r, _: torch.minimum(r * A, r.clamp(1 - low, 1 + high) * A), **clips)
-
-
 @given(traces(), st.sampled_from(["cppo", "cppo-fixed", "dppo", "cppo-no-budget"]))
 def test_cppo_native(drawn, name):
     """methods 0: UniRL's A rho keep, and verl's A sg(min(rho, C)) log pi keep with its cap."""
@@ -221,15 +218,6 @@ def test_gspo_native(drawn, low, high):
         return torch.minimum(each * A, each.clamp(1 - low, 1 + high) * A)
 
     is_native("gspo", batch, objective, clip_low=low, clip_high=high)
-
-
-@given(traces())
-def test_sapo_native(drawn):
-    """methods 0 SAPO: f(rho) A with f = (4 / tau) sigmoid(tau (rho - 1)), tau by the sign of A."""
-    batch = token_batch(*drawn)
-    A = batch.advantages[batch.mask]
-    tau = torch.where(A > 0, 1.0, 1.05).double()
-    is_native("sapo", batch, lambda r, _: 4 / tau * torch.sigmoid(tau * (r - 1)) * A)
 
 
 @given(traces(), multiples(1 / 4, 1, 8), st.booleans())

@@ -130,10 +130,7 @@ def test_c2_late_relaxation(cppo):
 
 @pytest.mark.parametrize(
     ("delta_b", "mask", "threshold"),
-    [
-        (0.05, [1, 1, 1, 1, 0], [0.15, 0.05, 0.06, 0.11, 0.09]),
-        (0.06, [1, 1, 1, 1, 1], [0.15, 0.06, 0.08, 0.14, 0.13]),
-    ],
+    [(0.05, [1, 1, 1, 1, 0], [0.15, 0.05, 0.06, 0.11, 0.09]), (0.06, [1, 1, 1, 1, 1], [0.15, 0.06, 0.08, 0.14, 0.13])],
 )
 def test_c3_recovery(cppo, delta_b, mask, threshold):
     found, c, _ = cppo(drifting([0.15, 0.04, 0, 0.07, 0.12]), FLAT.replace(delta_b=delta_b))

@@ -47,27 +47,17 @@ def test_aggregation_equals_its_loop(drawn, mode, horizon):
 
 @given(SHAPES, BYTES, MODES)
 def test_masking_keeps_the_denominator(drawn, raw, mode):
-    """methods P10. The loss is the loop's -agg(g A) over all valid tokens: masked ones still count."""
+    """methods P10. The loss is the loop's -agg(g A) over all valid tokens: masked ones still count.
+    methods 0 (value_is_minus_weighted_advantage). It is differentiable in log pi alone."""
     batch, g = weighted(drawn, raw)
-    loss, half = (
-        rules.policy_loss(batch.log_probs, w, batch.advantages, batch.mask, loss_agg_mode=mode, horizon=8)
-        for w in (g, g * 0.5)
-    )
-    close(loss, reference.policy_loss(*ragged(drawn[1], batch, g), mode, 8))
-    close(half, loss / 2)
-
-
-@given(SHAPES, BYTES, MODES)
-def test_value_is_minus_weighted_advantage(drawn, raw, mode):
-    """methods 0. The loss's value is -agg(g A), and it is differentiable in log pi alone."""
-    batch, g = weighted(drawn, raw)
-    weight, advantages = g.requires_grad_(), batch.advantages.clone().requires_grad_()
-    x = batch.log_probs.clone().requires_grad_()
-    loss = rules.policy_loss(x, weight, advantages, batch.mask, loss_agg_mode=mode, horizon=8)
-    close(loss, rules.aggregate(-weight.detach() * batch.advantages, batch.mask, mode, horizon=8))
+    options = {"loss_agg_mode": mode, "horizon": 8}
+    x, weight, A = (t.clone().requires_grad_() for t in (batch.log_probs, g, batch.advantages))
+    loss = rules.policy_loss(x, weight, A, batch.mask, **options)
+    close(loss.detach(), reference.policy_loss(*ragged(drawn[1], batch, g), mode, 8))
+    close(loss.detach() / 2, rules.policy_loss(batch.log_probs, g / 2, batch.advantages, batch.mask, **options))
     loss.backward()
     assert weight.grad is None
-    assert advantages.grad is None
+    assert A.grad is None
 
 
 @given(SHAPES, BYTES, MODES)

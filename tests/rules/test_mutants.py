@@ -17,20 +17,18 @@ import torch
 from hypothesis import settings
 
 from minicppo import rules
-from tests.rules import (
-    test_advantages,
-    test_budget,
-    test_diagnostics,
-    test_divergence,
-    test_families,
-    test_gates,
-    test_loss,
-    test_mask,
-    test_methods,
-    test_packing,
-    test_position_weights,
-    test_refuted,
-)
+from tests.rules import test_advantages as advantages
+from tests.rules import test_budget as budget
+from tests.rules import test_diagnostics as diagnostics
+from tests.rules import test_divergence as divergence
+from tests.rules import test_families as families
+from tests.rules import test_gates as gates
+from tests.rules import test_loss as loss
+from tests.rules import test_mask as mask
+from tests.rules import test_methods as methods
+from tests.rules import test_packing as packing
+from tests.rules import test_position_weights as position_weights
+from tests.rules import test_refuted as refuted
 
 Function = Callable[..., Any]
 Mutant = tuple[str, Function, Function]  # where a function stands, what makes the wrong one of it, who notices
@@ -93,87 +91,80 @@ def bfloat16(s: Any) -> Any:
     return s.diff(dim=1, prepend=0 * s[:, :1]).bfloat16().cumsum(1).to(s)
 
 
-of_mask, of_budget, of_loss = test_mask, test_budget, test_loss
 MUTANTS: dict[str, Mutant] = {
-    "inclusive prefix sum": slack(lambda s, w, D, delta, b: s + w * (b - D), of_mask.test_the_first_token_is_dppo),
-    "no initial slack": slack(lambda s, w, D, delta, b: s - delta, of_budget.test_figure_1_is_stricter),
+    "inclusive prefix sum": slack(lambda s, w, D, delta, b: s + w * (b - D), mask.test_the_first_token_is_dppo),
+    "no initial slack": slack(lambda s, w, D, delta, b: s - delta, budget.test_figure_1_is_stricter),
     "deposits without weight": slack(
-        lambda s, w, D, delta, b: s + b * ((1 - w).cumsum(1) - (1 - w)), test_refuted.test_smaller_w_min_may_mask
+        lambda s, w, D, delta, b: s + b * ((1 - w).cumsum(1) - (1 - w)), refuted.test_smaller_w_min_may_mask
     ),
-    "credit is capped": slack(
-        lambda s, w, D, delta, b: s.clamp(max=delta), of_budget.test_prefix_enters_by_its_sums
-    ),
-    "debt is forgiven": slack(
-        lambda s, w, D, delta, b: s.clamp(min=0), test_refuted.test_an_outlier_blocks_for_long
-    ),
+    "credit is capped": slack(lambda s, w, D, delta, b: s.clamp(max=delta), budget.test_prefix_enters_by_its_sums),
+    "debt is forgiven": slack(lambda s, w, D, delta, b: s.clamp(min=0), refuted.test_an_outlier_blocks_for_long),
     "sums run over the batch": slack(
-        lambda s, w, D, delta, b: s.cumsum(0), test_packing.test_rows_do_not_see_each_other
+        lambda s, w, D, delta, b: s.cumsum(0), packing.test_each_response_is_decided_alone
     ),
-    "half-precision sums": slack(lambda s, *_: bfloat16(s), of_mask.test_single_precision_suffices),
-    "strict tests": argument("mask.verdicts", 0, lambda Z, *_: Z + 2.0**-40, of_mask.test_both_tests_are_inclusive),
-    "no token test": argument("mask.verdicts", 2, lambda *_: math.inf, of_mask.test_without_weights_below_dppo),
+    "half-precision sums": slack(lambda s, *_: bfloat16(s), mask.test_single_precision_suffices),
+    "strict tests": argument("mask.verdicts", 0, lambda Z, *_: Z + 2.0**-40, mask.test_both_tests_are_inclusive),
+    "no token test": argument("mask.verdicts", 2, lambda *_: math.inf, mask.test_the_budget_only_masks),
     "toward tokens are judged": result(
-        "batch.moves_away", lambda away, *_: torch.ones_like(away), of_mask.test_toward_is_always_kept
+        "batch.moves_away", lambda away, *_: torch.ones_like(away), mask.test_toward_is_always_kept
     ),
-    "direction without A": argument(
-        "batch.moves_away", 2, lambda A, *_: A.abs(), of_mask.test_sign_flip_swaps_roles
-    ),
+    "direction without A": argument("batch.moves_away", 2, lambda A, *_: A.abs(), mask.test_sign_flip_swaps_roles),
     "toward tokens are not charged": argument(
-        "mask.mask_rows", 1, lambda D, _, __, away, ___: D * away, test_refuted.test_masked_tokens_consume_budget
+        "mask.mask_rows", 1, lambda D, _, __, away, ___: D * away, refuted.test_masked_tokens_consume_budget
     ),
     "padded for own length": option(
-        "position_weights.position_weights", test_packing.test_holes_change_nothing, length="padded"
+        "position_weights.position_weights", packing.test_each_response_is_decided_alone, length="padded"
     ),
     "holes count as positions": (
         f"{R}.position_weights.position_weights",
         lambda right: lambda mask, *a, **options: right(torch.ones_like(mask), *a, **options) * mask,
-        test_position_weights.test_weights_fall_from_one_to_w_min,
+        position_weights.test_weights_fall_from_one_to_w_min,
     ),
     "no weights": option(
-        "position_weights.position_weights", test_refuted.test_order_matters_with_weights, schedule="constant"
+        "position_weights.position_weights", refuted.test_order_matters_with_weights, schedule="constant"
     ),
     "the dynamic budget stays at its floor": result(
-        "budget.clamped_quantile", lambda found, values, counts, q, low, high: torch.full_like(found, low),
-        of_budget.test_dynamic_budget_is_sandwiched,
+        "budget.clamped_quantile",
+        lambda found, values, counts, q, low, high: torch.full_like(found, low),
+        budget.test_dynamic_budget_is_sandwiched,
     ),
     "no interpolation": result(
         "budget.clamped_quantile",
         lambda found, values, counts, q, low, high: (values * (values <= found[:, None])).amax(1).clamp(low, high),
-        of_budget.test_the_search_equals_the_sort,
+        budget.test_the_search_equals_the_sort,
     ),
     "half the Binary TV": result(
-        "divergence.binary_tv", lambda D, *_: D / 2, test_divergence.test_divergences_equal_their_loop
+        "divergence.binary_tv", lambda D, *_: D / 2, divergence.test_divergences_equal_their_loop
     ),
-    "KL turned round": argument(
-        "divergence.exact_kl", 0, turned_round, test_divergence.test_expectations_under_mu
-    ),
+    "KL turned round": argument("divergence.exact_kl", 0, turned_round, divergence.test_expectations_under_mu),
     "a gate on toward tokens": result(
-        "gates.gate_values", lambda g, *_: g.clamp(max=0.5), test_gates.test_water_filling_fills_the_room
+        "gates.gate_values", lambda g, *_: g.clamp(max=0.5), gates.test_water_filling_fills_the_room
     ),
     "loss of the wrong sign": result(
-        "loss.policy_loss", lambda loss, *_: -loss, of_loss.test_gradient_is_frozen_finite_difference
+        "loss.policy_loss", lambda loss, *_: -loss, loss.test_gradient_is_frozen_finite_difference
     ),
     "the mask's denominator": argument(
-        "loss.aggregate", 1, lambda mask, values, *_: mask & (values != 0), of_loss.test_masking_keeps_the_denominator
+        "loss.aggregate", 1, lambda mask, values, *_: mask & (values != 0), loss.test_masking_keeps_the_denominator
     ),
-    "the step's tokens are ignored": option("loss.aggregate", of_loss.test_micro_batches_add_up, total_tokens=None),
+    "the step's tokens are ignored": option("loss.aggregate", loss.test_micro_batches_add_up, total_tokens=None),
     "always divided by the deviation": option(
-        "advantages.group_advantages", test_advantages.test_advantages_are_relative, normalize_std=True
+        "advantages.group_advantages", advantages.test_advantages_are_relative, normalize_std=True
     ),
-    "PPO clips both ways": result(
-        "methods.grpo.PPO.__call__", clips_both_ways, test_families.test_ppo_native
-    ),
+    "PPO clips both ways": result("methods.grpo.PPO.__call__", clips_both_ways, families.test_ppo_clips_only_away),
     "a method without its ratio": result(
         "methods.policy_gradient.Unmasked.__call__",
         lambda out, method, batch: replace(out, weight=batch.mask.float()),
-        test_methods.test_every_method_equals_its_loop,
+        methods.test_every_method_equals_its_loop,
     ),
     "gated tokens are logged as masked": result(
-        "diagnostics.diagnostics", lambda row, *_: row | {"mask/frac": row["mask/frac"] + row["gate/frac"]},
-        test_diagnostics.test_gates_are_logged_apart_from_masks,
+        "diagnostics.diagnostics",
+        lambda row, *_: row | {"mask/frac": row["mask/frac"] + row["gate/frac"]},
+        diagnostics.test_gates_are_logged_apart_from_masks,
     ),
     "the loop charges only what it keeps": (
-        "minicppo.reference.mask.cppo_steps", charges_what_it_keeps, test_packing.test_loop_equals_prefix_sum
+        "minicppo.reference.mask.cppo_steps",
+        charges_what_it_keeps,
+        packing.test_loop_equals_prefix_sum,
     ),
 }
 
