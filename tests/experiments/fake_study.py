@@ -14,14 +14,12 @@ from experiments.study.plan import Cell, StudyConfig, load_study
 from experiments.study.table import NUMBERS
 from minicppo.rules import get_method
 
-SMALL = [
-    "device=cpu", "task.options.steps=1", "model.hidden_size=16", "model.intermediate_size=32", "model.heads=2",
-    "model.layers=1", "rollout.prompts=8", "rollout.group_size=4",
-    "train.iterations=4", "train.minibatches=2", "train.epochs=2", "train.lr=3e-3", "train.lr_warmup=2",
-    "train.checkpoint_every=1", "train.micro_batch=null", "train.autocast=\"off\"",
-    "eval.every=2", "eval.problems=6", "eval.samples=2", "eval.batch=null",
-    "warmup.target=0", "warmup.check_every=90", "warmup.anneal=10", "warmup.batch=16", "warmup.lr=1e-2",
-]  # fmt: skip
+SMALL = """
+    device=cpu task.options.steps=1 model.hidden_size=16 model.intermediate_size=32 model.heads=2 model.layers=1
+    rollout.prompts=8 rollout.group_size=4 train.iterations=4 train.minibatches=2 train.epochs=2 train.lr=3e-3
+    train.lr_warmup=2 train.checkpoint_every=1 train.micro_batch=null train.autocast="off" eval.every=2 eval.problems=6
+    eval.samples=2 eval.batch=null warmup.target=0 warmup.check_every=90 warmup.anneal=10 warmup.batch=16 warmup.lr=1e-2
+""".split()
 TINY: dict[str, Any] = {
     "name": "tiny",
     "preset": "stale",
