@@ -22,7 +22,7 @@ from minicppo.plots.results import Result, result
 from minicppo.plots.runs import Run, load_run
 from minicppo.rl.checkpoint import list_checkpoints
 from minicppo.rl.config import ConfigError, RunConfig, load_config
-from minicppo.rl.gguf import convert_apart
+from minicppo.rl.gguf import folder_of
 from minicppo.rl.policy import Policy, is_gguf
 from minicppo.rl.run_dir import peak_memory_mb
 from minicppo.rl.trainer import starting_policy, train_or_resume, trained_policy
@@ -51,7 +51,7 @@ def run_demo_llm(
     claim(folder, config, fresh)
     with console.status("Reading the model (the first time it is converted, which takes half a minute) ..."):
         if is_gguf(config.model.path or ""):
-            convert_apart(str(config.model.path))
+            folder_of(str(config.model.path), apart=True)
         start = _ready(starting_policy(config), config)
     require_room(config, int(start.model.config.vocab_size))
     before = answers(start, config, SHOWN)

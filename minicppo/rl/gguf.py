@@ -11,6 +11,7 @@ import logging
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
@@ -25,40 +26,28 @@ PROBE = "Question: what is 17 + 25? Answer: 42."
 logger = logging.getLogger(__name__)
 
 
-def folder_of(source: str) -> Path:
+def folder_of(source: str, apart: bool = False) -> Path:
     """The Hugging Face folder that `package:NAME` or a path to a `.gguf` file stands for, converted on first use.
+
+    Its place in the cache, `models/`, goes by the file's content. With `apart` a process of its own converts, and what
+    that allocates (2 GB for SmolLM2-135M) goes with it.
 
     Raises:
         FileNotFoundError: there is no such file or package.
         ModuleNotFoundError: the packages that read the format are missing.
-    """
-    file, folder = located(source)
-    return folder if folder.is_dir() else convert_gguf(file, folder)
-
-
-def convert_apart(source: str) -> Path:
-    """The same, converting in a process of its own: what that allocates (2 GB for SmolLM2-135M) goes with it."""
-    folder = located(source)[1]
-    if folder.is_dir():
-        return folder
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(folder_of, source).result()
-
-
-def located(source: str) -> tuple[Path, Path]:
-    """The file that `source` stands for, and the folder that it is converted to, whether that is there or not.
-
-    The cache is `models/` in `minicppo.rl.warmup.cache_dir()`; its key is the file's content.
-
-    Raises:
-        FileNotFoundError: there is no such file or package.
     """
     file = packaged_gguf(source.removeprefix(PACKAGE)) if source.startswith(PACKAGE) else Path(source).expanduser()
     if not file.is_file():
         raise FileNotFoundError(f"there is no GGUF file {str(file)!r}")
     with file.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()[:16]
-    return file, cache_dir() / "models" / f"{file.stem}-{digest}"
+    folder = cache_dir() / "models" / f"{file.stem}-{digest}"
+    if folder.is_dir():
+        return folder
+    if apart:
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+            return pool.submit(convert_gguf, file, folder).result()
+    return convert_gguf(file, folder)
 
 
 def packaged_gguf(package: str) -> Path:
@@ -100,10 +89,9 @@ def convert_gguf(file: Path, folder: Path) -> Path:
     if missing := _missing_readers():
         raise ModuleNotFoundError(f"reading {file.name} needs {' and '.join(missing)}: {install('gguf')}")
     logger.info("converting %s to %s (once)", file.name, folder)
-    tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, local_files_only=True)
-    quantised = AutoModelForCausalLM.from_pretrained(
-        file.parent, gguf_file=file.name, dtype=torch.float32, local_files_only=True
-    ).eval()
+    source: dict[str, Any] = {"gguf_file": file.name, "local_files_only": True}
+    tokenizer = AutoTokenizer.from_pretrained(file.parent, **source)
+    quantised = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **source).eval()
     config = type(quantised.config).from_dict(quantised.config.to_dict())
     vars(config).pop("quantization_config", None)  # else it refuses to save what is no longer quantised
     model = type(quantised)(config)
