@@ -83,10 +83,9 @@ def test_every_method_is_planned_or_refused_with_a_way_out(preset: str, engine: 
             if engine == "trl":
                 assert (made.settings["method"], made.settings["method_params"]) == (name, str(config.method.params))
             else:
-                assert made.settings["actor_rollout_ref.actor.policy_loss.loss_mode"] == loss_mode(name)
-                assert made.settings["+actor_rollout_ref.actor.policy_loss.params"] == render(
-                    dict(sorted(method.params.items()))
-                )
+                loss, params = "actor_rollout_ref.actor.policy_loss", dict(sorted(method.params.items()))
+                assert made.settings[f"{loss}.loss_mode"] == loss_mode(name)
+                assert made.settings[f"+{loss}.params"] == render(params)
         else:
             (refusal,) = made.refusals
             assert (made.settings, made.resolved) == ({}, [])
