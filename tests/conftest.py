@@ -4,8 +4,6 @@
 that many, and other ones at every run.
 """
 
-from __future__ import annotations
-
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: results must not depend on the core count

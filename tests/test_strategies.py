@@ -1,7 +1,5 @@
 """The strategies deliver what the properties rely on, and reach the hard places often."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from fractions import Fraction
 

@@ -1,7 +1,5 @@
 """One question put to both twins: the loops of `minicppo.reference` and the prefix sums of `minicppo.rules`."""
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Sequence

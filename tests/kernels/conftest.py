@@ -1,7 +1,5 @@
 """On a GPU the kernels run as they are. Without one Triton interprets them, if told before they are imported."""
 
-from __future__ import annotations
-
 import os
 
 import pytest

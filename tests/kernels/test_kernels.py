@@ -1,7 +1,5 @@
 """Each kernel beside its twin in plain PyTorch: fresh random inputs, poisoned outputs, the same results."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import Any

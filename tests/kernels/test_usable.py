@@ -1,7 +1,5 @@
 """When kernels take over: asked without a GPU, of what stands in for a tensor on one."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any

@@ -1,7 +1,5 @@
 """What only the loops have: plain numbers in, plain numbers out, no torch, every branch."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from fractions import Fraction

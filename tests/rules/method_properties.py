@@ -4,8 +4,6 @@
 (`minicppo.reference.LOOPS`), a function of one response's valid tokens.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import math

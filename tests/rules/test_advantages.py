@@ -1,7 +1,5 @@
 """Group-relative advantages (methods.md section 6)."""
 
-from __future__ import annotations
-
 import torch
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,7 +1,5 @@
 """Each wrong input raises before any work and says the value, the limit and the way out; degenerate batches work."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """What the prefix may spend: the fixed and the dynamic budget (theory.md section 5)."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

@@ -1,7 +1,5 @@
 """What is logged of a step: shares of masked and gated tokens, budgets, divergences by position."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

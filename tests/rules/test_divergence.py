@@ -1,7 +1,5 @@
 """Divergences and the predicted direction, beside their loops (methods.md sections 4 and 5)."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 

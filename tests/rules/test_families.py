@@ -1,7 +1,5 @@
 """What is true of the methods one by one, and that each has its paper's own loss (methods.md sections 0 and 3)."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import replace

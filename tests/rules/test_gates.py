@@ -1,7 +1,5 @@
 """Soft gates in the place of the mask (methods.md section 1.3)."""
 
-from __future__ import annotations
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

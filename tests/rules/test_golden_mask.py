@@ -1,7 +1,5 @@
 """Golden numbers of the CPPO mask, worked by hand: put to the loop and to the prefix sum alike."""
 
-from __future__ import annotations
-
 import math
 from fractions import Fraction
 from typing import Any

@@ -3,8 +3,6 @@
 The loops are asked where they have a form of their own; that they equal the tensors is a property.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

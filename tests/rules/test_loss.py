@@ -1,7 +1,5 @@
 """The one loss: value -agg(g A), gradient -agg(g A grad log pi), whatever the weights g (methods.md 0 and 6)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

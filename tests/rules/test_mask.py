@@ -1,7 +1,5 @@
 """Direction, monotonicity and reductions of the CPPO mask (theory.md section 5), put to both twins."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

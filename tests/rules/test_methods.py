@@ -1,7 +1,5 @@
 """What is true of every method in the registry (methods.md sections 3 and 8)."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 

@@ -3,8 +3,6 @@
 These mutants say what each property is for. `make mutants` makes many more of them, line by line.
 """
 
-from __future__ import annotations
-
 import importlib
 import math
 import sys

@@ -3,8 +3,6 @@
 Numbers ("theory 02") are those of theory.md section 5 and of methods.md.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterator
 from typing import Any

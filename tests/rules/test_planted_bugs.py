@@ -3,8 +3,6 @@
 Each is caught by `method_properties.check_method` at the number of examples that every test run draws.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from pathlib import Path

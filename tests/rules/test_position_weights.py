@@ -1,7 +1,5 @@
 """The weights w_t: strict early, relaxed late."""
 
-from __future__ import annotations
-
 import torch
 from hypothesis import given
 from hypothesis import strategies as st

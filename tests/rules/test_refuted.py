@@ -1,7 +1,5 @@
 """Plausible statements about the mask that are false, each with its counterexample (theory.md section 5)."""
 
-from __future__ import annotations
-
 import math
 
 from minicppo import reference

@@ -3,8 +3,6 @@
 Loaded as a plugin by test_planted_bugs.py, which also plants bugs in it.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from minicppo.reference import Response, loop
