@@ -1,4 +1,4 @@
-"""Synthetic run directories: what the trainer would write, from a few lines of NumPy."""
+"""Synthetic run directories: what the trainer would write, from made-up tokens and the real rules."""
 
 from __future__ import annotations
 
@@ -6,55 +6,37 @@ import json
 from pathlib import Path
 
 import numpy as np
+import torch
 import yaml
 from safetensors.numpy import save_file
 
-DELTA, DELTA_B, W_MIN = 0.15, 0.02, 0.8
+from minicppo.rules import TokenBatch, get_method
+
+DELTA, W_MIN = 0.15, 0.8
 
 
-def fake_trace(
-    method: str, rows: int = 24, length: int = 40, seed: int = 0
-) -> tuple[dict[str, np.ndarray], dict[str, list]]:
-    """Token tensors of one update, masked by the CPPO rule ("cppo...") or by a uniform threshold (else)."""
+def fake_trace(method: str, rows: int = 24, length: int = 40, seed: int = 0) -> tuple[dict[str, np.ndarray], dict]:
+    """Token tensors of one update under a method, and its texts."""
     rng = np.random.default_rng(seed)
     lengths = rng.integers(length // 2, length + 1, rows)
     valid = np.arange(length) < lengths[:, None]
     mu = rng.uniform(0.2, 0.9, (rows, length)).astype(np.float32)
     outlier = 1 + 6 * (rng.random((rows, length)) < 0.06)
     pi = np.clip(mu + outlier * rng.laplace(0, 0.015, (rows, length)), 0.02, 0.99).astype(np.float32)
-    advantages = np.where(rng.random(rows) < 0.5, 0.7, -0.3).astype(np.float32)
-    divergence = np.abs(pi - mu) * valid
-    cppo = method.startswith("cppo")
-    steps = np.arange(length) / np.maximum(lengths - 1, 1)[:, None]
-    weight = (np.where(cppo, 1 - (1 - W_MIN) * steps, 1.0) * valid).astype(np.float32)
-    score = weight * divergence
-    credit = np.cumsum(weight * (DELTA_B - divergence), axis=1)
-    slack = DELTA + np.pad(credit[:, :-1], ((0, 0), (1, 0))) if cppo else np.full_like(score, np.inf)
-    away = advantages[:, None] * (pi / mu - 1) > 0
-    token, prefix = score > DELTA, score > slack
-    reason = np.select([~valid, ~away, token & prefix, token, prefix], [0, 1, 5, 3, 4], 2).astype(np.int8)
-    arrays = {
-        "response_ids": rng.integers(0, 15, (rows, length)),
-        "response_mask": valid,
+    given = {
         "log_probs": np.log(pi) * valid,
         "rollout_log_probs": np.log(mu) * valid,
-        "advantages": advantages,
-        "divergence": divergence.astype(np.float32),
-        "position_weight": weight,
-        "threshold": np.minimum(DELTA, slack).astype(np.float32),
-        "reason": reason,
-        "weight": (pi / mu * (reason < 3)).astype(np.float32),
+        "advantages": np.where(rng.random(rows) < 0.5, 0.7, -0.3).astype(np.float32),
+        "response_mask": valid,
     }
-    if method in ("none", "grpo"):
-        for name in ("divergence", "position_weight", "threshold"):
-            del arrays[name]
-    characters = "0123456+*-=;#"
-    ids = arrays["response_ids"]
-    texts = {
-        "prompts": ["3+5*2="] * rows,
-        "tokens": [[characters[i % 13] for i in row[:n]] for row, n in zip(ids, lengths, strict=True)],
-    }
-    return arrays, texts
+    params = {"delta": DELTA, "w_min": W_MIN, "budget": "fixed"} if method.startswith("cppo") else {}
+    batch = TokenBatch(*map(torch.tensor, given.values()), divergence=torch.tensor(np.abs(pi - mu) * valid))
+    out = get_method(method, **params)(batch)
+    found = {name: getattr(out, name) for name in ("divergence", "position_weight", "threshold", "reason", "weight")}
+    arrays = given | {name: tensor.numpy() for name, tensor in found.items() if tensor is not None}
+    arrays["response_ids"] = rng.integers(0, 13, (rows, length))
+    words = [["0123456+*-=;#"[i] for i in row[:n]] for row, n in zip(arrays["response_ids"], lengths, strict=True)]
+    return arrays, {"prompts": ["3+5*2="] * rows, "tokens": words}
 
 
 def write_run(path: Path, method: str = "cppo-exact", final: float = 0.9, iterations: int = 12, seed: int = 0) -> Path:
