@@ -6,9 +6,9 @@ Read from the source, at any depth: imports inside functions and under TYPE_CHEC
 from __future__ import annotations
 
 import ast
+import functools
 import graphlib
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -48,18 +48,20 @@ THIRD_PARTY: dict[str, set[str]] = {
 STANDARD = set(sys.stdlib_module_names)
 
 
-def names(source: str, module: str) -> Iterator[str]:
+@functools.cache
+def names(source: str, module: str) -> list[str]:
     """Absolute names of all that `source` imports; `module` is its own name, of a package with __init__ at its end."""
-    package = module.split(".")[:-1]
+    package, found = module.split(".")[:-1], []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             base = package[: len(package) - node.level + 1] if node.level else []
             stem = ".".join([*base, *([node.module] if node.module else [])])
-            yield from (f"{stem}.{alias.name}" for alias in node.names)
+            found += [f"{stem}.{alias.name}" for alias in node.names]
         elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
-            yield from (a.value for a in node.args[:1] if isinstance(a, ast.Constant) and isinstance(a.value, str))
+            found += [a.value for a in node.args[:1] if isinstance(a, ast.Constant) and isinstance(a.value, str)]
+    return found
 
 
 def module_of(path: Path) -> str:

@@ -111,6 +111,7 @@ def test_it_runs_in_fast_mode(path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert path.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_notebooks_begin_without_a_warning() -> None:
     """As in a kernel without ipywidgets, where tqdm's warning would be the first output of each."""
     pytest.importorskip("IPython")

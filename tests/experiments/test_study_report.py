@@ -117,6 +117,7 @@ def test_the_same_table_is_the_same_bytes(rows: pd.DataFrame, tmp_path: Path) ->
     assert collect([], tmp_path, rows).empty
 
 
+@pytest.mark.slow
 def test_the_report_and_the_readme_table(study: StudyConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     command = "python -m experiments study x.yaml"
     files = write_report(study, command)
@@ -201,6 +202,7 @@ def test_figures_say_what_they_show() -> None:
     assert drawn_full == [label.get_text() == reference for label in ax.get_yticklabels()][: len(drawn_full)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", ["study", "study-gpu", "study-llm", "study-llm-gpu"])
 def test_committed_results_are_those_of_the_committed_table(config: str) -> None:
     committed = load_study(ROOT / "configs" / f"{config}.yaml")

@@ -98,7 +98,9 @@ class TestWithMathVerify:
         assert len(verdicts) == 380
         assert 0.3 < sum(verdicts) / len(verdicts) < 0.7
 
-    @pytest.mark.parametrize("kind", PAIRS)
+    @pytest.mark.parametrize(
+        "kind", [pytest.param(kind, marks=[pytest.mark.slow] * (kind == "adversarial")) for kind in PAIRS]
+    )
     def test_answers_are_judged_as_a_person_would(self, kind: str) -> None:
         wrong = []
         for gold, answer, expected in PAIRS[kind]:
