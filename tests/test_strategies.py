@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 
-from minicppo.rules.packing import pad_packed
+from minicppo.rules.packing import Packed
 from tests.strategies import (
     EXACT_LENGTHS,
     Drawn,
@@ -57,7 +57,7 @@ def test_layouts_hold_what_they_are_given(batch):
     assert layout.gather(padded) == [list(v) for v in values]
     packed = layout.pack(padded)
     assert torch.equal(packed[layout.packed_mask], padded[layout.mask])
-    rebuilt = pad_packed(packed, layout.lengths)
+    rebuilt = Packed(layout.lengths).pad(packed)
     assert torch.equal(rebuilt[layout.mask[:, : rebuilt.shape[1]]], padded[layout.mask])
 
 

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from minicppo.rules.packing import pad_packed
+from minicppo.rules.packing import Packed
 from minicppo.text import nearest
 
 LOSS_AGG_MODES = ("token-mean", "seq-mean-token-mean", "seq-mean-token-sum", "seq-mean-token-sum-norm")
@@ -60,9 +60,10 @@ def policy_loss(
     log_probs, weight, response_mask: (B, T); advantages: (B,) or (B, T). Packed: 1-D with `lengths` (B,).
     """
     if lengths is not None:
-        log_probs, weight, response_mask = (pad_packed(x, lengths) for x in (log_probs, weight, response_mask))
+        pad = Packed(lengths).pad
+        log_probs, weight, response_mask = pad(log_probs), pad(weight), pad(response_mask)
         if advantages.shape != lengths.shape:
-            advantages = pad_packed(advantages, lengths)
+            advantages = pad(advantages)
     if advantages.ndim == 1:
         advantages = advantages[:, None]
     response_mask = response_mask.bool()

@@ -75,8 +75,3 @@ class Packed:
         lengths, device = self.lengths, self.lengths.device
         shift = torch.arange(len(lengths), device=device) * self.width - (lengths.cumsum(0) - lengths)
         return torch.arange(self.tokens, device=device) + shift.repeat_interleave(lengths, output_size=self.tokens)
-
-
-def pad_packed(values: Shaped[Tensor, "N ..."], lengths: Int[Tensor, " B"]) -> Shaped[Tensor, "B T ..."]:
-    """(N, ...) responses laid end to end -> (B, T_max, ...), zeros behind each row's length."""
-    return Packed(lengths).pad(values)
