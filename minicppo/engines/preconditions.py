@@ -140,9 +140,9 @@ def _model(config: RunConfig) -> Check:
 def _data(name: str) -> Check:
     folder, source = os.environ.get(FOLDER_VARIABLE), SOURCES.get(name)
     if source and folder:
-        files = [file for file in source.files if (Path(folder).expanduser() / file).is_file()]
-        remedy = f"put {' or '.join(source.files)} into {folder}, or unset {FOLDER_VARIABLE}"
-        return Check(f"data {name}", bool(files), files[0] if files else f"not in {folder}", remedy)
+        there = (Path(folder).expanduser() / source.file).is_file()
+        remedy = f"put {source.file} into {folder}, or unset {FOLDER_VARIABLE}"
+        return Check(f"data {name}", there, source.file if there else f"not in {folder}", remedy)
     if name.endswith(SUFFIXES):
         present = Path(name).expanduser().is_file()
         return Check(f"data {name}", present, "there" if present else "no such file", "give an existing file")

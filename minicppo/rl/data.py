@@ -10,7 +10,7 @@ import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ FOLDER_VARIABLE = "MINICPPO_DATA"
 SUFFIXES = (".jsonl", ".parquet")
 SHOWN = 5  # broken rows named in an error
 LONGEST_QUESTION = 100_000  # characters
+Row = Mapping[str, Any] | str  # a string says why it is broken
 
 
 class DataError(ValueError):
@@ -33,12 +34,12 @@ class DataError(ValueError):
 
 @dataclass(frozen=True)
 class Source:
-    """Where a known data set is: `files` in the folder (the first that exists), or `hub` with its configuration.
+    """Where a known data set is: `file` in the folder, or `hub` with its configuration.
 
     `only`: the value of `data_source` to keep, in a file that holds several sets.
     """
 
-    files: tuple[str, ...]
+    file: str
     hub: str
     split: str
     configuration: str | None = None
@@ -46,13 +47,13 @@ class Source:
 
 
 SOURCES = {
-    "dapo-math-17k": Source(("dapo_math_17k.parquet",), "open-r1/DAPO-Math-17k-Processed", "train", "all"),
-    "aime24": Source(("aime24.parquet",), "math-ai/aime24", "test"),
-    "aime25": Source(("aime25.parquet",), "math-ai/aime25", "test"),
-    "aime26": Source(("aime26.parquet",), "math-ai/aime26", "test"),
-    "math-500": Source(("math500_aime_eval.jsonl",), "HuggingFaceH4/MATH-500", "test", only="MATH-500"),
-    "gsm8k": Source(("gsm8k_train.jsonl",), "openai/gsm8k", "train", "main"),
-    "gsm8k-test": Source(("gsm8k_test.jsonl",), "openai/gsm8k", "test", "main"),
+    "dapo-math-17k": Source("dapo_math_17k.parquet", "open-r1/DAPO-Math-17k-Processed", "train", "all"),
+    "aime24": Source("aime24.parquet", "math-ai/aime24", "test"),
+    "aime25": Source("aime25.parquet", "math-ai/aime25", "test"),
+    "aime26": Source("aime26.parquet", "math-ai/aime26", "test"),
+    "math-500": Source("math500_aime_eval.jsonl", "HuggingFaceH4/MATH-500", "test", only="MATH-500"),
+    "gsm8k": Source("gsm8k_train.jsonl", "openai/gsm8k", "train", "main"),
+    "gsm8k-test": Source("gsm8k_test.jsonl", "openai/gsm8k", "test", "main"),
 }
 
 
@@ -71,34 +72,20 @@ class MathData:
     """A data set without its repetitions.
 
     Attributes:
-        name: as asked for. origin: the file or hub name it came from.
-        problems: each question once, in order.
-        rows: read, repetitions included.
+        problems: each question once, in order. rows: read, repetitions included.
         conflicts: rows that repeat a question with another answer; the first answer counts.
     """
 
     name: str
-    origin: str
     problems: tuple[MathProblem, ...]
     rows: int
     conflicts: int
-
-    @property
-    def repetitions(self) -> int:
-        """Rows whose question had come before."""
-        return self.rows - len(self.problems)
-
-    def summary(self) -> str:
-        """One line: how many rows, and what became of them."""
-        conflicts = f", {self.conflicts} of them with another answer" if self.conflicts else ""
-        return f"{self.name}: {self.rows} rows, {len(self.problems)} problems, {self.repetitions} repeated{conflicts}"
 
 
 def check_name(name_or_path: str) -> None:
     """Refuse, without reading anything, what can be neither a known name nor a file nor a hub name.
 
-    Raises:
-        DataError: with the nearest known name.
+    Raises DataError: with the nearest known name.
     """
     if name_or_path in SOURCES or name_or_path.endswith(SUFFIXES) or re.fullmatch(r"[\w.-]+/[\w.-]+", name_or_path):
         return
@@ -111,39 +98,35 @@ def check_name(name_or_path: str) -> None:
 def load_data(name_or_path: str) -> MathData:
     """The problems of a known data set, a local file, or (as OWNER/NAME, split "train") any set on the hub.
 
-    Raises:
-        DataError: an unknown name, a file that is missing or cut off, a missing column, a broken row.
-        ModuleNotFoundError: Parquet files and the hub need optional packages.
+    Raises DataError: an unknown name, a file that is missing or cut off, a missing column, a broken row.
+    ModuleNotFoundError: Parquet files and the hub need optional packages.
     """
     check_name(name_or_path)
-    folder = os.environ.get(FOLDER_VARIABLE)
-    source, name, path = SOURCES.get(name_or_path), name_or_path, None
+    name, folder, source = name_or_path, os.environ.get(FOLDER_VARIABLE), SOURCES.get(name_or_path)
     if source and folder:
-        there = [path for path in (Path(folder).expanduser() / file for file in source.files) if path.is_file()]
-        if not there:
-            raise DataError(
-                f"{name}: the folder {FOLDER_VARIABLE} = {folder!r} has no {' or '.join(source.files)}: put it there, "
-                f"give its path, or unset {FOLDER_VARIABLE} to fetch it from the hub"
-            )
-        path = there[0]
-    elif name.endswith(SUFFIXES):
-        path = Path(name).expanduser()
-        name = path.stem
+        path = Path(folder).expanduser() / source.file
         if not path.is_file():
-            raise DataError(f"there is no file {name_or_path!r}")
-    if path is not None:
-        return replace(_load_file(path, path.stat().st_mtime_ns, source.only if source else None), name=name)
-    return replace(_load_hub(source or Source((), name, "train")), name=name)
+            raise DataError(
+                f"{name}: the folder {FOLDER_VARIABLE} = {folder!r} has no {source.file}: put it there, give its path, "
+                f"or unset {FOLDER_VARIABLE} to fetch it from the hub"
+            )
+        return _load_file(name, path, path.stat().st_mtime_ns, source.only)
+    if name.endswith(SUFFIXES):
+        path = Path(name).expanduser()
+        if not path.is_file():
+            raise DataError(f"there is no file {name!r}")
+        return _load_file(path.stem, path, path.stat().st_mtime_ns, None)
+    return _load_hub(name, source or Source("", name, "train"))
 
 
 @lru_cache(maxsize=8)
-def _load_file(path: Path, mtime: int, only: str | None) -> MathData:
+def _load_file(name: str, path: Path, mtime: int, only: str | None) -> MathData:
     read = _read_jsonl if path.suffix == ".jsonl" else _read_parquet
-    return collect(str(path), read(path), only)
+    return collect(name, str(path), read(path), only)
 
 
 @lru_cache(maxsize=8)
-def _load_hub(source: Source) -> MathData:
+def _load_hub(name: str, source: Source) -> MathData:
     instead = f"set {FOLDER_VARIABLE} to a folder that holds"
     try:
         from datasets import load_dataset
@@ -158,14 +141,13 @@ def _load_hub(source: Source) -> MathData:
             f"{source.hub} could not be fetched from the hub ({type(error).__name__}: {error}): give a local file, or "
             f"{instead} it"
         ) from error
-    return collect(source.hub, enumerate(rows, 1), None)
+    return collect(name, source.hub, enumerate(rows, 1), None)
 
 
-def collect(origin: str, rows: Iterable[tuple[int, Mapping[str, Any] | str]], only: str | None = None) -> MathData:
-    """Check numbered rows (a string says why one is broken) and drop repeated questions.
+def collect(name: str, origin: str, rows: Iterable[tuple[int, Row]], only: str | None) -> MathData:
+    """Check numbered rows and drop repeated questions.
 
-    Raises:
-        DataError: naming the first broken rows and how many there are.
+    Raises DataError: naming the first broken rows and how many there are.
     """
     kept: dict[str, MathProblem] = {}
     broken: list[str] = []
@@ -189,54 +171,42 @@ def collect(origin: str, rows: Iterable[tuple[int, Mapping[str, Any] | str]], on
         )
     if not kept:
         raise DataError(f"{origin} holds no problems" + (f" with data_source = {only!r}" if only else ""))
-    return MathData(origin, origin, tuple(kept.values()), count, conflicts)
+    return MathData(name, tuple(kept.values()), count, conflicts)
 
 
-def parse_row(number: int, row: Mapping[str, Any] | str) -> MathProblem:
+def parse_row(number: int, row: Row) -> MathProblem:
     """One problem from a row in any of the usual layouts.
 
     The question is `question`, `problem` or `prompt` (a text, or chat messages of which the last of the user's counts);
     the answer `reward_model.ground_truth`, `ref_answer`, `answer` (after `####`, if there is one) or `solution` (what
-    it boxes).
-
-    Raises:
-        DataError: without the number of the row, which `collect` adds.
+    it boxes). Raises DataError without the number of the row, which `collect` adds.
     """
     if isinstance(row, str):
         raise DataError(row)
-    found = (row[key] for key in ("question", "problem", "prompt") if row.get(key) is not None)
-    question: Any = next(found, None)
+    columns = f"the columns {', '.join(map(str, row))}" if row else "no columns"
+    question: Any = next((row[key] for key in ("question", "problem", "prompt") if row.get(key) is not None), None)
     if isinstance(question, list):
         turns = [turn for turn in question if isinstance(turn, Mapping) and turn.get("role") == "user"]
         question = turns[-1].get("content") if turns else None
     if not isinstance(question, str) or not question.strip():
-        raise DataError(f"no question (column question, problem or prompt) among {_columns(row)}")
+        raise DataError(f"no question (column question, problem or prompt) among {columns}")
     answer, solution = _answer(row)
     if not answer:
-        raise DataError(
-            f"no answer (column reward_model.ground_truth, ref_answer, answer or solution) among {_columns(row)}"
-        )
-    fault = _fault(question, answer)
-    if fault:
-        raise DataError(fault)
-    return MathProblem(_without_instructions(question), answer, number, solution)
-
-
-def _fault(question: str, answer: str) -> str | None:
-    """Why no response to this could be judged, if so."""
-    if len(question) > LONGEST_QUESTION:
-        return f"a question of {len(question):,} characters, more than {LONGEST_QUESTION:,}"
-    if len(answer) > LONGEST_GOLD:
-        return f"an answer of {len(answer):,} characters, more than {LONGEST_GOLD:,}"
-    if nesting(answer) > DEEPEST:
-        return f"an answer with brackets {nesting(answer)} deep, more than {DEEPEST}"
+        raise DataError(f"no answer (column reward_model.ground_truth, ref_answer, answer or solution) among {columns}")
+    for what, size, most in (
+        ("a question of {:,} characters", len(question), LONGEST_QUESTION),
+        ("an answer of {:,} characters", len(answer), LONGEST_GOLD),
+        ("an answer with brackets {} deep", nesting(answer), DEEPEST),
+    ):
+        if size > most:
+            raise DataError(f"{what.format(size)}, more than {most:,}")
     if not any(map(str.isalnum, answer)) and not tidy(answer):
-        return f"no answer but typography, {answer!r}"
+        raise DataError(f"no answer but typography, {answer!r}")
     try:
         (question + answer).encode()
     except UnicodeEncodeError as error:
-        return f"no text ({error.reason})"
-    return None
+        raise DataError(f"no text ({error.reason})") from None
+    return MathProblem(_without_instructions(question), answer, number, solution)
 
 
 def _answer(row: Mapping[str, Any]) -> tuple[str, str | None]:
@@ -252,12 +222,12 @@ def _answer(row: Mapping[str, Any]) -> tuple[str, str | None]:
         if isinstance(value, str | int | float) and not isinstance(value, bool) and str(value).strip():
             return str(value).strip(), None
     solution = row.get("solution")
-    if isinstance(solution, str):
-        found = last_boxed(solution)
-        if found is None and len(solution.split()) > 1 and has_words(solution):
-            return "", solution  # it boxes nothing, and is no answer itself
-        return (found or solution).strip(), solution
-    return "", None
+    if not isinstance(solution, str):
+        return "", None
+    boxed = last_boxed(solution)
+    if boxed is None and len(solution.split()) > 1 and has_words(solution):
+        return "", solution  # it boxes nothing, and is no answer itself
+    return (boxed or solution).strip(), solution
 
 
 def _without_instructions(question: str) -> str:
@@ -269,11 +239,7 @@ def _without_instructions(question: str) -> str:
     return question
 
 
-def _columns(row: Mapping[str, Any]) -> str:
-    return f"the columns {', '.join(map(str, row))}" if row else "no columns"
-
-
-def _read_jsonl(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
+def _read_jsonl(path: Path) -> Iterator[tuple[int, Row]]:
     """Numbered lines; blank ones count but are passed over."""
     with open(path, "rb") as file:
         for number, line in enumerate(file, 1):
@@ -287,7 +253,7 @@ def _read_jsonl(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
             yield number, row if isinstance(row, dict) else f"a JSON object is wanted, not {type(row).__name__}"
 
 
-def _read_parquet(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
+def _read_parquet(path: Path) -> Iterator[tuple[int, Row]]:
     try:
         import pyarrow
         import pyarrow.parquet as parquet

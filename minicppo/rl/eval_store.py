@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from minicppo.files import write_atomically
+from minicppo.files import atomically, write_atomically
 from minicppo.rl.data import INSTALL
 from minicppo.rl.tasks.base import Problem
 
@@ -49,20 +49,15 @@ class Store:
         import pyarrow
         import pyarrow.parquet as parquet
 
-        path = self.path.with_suffix(".parquet")
-        scratch = path.with_name(f".{path.name}.tmp")
-        parquet.write_table(pyarrow.Table.from_pylist([self.rows[i] for i in sorted(self.rows)]), scratch)
-        os.replace(scratch, path)
+        with atomically(self.path.with_suffix(".parquet")) as scratch:
+            parquet.write_table(pyarrow.Table.from_pylist([self.rows[i] for i in sorted(self.rows)]), scratch)
 
 
 @contextmanager
 def claimed(folder: Path, settings: Mapping[str, Any]) -> Iterator[None]:
     """Hold a folder, with the settings noted in it, for one evaluation at a time.
-
-    Raises:
-        BlockingIOError: another process evaluates into it.
-        ModuleNotFoundError: pyarrow is not installed.
-        ValueError: it holds an evaluation with other settings.
+    Raises BlockingIOError: another process evaluates into it. ModuleNotFoundError: pyarrow is not installed.
+    ValueError: it holds an evaluation with other settings.
     """
     try:
         import pyarrow  # noqa: F401

@@ -27,7 +27,7 @@ PIECES = 16  # steps of the progress of an evaluation that is not in batches alr
 ROW = ("accuracy", "accuracy_se", "greedy_accuracy", "format_rate", "length")
 RESULT = ("problems", "accuracy", "accuracy_se", "outcomes", "length", "unfinished")
 Check = Callable[[Problem, str], tuple[float, str]]  # the score of a response, and a word for what became of it
-OnProgress = Callable[[int, int, float | None], None]  # problems done, all of them, accuracy so far
+OnProgress = Callable[[int, int, float | None], object]  # problems done, all of them, accuracy so far
 
 
 @dataclass(frozen=True)
@@ -185,9 +185,7 @@ def evaluate(policy: Policy, task: Task, config: RunConfig, on_progress: OnProgr
     """Evaluate on the held-out problems of `config.eval`: always the same ones, with the same random numbers.
 
     With `on_progress` the evaluation goes piece by piece.
-
-    Raises:
-        ValueError: the task has fewer different held-out problems than asked for.
+    Raises ValueError: the task has fewer different held-out problems than asked for.
     """
     problems, settings = held_out_problems(task, config), config.eval
     generator = generator_for(settings.seed, "eval-samples")
@@ -212,11 +210,8 @@ def evaluate_data(
     """Evaluate on all problems of each data set; problems that `folder` holds already are not sampled again.
 
     `on_progress` is called with a set's name, its problems done, all of them, and the accuracy so far (None: none yet).
-
-    Raises:
-        BlockingIOError, ValueError: the folder holds another evaluation, or one of other problems.
-        DataError: the data cannot be read.
-        ModuleNotFoundError: math-verify or pyarrow is not installed.
+    Raises BlockingIOError, ValueError: the folder holds another evaluation, or one of other problems. DataError: the
+    data cannot be read. ModuleNotFoundError: math-verify or pyarrow is not installed.
     """
     require_math_verify()
     sets = {data.name: data.problems for data in map(load_data, names)}
@@ -255,9 +250,7 @@ def mean_accuracy(evaluations: Sequence[Evaluation]) -> tuple[float, float | Non
 
 def held_out_problems(task: Task, config: RunConfig) -> list[Problem]:
     """The different problems that runs of this configuration are evaluated on: all of `eval.data`, where it is given.
-
-    Raises:
-        ConfigError: `eval.data` with another task than math, with problems that the run trains on, or with only one.
+    Raises ConfigError: `eval.data` with another task than math, with problems that the run trains on, or with only one.
     """
     settings, names = config.eval, config.eval.data
     if not names:

@@ -90,9 +90,7 @@ class ConfinedPool:
 
     def __call__(self, checker: Path, *arguments: Any) -> Any:
         """What the function of a checker's file says to these arguments, which must be Python literals.
-
-        Raises:
-            Unchecked: no verdict. ModuleNotFoundError: the worker cannot import what the checker needs.
+        Raises Unchecked: no verdict. ModuleNotFoundError: the worker cannot import what the checker needs.
         """
         with self._places:
             try:

@@ -52,9 +52,7 @@ class Task(ABC):
 
     def demonstration(self, problem: Problem, rng: random.Random, error_rate: float) -> str:
         """A response to imitate in the supervised warm-up, each step wrong with probability `error_rate`.
-
-        Raises:
-            NotImplementedError: the task has none, so it needs a pretrained policy.
+        Raises NotImplementedError: the task has none, so it needs a pretrained policy.
         """
         raise NotImplementedError(
             f"task {self.name!r} has no demonstrations to warm up on: give a pretrained policy (model.path=...) "
@@ -80,9 +78,7 @@ def judged(task: Task, problem: Problem, response: str) -> tuple[float, bool]:
 
     An exception about an answer scores 0 and counts in `faults` under its name; so does a score that is not finite or
     outside [0, 1].
-
-    Raises:
-        ModuleNotFoundError: a package that the checker needs: no response could be checked at all.
+    Raises ModuleNotFoundError: a package that the checker needs: no response could be checked at all.
     """
     try:
         score = float(task.score(problem, response))
@@ -106,9 +102,7 @@ def is_held_out(problem: Problem, fraction: float) -> bool:
 
 def sample_problems(task: Task, n: int, rng: random.Random, split: Split, unique: bool = False) -> list[Problem]:
     """`n` problems of one split, by `task.draw`; with `unique`, no two share their content.
-
-    Raises:
-        ValueError: an unknown split, or a task too small to hold `n` (different) problems of this split.
+    Raises ValueError: an unknown split, or a task too small to hold `n` (different) problems of this split.
     """
     if split not in ("train", "test"):
         raise ValueError(f"split must be 'train' or 'test', got {split!r}")

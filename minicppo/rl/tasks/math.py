@@ -41,9 +41,7 @@ class MathTask(Task):
         """`template` is "steps", "short" or a text with {problem}; the `max_...` options drop longer problems.
 
         `max_solution_lines` counts those of the worked solution (GSM8K has one step a line).
-
-        Raises:
-            ValueError: a template without {problem}, or data that can be neither a name nor a file.
+        Raises ValueError: a template without {problem}, or data that can be neither a name nor a file.
         """
         self.tests = [test] if isinstance(test, str) else test or []
         for source in (data, *self.tests):
@@ -58,9 +56,7 @@ class MathTask(Task):
 
     def draw(self, rng: random.Random, split: Split) -> Problem | None:
         """A problem of that split, each equally likely.
-
-        Raises:
-            ValueError: the split is empty. DataError: the data cannot be read.
+        Raises ValueError: the split is empty. DataError: the data cannot be read.
         """
         if not self.problems[split]:
             raise ValueError(
@@ -79,9 +75,7 @@ class MathTask(Task):
     @cached_property
     def problems(self) -> dict[Split, list[Problem]]:
         """Both splits, in the order of their files.
-
-        Raises:
-            DataError: the data cannot be read. ModuleNotFoundError: math-verify is not installed.
+        Raises DataError: the data cannot be read. ModuleNotFoundError: math-verify is not installed.
         """
         require_math_verify()
         everything = self._load(self.data)
@@ -103,11 +97,7 @@ class MathTask(Task):
 
 
 def template_text(template: str) -> str:
-    """A template by name, or one of your own.
-
-    Raises:
-        ValueError: it has no {problem}, the place of the problem.
-    """
+    """A template by name, or one of your own. Raises ValueError: it has no {problem}, the place of the problem."""
     text = TEMPLATES.get(template, template)
     if "{problem}" not in text:
         raise ValueError(f"math: template = {template!r} must be one of {', '.join(TEMPLATES)} or contain {{problem}}")

@@ -39,12 +39,7 @@ class ReasoningGymTask(Task):
         max_new_tokens: int | None = None,
         **options: Any,
     ):
-        """`instruction` is appended to every question.
-
-        Raises:
-            ModuleNotFoundError: the package is not installed.
-            ValueError: unknown data set or option (the message names the nearest), or values that the data set refuses.
-        """
+        """`instruction` is appended to every question. Raises ValueError for what the data set refuses."""
         try:
             from reasoning_gym.factory import DATASETS
         except ModuleNotFoundError as error:
@@ -58,12 +53,8 @@ class ReasoningGymTask(Task):
         for option in options:
             if option not in valid:
                 raise ValueError(f"reasoning-gym data set {dataset!r} has no option {option!r}{nearest(option, valid)}")
-        self.dataset, self.instruction, self.partial_credit, self.options = (
-            dataset,
-            instruction,
-            partial_credit,
-            options,
-        )
+        self.dataset, self.options = dataset, options
+        self.instruction, self.partial_credit = instruction, partial_credit
         self.max_new_tokens = max_new_tokens or RESPONSE_TOKENS.get(dataset, 16)
         try:
             first = self._entry(seed=0)
@@ -75,9 +66,8 @@ class ReasoningGymTask(Task):
     def problem(self, rng: random.Random) -> Problem:
         """One item of a data set seeded by `rng`."""
         entry = self._entry(seed=rng.getrandbits(31))
-        content = None
-        if self.dataset in ORDERLESS:
-            content = f"{self.dataset} {sorted(entry['metadata']['numbers'])}"
+        numbers = sorted(entry["metadata"]["numbers"]) if self.dataset in ORDERLESS else None
+        content = f"{self.dataset} {numbers}" if numbers else None
         return Problem(self._question(entry), str(entry["answer"]), entry, content)
 
     def score(self, problem: Problem, response: str) -> float:
@@ -103,11 +93,7 @@ class ReasoningGymTask(Task):
         return 0 < len(answer) <= LONGEST and (answer == problem.answer or may_be_read(self.dataset, answer))
 
     def demonstration(self, problem: Problem, rng: random.Random, error_rate: float) -> str:
-        """For chain_sum: the result, or with probability `error_rate` one that is off by up to 9.
-
-        Raises:
-            NotImplementedError: another data set.
-        """
+        """For chain_sum alone: the result, or with probability `error_rate` one that is off by up to 9."""
         if not self.alphabet:
             return super().demonstration(problem, rng, error_rate)
         if rng.random() >= error_rate:
