@@ -6,9 +6,7 @@ a tie is a tie.
 """
 
 from minicppo.reference.divergence import (
-    binary_partition,
     coarsen,
-    divergence,
     kl_divergence,
     predicted_drift,
     topk_partition,
@@ -32,12 +30,10 @@ __all__ = [
     "Response",
     "TokenStep",
     "aggregate",
-    "binary_partition",
     "budget_gate",
     "coarsen",
     "cppo_steps",
     "cppo_token_mask",
-    "divergence",
     "dynamic_budget",
     "group_advantages",
     "kl_divergence",

@@ -2,19 +2,10 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from minicppo.rules.method import Method, TokenBatch, TokenWeights, hyper, masked_weights, register
-
-W_MAX: dict[str, Any] = {"source": "absolute maximum weight; ScaleRL's 5 (not published by MiniMax-M1)", "low": 0}
-W_LOW: dict[str, Any] = {
-    "source": "no lower bound in practice; 0.8 would defeat MinPRO",
-    "low": 0,
-    "high": 1,
-    "closed": True,
-}
 
 
 @dataclass(frozen=True)
@@ -25,23 +16,20 @@ class CISPO(Method):
     formula = "clip(rho, w_low, w_max)"
     source = "arXiv 2506.13585"
 
-    w_max: float = hyper(5.0, **W_MAX)
-    w_low: float = hyper(0.0, **W_LOW)
+    w_max: float = hyper(5.0, "absolute maximum weight; ScaleRL's 5 (not published by MiniMax-M1)", low=0)
+    w_low: float = hyper(0.0, "no lower bound in practice; 0.8 would defeat MinPRO", low=0, high=1, closed=True)
 
     def __call__(self, batch: TokenBatch) -> TokenWeights:
         return masked_weights(batch, batch.mask, batch.ratio.clamp(self.w_low, self.w_max))
 
 
 @dataclass(frozen=True)
-class MinPRO(Method):
+class MinPRO(CISPO):
     """CISPO's weight times the smallest ratio of the prefix: a bounded stand-in for the prefix product."""
 
     family = "minpro"
     formula = "clip(min_{i<t} rho_i * rho, w_low, w_max)"
     source = "arXiv 2601.22718"
-
-    w_max: float = hyper(5.0, **W_MAX)
-    w_low: float = hyper(0.0, **W_LOW)
 
     def __call__(self, batch: TokenBatch) -> TokenWeights:
         running = batch.log_ratio.masked_fill(~batch.mask, math.inf).cummin(1).values
