@@ -65,11 +65,11 @@ def update_table(study: StudyConfig, out: Path) -> pd.DataFrame:
     rows = read_table(path)
     tuning = [cell for name, part in study.parts.items() if part.tunes for cell in grid(study, name, {})]
     winners = choose(study, collect(tuning, out, rows))  # what else belongs to the grid depends on them
-    rows = collect([cell for name in study.parts for cell in grid(study, name, winners)], out, rows)
-    if len(rows):
-        write_table(rows, path)
-        rows = read_table(path)  # in the table's precision
-    return rows
+    found = collect([cell for name in study.parts for cell in grid(study, name, winners)], out, rows)
+    if found.empty or found.equals(rows):
+        return found
+    write_table(found, path)
+    return read_table(path)  # in the table's precision
 
 
 def write_report(study: StudyConfig, command: str) -> list[Path]:

@@ -73,12 +73,6 @@ def test_whole_distributions_are_allowed_while_they_fit() -> None:
         require_room(load_config(PRESET, ["method=cppo-exact"]), vocabulary)
 
 
-def test_the_demo_evaluates_on_two_hundred_problems_with_the_mask_at_work() -> None:
-    config = load_config(PRESET)
-    assert config.eval.problems >= 200
-    assert config.train.epochs * config.train.minibatches > 1
-
-
 def test_answers_side_by_side() -> None:
     before, after = [Answer("1 + 2?", "3", "it | is *4*", False)], [Answer("1 + 2?", "3", "3", True)]
     console = Console(width=100, record=True)

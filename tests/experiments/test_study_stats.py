@@ -12,7 +12,6 @@ from scipy import stats as scipy_stats
 
 from experiments.study.stats import (
     Interval,
-    area_under_curve,
     better,
     bootstrap,
     holm,
@@ -21,9 +20,6 @@ from experiments.study.stats import (
     paired_p,
     permutation_p,
     probability_of_improvement,
-    resample,
-    share,
-    worst_late,
 )
 
 scores = st.lists(st.integers(0, 16).map(lambda i: i / 16), min_size=1, max_size=12).map(np.array)
@@ -31,13 +27,6 @@ scores = st.lists(st.integers(0, 16).map(lambda i: i / 16), min_size=1, max_size
 
 def mean(draws: np.ndarray) -> np.ndarray:
     return draws.mean(-1)
-
-
-@given(scores)
-def test_iqm_is_the_mean_of_the_middle(values: np.ndarray) -> None:
-    ordered, cut = sorted(values), len(values) // 4
-    assert iqm(values) == pytest.approx(np.mean(ordered[cut : len(ordered) - cut]))
-    assert iqm(np.stack([values, values]))[1] == pytest.approx(float(iqm(values)))
 
 
 @given(scores, scores)
@@ -73,14 +62,6 @@ def test_the_page_says_how_often_the_intervals_cover(runs: int, covered: float) 
     samples = np.random.default_rng(0).normal(0, 1, (300, runs))
     found = [bootstrap([scores], resamples=300, seed=i) for i, scores in enumerate(samples)]
     assert np.mean([each.low <= 0 <= each.high for each in found]) == pytest.approx(covered, abs=0.05)
-
-
-@given(scores, scores)
-def test_improvement_against_a_loop(x: np.ndarray, y: np.ndarray) -> None:
-    found = probability_of_improvement([x], [y], resamples=40, seed=3)
-    looped = [float(better(a, b)) for a, b in zip(resample([x], 40, 3)[0], resample([y], 40, 4)[0], strict=True)]
-    assert found.value == pytest.approx(float(better(x, y)))
-    assert (found.low, found.high) == pytest.approx(tuple(np.percentile(looped, [2.5, 97.5])))
 
 
 def test_improvement_averages_settings() -> None:
@@ -146,20 +127,3 @@ def test_paired_difference_removes_what_seeds_share() -> None:
     for compare in (paired_difference, paired_p):
         with pytest.raises(ValueError, match="pair them"):
             compare([seeds], [seeds[:2]])
-
-
-def test_wilson_by_hand() -> None:
-    """0 of 20 at z = 1.96: z^2 / (n + z^2)."""
-    found = share(0, 20)
-    assert (found.value, found.low) == (0.0, 0.0)
-    assert found.high == pytest.approx(1.959964**2 / (20 + 1.959964**2), abs=1e-6)
-
-
-@given(st.lists(st.integers(0, 8), min_size=2, max_size=9))
-def test_curves_against_a_fine_grid(heights: list[int]) -> None:
-    x, y = np.arange(len(heights)), np.array(heights, float)
-    fine = np.linspace(0, len(heights) - 1, 2 * 1000 * (len(heights) - 1) + 1)
-    middles = (fine[1:] + fine[:-1]) / 2
-    assert area_under_curve(x, y) == pytest.approx(float(np.interp(middles, x, y).mean()), abs=1e-6)
-    assert worst_late(x, y) == min(heights[len(heights) // 2 :]), "the middle counts as late"
-    assert area_under_curve(x[:1], y[:1]) == y[0]
