@@ -66,10 +66,14 @@ def test_sampler_is_its_twin(name: str, samples: int, batch: int | None, tempera
         generator = None if greedy else torch.Generator().manual_seed(3)
         got = sample(policy, PROMPTS, 10, temperature, generator, needs, k=4, samples=samples, batch=batch)  # type: ignore[arg-type]
         assert len(got) == len(expected)
+        asked = [ids[mask].tolist() for ids, mask in zip(got.prompt_ids, got.prompt_mask, strict=True)]
+        assert asked == [prompt for prompt in PROMPTS for _ in range(samples)]
         for row, (tokens, log_mu) in enumerate(expected):
             n = len(tokens)
             assert got.response_ids[row, :n].tolist() == tokens
-            assert int(got.response_mask[row].sum()) == n
+            assert got.response_mask[row].tolist() == [t < n for t in range(got.response_mask.shape[1])]
+            assert bool((got.response_ids[row, n:] == policy.pad_id).all())
+            assert bool((got.log_probs[row, n:] == 0).all())
             own = log_mu[torch.arange(n), tokens]
             torch.testing.assert_close(got.log_probs[row, :n], own, atol=1e-5, rtol=1e-5)
             if needs == "full":

@@ -52,61 +52,6 @@ def test_the_likeliest_tokens_come_beside_the_samples(
         assert int(found.response_mask.sum()) == int(expected.response_mask.sum())
 
 
-def test_greedy_tokens_are_those_of_generate(policy: Policy, ragged_prompts: list[list[int]]) -> None:
-    rollout = sample(policy, ragged_prompts, 24, 1.0, None)
-    generated = policy.model.generate(
-        rollout.prompt_ids,
-        attention_mask=rollout.prompt_mask.long(),
-        do_sample=False,
-        max_new_tokens=24,
-        pad_token_id=policy.pad_id,
-    )[:, rollout.prompt_ids.shape[1] :]
-    width = rollout.response_ids.shape[1]
-    assert torch.equal(rollout.response_ids, generated[:, :width])
-    assert bool((generated[:, width:] == policy.pad_id).all())
-
-
-def test_ragged_prompts_give_what_each_gives_alone(policy: Policy, ragged_prompts: list[list[int]]) -> None:
-    together = sample(policy, ragged_prompts, 24, 1.0, seeded())
-    generator = seeded()  # the rows' random numbers follow one another
-    for row, prompt in enumerate(ragged_prompts):
-        alone = sample(policy, [prompt], 24, 1.0, generator)
-        length = int(together.response_mask[row].sum())
-        assert torch.equal(alone.response_ids[0], together.response_ids[row, :length])
-        torch.testing.assert_close(alone.log_probs[0], together.log_probs[row, :length], atol=1e-5, rtol=0)
-
-
-def test_batches_of_prompts_change_nothing(policy: Policy, ragged_prompts: list[list[int]]) -> None:
-    whole = sample(policy, ragged_prompts, 24, 1.0, seeded(), needs="topk", k=3, samples=3)
-    parts = sample(policy, ragged_prompts, 24, 1.0, seeded(), needs="topk", k=3, samples=3, batch=3)
-    assert torch.equal(whole.prompt_ids, parts.prompt_ids)
-    assert torch.equal(whole.prompt_mask, parts.prompt_mask)
-    assert torch.equal(whole.response_ids, parts.response_ids)
-    assert torch.equal(whole.response_mask, parts.response_mask)
-    torch.testing.assert_close(whole.log_probs, parts.log_probs, atol=1e-5, rtol=0)
-
-
-def test_same_generator_same_rollout_and_another_seed_another(policy: Policy, ragged_prompts: list[list[int]]) -> None:
-    first, again, other = (sample(policy, ragged_prompts, 24, 1.0, seeded(s)) for s in (1, 1, 2))
-    assert torch.equal(first.response_ids, again.response_ids)
-    assert torch.equal(first.log_probs, again.log_probs)
-    assert first.response_ids.shape != other.response_ids.shape or not torch.equal(
-        first.response_ids, other.response_ids
-    )
-
-
-def test_a_row_ends_with_its_end_of_sequence_token(policy: Policy, ragged_prompts: list[list[int]]) -> None:
-    rollout = sample(policy, ragged_prompts, 24, 1.0, seeded(), samples=8)
-    lengths = rollout.response_mask.sum(1)
-    assert len(lengths.unique()) > 3, "rows must stop at different times for this test to mean anything"
-    for ids, mask, length in zip(rollout.response_ids, rollout.response_mask, lengths, strict=True):
-        assert mask.tolist() == [True] * length + [False] * (len(mask) - length)
-        ends = (ids[:length] == policy.eos_id).nonzero()[:, 0].tolist()
-        assert ends == [length - 1] or (ends == [] and length == 24)
-        assert bool((ids[length:] == policy.pad_id).all())
-    assert bool((rollout.log_probs[~rollout.response_mask] == 0).all())
-
-
 def test_the_mask_comes_from_lengths_where_padding_is_the_end_token(
     policy: Policy, ragged_prompts: list[list[int]]
 ) -> None:
