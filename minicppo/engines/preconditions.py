@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -35,23 +36,32 @@ class Check:
 
 def preconditions(config: RunConfig, plan: Plan, run_dir: Path) -> list[Check]:
     """Every precondition of the run, checked here and now. Nothing is fetched and no engine is imported."""
-    checks = [Check("engine", False, "cannot carry this", refusal) for refusal in plan.refusals]
-    checks += [_package(name, wanted, remedy) for name, wanted, remedy in _packages(config)]
+    return list(_checks(config, plan, run_dir))
+
+
+def _checks(config: RunConfig, plan: Plan, run_dir: Path) -> Iterator[Check]:
+    for refusal in plan.refusals:
+        yield Check("engine", False, "cannot carry this", refusal)
+    yield from _packages(config)
     if config.engine != "local":
-        checks += [_gpus(config), *_fits(config, plan)]
+        yield _gpus(config)
+        yield from _fits(config, plan)
     if config.engine == "verl":
         # verl 0.9.1 asks whatever TRL it finds for a class that TRL 1.16 no longer has, and stops
-        found, remedy = _installed("trl"), "pip uninstall trl, in verl's environment"
+        found = _installed("trl")
         passed = found is None or SpecifierSet("<1.16").contains(found)
-        checks.append(Check("no new TRL beside verl", passed, found or "none", remedy))
+        yield Check("no new TRL beside verl", passed, found or "none", "pip uninstall trl, in verl's environment")
         if config.cluster.nodes > 1:
             address, remedy = os.environ.get("RAY_ADDRESS"), "minicppo plan ... --write DIR, then sbatch DIR/slurm.sh"
-            checks.append(Check("a Ray cluster", bool(address), address or "RAY_ADDRESS is not set", remedy))
-    checks += [_model(config)] if config.model.source else []
+            yield Check("a Ray cluster", bool(address), address or "RAY_ADDRESS is not set", remedy)
+    if config.model.source:
+        yield _model(config)
     task = config.make_task()
     if isinstance(task, MathTask):
-        checks += [_data(name) for name in dict.fromkeys([task.data, *task.tests, *config.eval.data])]
-    return [*checks, *([_disk(config, plan, run_dir)] if plan.model else [])]
+        for name in dict.fromkeys([task.data, *task.tests, *config.eval.data]):
+            yield _data(name)
+    if plan.model:
+        yield _disk(config, plan, run_dir)
 
 
 def _installed(package: str) -> str | None:
@@ -61,25 +71,21 @@ def _installed(package: str) -> str | None:
         return None
 
 
-def _packages(config: RunConfig) -> list[tuple[str, str, str]]:
-    """Distribution, versions, remedy."""
-    math = ("math-verify", "pyarrow") if config.task.name == "math" else ()
-    wanted = [(name, "", install("math")) for name in math]
+def _packages(config: RunConfig) -> Iterator[Check]:
+    """Each package with the versions that are wanted."""
+    wanted = {name: ("", install("math")) for name in ("math-verify", "pyarrow") if config.task.name == "math"}
     if config.engine == "trl":
-        wanted.append(("trl", trl_settings.PIN, install("trl")))
+        wanted["trl"] = (trl_settings.PIN, install("trl"))
     if config.engine == "verl":
         megatron = is_megatron(config.cluster)
         remedy = VERL_INSTALL.format(training="megatron" if megatron else "fsdp")
         needs = {"verl": verl_settings.PIN, "transformers": ">=5.5.3,<5.11", "TransferQueue": ">=0.1.10"}
-        also = ["vllm", "flash-attn", *(["megatron-core", "mbridge"] if megatron else [])]
-        wanted += [(name, versions, remedy) for name, versions in (needs | dict.fromkeys(also, "")).items()]
-    return wanted
-
-
-def _package(name: str, wanted: str, remedy: str) -> Check:
-    found = _installed(name)
-    passed = found is not None and SpecifierSet(wanted).contains(found, prereleases=True)
-    return Check(f"package {name}{wanted}", passed, found or "not installed", remedy)
+        needs |= dict.fromkeys(["vllm", "flash-attn", *(["megatron-core", "mbridge"] if megatron else [])], "")
+        wanted |= {name: (versions, remedy) for name, versions in needs.items()}
+    for name, (versions, remedy) in wanted.items():
+        found = _installed(name)
+        passed = found is not None and SpecifierSet(versions).contains(found, prereleases=True)
+        yield Check(f"package {name}{versions}", passed, found or "not installed", remedy)
 
 
 def _gpus(config: RunConfig) -> Check:
@@ -92,14 +98,15 @@ def _gpus(config: RunConfig) -> Check:
     return Check(name, count >= wanted, found, f"start it on such a node{fewer}", required)
 
 
-def _fits(config: RunConfig, plan: Plan) -> list[Check]:
+def _fits(config: RunConfig, plan: Plan) -> Iterator[Check]:
     """Memory on each GPU, and room in the cache: for one sequence in a rollout engine, which lets the others wait.
 
     TRL's sampler cannot wait: all of a forward pass, and all answers of an evaluation, which its first process makes.
     """
     if not plan.peak:
         known = f"cluster.gpu to one of {', '.join(GPUS)}, model.path to a Qwen3 model, for an estimate"
-        return [Check("GPU memory", False, "unknown model or GPU", f"set {known}", required=False)]
+        yield Check("GPU memory", False, "unknown model or GPU", f"set {known}", required=False)
+        return
     need, have, kind = max(plan.peak.values()) / GB, plan.capacity / GB, plan.gpu
     if torch.cuda.is_available():  # a smaller one than is planned with counts
         found = torch.cuda.get_device_properties(0)
@@ -109,7 +116,7 @@ def _fits(config: RunConfig, plan: Plan) -> list[Check]:
     remedy = "more GPUs, cluster.offload=true, a smaller cluster.rollout_memory or train.micro_batch, or a larger GPU"
     if trl:
         remedy = "a larger GPU, a smaller train.micro_batch, or --engine verl, which splits the model over the GPUs"
-    memory = Check(f"GPU memory, {need:.0f} GB", need <= have, f"{have:.0f} GB of {kind}", remedy)
+    yield Check(f"GPU memory, {need:.0f} GB", need <= have, f"{have:.0f} GB of {kind}", remedy)
     room, wanted = int(plan.cache["at a time"]), 1
     remedy = "a larger cluster.rollout_memory or cluster.rollout_tensor_parallel"
     if trl:
@@ -117,14 +124,13 @@ def _fits(config: RunConfig, plan: Plan) -> list[Check]:
         wanted = min((config.rollout.batch or config.rollout.prompts) * size, share)
         remedy = f"rollout.batch={room // size}" if room >= size else "a larger GPU, or fewer max_new_tokens"
     name = f"KV cache, {wanted} sequence{'s' if wanted > 1 else ''} at a time"
-    checks = [memory, Check(name, room >= wanted, f"room for {room}", remedy)]
+    yield Check(name, room >= wanted, f"room for {room}", remedy)
     if trl:
         room = int(plan.cache["room"] // plan.cache["a sequence"])
         wanted = (config.eval.batch or evaluated_problems(config)) * samples
         remedy = f"eval.batch={room // samples}" if room >= samples else "a larger GPU, or fewer eval.samples"
         name = f"KV cache of an evaluation, {wanted} answers at a time"
-        checks.append(Check(name, room >= wanted, f"room for {room}", remedy))
-    return checks
+        yield Check(name, room >= wanted, f"room for {room}", remedy)
 
 
 def _model(config: RunConfig) -> Check:

@@ -2,6 +2,7 @@
 
 import difflib
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,103 +31,76 @@ def require_carried(config: RunConfig, processes: int | None = None) -> None:
 
 def refusals(config: RunConfig, processes: int | None = None) -> list[str]:
     """Why the engine cannot carry the run, one line each with its way out. processes: by default one a GPU."""
-    rows = {"trl": _trl, "verl": _verl}.get(config.engine, lambda *_: [])(config, processes or config.cluster.gpus)
-    return [f"engine {config.engine}: {message}" for wrong, message in rows if wrong]
+    tables = {"local": _local, "trl": _trl, "verl": _verl}
+    return [f"engine {config.engine}: {row}" for row in tables[config.engine](config, processes or config.cluster.gpus)]
 
 
-def _trl(config: RunConfig, processes: int) -> list[tuple[object, str]]:
-    train, horizon, name = config.train, longest_response(config), config.method.name
-    responses, rows, accumulation = micro_batches(config, processes)
-    return [
-        (
-            config.cluster.nodes > 1 or is_megatron(config.cluster),
-            "it puts a whole model on each GPU of one node: use --engine verl, or cluster={nodes: 1}",
-        ),
-        _staleness(config),
-        (
-            train.loss_agg_mode == "seq-mean-token-sum-norm" and train.horizon not in (None, horizon),
-            f"train.horizon = {train.horizon}, but it divides by max_new_tokens = {horizon}: set it to null",
-        ),
-        (
-            config.rollout.autocast != "same",
-            f"rollout.autocast = {config.rollout.autocast}, but it samples as it scores: set it to same",
-        ),
-        (config.cluster.offload, "cluster.offload = true, but it keeps the training state on the GPU: set it to false"),
-        *(
-            (
-                override.partition("=")[0] in WITHOUT_EFFECT,
-                f"cluster.overrides: {override} would change nothing: set train.lr and its neighbours",
-            )
-            for override in config.cluster.overrides
-        ),
-        (
-            rows * accumulation * processes != responses,
-            f"{responses} responses an update do not split into micro-batches of {rows} on {processes} GPUs: set "
-            "train.micro_batch to a divisor",
-        ),
-        (
-            config.make_method().needs == "full" and architecture_of(config.model.source),
-            f"method {name} keeps whole distributions, 151,936 log-probs a token: use "
-            f"--method {closest_variant(name, 'topk', 'log_probs')}",
-        ),
-    ]
+def _local(config: RunConfig, gpus: int) -> Iterator[str]:
+    yield from ()
 
 
-def _verl(config: RunConfig, _: int) -> list[tuple[object, str]]:
+def _trl(config: RunConfig, gpus: int) -> Iterator[str]:
+    cluster, train, name, horizon = config.cluster, config.train, config.method.name, longest_response(config)
+    if cluster.nodes > 1 or is_megatron(cluster):
+        yield "it puts a whole model on each GPU of one node: use --engine verl, or cluster={nodes: 1}"
+    yield from _staleness(config)
+    if train.loss_agg_mode == "seq-mean-token-sum-norm" and train.horizon not in (None, horizon):
+        yield f"train.horizon = {train.horizon}, but it divides by max_new_tokens = {horizon}: set it to null"
+    if config.rollout.autocast != "same":
+        yield f"rollout.autocast = {config.rollout.autocast}, but it samples as it scores: set it to same"
+    if cluster.offload:
+        yield "cluster.offload = true, but it keeps the training state on the GPU: set it to false"
+    for override in cluster.overrides:
+        if override.partition("=")[0] in WITHOUT_EFFECT:
+            yield f"cluster.overrides: {override} would change nothing: set train.lr and its neighbours"
+    responses, rows, passes = micro_batches(config, gpus)
+    if rows * passes * gpus != responses:
+        split = f"{responses} responses an update do not split into micro-batches of {rows} on {gpus} GPUs"
+        yield f"{split}: set train.micro_batch to a divisor"
+    if config.make_method().needs == "full" and architecture_of(config.model.source):
+        variant = closest_variant(name, "topk", "log_probs")
+        yield f"method {name} keeps whole distributions, 151,936 log-probs a token: use --method {variant}"
+
+
+def _verl(config: RunConfig, gpus: int) -> Iterator[str]:
     train, source, method = config.train, config.model.source, config.make_method()
-    topk = method.needs == "topk"
-    responses, ranks = config.prompts_per_update * config.rollout.group_size, data_parallel(config)
-    return [
-        (
-            method.needs != "log_probs",
+    if method.needs != "log_probs":
+        topk, variant = method.needs == "topk", closest_variant(method.name, "log_probs")
+        yield (
             f"method {method.name} needs {'the likeliest tokens' if topk else 'whole distributions'} of the rollout "
             "policy, of which verl keeps only the sampled token's log-prob: use "
-            f"--engine {'trl' if topk else 'local, with a small vocabulary'}, "
-            f"or --method {closest_variant(method.name, 'log_probs')}",
-        ),
-        (
-            source is None or source.startswith("package:") or source.endswith(".gguf"),
-            f"model.path = {config.model.path!r} is neither a Hugging Face folder nor hub:OWNER/NAME: set it",
-        ),
-        (
-            config.model.chat is False,
-            "model.chat = false, but verl always applies the chat template: set model.chat=null",
-        ),
-        (config.warmup is not None, "warmup is only for policies built from scratch: set warmup=null"),
-        (config.device == "cpu", "device = cpu, but it trains on GPUs: set device=auto"),
-        _staleness(config),
-        (
-            config.task.name != "math",
-            f"task {config.task.name!r} has no data files and reward for it: use task math, or engine trl",
-        ),
-        (
-            config.rollout.autocast != "same",
-            f"rollout.autocast = {config.rollout.autocast}, but vLLM's bfloat16 is its own: set it to same",
-        ),
-        (train.autocast == "off", "train.autocast = off, but it trains in bfloat16: set train.autocast=auto"),
-        (
-            responses % ranks,
-            f"{responses} responses an update do not divide among {ranks} data-parallel ranks: fewer GPUs",
-        ),
-        *(row for override in config.cluster.overrides for row in _verl_override(override)),
-    ]
+            f"--engine {'trl' if topk else 'local, with a small vocabulary'}, or --method {variant}"
+        )
+    if source is None or source.startswith("package:") or source.endswith(".gguf"):
+        yield f"model.path = {config.model.path!r} is neither a Hugging Face folder nor hub:OWNER/NAME: set it"
+    if config.model.chat is False:
+        yield "model.chat = false, but verl always applies the chat template: set model.chat=null"
+    if config.warmup is not None:
+        yield "warmup is only for policies built from scratch: set warmup=null"
+    if config.device == "cpu":
+        yield "device = cpu, but it trains on GPUs: set device=auto"
+    yield from _staleness(config)
+    if config.task.name != "math":
+        yield f"task {config.task.name!r} has no data files and reward for it: use task math, or engine trl"
+    if config.rollout.autocast != "same":
+        yield f"rollout.autocast = {config.rollout.autocast}, but vLLM's bfloat16 is its own: set it to same"
+    if train.autocast == "off":
+        yield "train.autocast = off, but it trains in bfloat16: set train.autocast=auto"
+    responses, ranks = config.prompts_per_update * config.rollout.group_size, data_parallel(config)
+    if responses % ranks:
+        yield f"{responses} responses an update do not divide among {ranks} data-parallel ranks: fewer GPUs"
+    for override in config.cluster.overrides:
+        key, _, value = override.lstrip("+~").partition("=")
+        whole = any(name.startswith(f"{key}.") for name in ANCHOR)  # a section at once, perhaps with the anchor's keys
+        if whole or (key in ANCHOR and value.lower() != str(ANCHOR[key]).lower()):
+            yield f"cluster.overrides: {override} moves the anchor off the rollout policy: leave {key} out"
+        if key.endswith(VERL_LOSS):
+            yield f"cluster.overrides: {override} names another loss: use --method"
 
 
-def _staleness(config: RunConfig) -> tuple[object, str]:
-    staleness = config.train.staleness
-    return staleness, f"train.staleness = {staleness} is only for engine local: set train.staleness=0"
-
-
-def _verl_override(override: str) -> list[tuple[object, str]]:
-    key, _, value = override.lstrip("+~").partition("=")
-    whole = any(name.startswith(f"{key}.") for name in ANCHOR)  # a section at once, perhaps with the anchor's keys
-    return [
-        (
-            whole or (key in ANCHOR and value.lower() != str(ANCHOR[key]).lower()),
-            f"cluster.overrides: {override} moves the anchor off the rollout policy: leave {key} out",
-        ),
-        (key.endswith(VERL_LOSS), f"cluster.overrides: {override} names another loss: use --method"),
-    ]
+def _staleness(config: RunConfig) -> Iterator[str]:
+    if staleness := config.train.staleness:
+        yield f"train.staleness = {staleness} is only for engine local: set train.staleness=0"
 
 
 def closest_variant(name: str, *needs: str) -> str:
