@@ -6,11 +6,13 @@ from typing import Annotated
 import typer
 
 from minicppo.cli.console import console, results_table, say, table
+from minicppo.cli.options import Plugins, load
 
 
 def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="One or more run directories.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Where figures and table go.")] = Path("runs/compare"),
+    plugins: Plugins = None,
 ) -> None:
     """Put runs side by side: a table here, figures and the full table as files.
 
@@ -23,6 +25,7 @@ def compare(
     from minicppo.plots.results import results, setting_rows
     from minicppo.plots.runs import load_run
 
+    load(plugins)
     loaded = [load_run(path) for path in runs]
     console.print(results_table(results(loaded)))
     if len(loaded) > 1:

@@ -115,7 +115,12 @@ def test_methods_as_table_entry_and_json(minicppo: Command) -> None:
     assert all(entry["source"] for row in rows for entry in row["params"].values())
 
 
-def test_a_plugin_is_known_to_the_commands_that_look_names_up(minicppo: Command) -> None:
+def test_a_plugin_is_known_to_the_commands_that_look_names_up(
+    minicppo: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    train = lambda config, folder, *_: seen.append(config) or write_run(folder, "grpo")  # noqa: E731
+    monkeypatch.setattr("minicppo.rl.trainer.train", train)
     Path("mine.py").write_text(
         "from minicppo.rules import register\nfrom minicppo.rules.methods.dppo import DPPO\n"
         "register(DPPO(delta=0.3, name='mine', summary='DPPO, wider'))\n"
@@ -124,6 +129,8 @@ def test_a_plugin_is_known_to_the_commands_that_look_names_up(minicppo: Command)
         assert "DPPO, wider" in minicppo("methods", "mine", "--plugin", "mine.py").done()
         row = ["explain", "--mu", ".5", "--pi", ".7", "--method", "mine", "--plugin", "mine.py"]
         assert "keep, inside" in minicppo(*row).done()
+        minicppo("train", "stale", "--method", "mine", "--plugin", "mine.py").done()
+        assert (seen[0].method.name, seen[0].plugins) == ("mine", [str(Path("mine.py").resolve())])
     finally:
         METHODS.pop("mine", None)
     assert "there is no such Python file" in minicppo("methods", "--plugin", "yours.py").refused()
