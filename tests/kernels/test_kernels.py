@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -74,7 +74,7 @@ def same_mask(expected: CPPOMask, found: CPPOMask) -> None:
 
 
 @pytest.mark.parametrize("budget", ["dynamic", "fixed", "off"])
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12)
 @given(
     seed=st.integers(0, 10_000),
     rows=st.integers(1, 5),

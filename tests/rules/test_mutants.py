@@ -27,22 +27,11 @@ from tests.rules import test_methods as methods
 from tests.rules import test_packing as packing
 from tests.rules import test_position_weights as position_weights
 from tests.rules import test_refuted as refuted
+from tests.twins import token_batch
 
 Function = Callable[..., Any]
 Mutant = tuple[str, Function, Function]  # where a function stands, what makes the wrong one of it, who notices
 R = "minicppo.rules"
-
-
-def slack(change: Function, noticed_by: Function) -> Mutant:
-    """`prefix_slack` with its result changed; change(slack, w, D, delta, delta_b)."""
-
-    def mutate(right: Function) -> Function:
-        return lambda w, D, delta, b: right(w, D, delta, b) if b is None else changed(right, w, D, delta, b)
-
-    def changed(right: Function, w: Any, D: Any, delta: float, b: Any) -> Any:
-        return change(right(w, D, delta, b), w, D, delta, b[:, None])
-
-    return f"{R}.outputs.prefix_slack", mutate, noticed_by
 
 
 def argument(where: str, index: int, change: Function, noticed_by: Function) -> Mutant:
@@ -62,6 +51,15 @@ def option(where: str, noticed_by: Function, **forced: Any) -> Mutant:
 def result(where: str, change: Function, noticed_by: Function) -> Mutant:
     """The result changed; change(result, *arguments)."""
     return f"{R}.{where}", lambda right: lambda *a, **options: change(right(*a, **options), *a), noticed_by
+
+
+def slack(change: Function, noticed_by: Function) -> Mutant:
+    """`prefix_slack` with its result changed, where there is a budget; change(slack, w, D, delta, delta_b)."""
+    return result(
+        "outputs.prefix_slack",
+        lambda s, w, D, delta, b: s if b is None else change(s, w, D, delta, b[:, None]),
+        noticed_by,
+    )
 
 
 def clips_both_ways(out: rules.TokenWeights, method: Any, batch: rules.TokenBatch) -> rules.TokenWeights:
@@ -180,6 +178,14 @@ def plant(patch: pytest.MonkeyPatch, path: str, mutate: Function) -> None:
         if vars(module).get(name) is right:
             patch.setattr(module, name, wrong)
     return None
+
+
+@pytest.fixture(autouse=True)
+def fresh_batches():
+    """Nothing that a mutant has computed of a batch is kept."""
+    token_batch.cache_clear()
+    yield
+    token_batch.cache_clear()
 
 
 @pytest.mark.parametrize("mutant", MUTANTS)
