@@ -1,4 +1,4 @@
-"""Our own trainer at Qwen3's sizes on one GPU: a rollout with Top-K cells, and one CPPO update with it.
+"""Our own trainer at Qwen3's sizes on one GPU: a rollout with Top-K log-probs, and one CPPO update with it.
 
     python -m experiments.benchmarks.scale [--device cuda] [--repeats 3] [--json FILE] [--small]
 

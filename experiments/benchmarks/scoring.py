@@ -2,9 +2,9 @@
 
     python -m experiments.benchmarks.scoring [--device cpu] [--repeats 7] [--small] [--json FILE]
 
-The head: log-probs with gradient, entropy and the log-probs of 20 cells, forward and backward, of `plain` (log_softmax
-and gather of whole logits), `tiles` (ours), TRL's fused head (which has no cells) and, on CUDA, liger-kernel's fused
-cross-entropy (neither cells nor entropy nor a gradient per token). `products` are the matrix products of the tiles
+The head: log-probs with gradient, entropy and the log-probs of 20 more tokens, forward and backward, of `plain` (log_softmax
+and gather of whole logits), `tiles` (ours), TRL's fused head (which has only the sampled one) and, on CUDA, liger-kernel's fused
+cross-entropy (neither more tokens nor entropy nor a gradient per token). `products` are the matrix products of the tiles
 alone: the floor. All agree before they are timed; TRL and liger-kernel where they are installed. Memory is the peak of
 live tensors beyond the inputs: on the CPU counted operation by operation without computing (at 8,192 tokens, where
 plain needs 15 GB at a vocabulary of 152k), on CUDA the allocator's.
@@ -33,7 +33,7 @@ from minicppo.rl.lm_head import default_tile, token_log_probs
 from minicppo.rl.policy import Policy
 from minicppo.rl.rollout import Rollout
 
-CELLS = 20
+TOP = 20
 GROUP = 8
 HEADS = {  # (vocabulary, tokens, width), sized for the time they take
     "cpu": ((32_768, 256, 256), (151_936, 256, 256)),
@@ -67,18 +67,18 @@ class Peak(TorchDispatchMode):
         self.now -= size
 
 
-Outputs = tuple[Tensor, Tensor | None, Tensor | None, Tensor, Tensor]  # log-probs, entropy, cells, two gradients
+Outputs = tuple[Tensor, Tensor | None, Tensor | None, Tensor, Tensor]  # log-probs, entropy, those of more tokens, two gradients
 
 
 class Head:
-    """One problem: M tokens of width d, a vocabulary of V, 20 cells and an upstream gradient for each token."""
+    """One problem: M tokens of width d, a vocabulary of V, 20 more token ids and an upstream gradient for each token."""
 
     def __init__(self, vocabulary: int, tokens: int, width: int, device: str):
         self.shape, self.device = (vocabulary, tokens, width), device
         self.hidden = torch.randn(tokens, width, device=device).requires_grad_()
         self.weight = torch.empty(vocabulary, width, device=device).normal_(0, 3 * width**-0.5).requires_grad_()
         self.targets = torch.randint(vocabulary, (tokens,), device=device)
-        self.cells = torch.randint(vocabulary, (tokens, CELLS), device=device)
+        self.top_ids = torch.randint(vocabulary, (tokens, TOP), device=device)
         self.upstream = torch.randn(tokens, device=device)
 
     def precision(self) -> AbstractContextManager[object]:
@@ -96,12 +96,12 @@ class Head:
         log_probs = log_p.gather(1, self.targets[:, None])[:, 0]
         detached = log_p.detach()
         entropy = -(detached.exp() * detached).sum(-1)
-        return log_probs, entropy, detached.gather(1, self.cells), *self._gradients(log_probs)  # type: ignore[return-value]
+        return log_probs, entropy, detached.gather(1, self.top_ids), *self._gradients(log_probs)  # type: ignore[return-value]
 
     def tiles(self) -> Outputs:
         with self.precision():
-            found = token_log_probs(self.hidden, self.weight, None, self.targets, self.cells)
-        return *vars(found).values(), *self._gradients(found.log_probs)  # type: ignore[return-value]
+            found = token_log_probs(self.hidden, self.weight, None, self.targets, self.top_ids)
+        return *vars(found).values(), *self._gradients(found.log_probs)
 
     def trl(self) -> Outputs:
         from trl.kernels import ChunkedLogProbFunction
@@ -110,7 +110,7 @@ class Head:
             log_probs, entropy, *_ = ChunkedLogProbFunction.apply(
                 self.hidden, self.weight, None, self.targets, 1.0, 32_768, None, 1.0, ("log_probs", "entropy")
             )
-        return log_probs, entropy, None, *self._gradients(log_probs)  # type: ignore[return-value]
+        return log_probs, entropy, None, *self._gradients(log_probs)
 
     def liger(self) -> Outputs:
         """Minus the sum of the log-probs: of the upstream gradients it knows only equal ones."""
@@ -118,7 +118,7 @@ class Head:
 
         with self.precision():
             loss = LigerFusedLinearCrossEntropyLoss(reduction="sum")(self.weight, self.hidden, self.targets)
-        return -loss, None, None, *torch.autograd.grad(-loss, (self.hidden, self.weight))  # type: ignore[return-value]
+        return -loss, None, None, *torch.autograd.grad(-loss, (self.hidden, self.weight))
 
     @torch.no_grad()
     def products(self) -> None:
@@ -213,12 +213,14 @@ def grouped(prompts: int, prompt: int, response: int, vocabulary: int, device: s
     ends = torch.randint(response // 3, response + 1, (len(ids), 1))
     mask = torch.arange(prompt) >= prompt - lengths
     responses, zeros = torch.randint(vocabulary, (len(ids), response)), torch.zeros(len(ids), response)
-    made = (ids, mask, responses, torch.arange(response) < ends, zeros)
-    return Rollout(*(x.to(device) for x in made))
+    ids, mask, responses, valid, zeros = (
+        x.to(device) for x in (ids, mask, responses, torch.arange(response) < ends, zeros)
+    )
+    return Rollout(ids, mask, responses, valid, zeros)
 
 
 def measure_prompts(name: str, model: PreTrainedModel, rollout: Rollout, repeats: int) -> dict[str, Any]:
-    policy, parameters = Policy(model, None), list(model.base_model.parameters())  # type: ignore[arg-type]
+    policy, parameters = Policy(model, None), list(model.base_model.parameters())
     valid = rollout.response_mask
     upstream = torch.randn(int(valid.sum()), model.config.hidden_size, device=valid.device)
 
