@@ -2,12 +2,12 @@
 
     python -m experiments.benchmarks.scoring [--device cpu] [--repeats 7] [--small] [--json FILE]
 
-The head: log-probs with gradient, entropy and the log-probs of 20 more tokens, forward and backward, of `plain` (log_softmax
-and gather of whole logits), `tiles` (ours), TRL's fused head (which has only the sampled one) and, on CUDA, liger-kernel's fused
-cross-entropy (neither more tokens nor entropy nor a gradient per token). `products` are the matrix products of the tiles
-alone: the floor. All agree before they are timed; TRL and liger-kernel where they are installed. Memory is the peak of
-live tensors beyond the inputs: on the CPU counted operation by operation without computing (at 8,192 tokens, where
-plain needs 15 GB at a vocabulary of 152k), on CUDA the allocator's.
+The head: log-probs with gradient, entropy and the log-probs of 20 more tokens, forward and backward, of `plain`
+(log_softmax and gather of whole logits), `tiles` (ours), TRL's fused head (which has only the sampled token's) and, on
+CUDA, liger-kernel's fused cross-entropy (neither more tokens nor entropy nor a gradient per token). `products` are the
+matrix products of the tiles alone: the floor. All agree before they are timed; TRL and liger-kernel where they are
+installed. Memory is the peak of live tensors beyond the inputs: on the CPU counted operation by operation without
+computing (at 8,192 tokens, where plain needs 15 GB at a vocabulary of 152k), on CUDA the allocator's.
 
 Prompts: hidden states and their gradient for groups of 8 responses, with every row whole and with each prompt once.
 """
@@ -67,11 +67,11 @@ class Peak(TorchDispatchMode):
         self.now -= size
 
 
-Outputs = tuple[Tensor, Tensor | None, Tensor | None, Tensor, Tensor]  # log-probs, entropy, those of more tokens, two gradients
+Outputs = tuple[Tensor, Tensor | None, Tensor | None, Tensor, Tensor]  # log-probs, entropy, more log-probs, two gradients
 
 
 class Head:
-    """One problem: M tokens of width d, a vocabulary of V, 20 more token ids and an upstream gradient for each token."""
+    """One problem: M tokens of width d, a vocabulary of V, 20 more ids and an upstream gradient for each token."""
 
     def __init__(self, vocabulary: int, tokens: int, width: int, device: str):
         self.shape, self.device = (vocabulary, tokens, width), device
