@@ -67,7 +67,7 @@ class Peak(TorchDispatchMode):
         self.now -= size
 
 
-Outputs = tuple[Tensor, Tensor | None, Tensor | None, Tensor, Tensor]  # log-probs, entropy, more log-probs, two gradients
+Outputs = tuple[Tensor, Tensor | None, Tensor | None, Tensor, Tensor]  # log-probs, entropy, more of them, two gradients
 
 
 class Head:
