@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from experiments.constants import constants
 from minicppo.rl.grading.answers import same_answer
 from minicppo.rl.grading.confined import ConfinedPool, Unchecked, faults
 from minicppo.rl.grading.extraction import WINDOW, extract_answer, last_boxed
@@ -126,6 +127,12 @@ class TestWithMathVerify:
         expected = {Outcome.RIGHT: 1, Outcome.WRONG: 1, Outcome.MISSING: 2, Outcome.UNREADABLE: 1, Outcome.TIMEOUT: 1}
         assert counts == expected
         assert faults["timeout"] == before + 1
+
+    @pytest.mark.slow
+    def test_no_constant_is_paid_for_more_than_one_gold(self) -> None:
+        golds = ["42", r"\frac{1}{2}", "(1, 2)", "x + 1", r"\sqrt{2}", "B", r"(-\infty, 3]", "even", "12 cm"]
+        for constant in constants():
+            assert sum(score_response(f"Answer: {constant}", gold) for gold in golds) <= 1, constant
 
     @pytest.mark.slow
     def test_spawned_processes_may_judge(self, tmp_path: Path) -> None:
