@@ -85,6 +85,7 @@ class MathData:
 def check_name(name_or_path: str) -> None:
     """Refuse, without reading anything, what can be neither a known name nor a file nor a hub name.
 
+
     Raises DataError: with the nearest known name.
     """
     if name_or_path in SOURCES or name_or_path.endswith(SUFFIXES) or re.fullmatch(r"[\w.-]+/[\w.-]+", name_or_path):
@@ -97,6 +98,7 @@ def check_name(name_or_path: str) -> None:
 
 def load_data(name_or_path: str) -> MathData:
     """The problems of a known data set, a local file, or (as OWNER/NAME, split "train") any set on the hub.
+
 
     Raises DataError: an unknown name, a file that is missing or cut off, a missing column, a broken row.
     ModuleNotFoundError: Parquet files and the hub need optional packages.
@@ -146,6 +148,7 @@ def _load_hub(name: str, source: Source) -> MathData:
 
 def collect(name: str, origin: str, rows: Iterable[tuple[int, Row]], only: str | None) -> MathData:
     """Check numbered rows and drop repeated questions.
+
 
     Raises DataError: naming the first broken rows and how many there are.
     """

@@ -56,6 +56,7 @@ class Store:
 @contextmanager
 def claimed(folder: Path, settings: Mapping[str, Any]) -> Iterator[None]:
     """Hold a folder, with the settings noted in it, for one evaluation at a time.
+
     Raises BlockingIOError: another process evaluates into it. ModuleNotFoundError: pyarrow is not installed.
     ValueError: it holds an evaluation with other settings.
     """

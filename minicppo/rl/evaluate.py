@@ -250,6 +250,7 @@ def mean_accuracy(evaluations: Sequence[Evaluation]) -> tuple[float, float | Non
 
 def held_out_problems(task: Task, config: RunConfig) -> list[Problem]:
     """The different problems that runs of this configuration are evaluated on: all of `eval.data`, where it is given.
+
     Raises ConfigError: `eval.data` with another task than math, with problems that the run trains on, or with only one.
     """
     settings, names = config.eval, config.eval.data

@@ -50,6 +50,7 @@ NUMBERS = [
 
 def same_answer(gold: str, answer: str) -> bool | None:
     """Whether a person would accept `answer` where `gold` is right; None where the answer cannot be read.
+
     Raises Unchecked: math-verify came to no end, see `minicppo.rl.grading.confined`.
     """
     if not answer.strip() or len(answer) > LONGEST or len(gold) > LONGEST_GOLD:

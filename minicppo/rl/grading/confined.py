@@ -23,7 +23,7 @@ MATH, REASONING_GYM = HERE / "check_math.py", HERE / "check_reasoning_gym.py"
 LIMIT = 3.0  # seconds of computing a question
 PROCESSES = 4  # at most
 LONGEST_REPLY = 4096  # characters
-KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "PYTHONPATH", "LD_LIBRARY_PATH", "VIRTUAL_ENV")  # no one's tokens
+KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH")  # no one's tokens
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
@@ -90,6 +90,7 @@ class ConfinedPool:
 
     def __call__(self, checker: Path, *arguments: Any) -> Any:
         """What the function of a checker's file says to these arguments, which must be Python literals.
+
         Raises Unchecked: no verdict. ModuleNotFoundError: the worker cannot import what the checker needs.
         """
         with self._places:
@@ -118,13 +119,13 @@ class ConfinedPool:
 
     def close(self) -> None:
         """End all processes; a later question starts new ones."""
-        for worker in self._all:
+        for worker in list(self._all):
             worker.close()
         self._start_afresh()
 
     def leave_to_parent(self) -> None:
         """In a forked child: let the parent's processes alone and start with none."""
-        for worker in self._all:
+        for worker in list(self._all):
             worker.forget()
         self._start_afresh()
 

@@ -1,7 +1,7 @@
 """The reward of a mathematics response: 1 if the answer it states is right, else 0, and a count of why.
 
 The same rule serves the trainer here, TRL (`math_reward`) and verl (`compute_score`). Nothing that a response says can
-raise an error or cost more than `minicppo.rl.grading.confined.LIMIT` seconds.
+raise an error or cost more than a few seconds of computing.
 """
 
 import importlib.util

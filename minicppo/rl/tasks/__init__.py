@@ -17,6 +17,7 @@ for _module in pkgutil.iter_modules(__path__):
 
 def make_task(name: str, **options: Any) -> Task:
     """The task of that name, built with its constructor's options.
+
     Raises ValueError: unknown name or option; the message names the nearest valid one.
     """
     if name not in TASKS:

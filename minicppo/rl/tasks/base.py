@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
-from minicppo.rl.grading.confined import faults
+from minicppo.rl.grading.confined import Unchecked, faults
 
 Split = Literal["train", "test"]
 
@@ -52,6 +52,7 @@ class Task(ABC):
 
     def demonstration(self, problem: Problem, rng: random.Random, error_rate: float) -> str:
         """A response to imitate in the supervised warm-up, each step wrong with probability `error_rate`.
+
         Raises NotImplementedError: the task has none, so it needs a pretrained policy.
         """
         raise NotImplementedError(
@@ -86,7 +87,7 @@ def judged(task: Task, problem: Problem, response: str) -> tuple[float, bool]:
     except ModuleNotFoundError:
         raise
     except Exception as error:
-        faults[type(error).__name__] += 1
+        faults[str(error) if isinstance(error, Unchecked) else type(error).__name__] += 1
         return 0.0, False
     if not 0 <= score <= 1:
         faults["OutOfRange"] += 1
@@ -102,6 +103,7 @@ def is_held_out(problem: Problem, fraction: float) -> bool:
 
 def sample_problems(task: Task, n: int, rng: random.Random, split: Split, unique: bool = False) -> list[Problem]:
     """`n` problems of one split, by `task.draw`; with `unique`, no two share their content.
+
     Raises ValueError: an unknown split, or a task too small to hold `n` (different) problems of this split.
     """
     if split not in ("train", "test"):
@@ -111,13 +113,12 @@ def sample_problems(task: Task, n: int, rng: random.Random, split: Split, unique
     misses, patience = 0, 10_000
     while len(problems) < n:
         candidate = task.draw(rng, split)
-        if candidate is not None:
-            identity = candidate.content or candidate.prompt
-            if not (unique and identity in seen):
-                problems.append(candidate)
-                seen.add(identity)
-                misses = 0
-                continue
+        identity = (candidate.content or candidate.prompt) if candidate else ""
+        if candidate and not (unique and identity in seen):
+            problems.append(candidate)
+            seen.add(identity)
+            misses = 0
+            continue
         misses += 1
         if misses == patience:
             raise ValueError(

@@ -56,6 +56,7 @@ class MathTask(Task):
 
     def draw(self, rng: random.Random, split: Split) -> Problem | None:
         """A problem of that split, each equally likely.
+
         Raises ValueError: the split is empty. DataError: the data cannot be read.
         """
         if not self.problems[split]:
@@ -75,6 +76,7 @@ class MathTask(Task):
     @cached_property
     def problems(self) -> dict[Split, list[Problem]]:
         """Both splits, in the order of their files.
+
         Raises DataError: the data cannot be read. ModuleNotFoundError: math-verify is not installed.
         """
         require_math_verify()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import builtins
+import inspect
 import random
+import re
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -23,27 +25,12 @@ TABLE = [line.split("\t") for line in Path("tests/data/reasoning_gym.tsv").read_
 
 
 def test_without_the_package_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = builtins.__import__
-
-    def missing(name: str, *args: Any, **kwargs: Any) -> Any:
-        if name.startswith("reasoning_gym"):
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-        return real(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", missing)
+    monkeypatch.setitem(sys.modules, "reasoning_gym.factory", None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install -c constraints\.txt -e '\.\[tasks\]'"):
         make_task("reasoning-gym")
 
 
-CODE = [
-    "__import__('os').system('x')",
-    "().__class__",
-    "open('x')",
-    "x[0]",
-    "[i for i in x]",
-    "lambda: 1",
-    "__import__('os')",
-]
+CODE = "__import__('os').system('x')|().__class__|open('x')|x[0]|[i for i in x]|lambda: 1|__import__('os')".split("|")
 
 
 @pytest.mark.parametrize("text", ["3*(39 - 61 + 76)", "x**2/2 + C", "-x*cos(x) + sin(x)", "x**-2", "12", "1.5*y"])
@@ -208,19 +195,11 @@ def test_unbounded_work_ends_at_the_limit(dataset: str, answer: str) -> None:
 
 
 def test_every_data_set_that_evaluates_is_named() -> None:
-    import inspect
-    import re
-
     from reasoning_gym.factory import DATASETS
 
-    evaluating = {
-        name
-        for name, (dataset, _) in DATASETS.items()
-        if re.search(
-            r"\beval\(|\bexec\(|sympy\.parse_expr\(|sp\.parse_expr\(|[^.]\bparse_expr\(",
-            inspect.getsource(dataset.score_answer),
-        )
-    }
+    sources = {name: inspect.getsource(dataset.score_answer) for name, (dataset, _) in DATASETS.items()}
+    evaluates = re.compile(r"\beval\(|\bexec\(|\bsympify\(|\b(?:sympy\.|sp\.)?parse_expr\(")
+    evaluating = {name for name, source in sources.items() if evaluates.search(source)}
     no_response = {"number_sorting", "propositional_logic"}  # these two evaluate, but no response
     assert evaluating - no_response <= ARITHMETIC | LITERAL
 
