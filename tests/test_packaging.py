@@ -15,25 +15,13 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from minicppo import __version__
 from tests.command_line import TINY
 
 ROOT = Path(__file__).resolve().parents[1]
+MAKEFILE, CONSTRAINTS = ((ROOT / name).read_text(encoding="utf-8") for name in ("Makefile", "constraints.txt"))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 TESTED_EXTRAS = ("dev", "tasks", "math", "study", "trl", "gguf")  # what `make setup-llm` installs
-
-
-def pins() -> dict[str, str]:
-    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
-    pairs = [line.split("==") for line in lines if line and not line.startswith("#")]
-    assert all(len(pair) == 2 for pair in pairs), "every constraint is name==version"
-    return {canonicalize_name(name): version for name, version in pairs}
-
-
-def requirements() -> list[Requirement]:
-    texts = [*PROJECT["dependencies"]]
-    for extra in TESTED_EXTRAS:
-        texts += PROJECT["optional-dependencies"][extra]
-    return [Requirement(text) for text in texts]
 
 
 def make(*arguments: str) -> str:
@@ -42,35 +30,26 @@ def make(*arguments: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("requirement", requirements(), ids=lambda r: r.name)
-def test_every_requirement_is_pinned_within_its_bounds(requirement: Requirement) -> None:
-    version = pins().get(canonicalize_name(requirement.name))
-    assert version is not None, f"constraints.txt does not pin {requirement.name}"
-    assert requirement.specifier.contains(version)
+def test_every_requirement_is_pinned_within_its_bounds() -> None:
+    lines = [line.split("==") for line in CONSTRAINTS.splitlines() if line and not line.startswith("#")]
+    pins = {canonicalize_name(name): version for name, version in lines}
+    assert not [version for version in pins.values() if "+" in version], "a local version cannot be fetched"
+    assert pins["torch"] == "2.13.0"
+    extras = [text for extra in TESTED_EXTRAS for text in PROJECT["optional-dependencies"][extra]]
+    for requirement in map(Requirement, [*PROJECT["dependencies"], *extras]):
+        version = pins.get(canonicalize_name(requirement.name))
+        assert version is not None, f"constraints.txt does not pin {requirement.name}"
+        assert requirement.specifier.contains(version), requirement
 
 
-def test_pins_are_public_versions_of_the_tested_set() -> None:
-    assert not [f"{name}=={version}" for name, version in pins().items() if "+" in version]
-    assert pins()["torch"] == "2.13.0"
-
-
-def test_conda_environment_says_the_same() -> None:
-    environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
-    conda = [d for d in environment["dependencies"] if isinstance(d, str)]
-    (pip,) = [d["pip"] for d in environment["dependencies"] if isinstance(d, dict)]
-    extras = re.search(r"^EXTRAS\s*\?=\s*(\S+)", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
-    assert extras is not None
-    assert pip == ["-c constraints.txt", f"-e .[{extras.group(1)}]"]
-    (python,) = [d for d in conda if d.startswith("python=")]
+def test_conda_environment_citation_and_changelog_say_the_same() -> None:
+    dependencies = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))["dependencies"]
+    (extras,) = re.findall(r"^EXTRAS\s*\?=\s*(\S+)", MAKEFILE, re.M)
+    python, _, pip = dependencies
+    assert pip == {"pip": ["-c constraints.txt", f"-e .[{extras}]"]}
     assert python.removeprefix("python=") in Requirement(f"python{PROJECT['requires-python']}").specifier
-
-
-def test_citation_and_changelog_name_the_version() -> None:
-    from minicppo import __version__
-
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
-    assert citation["version"] == __version__
-    assert citation["license"] == PROJECT["license"]
+    assert (citation["version"], citation["license"]) == (__version__, PROJECT["license"])
     assert citation["references"][0]["url"] == PROJECT["urls"]["Paper"]
     assert f"## {__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 
@@ -78,17 +57,15 @@ def test_citation_and_changelog_name_the_version() -> None:
 def test_help_is_the_default_and_lists_every_target() -> None:
     text = make()
     assert text == make("help")
-    declared = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
-    assert declared is not None
-    for target in declared.group(1).split():
-        assert f"make {target} " in text, f"make help does not mention {target}"
+    (declared,) = re.findall(r"^\.PHONY: (.*)$", MAKEFILE, re.M)
+    assert not [target for target in declared.split() if f"make {target} " not in text]
 
 
-@pytest.mark.parametrize("target", ["demo", "test", "test-fast", "lint", "theory", "bench", "figures"])
-def test_a_target_makes_its_environment_when_that_is_missing(target: str, tmp_path: Path) -> None:
-    plan = make("--dry-run", f"VENV={tmp_path}/new", target)
-    install, use = plan.find("-m pip install"), plan.rfind(f"{tmp_path}/new/bin/")
-    assert -1 < install < use
+def test_a_target_makes_its_environment_when_that_is_missing(tmp_path: Path) -> None:
+    for target in ("demo", "test", "test-fast", "lint", "theory", "bench", "figures"):
+        plan = make("--dry-run", f"VENV={tmp_path}/new", target)
+        install, use = plan.find("-m pip install"), plan.rfind(f"{tmp_path}/new/bin/")
+        assert -1 < install < use, target
 
 
 def test_ci_calls_lint_and_test() -> None:

@@ -1,17 +1,20 @@
-"""Every committed picture is what the code draws, and shows the committed numbers."""
+"""The tools of the pages: pictures are what the code draws, of the committed numbers; targets say what is missed."""
 
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from matplotlib.image import imread
 
+from docs.tools import targets
 from docs.tools.growth import PANELS, SERIES, growth
 from docs.tools.overview import DELTA, LENGTH, made_up_divergences, masks
-from docs.tools.pictures import PICTURES, ROOT, draw_demo_llm
+from docs.tools.pictures import MEASURED, PICTURES, ROOT, draw_demo_llm
 from minicppo.plots.results import result
 from minicppo.plots.runs import load_run
 from minicppo.plots.style import save
@@ -19,10 +22,9 @@ from minicppo.rules import Reason
 
 
 def test_growth_is_drawn_from_the_committed_benchmark() -> None:
-    result = json.loads((ROOT / "experiments" / "benchmarks" / "results" / "end_to_end.json").read_text())
-    left, right = growth(result).axes
-    for ax, (kind, _) in zip((left, right), PANELS, strict=True):
-        rows = [row for row in result["rows"] if row["kind"] == kind]
+    measured = json.loads((MEASURED / "end_to_end.json").read_text())
+    for ax, (kind, _) in zip(growth(measured).axes, PANELS, strict=True):
+        rows = [row for row in measured["rows"] if row["kind"] == kind]
         assert len(rows) >= 5
         lines = {str(line.get_label()): line for line in ax.get_lines()}
         for key, name, *_ in SERIES:
@@ -57,18 +59,54 @@ def test_every_committed_picture_has_a_source() -> None:
 
 def test_the_demo_s_picture_shows_the_recorded_run() -> None:
     """The run kept for the picture is the one whose numbers the documentation gives."""
-    run, (told, *_) = (
-        load_run(ROOT / "experiments" / "benchmarks" / "results" / "demo-llm"),
-        json.loads((ROOT / "experiments" / "benchmarks" / "results" / "demo-llm.json").read_text())["rows"],
-    )
+    run, told = load_run(MEASURED / "demo-llm"), json.loads((MEASURED / "demo-llm.json").read_text())["rows"][0]
     row = result(run)
     assert (row.before, row.after, row.masked) == (told["before"], told["after"], told["masked"])
     accuracy, reward, masked, drift = (ax.get_lines()[0] for ax in draw_demo_llm().axes)
     assert accuracy.get_ydata().tolist() == [100 * each["accuracy"] for each in run.rows("eval")]
     assert reward.get_ydata().tolist() == [each["reward"] for each in run.rows("rollout")]
     for line, key, scale in ((masked, "mask/frac", 100), (drift, "drift", 1)):
-        means = [
-            np.mean([scale * each[key] for each in run.rows("update") if each["iteration"] == i]) for i in range(5)
-        ]
+        updates = [(each["iteration"], scale * each[key]) for each in run.rows("update")]
+        means = [np.mean([value for at, value in updates if at == i]) for i in range(5)]
         assert line.get_ydata().tolist() == pytest.approx(means)
 
+
+def tables(text: str) -> list[dict[str, list[str]]]:
+    """Each table's rows by their first cell, its two heading lines left out."""
+    found = []
+    for block in re.findall(r"(?:^\|.*\n?)+", text, re.M):
+        rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in block.splitlines()]
+        found.append({row[0]: row[1:] for row in rows[2:]})
+    return found
+
+
+def test_what_is_missed_says_why() -> None:
+    cpu, gpu = tables(targets.targets())
+    assert cpu.keys() > {path for path in gpu if path.startswith("mask")}
+    for path, (asked, found, met, why) in [*cpu.items(), *gpu.items()]:
+        assert asked, path
+        assert found, path
+        assert met in ("yes", "no"), path
+        assert bool(why) == (met == "no"), path
+    for start in ("sampling, equal", "sampling, spread", "scoring", "mask, 512", "mask, 64", "rollout"):
+        assert all(any(path.startswith(start) for path in table) for table in (cpu, gpu)), start
+    assert any(path.startswith("memory") for path in cpu)
+
+
+def test_a_gpus_results_get_their_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for file in targets.RESULTS.glob("*.json"):
+        shutil.copy(file, tmp_path)
+    monkeypatch.setattr(targets, "RESULTS", tmp_path)
+    path = tmp_path / f"mask{targets.ON_GPU}.json"
+    measured = json.loads(path.read_text())
+    measured["rows"][0] |= {"ratio": 60.0, "copies": 2.9}
+    measured["rows"][1] |= {"ratio": 40.0, "copies": 3.1}
+    path.write_text(json.dumps(measured))
+    _, found = tables(targets.targets())
+    assert found["mask, 512 x 2,048, beside the loop"] == ["50 x", "60.0 x", "yes", ""]
+    assert found["mask, 512 x 2,048, beside a copy"][1:] == ["2.9 copies", "yes", ""]
+    assert found["mask, 64 x 8,192, beside the loop"][2] == "no"
+    assert found["mask, 64 x 8,192, beside a copy"][2] == "no"
+    path.unlink()
+    assert len(tables(targets.targets())) == 1
+    assert "On a GPU (`make bench-gpu`): not measured." in targets.targets()
