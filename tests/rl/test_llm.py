@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from minicppo.rl.config import RunConfig, load_config
 from minicppo.rl.gguf import packaged_gguf
@@ -165,16 +166,36 @@ def test_nothing_is_fetched(tiny: Path, tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.slow
-class TestThePackagedModel:
-    def test_text_and_tokens(self, real: Path) -> None:
-        policy = load_policy(real)
-        assert_same_text_as_generate(policy, ["What is 3 + 4?", "Name a colour of the rainbow, please.", "Hi"], 12)
-        rng = random.Random(0)
-        pieces = [*"abcXYZ0189 .,;:!?'\"()[]{}<>|\\/+-*=_#@&%$~^`\n\t", "äöü", "你好", "🙂", "def f(x):\n    ", "\r\n"]
-        assert_round_trip(policy, ["".join(rng.choices(pieces, k=rng.randint(1, 40))) for _ in range(300)])
+def test_the_real_model_chats_with_the_weights_of_its_file(real: Path) -> None:
+    import gguf
 
-    @pytest.mark.parametrize(("sampling", "scoring"), PAIRS)
-    def test_the_ratio_is_one_within_the_precision(
-        self, real: Path, sampling: torch.dtype | None, scoring: torch.dtype | None
-    ) -> None:
-        assert_ratio_is_one(load_policy(real), ["What is 3 + 4?", "What is 12 + 25?"], sampling, scoring)
+    policy = load_policy(f"package:{PACKAGE}")  # the conversion itself compares all logits
+    assert policy.chat
+    assert policy.tokenizer.decode([policy.eos_id]) == "<|im_end|>"
+    assert policy.tokenizer.decode(policy.encode("What is 3 + 4?")).endswith("<|im_start|>assistant\n")
+    (packed,) = (each for each in gguf.GGUFReader(real).tensors if each.name == "token_embd.weight")
+    embedding = gguf.quants.dequantize(packed.data, packed.tensor_type)
+    assert torch.equal(policy.model.get_input_embeddings().weight.detach(), torch.from_numpy(embedding))
+    assert_same_text_as_generate(policy, ["What is 3 + 4?", "Name a colour of the rainbow, please.", "Hi"], 12)
+    rng = random.Random(0)
+    pieces = [*"abcXYZ0189 .,;:!?'\"()[]{}<>|\\/+-*=_#@&%$~^`\n\t", "äöü", "你好", "🙂", "def f(x):\n    ", "\r\n"]
+    assert_round_trip(policy, ["".join(rng.choices(pieces, k=rng.randint(1, 40))) for _ in range(300)])
+    for sampling, scoring in PAIRS:
+        assert_ratio_is_one(policy, ["What is 3 + 4?", "What is 12 + 25?"], sampling, scoring)
+
+
+@pytest.mark.slow
+def test_the_real_model_s_preset_runs_under_cppo(real: Path) -> None:
+    small = ["train.iterations=1", "train.minibatches=2", "rollout.prompts=4", "rollout.group_size=6"]
+    config = load_config("smollm2-135m", [*small, "eval.problems=2", "eval.samples=1", "threads=1", "seed=1"])
+    with tempfile.TemporaryDirectory() as folder:  # 2 GB of checkpoint, which pytest would keep
+        run = RunDir(train(config, Path(folder) / "run"))
+        assert all(0 <= row["accuracy"] <= 1 for row in run.rows(kind="eval"))
+        assert run.rows(kind="rollout")[0]["mismatch"] < 0.1  # bfloat16 in sampler and scorer
+        assert all(0 <= row["mask/frac"] <= 1 for row in run.rows(kind="update"))
+        trace = load_file(run.path / "trace.safetensors")
+    ids, valid = trace["response_ids"], trace["response_mask"]
+    ended = valid.sum(1) < valid.shape[1]
+    assert ended.any()
+    last = ids.gather(1, valid.sum(1, keepdim=True) - 1)[:, 0]
+    assert (last[ended] == 2).all()  # the end token is part of the response although it also pads
