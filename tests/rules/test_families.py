@@ -120,13 +120,17 @@ def test_sapo_peaks_on_policy(drawn):
     assert (gate < one_tau)[negative & ((ratio - 1).abs() > 0.1) & (one_tau > 0)].all()  # 1 - p is 0 from rho = 38 on
 
 
-@given(traces(), multiples(1 / 8, 1, 16))
-def test_drpo_pulls_back(drawn, delta):
-    """methods 3.9. weight / rho is 1 -+ |pi - mu| / delta: below 1 away from mu, above 1 toward it."""
-    batch = token_batch(*drawn)
-    D = (batch.log_probs.exp() - batch.rollout_log_probs.exp()).abs()
-    sign = torch.where(batch.away, 1.0, torch.where(batch.advantages * batch.log_ratio < 0, -1.0, 0.0))
-    close(rules.get_method("drpo", delta=delta)(batch).weight, (1 - sign * D / delta) * batch.ratio * batch.mask)
+@given(traces(), multiples(1 / 8, 1, 16), st.booleans())
+def test_drpo_pulls_back(drawn, delta, weighted):
+    """methods 3.9. weight / rho is 1 -+ |pi - mu| / delta: below 1 away from mu, above 1 toward it; SPO drops the mu.
+    methods 0 (drpo_native): its loss is -(rho A - |A| mu (rho - 1)^2 / (2 delta))."""
+    batch, params = token_batch(*drawn), {"delta": delta, "mu_weighted": weighted}
+    mu = batch.rollout_log_probs.exp() if weighted else torch.ones_like(batch.ratio)
+    sign = torch.sign(batch.advantages * batch.log_ratio)
+    gate = 1 - sign * mu * (batch.ratio - 1).abs() / delta
+    close(rules.get_method("drpo", **params)(batch).weight, gate * batch.ratio * batch.mask)
+    A, m = batch.advantages[batch.mask], mu[batch.mask]
+    is_native("drpo", batch, lambda r, _: r * A - A.abs() * m * (r - 1) ** 2 / (2 * delta), **params)
 
 
 @given(traces(), multiples(1 / 4, 1, 12))
@@ -216,15 +220,6 @@ def test_gspo_native(drawn, low, high):
         return torch.minimum(each * A, each.clamp(1 - low, 1 + high) * A)
 
     is_native("gspo", batch, objective, clip_low=low, clip_high=high)
-
-
-@given(traces(), multiples(1 / 4, 1, 8), st.booleans())
-def test_drpo_native(drawn, delta, weighted):
-    """methods 0 DRPO: rho A - |A| mu (rho - 1)^2 / (2 delta); SPO drops the mu."""
-    batch = token_batch(*drawn)
-    A, mu = batch.advantages[batch.mask], batch.rollout_log_probs[batch.mask].exp() if weighted else 1.0
-    quadratic = lambda r, _: r * A - A.abs() * mu * (r - 1) ** 2 / (2 * delta)  # noqa: E731
-    is_native("drpo", batch, quadratic, delta=delta, mu_weighted=weighted)
 
 
 @given(traces(), st.sampled_from(["trm-max-exact", "trm-avg-exact"]))
