@@ -1,5 +1,6 @@
-"""Files and folders that are whole or not there, and where what can be made again is kept."""
+"""Files and folders that are whole or not there, and held by one process; and where what can be made again is kept."""
 
+import fcntl
 import os
 import shutil
 import tempfile
@@ -45,6 +46,21 @@ def write_atomically(path: Path, content: bytes) -> None:
     """Write a file that is whole at any time."""
     with atomically(path) as scratch:
         scratch.write_bytes(content)
+
+
+@contextmanager
+def locked(folder: Path, taken: str) -> Iterator[None]:
+    """Hold a folder for this process alone; the lock goes with the process, however it ends.
+
+    Raises:
+        BlockingIOError: another process holds it; `taken` is the rest of the sentence.
+    """
+    with open(os.open(folder / ".lock", os.O_CREAT | os.O_WRONLY | os.O_NOFOLLOW, 0o644), "w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BlockingIOError(f"{folder} is being written by another {taken}") from None
+        yield
 
 
 def _remove(path: Path) -> None:

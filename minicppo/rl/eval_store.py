@@ -6,7 +6,6 @@ DIR/NAME.parquet     the same, one row a problem, once all are done
 DIR/results.json     accuracies with standard errors
 """
 
-import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from minicppo.files import atomically, write_atomically
+from minicppo.files import atomically, locked, write_atomically
 from minicppo.rl.data import INSTALL
 from minicppo.rl.tasks.base import Problem
 
@@ -65,13 +64,7 @@ def claimed(folder: Path, settings: Mapping[str, Any]) -> Iterator[None]:
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(f"writing results as Parquet needs the package 'pyarrow': {INSTALL}") from error
     folder.mkdir(parents=True, exist_ok=True)
-    with open(os.open(folder / ".lock", os.O_CREAT | os.O_WRONLY | os.O_NOFOLLOW, 0o644), "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BlockingIOError(
-                f"{folder} is being written by another evaluation: wait for it, or give another folder (--out)"
-            ) from None
+    with locked(folder, "evaluation: wait for it, or give another folder (--out)"):
         path = folder / "settings.json"
         if path.is_file():
             theirs = json.loads(path.read_text())

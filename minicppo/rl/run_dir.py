@@ -8,7 +8,6 @@ trace.safetensors   per-token tensors of the last evaluated batch after its upda
 summary.json        first and last evaluation, masked share, time and memory; written at the end
 """
 
-import fcntl
 import json
 import math
 import os
@@ -16,8 +15,8 @@ import resource
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from minicppo.files import atomically, write_atomically
+from minicppo.files import atomically, locked, write_atomically
 from minicppo.rl.config import RunConfig, load_config
 
 LOGS = ("metrics.jsonl", "timings.jsonl")
@@ -75,21 +74,9 @@ class RunDir:
             raise FileNotFoundError(f"{run.path} holds no run: it has no config.yaml{others}{more}")
         return run
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Hold the run for this process alone; the lock goes with the process, however it ends.
-
-        Raises:
-            BlockingIOError: another process holds it.
-        """
-        with open(self.path / ".lock", "w") as handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise BlockingIOError(
-                    f"{self.path} is being written by another process: wait for it, or stop it and resume"
-                ) from None
-            yield
+    def locked(self) -> AbstractContextManager[None]:
+        """Hold the run for this process alone; BlockingIOError where another one does."""
+        return locked(self.path, "process: wait for it, or stop it and resume")
 
     def config(self) -> RunConfig:
         """The run's settings."""
