@@ -53,7 +53,7 @@ def run_demo(
         _train_all(configs, out, workers, display)
     runs = [load_run(out / name) for name in METHODS]
     rows = results(runs)
-    summary = {"preset": "stale", "seed": configs["none"].seed, "methods": {row.method: row.as_dict() for row in rows}}
+    summary = {"preset": "stale", "seed": configs["none"].seed, "methods": {row.method: vars(row) for row in rows}}
     present(runs, out, what_to_look_at(rows, preset_as_it_is=not overrides), console, {"summary.json": summary})
     return summary
 

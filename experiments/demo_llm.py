@@ -83,7 +83,7 @@ def run_demo_llm(
         cost = {key: earlier[key] for key in cost}
     summary = {
         "preset": PRESET,
-        **row.as_dict(),
+        **vars(row),
         "greedy_before": run.rows("eval")[0]["greedy_accuracy"],
         "held_out_problems": config.eval.problems,
         **cost,

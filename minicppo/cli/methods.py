@@ -45,8 +45,7 @@ def methods(
 def describe(name: str) -> dict[str, Any]:
     """One method as plain data.
 
-    Raises:
-        ValueError: there is no such method.
+    Raises ValueError: there is no such method.
     """
     from minicppo.rules import get_method
 

@@ -34,8 +34,7 @@ def by_position(trace: Trace) -> dict[str, np.ndarray]:
 def drift_by_position(runs: list[Run]) -> Figure:
     """Mean and top tenth of |pi - mu| by position, one line a run, with the token test's allowance delta / w_t.
 
-    Raises:
-        ValueError: none of the runs kept a trace.
+    Raises ValueError: none of the runs kept a trace.
     """
     styles = dict(zip((run.path for run in runs), line_styles([run.method for run in runs]), strict=True))
     traced = [(run, by_position(run.trace)) for run in runs if run.trace is not None]

@@ -22,12 +22,9 @@ VERDICTS = {
     Reason.BOTH: "MASK, both",
     Reason.SEQUENCE: "MASK, response",
 }
-COLUMNS = {  # and what they mean, where their name does not say it
-    "t": "",
-    "mu": "",
-    "pi": "",
+COLUMNS = ("t", "mu", "pi", "rho", "A", "w", "D", "Z", "S", "W", "c", "g", "verdict")
+MEANINGS = {
     "rho": "pi / mu",
-    "A": "",
     "w": "position weight",
     "D": "divergence",
     "Z": "w D",
@@ -35,7 +32,6 @@ COLUMNS = {  # and what they mean, where their name does not say it
     "W": "sum of w so far, this token included",
     "c": "limit on Z, min(delta, delta + delta_b W - S) with the sums before this token",
     "g": "weight of A grad log pi",
-    "verdict": "",
 }
 REASONS = (
     "toward: the update brings pi no further from mu, always kept; inside: within the limits; "
@@ -131,8 +127,8 @@ def table(rows: Sequence[dict[str, Any]], title: str) -> Table:
 
 def legend(rows: Sequence[dict[str, Any]]) -> str:
     """What the columns and the verdicts mean."""
-    meanings = COLUMNS if rows[0]["S"] is not None else {**COLUMNS, "c": f"limit on {_tested(rows)}"}
-    columns = "; ".join(f"{name}: {text}" for name, text in meanings.items() if text and rows[0][name] is not None)
+    meanings = MEANINGS if rows[0]["S"] is not None else {**MEANINGS, "c": f"limit on {_tested(rows)}"}
+    columns = "; ".join(f"{name}: {text}" for name, text in meanings.items() if rows[0][name] is not None)
     used = "" if rows[0]["delta_b"] is None else f"\ndelta_b used: {_cell(rows[0]['delta_b'])}"
     return f"{columns}{used}\nVerdicts. {REASONS}"
 

@@ -50,8 +50,7 @@ def choose_window(reason: np.ndarray, width: int) -> tuple[int, int]:
 def one_response(run: Run, row: int | None = None, width: int = 56) -> Figure:
     """Draw one traced response of a run, at most `width` tokens of it.
 
-    Raises:
-        ValueError: the run kept no trace.
+    Raises ValueError: the run kept no trace.
     """
     trace = run.trace
     if trace is None:

@@ -1,8 +1,7 @@
 """What a run reached, as a row; rows of several runs, and the settings in which they differ, as tables."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -34,15 +33,11 @@ class Result:
     seconds: float | None
     peak_memory_mb: float | None
 
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
 
 def result(run: Run, label: str | None = None) -> Result:
     """Read a run's result off its metrics.
 
-    Raises:
-        ValueError: the run has not been evaluated yet.
+    Raises ValueError: the run has not been evaluated yet.
     """
     evals = run.rows("eval")
     if not evals:
