@@ -72,7 +72,8 @@ def train(
         by_recipe = "".join(f" by recipe {name}" for name in recipes_in(given)[-1:])
         console.print(
             f"[bold]{config.method.name}[/]{by_recipe} on {config.task.name}, {config.train.iterations} iterations of "
-            f"{config.rollout.prompts} x {config.rollout.group_size} responses, {config.resolved_device()} -> {folder}"
+            f"{config.rollout.prompts} x {config.rollout.group_size} responses, {config.resolved_device()} -> {folder}",
+            soft_wrap=True,
         )
     _follow(folder, config.train.iterations, 0, lambda handler: start(config, folder, handler))
 
