@@ -57,6 +57,7 @@ def gives_reasons(method: rules.Method, drawn: Drawn) -> None:
     batch = token_batch(*drawn, method.needs)
     out = method(batch)
     assert torch.equal(out.reason == R.PAD, ~batch.mask)
+    assert out.threshold is None or not out.threshold[~batch.mask].any()
     if method.params.get("gate", "hard") == "hard":
         assert torch.equal((out.reason == R.TOWARD) | (out.reason == R.INSIDE), out.token_mask)
         assert not out.weight[~out.token_mask].any()

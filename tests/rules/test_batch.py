@@ -78,6 +78,7 @@ BAD_VALUES: list[tuple[Callable[[], Any], str]] = [
         lambda: rules.position_weights(VALID, 0.8, schedule="constnt"),
         r"schedule='constnt' is unknown; did you mean 'constant'\?",
     ),
+    (lambda: rules.position_weights(VALID, 0.8, length="pdded"), r"unknown; use 'own', 'padded' or a horizon"),
     (lambda: rules.get_method("cpo"), r"method 'cpo' is unknown; did you mean 'cppo'\?"),
     (lambda: rules.get_method("cppo", delta_B=0.1), r"cppo has no hyper-parameter 'delta_B'; did you mean 'delta_b'\?"),
     (lambda: rules.get_method("reinforce", delta=0.1), r"reinforce has no hyper-parameter 'delta'"),

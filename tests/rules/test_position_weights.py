@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from minicppo import reference, rules
 from tests.strategies import EXACT_LENGTHS, layouts, limits, multiples, responses, tight
-from tests.twins import mask
+from tests.twins import mask, near
 
 
 @given(st.lists(st.integers(1, 17), min_size=1, max_size=4), multiples(1 / 8, 1, 8), st.data())
@@ -38,3 +38,13 @@ def test_truncation_agrees_on_a_horizon(response, lim, cut):
     whole, part = (mask(r, lim, length=17) for r in (response, response[:cut]))
     assert torch.equal(whole.reason[:, :cut], part.reason)
     assert part.position_weight[0].tolist() == reference.linear_weights(17, lim.w_min)[:cut]
+
+
+def test_schedules_are_what_they_were():
+    """Stored runs name a seed: its order must not change."""
+    valid = torch.tensor([[True, False, True, True, True, True]])
+    orders = [rules.position_weights(valid, 0.2, schedule="shuffled", seed=seed)[valid].tolist() for seed in (0, 1)]
+    assert orders == [near([0.8, 0.4, 1.0, 0.2, 0.6]), near([0.4, 1.0, 0.6, 0.2, 0.8])]
+    assert rules.position_weights(valid, 0.2, schedule="shuffled")[valid].tolist() == orders[0]
+    assert rules.position_weights(valid, 0.2, schedule="constant").tolist() == valid.double().tolist()
+    assert rules.position_weights(valid[:0], 0.2, length=3).shape == (0, 6)
