@@ -101,14 +101,6 @@ def test_the_trace_is_one_update_token_by_token(finished: tuple[Path, list[Any]]
     assert [len(tokens) for tokens in texts["tokens"]] == trace["response_mask"].sum(1).tolist()
 
 
-def test_same_seed_same_run_and_another_seed_another(small_config: MakeConfig, tmp_path: Path) -> None:
-    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        train(small_config(seed=seed, train={"iterations": 2}), tmp_path / name)
-    a, b, c = ((tmp_path / name / "metrics.jsonl").read_bytes() for name in "abc")
-    assert a == b
-    assert a != c
-
-
 def test_first_update_of_a_rollout_is_on_policy(finished: tuple[Path, list[Any]]) -> None:
     rows = RunDir.open(finished[0]).rows()
     for before, row in zip(rows, rows[1:], strict=False):
