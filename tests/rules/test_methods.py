@@ -29,14 +29,15 @@ def test_every_method_equals_its_loop(drawn, scale):
 @pytest.mark.parametrize("check", holds.AT_ANY_LIMIT)
 @given(ANY, traces(), SCALES)
 def test_every_method_at_any_limit(check, method, drawn, scale):
-    """See `method_properties`: reasons, layout, precision."""
+    """See `method_properties`: a_masked_token_has_a_reason (methods 3.5), every_method_is_free_of_layout and
+    single_precision_weights (methods P3)."""
     named(check, varied(method, scale), drawn)
 
 
 @pytest.mark.parametrize("check", holds.AT_ITS_OWN_LIMITS)
 @given(ANY, traces())
 def test_every_method_at_its_own_limits(check, method, drawn):
-    """See `method_properties`: REINFORCE on-policy, some gradient nearby."""
+    """See `method_properties`: on_policy_all_methods_agree (methods P1), some_gradient_is_left (methods P12)."""
     named(check, method, drawn)
 
 
