@@ -21,6 +21,7 @@ from datasets import Dataset
 from transformers import PrinterCallback, TrainerCallback
 
 from minicppo.engines.refusals import require_carried
+from minicppo.engines.trl_checkpoint import DONE, damaged, log_sizes, saved_checkpoints, whole_checkpoint
 from minicppo.engines.trl_config import CPPOConfig
 from minicppo.engines.trl_settings import trl_settings
 from minicppo.engines.trl_trainer import CPPOTrainer
@@ -35,7 +36,6 @@ from minicppo.rl.tasks import Problem, judged, sample_problems
 from minicppo.rl.trainer import OnEvent, starting_policy
 from minicppo.text import nearest
 
-DONE = "minicppo.json"  # the last file of a checkpoint
 OURS = tuple("mask/ gate/ budget/ div/ prefix/ ratio/ kl/ weight/ accept/ minpro/ mismatch/ faults/".split())
 
 
@@ -56,7 +56,8 @@ def train(config: RunConfig, run_dir: str | Path, on_event: OnEvent | None = Non
     start = starting_policy(config, on_event)
     if is_main():
         RunDir.create(run_dir, config)
-    return _run_to_end(run, config, start, on_event, None)
+    with run.locked() if is_main() else nullcontext():
+        return _run_to_end(run, config, start, on_event, None)
 
 
 def resume(run_dir: str | Path, on_event: OnEvent | None = None) -> Path:
@@ -65,14 +66,16 @@ def resume(run_dir: str | Path, on_event: OnEvent | None = None) -> Path:
     Raises:
         FileNotFoundError: the folder holds no run.
         BlockingIOError: another process is writing it.
+        ValueError: the newest checkpoint is damaged.
     """
     run = RunDir.open(run_dir)
     if run.finished:
         return run.path
     config = run.config()
-    checkpoint = whole_checkpoint(run)
-    start = starting_policy(config, on_event) if checkpoint is None else load_policy(checkpoint, config.model.chat)
-    return _run_to_end(run, config, start, on_event, checkpoint)
+    with run.locked() if is_main() else nullcontext():  # before anything is touched
+        checkpoint = whole_checkpoint(run, remove=is_main())
+        start = starting_policy(config, on_event) if checkpoint is None else load_policy(checkpoint, config.model.chat)
+        return _run_to_end(run, config, start, on_event, checkpoint)
 
 
 def trl_config(config: RunConfig, run_dir: Path) -> CPPOConfig:
@@ -127,7 +130,9 @@ def _run_to_end(
         callbacks=[log] if is_main() else [],
     )
     trainer.remove_callback(PrinterCallback)
-    with quiet(), log.open(checkpoint) if is_main() else nullcontext():
+    if is_main():
+        run.truncate_logs(log_sizes(checkpoint))
+    with quiet():
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         if is_main():
             save_policy(policy, run.checkpoints / f"{settings.iterations:06d}" / "policy")
@@ -153,21 +158,6 @@ def _prompt(policy: Policy, problem: Problem) -> Any:
     return [{"role": "user", "content": problem.prompt}] if policy.chat else problem.prompt
 
 
-def whole_checkpoint(run: RunDir) -> Path | None:
-    """The newest checkpoint that was written to its end; those that were not are removed."""
-    found = None
-    for folder in _saved(run):
-        if (folder / DONE).is_file():
-            found = folder
-        else:
-            shutil.rmtree(folder, ignore_errors=True)  # every process of a resumed run comes here
-    return found
-
-
-def _saved(run: RunDir) -> list[Path]:
-    return sorted((run.path / "trl").glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
-
-
 class RunLog(TrainerCallback):
     """TRL's metrics as rows of a run directory, which `minicppo compare` and `minicppo eval` read like any other.
 
@@ -180,15 +170,11 @@ class RunLog(TrainerCallback):
         self.updates = config.train.minibatches * config.train.epochs  # of an iteration
         self._start = self._rollout_s = self._tokens = 0.0  # of the current iteration
 
-    @contextmanager
-    def open(self, checkpoint: Path | None) -> Iterator[None]:
-        """Hold the run for this process, its logs cut back to where the checkpoint left them."""
-        with self.run.locked():
-            sizes = {"metrics.jsonl": 0, "timings.jsonl": 0}
-            self.run.truncate_logs(sizes if checkpoint is None else json.loads((checkpoint / DONE).read_text()))
-            yield
-
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        for parameter, moments in kwargs["optimizer"].state.items():  # the fused step would write out of bounds
+            if any(moments[name].shape != parameter.shape for name in ("exp_avg", "exp_avg_sq")):
+                file = self.run.path / "trl" / f"checkpoint-{state.global_step}" / "optimizer.pt"
+                raise damaged(file, f"moments of another shape than their parameter's, {tuple(parameter.shape)}")
         if state.global_step == 0:
             self._evaluate(0, 0)
         self._start = time.perf_counter()
@@ -228,7 +214,7 @@ class RunLog(TrainerCallback):
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         folder = self.run.path / "trl" / f"checkpoint-{state.global_step}"
         write_atomically(folder / DONE, json.dumps(self.run.log_sizes()).encode())
-        for old in _saved(self.run)[: -self.config.train.keep_checkpoints]:
+        for old in saved_checkpoints(self.run)[: -self.config.train.keep_checkpoints]:
             shutil.rmtree(old)  # TRL would remove it before the new is whole
 
     def _end_iteration(self, done: int, update: int) -> None:

@@ -18,6 +18,7 @@ from trl import GRPOTrainer
 from trl.models.utils import unwrap_model_for_generation
 
 from minicppo.engines import trl_rollout
+from minicppo.engines.trl_checkpoint import load_rollout, save_rollout
 from minicppo.engines.trl_config import CPPOConfig, padded_to, require_unbiased
 from minicppo.engines.trl_rollout import VLLM_MOST_LOG_PROBS, Top, last_hidden_states, rolled_out, split_ranked
 from minicppo.engines.trl_settings import LOSS_TYPES
@@ -212,27 +213,23 @@ class CPPOTrainer(GRPOTrainer):
             metrics[key] = [summarise(key, [row[key] for row in rows if key in row])]
         super().log(logs, start_time)
 
-    # Saving and resuming: TRL alone would sample other responses on resuming in the middle of a rollout
+    # Saving and resuming
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Beside what TRL saves, its count of micro-batches and the responses that later updates will reuse."""
         folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
-        folder.mkdir(parents=True, exist_ok=True)
         reused = self._step % (self.args.steps_per_generation * self.num_iterations) != 0
-        inputs = (self._buffered_inputs or []) if reused else []
-        parts = [{name: value for name, value in part.items() if isinstance(value, Tensor)} for part in inputs]
-        torch.save((self._step, parts), self._buffer_file(folder))
+        save_rollout(self._rollout_file(folder), self._step, (self._buffered_inputs or []) if reused else [])
         super()._save_checkpoint(model, trial)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
-            file = self._buffer_file(Path(checkpoint))
-            self._step, parts = torch.load(file, map_location=self.accelerator.device, weights_only=True)
+            self._step, parts = load_rollout(self._rollout_file(Path(checkpoint)), str(self.accelerator.device))
             self._buffered_inputs = parts or None
 
-    def _buffer_file(self, folder: Path) -> Path:
-        return folder / f"rollout_{self.accelerator.process_index}.pt"
+    def _rollout_file(self, folder: Path) -> Path:
+        return folder / f"rollout_{self.accelerator.process_index}.safetensors"
 
 
 def summarise(key: str, values: list[float]) -> float:

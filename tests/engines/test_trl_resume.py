@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from safetensors.torch import load_file
+import torch
+from safetensors.torch import load_file, save_file
 
 pytest.importorskip("trl", reason="the TRL engine needs trl (pip install -e '.[trl]')")
 
 from minicppo.engines import trl_run
 from minicppo.engines.trl import resume, train
-from minicppo.engines.trl_run import whole_checkpoint
+from minicppo.engines.trl_checkpoint import load_rollout, save_rollout, whole_checkpoint
 from minicppo.plots.results import results
 from minicppo.plots.runs import load_run
 from minicppo.rl.config import RunConfig, validate
@@ -74,7 +75,7 @@ def test_killed_and_resumed_is_not_killed(tmp_path: Path, monkeypatch: pytest.Mo
     assert killed.returncode == -signal.SIGKILL, killed.stderr[-3000:]
     half = tmp_path / "cut" / "trl" / "checkpoint-4"
     half.mkdir()  # as if it had been killed while saving
-    newest = whole_checkpoint(RunDir.open(tmp_path / "cut"))
+    newest = whole_checkpoint(RunDir.open(tmp_path / "cut"), remove=True)
     assert newest is not None
     assert newest.name == "checkpoint-3"
     assert not half.exists()
@@ -133,15 +134,78 @@ def test_what_trl_cannot_do_is_refused_before_any_work(changes: dict[str, Any], 
     assert not (tmp_path / "run").exists()
 
 
-def test_every_process_may_clear_away_what_was_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    half = tmp_path / "trl" / "checkpoint-4"
-    half.mkdir(parents=True)
-    remove = shutil.rmtree
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with one checkpoint, as a kill before the end leaves it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MINICPPO_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+        folder = train(small_run(), tmp_path_factory.mktemp("stopped") / "run")
+    (folder / "summary.json").unlink()
+    return folder
 
-    def after_another(folder: Path, ignore_errors: bool = False) -> None:
-        remove(folder)
-        remove(folder, ignore_errors=ignore_errors)
 
-    monkeypatch.setattr(shutil, "rmtree", after_another)
-    assert whole_checkpoint(RunDir(tmp_path)) is None
-    assert not half.exists()
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
+
+
+@pytest.mark.parametrize(
+    "name", "rollout_0.safetensors minicppo.json model.safetensors optimizer.pt trainer_state.json config.json".split()
+)
+@pytest.mark.parametrize("damage", [lambda whole: whole[:4], lambda whole: b"", lambda whole: b"\0" * len(whole)])
+def test_a_damaged_checkpoint_is_named(name: str, damage: Any, stopped: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(stopped, tmp_path / "run")
+    file = run / "trl" / "checkpoint-8" / name
+    file.write_bytes(damage(file.read_bytes()))
+    with pytest.raises(ValueError, match=rf"checkpoint-8/{name} is damaged .*remove .*checkpoint-8"):
+        resume(run)
+
+
+def test_moments_of_another_model_are_refused(stopped: Path, tmp_path: Path) -> None:
+    file = shutil.copytree(stopped, tmp_path / "run") / "trl" / "checkpoint-8" / "optimizer.pt"
+    saved = torch.load(file)
+    saved["state"][3]["exp_avg_sq"] = torch.zeros(2)
+    torch.save(saved, file)
+    with pytest.raises(ValueError, match=r"optimizer\.pt is damaged \(moments of another shape"):
+        resume(tmp_path / "run")
+
+
+def test_nothing_is_touched_before_the_lock_is_held(stopped: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(stopped, tmp_path / "run")
+    (run / "trl" / "checkpoint-9").mkdir()
+    (run / "trl" / "checkpoint-9" / "half.json").touch()
+    before = content(run)
+    with RunDir(run).locked(), pytest.raises(BlockingIOError, match="another process"):
+        resume(run)
+    assert content(run) == before
+
+
+def test_only_our_own_half_written_checkpoints_are_removed(tmp_path: Path) -> None:
+    folder, elsewhere = tmp_path / "run" / "trl", tmp_path / "elsewhere"
+    mine = ["checkpoint-4-best", "checkpoint-best", "checkpoint-", "checkpoint-4.old", "checkpoint--4"]
+    for name in (*mine, "checkpoint-4"):
+        (folder / name).mkdir(parents=True)
+    (elsewhere / "checkpoint-4").mkdir(parents=True)
+    (folder / "checkpoint-5").symlink_to(elsewhere)
+    (folder / "checkpoint-6").write_text("a file")
+    run = RunDir(tmp_path / "run")
+    assert whole_checkpoint(run) is None
+    assert (folder / "checkpoint-4").exists()
+    assert whole_checkpoint(run, remove=True) is None
+    assert sorted(path.name for path in folder.iterdir()) == sorted([*mine, "checkpoint-5", "checkpoint-6"])
+    folder.rename(tmp_path / "aside")
+    folder.symlink_to(elsewhere)
+    with pytest.raises(ValueError, match="trl is a link"):
+        whole_checkpoint(run, remove=True)
+    assert (elsewhere / "checkpoint-4").exists()
+
+
+def test_the_rollout_is_kept_whole_and_read_under_its_old_names(tmp_path: Path) -> None:
+    file, mu = tmp_path / "checkpoint-3" / "rollout_0.safetensors", torch.arange(6.0).view(2, 3)
+    save_rollout(file, 3, [{"advantages": mu[0], "num_images": [1, 2]}, {"advantages": mu[1], "num_images": None}])
+    step, parts = load_rollout(file, "cpu")
+    assert (step, [part["num_images"] for part in parts]) == (3, [[1, 2], None])
+    assert torch.equal(torch.stack([part["advantages"] for part in parts]), mu)
+    save_file({"0/rollout_cell_ids": mu, "0/rollout_cell_log_probs": mu + 1}, file, {"step": "1", "parts": "1"})
+    assert load_rollout(file, "cpu")[1][0].keys() == {"rollout_top_ids", "rollout_top_log_probs"}
+    with pytest.raises(ValueError, match="saved by GRPOTrainer, or by another number of processes"):
+        load_rollout(file.with_name("rollout_1.safetensors"), "cpu")

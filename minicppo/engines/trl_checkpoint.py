@@ -1,0 +1,124 @@
+"""What our checkpoints have beside TRL's, and which of them are whole.
+
+rollout_R.safetensors  the responses that process R still reuses, and its count of micro-batches: TRL alone would sample
+                       others on resuming in the middle of a rollout
+minicppo.json          bytes of the run's logs; written last, so that a checkpoint without it is not whole
+"""
+
+import json
+import re
+import shutil
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from minicppo.rl.run_dir import LOGS, RunDir
+
+DONE = "minicppo.json"
+# Entries of TRL's input dictionary under the names that runs of older versions saved them with.
+RENAMED = {"rollout_cell_log_probs": "rollout_top_log_probs", "rollout_cell_ids": "rollout_top_ids"}
+
+
+def saved_checkpoints(run: RunDir) -> list[Path]:
+    """The folders RUN/trl/checkpoint-N, by N. What has another name, or is a link, is no checkpoint: it is left alone.
+
+    Raises:
+        ValueError: RUN/trl is a link, so that what would be removed here lies elsewhere.
+    """
+    folder = run.path / "trl"
+    if folder.is_symlink():
+        raise ValueError(f"{folder} is a link, and checkpoints are removed in it. Way out: put the folder in its place")
+    found = [path for path in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-[0-9]+", path.name)]
+    found = [path for path in found if path.is_dir() and not path.is_symlink()]
+    return sorted(found, key=lambda path: int(path.name.split("-")[1]))
+
+
+def whole_checkpoint(run: RunDir, remove: bool = False) -> Path | None:
+    """The newest checkpoint that was written to its end. remove: those that were not, for the holder of the run's lock.
+
+    Raises:
+        ValueError: a file of it is damaged.
+    """
+    found = None
+    for folder in saved_checkpoints(run):
+        if (folder / DONE).is_file():
+            found = folder
+        elif remove:
+            shutil.rmtree(folder)
+    if found:
+        _require_readable(found)
+    return found
+
+
+def log_sizes(checkpoint: Path | None) -> dict[str, int]:
+    """Bytes that each log had at a checkpoint; None: at the start."""
+    return dict.fromkeys(LOGS, 0) if checkpoint is None else json.loads((checkpoint / DONE).read_text())
+
+
+def _require_readable(folder: Path) -> None:
+    """Raise ValueError, naming the file, where the header or the index of one is not what it should be."""
+    for file in sorted(folder.iterdir()):
+        try:
+            if file.suffix == ".safetensors":
+                with safe_open(file, "pt"):
+                    pass
+            elif file.suffix in (".pt", ".pth"):  # PyTorch's own files, which transformers writes, are zip archives
+                zipfile.ZipFile(file).close()
+            elif file.suffix == ".json":
+                json.loads(file.read_text(encoding="utf-8"))
+        except Exception as error:
+            raise damaged(file, error) from None
+    sizes = log_sizes(folder)
+    if not isinstance(sizes, dict) or not all(type(sizes.get(log)) is int and sizes[log] >= 0 for log in LOGS):
+        raise damaged(folder / DONE, "it holds no sizes of the logs")
+
+
+def damaged(file: Path, why: object) -> ValueError:
+    """The error of a file that cannot be used: its name, why, and the way out."""
+    return ValueError(f"{file} is damaged ({why}). Way out: remove {file.parent}, and go on from the checkpoint before")
+
+
+def save_rollout(path: Path, step: int, parts: Sequence[Mapping[str, Any]]) -> None:
+    """Write the trainer's count of micro-batches and the input dictionaries of the current rollout (or none).
+
+    Tensors as such, everything else as JSON; TypeError where that cannot be.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tensors, others = {}, {}
+    for i, part in enumerate(parts):
+        for name, value in part.items():
+            if isinstance(value, Tensor):
+                tensors[f"{i}/{name}"] = value.cpu().clone()  # slices of one tensor share memory
+            else:
+                others[f"{i}/{name}"] = value
+    save_file(tensors, path, {"step": str(step), "parts": str(len(parts)), "others": json.dumps(others)})
+
+
+def load_rollout(path: Path, device: str) -> tuple[int, list[dict[str, Any]]]:
+    """What `save_rollout` wrote.
+
+    Raises:
+        ValueError: there is no such file, or it is damaged.
+    """
+    if not path.is_file():
+        raise ValueError(
+            f"{path.parent} has no {path.name}: it was saved by GRPOTrainer, or by another number of processes. Way "
+            "out: as many processes as then; or begin anew from its weights, with that folder for the model"
+        )
+    try:
+        with safe_open(path, "pt", device=device) as file:
+            metadata = file.metadata()
+            values = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (not a dictionary)
+        values |= json.loads(metadata.get("others", "{}"))
+        parts: list[dict[str, Any]] = [{} for _ in range(int(metadata["parts"]))]
+        for key, value in values.items():
+            index, _, name = key.partition("/")
+            parts[int(index)][RENAMED.get(name, name)] = value
+        return int(metadata["step"]), parts
+    except Exception as error:
+        raise damaged(path, error) from None
