@@ -1,10 +1,11 @@
 """Is this checkout slower than another? Both do the same work in turns, each in a process of its own.
 
-    python -m experiments.benchmarks.beside ../before [--turns 7] [--threads 1] [--only mask]
+    python -m experiments.benchmarks.beside ../before [--turns 7] [--threads 1] [--only mask] [--cpu]
 
 Sampling, scoring (forward and backward), iterations of the trainer, and the mask. A process stays for all turns, so
 that what is loaded or compiled once does not count; each first turn is thrown away. The ratio is the median of the
-turns' ratios, which a machine that is busy for a while does not move. Status 1 where one is over its limit.
+turns' ratios, which a machine that is busy for a while does not move; with --cpu it is of processor time, which others'
+work hardly moves, but which leaves out what other processes do for a run. Status 1 where one is over its limit.
 """
 
 import argparse
@@ -26,6 +27,7 @@ SIZES = {
 }
 SHAPES = ((512, 2048), (64, 8192))
 LIMITS = {"sampling": 1.03, "scoring": 1.03, "rollout and update": 1.03, "mask": 1.25}
+clock = time.perf_counter
 NAMES = [f"{kind}, {size}" for kind in LIMITS if kind != "mask" for size in SIZES]
 NAMES += [f"mask, {rows} x {width}" for rows, width in SHAPES]
 
@@ -33,10 +35,10 @@ NAMES += [f"mask, {rows} x {width}" for rows, width in SHAPES]
 class Worker:
     """A process that imports `minicppo` from one checkout and does what it is told."""
 
-    def __init__(self, checkout: Path, threads: int, small: bool, scratch: Path):
+    def __init__(self, checkout: Path, threads: int, options: list[str], scratch: Path):
         environment = os.environ | {"PYTHONPATH": str(checkout), "OMP_NUM_THREADS": str(threads)}
         environment |= {"MINICPPO_CACHE": str(scratch)}
-        command = [sys.executable, "-P", __file__, str(checkout), "--work", *(["--small"] if small else [])]
+        command = [sys.executable, "-P", __file__, str(checkout), "--work", *options]
         self.process = subprocess.Popen(
             command, cwd=scratch, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
@@ -57,10 +59,12 @@ class Worker:
         raise RuntimeError(f"{name} ended in {self.process.args!r}")
 
 
-def work(checkout: Path, small: bool) -> None:
+def work(checkout: Path, small: bool, cpu: bool) -> None:
     """Do what the lines of standard input name, and say how long each took."""
+    global clock
     import minicppo
 
+    clock = time.process_time if cpu else time.perf_counter
     assert Path(minicppo.__file__).is_relative_to(checkout), f"{minicppo.__file__} is not of {checkout}"
     ready: dict[str, Callable[[], float]] = {}
     for line in sys.stdin:
@@ -108,7 +112,7 @@ def trainer(kind: str, size: str, small: bool) -> Callable[[], float]:
 
             def heard(event: Any) -> None:
                 if event["kind"] == "iteration":
-                    ends[event["iteration"]] = time.perf_counter()
+                    ends[event["iteration"]] = clock()
                 updates.extend([event] if event["kind"] == "update" else [])
 
             with tempfile.TemporaryDirectory() as folder:
@@ -163,9 +167,9 @@ def mask(shape: str, small: bool) -> Callable[[], float]:
 
 
 def timed(function: Callable[[], object]) -> float:
-    start = time.perf_counter()
+    start = clock()
     function()
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -176,17 +180,18 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=1, help="of each process")
     parser.add_argument("--only", default="", help="what begins with this")
     parser.add_argument("--small", action="store_true", help="tiny sizes: the figures mean nothing")
+    parser.add_argument("--cpu", action="store_true", help="processor time instead of time")
     parser.add_argument("--work", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
     if given.work:
-        work(given.other, given.small)
+        work(given.other, given.small, given.cpu)
         return
     slower = []
     print("| | there | here | times as long | lowest, highest | limit |\n|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as scratch:
-        there, here = (
-            Worker(checkout, given.threads, given.small, Path(scratch)) for checkout in (given.other.resolve(), HERE)
-        )
+        options = [name for name in ("--small", "--cpu") if getattr(given, name[2:])]
+        checkouts = given.other.resolve(), HERE
+        there, here = (Worker(checkout, given.threads, options, Path(scratch)) for checkout in checkouts)
         for name in [name for name in NAMES if name.startswith(given.only)]:
             took: dict[Worker, list[float]] = {there: [], here: []}
             for turn in range(given.turns + 1):
