@@ -136,14 +136,17 @@ def test_a_plugin_is_known_to_the_commands_that_look_names_up(
     assert "there is no such Python file" in minicppo("methods", "--plugin", "yours.py").refused()
 
 
-def test_compare_prints_a_table_and_writes_figures(minicppo: Command, tmp_path: Path) -> None:
+def test_compare_prints_a_table_and_writes_a_report(
+    minicppo: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("minicppo.plots.report.write_report", lambda runs, out: [out / f"{len(runs)}.png"])
     for name in ("cppo-exact", "none"):
         write_run(tmp_path / name, name)
     shown = minicppo("compare", "cppo-exact", "none", "--out", "side-by-side").done()
     assert "31.0 ± 2.0" in shown
     assert "from one seed, settle nothing" in shown
-    assert (tmp_path / "side-by-side" / "curves.png").exists()
-    assert (tmp_path / "side-by-side" / "report.md").exists()
+    assert "method.name" in shown
+    assert "side-by-side/2.png" in shown
 
 
 def test_a_recipe_is_said_and_names_the_folder(minicppo: Command, monkeypatch: pytest.MonkeyPatch) -> None:

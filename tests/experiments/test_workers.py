@@ -17,6 +17,7 @@ import pytest
 from experiments.workers import follow, start_workers, tell
 
 
+@pytest.mark.slow
 def test_workers_see_the_environment_of_the_day(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the pool's start, that is: the server that forks them may have begun with another."""
     for day in ("monday", "tuesday"):
