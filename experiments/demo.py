@@ -87,9 +87,9 @@ def present(
         write_atomically(out / name, (json.dumps(record, indent=1) + "\n").encode())
     for shown in (results_table(results(runs)), *more):
         console.print(shown)
-    console.print(reading, markup=False)
+    console.print(reading)
     there = [path.name for path in files] + sorted(path.name for path in out.glob("*.html")) + list(records)
-    console.print(f"\nIn {out}: {', '.join(there)}", markup=False)
+    console.print(f"\nIn {out}: {', '.join(there)}")
 
 
 def what_to_look_at(rows: Sequence[Result], *, preset_as_it_is: bool = True) -> str:

@@ -58,7 +58,7 @@ def run_demo_llm(
     precision = str(start.autocast or start.model.dtype).removeprefix("torch.")
     del start
     console.print(
-        f"[bold]{method}[/], {config.train.iterations} iterations of {config.rollout.prompts} x "
+        f"{method}, {config.train.iterations} iterations of {config.rollout.prompts} x "
         f"{config.rollout.group_size} answers in {precision}, each batch used for {config.train.epochs} epochs -> "
         f"{folder}; first and last, {config.eval.problems} held-out problems are answered"
     )
@@ -93,7 +93,6 @@ def run_demo_llm(
     console.print(
         f"{summary['wall_s']:.0f} s, {summary['cpu_s']:.0f} s of CPU time, {summary['process_peak_memory_mb']:.0f} MB. "
         f"Beside another: python -m experiments demo-llm --method grpo; minicppo compare {folder} {out / 'grpo'}",
-        markup=False,
     )
     return summary
 

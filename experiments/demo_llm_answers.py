@@ -24,6 +24,7 @@ from minicppo.rl.rollout import grade
 from minicppo.rl.sampling import sample
 from minicppo.rl.seeding import generator_for
 from minicppo.rules import Reason
+from minicppo.text import markdown_cell, printable
 
 WORDS = {
     Reason.TOWARD: "kept, moves back",
@@ -69,7 +70,7 @@ def side_by_side(before: Sequence[Answer], after: Sequence[Answer]) -> Table:
     for head, width in (("problem", 26), ("answer", 6), ("before", 22), ("after", 22)):
         table.add_column(head, max_width=width, overflow="fold")
     for old, new in zip(before, after, strict=True):
-        table.add_row(Text(old.prompt), old.expected, _graded(old), _graded(new))
+        table.add_row(Text(printable(old.prompt)), Text(printable(old.expected)), _graded(old), _graded(new))
     return table
 
 
@@ -78,7 +79,7 @@ def side_by_side_markdown(before: Sequence[Answer], after: Sequence[Answer]) -> 
     lines = ["| problem | answer | before | after |", "|---|---:|---|---|"]
     for old, new in zip(before, after, strict=True):
         said = [f"**{_cell(answer.text)}**" if answer.right else _cell(answer.text) for answer in (old, new)]
-        lines.append(f"| {_cell(old.prompt)} | {old.expected} | {' | '.join(said)} |")
+        lines.append(f"| {_cell(old.prompt)} | {_cell(old.expected)} | {' | '.join(said)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -93,7 +94,7 @@ def coloured(trace: Trace, row: int | None = None) -> Text:
     top = float(divergence[valid].max()) or 1.0
     text = Text()
     for token, reason, value in zip(trace.tokens[row], reasons[valid], divergence[valid], strict=True):
-        text.append(token.replace("\n", "⏎"), _style(Reason(reason), float(value) / top))
+        text.append(printable(token.replace("\n", "⏎")), _style(Reason(reason), float(value) / top))
     text.append(f"\n  after {trace.prompts[row]!r}, advantage {float(trace.advantages[row, 0]):+.2f}\n")
     for reason, words in WORDS.items():
         chosen = reasons == reason
@@ -113,11 +114,11 @@ def write_html(text: Text, path: Path) -> Path:
 
 def _graded(answer: Answer) -> Text:
     mark = Text("✓ ", "green") if answer.right else Text("✗ ", "red")
-    return mark.append(" ".join(answer.text.split()), "default")
+    return mark.append(printable(" ".join(answer.text.split())), "default")
 
 
 def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", r"\|").replace("*", r"\*") or "(nothing)"
+    return markdown_cell(text) or "(nothing)"
 
 
 def _face(reason: Reason) -> str:

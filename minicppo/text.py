@@ -1,6 +1,7 @@
-"""Words for messages: the nearest known name, and how an optional part is installed."""
+"""Words for messages, and texts from elsewhere (answers, data, settings, paths) as they can be shown without harm."""
 
 import difflib
+import re
 from collections.abc import Collection
 
 
@@ -18,3 +19,26 @@ def install(extra: str) -> str:
     "pip install -c constraints.txt -e '.[math]'"
     """
     return f"pip install -c constraints.txt -e '.[{extra}]'"
+
+
+# control characters but tab and newline, what turns the direction of writing or hides, and halves of characters
+HIDDEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    r"""The text with what a terminal would obey, and an eye not see, as escapes.
+
+    >>> printable("\x1b[2J5")
+    '\\x1b[2J5'
+    """
+    return HIDDEN.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def markdown_cell(text: str) -> str:
+    r"""The text as a cell of a Markdown table that shows it letter by letter: no link, no HTML, no emphasis, one line.
+
+    >>> markdown_cell("a|b <i> [x](y)")
+    'a\\|b &lt;i&gt; \\[x\\](y)'
+    """
+    plain = " ".join(printable(text).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\`*|\[\]~])", r"\\\1", plain)

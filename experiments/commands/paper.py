@@ -50,11 +50,11 @@ def tables(
         everything["beside"] = [dataclasses.asdict(each) for each in mine]
         print(json.dumps(everything, indent=1))
         return
-    console.print("[bold]Table 3[/]: the paper's configurations (Qwen3; n responses to a prompt; mini: prompts)")
+    console.print("Table 3: the paper's configurations (Qwen3; n responses to a prompt; mini: prompts)")
     console.print(_configurations())
     for model in paper_table("table4")["rows"]:
         steps = paper_table("table1")["steps"][model]
-        console.print(f"[bold]Tables 1 and 4[/]: Qwen3-{model}, Avg@16 in %, best of the first {steps} steps")
+        console.print(f"Tables 1 and 4: Qwen3-{model}, Avg@16 in %, best of the first {steps} steps")
         console.print(_accuracies(model, mine))
     console.print("Not consistent, as printed in the paper:")
     say(*(f"  {line}" for line in inconsistencies()))

@@ -54,6 +54,6 @@ def study(
             stopped("Type the same command again to go on.")
     say(*write_report(loaded, f"python -m experiments study {config}"))
     for run, reason in failed.items():
-        errors.print(f"{run} could not start: {reason}", markup=False, soft_wrap=True)
+        errors.print(f"{run} could not start: {reason}", soft_wrap=True)
     if failed:
         raise typer.Exit(1)

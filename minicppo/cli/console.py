@@ -8,25 +8,39 @@ import shutil
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.markup import escape
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.table import Table
+from rich.text import Text
+
+from minicppo.text import printable
 
 if TYPE_CHECKING:
     from minicppo.plots.results import Result
 
-console = Console(highlight=False)
-errors = Console(stderr=True, highlight=False)
+
+class Terminal(Console):
+    """A console on which texts are texts: square brackets are no markup, and control characters are shown, not sent."""
+
+    def __init__(self, **options: Any):
+        super().__init__(highlight=False, markup=False, **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=printable(segment.text))
+
+
+console, errors = Terminal(), Terminal(stderr=True)
 
 
 def say(*lines: object) -> None:
-    """Print lines as they are: nothing in them is markup, and none is broken."""
+    """Print lines unbroken."""
     for line in lines:
-        console.print(str(line), markup=False, soft_wrap=True)
+        console.print(str(line), soft_wrap=True)
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None, words: int = 99) -> Table:
@@ -37,7 +51,7 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[object]], title: str | N
         number = i >= words
         shown.add_column(head, justify="right" if number else "left", no_wrap=number, overflow="fold")
     for row in rows:
-        shown.add_row(*(escape(str(cell)) for cell in row))
+        shown.add_row(*(Text(printable(str(cell))) for cell in row))
     return shown
 
 
@@ -53,14 +67,14 @@ def fail(error: Exception) -> NoReturn:
     """Say in one line (or one for each thing that is wrong) what went wrong, and leave with status 2."""
     text = str(error) if not isinstance(error, KeyError) else repr(error.args[0])
     for line in text.splitlines() or [type(error).__name__]:
-        errors.print("[bold red]error:[/] ", end="")
-        errors.print(line, markup=False, soft_wrap=True)
+        errors.print("error: ", style="bold red", end="")
+        errors.print(line, soft_wrap=True)
     raise SystemExit(2)
 
 
 def stopped(hint: str) -> NoReturn:
     """After Ctrl-C: say how to go on, and leave with the status of an interrupted program."""
-    errors.print(f"\nStopped. {hint}", markup=False, soft_wrap=True)
+    errors.print(f"\nStopped. {hint}", soft_wrap=True)
     raise typer.Exit(130)
 
 

@@ -48,7 +48,7 @@ def explain(
         print(json.dumps(rows, indent=1))
     else:
         console.print(shown.table(rows, " ".join([method, *(overrides or [])])))
-        console.print(shown.legend(rows), markup=False)
+        console.print(shown.legend(rows))
     if plot is not None:
         say(f"drawn to {save(shown.picture(rows, method), plot)}")
 

@@ -35,7 +35,7 @@ def methods(
     else:
         (row,) = rows
         needs = row["needs"].replace("_", "-")
-        console.print(f"[bold]{row['name']}[/]: {row['summary']}")
+        console.print(f"{row['name']}: {row['summary']}")
         say(f"  g = {row['formula']}, decided by {row['level']}; needs {needs}", f"  source: {row['source']}")
         params = [(f"method.params.{key}", entry["value"], entry["source"]) for key, entry in row["params"].items()]
         if params:

@@ -35,13 +35,13 @@ def progress_lines(console: Console, amount: ProgressColumn | None = None, wide:
     Each line has a field `note`, shown at its end. Rates look back over minutes: a step may take one.
     """
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=None if wide else 40),
         amount or MofNCompleteColumn(),
         RateColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(elapsed_when_finished=False),
-        TextColumn("{task.fields[note]}", style="green"),
+        TextColumn("{task.fields[note]}", style="green", markup=False),
         console=console,
         speed_estimate_period=300.0,
         expand=wide,

@@ -71,7 +71,7 @@ def train(
         RunDir(folder).require_vacant()  # before anything is shown
         by_recipe = "".join(f" by recipe {name}" for name in recipes_in(given)[-1:])
         console.print(
-            f"[bold]{config.method.name}[/]{by_recipe} on {config.task.name}, {config.train.iterations} iterations of "
+            f"{config.method.name}{by_recipe} on {config.task.name}, {config.train.iterations} iterations of "
             f"{config.rollout.prompts} x {config.rollout.group_size} responses, {config.resolved_device()} -> {folder}",
             soft_wrap=True,
         )
@@ -148,7 +148,7 @@ def _run_verl(config: RunConfig, folder: Path) -> None:
     except KeyboardInterrupt:
         stopped("The same command again goes on from the newest checkpoint.")
     if status:
-        errors.print(f"verl ended with status {status}; its output is in {folder}/verl.log", markup=False)
+        errors.print(f"verl ended with status {status}; its output is in {folder}/verl.log")
     raise typer.Exit(status)
 
 

@@ -7,7 +7,7 @@ from matplotlib.ticker import MaxNLocator
 
 from minicppo.plots.response import LOOKS
 from minicppo.plots.runs import Run, labels
-from minicppo.plots.style import BLACK, GREY, house_style, line_styles, new_figure
+from minicppo.plots.style import BLACK, GREY, house_style, line_styles, literal, new_figure
 from minicppo.rules import Reason
 
 # kind of row, metric, factor, title, axis label, limits of the axis (None: what the data need)
@@ -28,7 +28,7 @@ REASONS = [
 
 def curves(runs: list[Run]) -> Figure:
     """Accuracy (band: one standard error), reward, masked share and drift of each run over the iterations."""
-    styles, names = line_styles([run.method for run in runs]), labels(runs)
+    styles, names = line_styles([run.method for run in runs]), [literal(name) for name in labels(runs)]
     with house_style():
         figure = new_figure(9.0, 5.6)
         axes = figure.subplots(2, 2, sharex=True)
@@ -60,7 +60,7 @@ def masked_share(runs: list[Run]) -> Figure:
     with house_style():
         figure = new_figure(max(4.0, 2.4 * len(runs)), 2.9)
         axes = figure.subplots(1, len(runs), sharex=True, sharey=True, squeeze=False)[0]
-        for ax, run, name in zip(axes, runs, labels(runs), strict=True):
+        for ax, run, name in zip(axes, runs, map(literal, labels(runs)), strict=True):
             _stack_reasons(ax, run)
             ax.set_title(name)
             _count_iterations(ax, "iteration", most=5)

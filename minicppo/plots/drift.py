@@ -5,7 +5,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from minicppo.plots.runs import Run, Trace, labels
-from minicppo.plots.style import BLACK, house_style, line_styles, new_figure
+from minicppo.plots.style import BLACK, house_style, line_styles, literal, new_figure
 
 FLOOR = 1e-5  # smaller drift is drawn here
 BINS = 10  # at most; a trace has few responses, so finer bins would be mostly noise
@@ -44,7 +44,7 @@ def drift_by_position(runs: list[Run]) -> Figure:
         figure = new_figure(9.0, 3.6)
         left, right = figure.subplots(1, 2, sharex=True, sharey=True)
         for ax, key, title in ((left, "mean", "Mean drift"), (right, "top", "Mean of the largest tenth")):
-            for (run, bins), name in zip(traced, labels([run for run, _ in traced]), strict=True):
+            for (run, bins), name in zip(traced, map(literal, labels([run for run, _ in traced])), strict=True):
                 look = styles[run.path].kwargs()
                 ax.plot(bins["position"], bins[key].clip(min=FLOOR), label=name, linewidth=1.5, markevery=2, **look)
             _draw_allowances(ax, traced)

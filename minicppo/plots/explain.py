@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from minicppo.plots.response import draw_threshold, draw_verdicts, legend_entries
-from minicppo.plots.style import house_style, new_figure
+from minicppo.plots.style import house_style, literal, new_figure
 from minicppo.rules import Method, Reason, TokenBatch, get_method
 
 VERDICTS = {
@@ -155,7 +155,7 @@ def picture(rows: Sequence[dict[str, Any]], title: str) -> Figure:
         if threshold is not None and np.isfinite(threshold).all():
             draw_threshold(top, threshold, float(heights.max()))
         top.set_ylabel(TESTED[tested])
-        top.set_title(title)
+        top.set_title(literal(title))
         draw_verdicts(bottom, np.array([row["g"] for row in rows]), codes)
         bottom.axhline(1, color="black", linewidth=0.8, linestyle=":")
         bottom.set_ylabel("token weight $g_t$")

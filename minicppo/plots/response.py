@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from minicppo.plots.runs import Run, Trace
-from minicppo.plots.style import BLACK, BLUE, GREY, ORANGE, SKY, house_style, new_figure
+from minicppo.plots.style import BLACK, BLUE, GREY, ORANGE, SKY, house_style, literal, new_figure
 from minicppo.rules import Reason
 
 MASKED = (Reason.TOKEN, Reason.PREFIX, Reason.BOTH, Reason.SEQUENCE)
@@ -66,7 +66,7 @@ def one_response(run: Run, row: int | None = None, width: int = 56) -> Figure:
         if trace.threshold is not None:
             draw_threshold(ax, trace.threshold[shown], float(weighted.max()), first=start + 1)
         ax.set_ylabel(r"weighted divergence $Z_t = w_t D_t$ (TV)")
-        tokens = [token.translate(WHITE) or "∅" for token in trace.tokens[row][start:stop]]
+        tokens = [literal(token.translate(WHITE)) or "∅" for token in trace.tokens[row][start:stop]]
         ax.set_xticks(range(start + 1, stop + 1), tokens, family="monospace")
         for label, verdict in zip(ax.get_xticklabels(), reason, strict=True):
             label.set_rotation(90 if len(label.get_text()) > 1 else 0)
@@ -74,11 +74,12 @@ def one_response(run: Run, row: int | None = None, width: int = 56) -> Figure:
                 face = LOOKS[Reason(verdict)][1]
                 label.set_bbox({"facecolor": face, "edgecolor": "none", "boxstyle": "square,pad=0.15", "alpha": 0.6})
         prompt = " ".join(trace.prompts[row].split())
+        prompt = literal(prompt if len(prompt) <= 40 else prompt[:37] + "...")
         ax.set_xlabel(
             f"response tokens {start + 1} to {stop} of {int(trace.response_mask[row].sum())}, advantage "
-            f"{trace.advantages[row, start]:+.2f}, prompt {prompt if len(prompt) <= 40 else prompt[:37] + '...'}"
+            f"{trace.advantages[row, start]:+.2f}, prompt {prompt}"
         )
-        ax.set_title(f"One response under {run.method}: masked tokens are marked below the axis too")
+        ax.set_title(f"One response under {literal(run.method)}: masked tokens are marked below the axis too")
         figure.legend(*legend_entries(reason, trace.threshold is not None), loc="outside upper center", ncols=3)
         return figure
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from minicppo.plots.runs import Run, differing_settings, labels
+from minicppo.text import markdown_cell
 
 
 @dataclass(frozen=True)
@@ -114,4 +115,5 @@ def setting_rows(runs: Sequence[Run]) -> list[list[str]]:
 def markdown(rows: Sequence[Sequence[str]], numbers: bool = False) -> str:
     """A Markdown table, its heads the first row; numbers: all columns but the first stand right."""
     rule = ["---", *["---:" if numbers else "---"] * (len(rows[0]) - 1)]
-    return "".join(f"| {' | '.join(row)} |\n" for row in [rows[0], rule, *rows[1:]])
+    heads, *cells = ([markdown_cell(cell) for cell in row] for row in rows)
+    return "".join(f"| {' | '.join(row)} |\n" for row in [heads, rule, *cells])

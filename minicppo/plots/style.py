@@ -9,6 +9,8 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
+from minicppo.text import printable
+
 # The eight colours of Okabe and Ito. Blue and orange are kept for the reasons of a mask, as in the paper's Figure 3.
 BLACK, GREY = "#000000", "#8a8a8a"
 ORANGE, SKY, GREEN, BLUE = "#E69F00", "#56B4E9", "#009E73", "#0072B2"
@@ -69,6 +71,11 @@ def line_styles(methods: list[str]) -> list[LineStyle]:
 def house_style() -> AbstractContextManager[None]:
     """Draw and save inside this; matplotlib's global settings stay as they were."""
     return matplotlib.rc_context(_RC)
+
+
+def literal(text: str) -> str:
+    """A text from elsewhere as a label that shows it letter by letter: its dollar signs begin no formula."""
+    return printable(text).replace("$", r"\$")
 
 
 def new_figure(width: float, height: float) -> Figure:
