@@ -1,4 +1,7 @@
-"""Files of one's own that add methods and tasks without touching the library: `--plugin FILE.py`."""
+"""Files of one's own that add methods and tasks without touching the library: `--plugin FILE.py`.
+
+A plugin is code. It is loaded because somebody typed its name, never because a configuration or a run names it.
+"""
 
 import hashlib
 import importlib.util
@@ -15,7 +18,7 @@ def load_plugins(paths: Iterable[str | Path]) -> None:
     """
     for path in paths:
         file = Path(path).expanduser().resolve()
-        name = f"minicppo_plugin_{file.stem}_{hashlib.sha256(str(file).encode()).hexdigest()[:8]}"
+        name = _module_name(file)
         if name in sys.modules:
             continue
         spec = importlib.util.spec_from_file_location(name, file)
@@ -29,3 +32,19 @@ def load_plugins(paths: Iterable[str | Path]) -> None:
             lines = [at.lineno for at in traceback.extract_tb(error.__traceback__) if at.filename == str(file)]
             line = error.lineno if isinstance(error, SyntaxError) else lines[-1]
             raise ValueError(f"plugin {path}, line {line}: {type(error).__name__}: {error}") from error
+
+
+def require_loaded(paths: Iterable[str | Path]) -> list[str]:
+    """The full paths of plugins that a configuration names.
+
+    Raises ValueError for one that is not loaded: whoever trusts it says so.
+    """
+    files = [Path(path).expanduser().resolve() for path in paths]
+    for file in files:
+        if _module_name(file) not in sys.modules:
+            raise ValueError(f"{file} is code, and is run only on request: if you trust it, --plugin {file}")
+    return [str(file) for file in files]
+
+
+def _module_name(file: Path) -> str:
+    return f"minicppo_plugin_{file.stem}_{hashlib.sha256(str(file).encode()).hexdigest()[:8]}"

@@ -19,6 +19,7 @@ from minicppo.cli.options import (
     Plugins,
     Preset,
     default_folder,
+    load,
     recipes_in,
     settings,
 )
@@ -78,7 +79,9 @@ def train(
     _follow(folder, config.train.iterations, 0, lambda handler: start(config, folder, handler))
 
 
-def resume(run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")]) -> None:
+def resume(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")], plugins: Plugins = None
+) -> None:
     """Continue a stopped run from its newest checkpoint, as if it had never stopped.
 
     On a CPU the result is the same to the bit. Rows logged after that checkpoint are computed again.
@@ -88,6 +91,7 @@ def resume(run: Annotated[Path, typer.Argument(metavar="RUN", help="A run direct
     from minicppo.rl.checkpoint import list_checkpoints
     from minicppo.rl.run_dir import RunDir
 
+    load(plugins)
     folder = RunDir.open(run)
     config = folder.config()
     _, go_on = _engine(config, run, ["resume", str(run)], finished=folder.finished)

@@ -23,6 +23,7 @@ def plan_files(config: RunConfig) -> dict[str, str]:
         "name": f"{config.name}-{config.method.name}",
         "engine": config.engine,
         "start": shlex.join(launch_command(config, [])),
+        "plugins": "".join(f" --plugin {shlex.quote(file)}" for file in config.plugins),
         "nodes": cluster.nodes,
         "workers": cluster.nodes - 1,
         "gpus": cluster.gpus_per_node,

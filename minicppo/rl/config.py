@@ -9,7 +9,7 @@ import torch
 import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
-from minicppo.plugins import load_plugins
+from minicppo.plugins import require_loaded
 from minicppo.rl.sections import (
     ClusterConfig,
     EvalConfig,
@@ -55,8 +55,7 @@ class RunConfig(Section):
     @classmethod
     def _load(cls, files: list[str]) -> list[str]:
         """Before the fields below are looked up; the paths are absolute from then on, so that a run can resume."""
-        load_plugins(files)
-        return [str(Path(file).expanduser().resolve()) for file in files]
+        return require_loaded(files)
 
     @model_validator(mode="before")
     @classmethod
@@ -171,7 +170,6 @@ def load_config(preset_or_path: str | Path, overrides: list[str] | None = None) 
         ConfigError: no such preset, recipe or file, an unknown key, or a value that cannot work; each names a way out.
     """
     settings = read_settings(_locate(preset_or_path))
-    _load_early(settings)
     named = {key: value for key, _, value in (override.partition("=") for override in overrides or [])}
     method = named.get("method", named.get("method.name"))
     if "recipe" in named and method is not None:
@@ -272,18 +270,6 @@ def _apply(settings: dict[str, Any], override: str) -> None:
     except yaml.YAMLError:
         raise ConfigError(f"override {override!r}: {text!r} is not a YAML value") from None
     node[leaf] = _renamed(settings.get("method"), value) if key == "method" else value
-    if key == "plugins":
-        _load_early(settings)
-
-
-def _load_early(settings: dict[str, Any]) -> None:
-    """Plugins, so that overrides know their methods too. What is no list of names is refused later."""
-    files = settings.get("plugins")
-    if isinstance(files, list) and all(isinstance(file, str) for file in files):
-        try:
-            load_plugins(files)
-        except ValueError as error:
-            raise ConfigError(str(error)) from None
 
 
 def _renamed(old: Any, name: Any) -> Any:

@@ -133,6 +133,10 @@ def test_a_plugin_is_known_to_the_commands_that_look_names_up(
         assert (seen[0].method.name, seen[0].plugins) == ("mine", [str(Path("mine.py").resolve())])
     finally:
         METHODS.pop("mine", None)
+    Path("theirs.py").write_text("open('ran', 'w').close()")
+    Path("theirs.yaml").write_text("plugins: [theirs.py]")
+    assert "if you trust it, --plugin" in minicppo("train", "theirs.yaml").refused()
+    assert not Path("ran").exists()
     assert "there is no such Python file" in minicppo("methods", "--plugin", "yours.py").refused()
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from minicppo.engines.refusals import ANCHOR
 from minicppo.engines.verl_settings import loss_mode, render, verl_methods, verl_overrides
+from minicppo.plugins import load_plugins
 from minicppo.reference import LOOPS
 from minicppo.rl.config import ConfigError, RunConfig, load_config, preset_names
 from minicppo.rules import FAMILIES, METHODS
@@ -104,6 +105,7 @@ def test_derived_values() -> None:
 @pytest.mark.filterwarnings("ignore")
 def test_a_plugin_reaches_verls_workers(tmp_path: Path) -> None:
     file = shutil.copy(ROOT / "tests/rules/widening_clip.py", tmp_path / "mine.py")
+    load_plugins([file])
     try:
         chosen = load_config("qwen3-8b-base", [f"plugins=['{file}']", "engine=verl", "method=widening-clip"])
         overrides = verl_overrides(chosen, RUN)

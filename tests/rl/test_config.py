@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from minicppo.cli.train import train
+from minicppo.plugins import load_plugins
 from minicppo.rl.config import PRESETS, ConfigError, RunConfig, load_config, preset_names, recipe_names
 
 
@@ -154,12 +155,15 @@ def test_a_plugin_is_loaded_before_its_task_is_looked_up(tmp_path: Path, monkeyp
     (tmp_path / "mine.py").write_text(PLUGIN.format(name=tmp_path.name))
     (tmp_path / "own.yaml").write_text(f"plugins: [mine.py]\ntask: mine-of-{tmp_path.name}\n")
     monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=rf"mine\.py is code, .* --plugin {tmp_path}/mine\.py"):
+        load_config("own.yaml")  # naming a file does not run it
+    load_plugins(["mine.py"])
     config = load_config("own.yaml", ["task.options.steps=2"])
     assert config.plugins == [str(tmp_path / "mine.py")]  # absolute: a run resumes from anywhere
     (tmp_path / "config.yaml").write_text(config.to_yaml())
     assert load_config(tmp_path / "config.yaml") == config
     assert config.make_task().max_new_tokens == 15
-    with pytest.raises(ConfigError, match=r"plugin none\.py: there is no such Python file"):
+    with pytest.raises(ConfigError, match=r"none\.py is code"):
         load_config("learn", ["plugins=[none.py]"])
 
 

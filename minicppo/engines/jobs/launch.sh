@@ -5,7 +5,7 @@ here="$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)"
 run="${RUN_DIR:-$here/run}" # a stopped run goes on from its newest checkpoint
 export TOKENIZERS_PARALLELISM=false
 if [[ -e "$run/config.yaml" ]]; then
-  @start resume "$run"
+  @start resume "$run"@plugins
 else
-  @start train "$here/config.yaml" --run-dir "$run"
+  @start train "$here/config.yaml" --run-dir "$run"@plugins
 fi
