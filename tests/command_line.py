@@ -1,7 +1,5 @@
 """Commands run in this process: what they print and how they end; and the smallest run that they can make."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """Synthetic run directories: what the trainer would write, from made-up tokens and the real rules."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

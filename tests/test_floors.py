@@ -113,15 +113,15 @@ SOURCES = {
 }
 
 
-def test_every_file_has_a_floor() -> None:
+def test_every_file_has_a_floor():
     assert {floor_of(module) for module in SOURCES} <= set(FLOORS)
 
 
-def test_imports_point_down_and_go_in_no_circle() -> None:
+def test_imports_point_down_and_go_in_no_circle():
     assert not findings(SOURCES), "\n".join(findings(SOURCES))
 
 
-def test_twins_share_nothing() -> None:
+def test_twins_share_nothing():
     assert "reference" not in FLOORS["rules"]
     assert FLOORS["reference"] == set()
 
@@ -144,7 +144,7 @@ def test_twins_share_nothing() -> None:
         ("minicppo.text", "from minicppo.files import cache_dir\nimport yaml"),
     ],
 )
-def test_a_planted_import_is_found(module: str, planted: str) -> None:
+def test_a_planted_import_is_found(module, planted):
     assert len(findings({**SOURCES, module: planted})) > len(findings(SOURCES))
 
 
@@ -156,7 +156,7 @@ def test_a_planted_import_is_found(module: str, planted: str) -> None:
         "if TYPE_CHECKING:\n    import minicppo.plots.b",
     ],
 )
-def test_a_planted_circle_is_found(back: str) -> None:
+def test_a_planted_circle_is_found(back):
     planted = {"minicppo.plots.a": back, "minicppo.plots.b": "from minicppo.plots.a import A"}
     assert [text for text in findings(planted) if text.startswith("a circle: ")]
     assert not findings({**planted, "minicppo.plots.a": "import json"})

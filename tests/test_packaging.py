@@ -1,7 +1,5 @@
 """The files that say what to install agree with each other, and the Makefile's doors open."""
 
-from __future__ import annotations
-
 import os
 import re
 import subprocess
@@ -30,7 +28,7 @@ def make(*arguments: str) -> str:
     return done.stdout
 
 
-def test_every_requirement_is_pinned_within_its_bounds() -> None:
+def test_every_requirement_is_pinned_within_its_bounds():
     lines = [line.split("==") for line in CONSTRAINTS.splitlines() if line and not line.startswith("#")]
     pins = {canonicalize_name(name): version for name, version in lines}
     assert not [version for version in pins.values() if "+" in version], "a local version cannot be fetched"
@@ -42,7 +40,7 @@ def test_every_requirement_is_pinned_within_its_bounds() -> None:
         assert requirement.specifier.contains(version), requirement
 
 
-def test_conda_environment_citation_and_changelog_say_the_same() -> None:
+def test_conda_environment_citation_and_changelog_say_the_same():
     dependencies = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))["dependencies"]
     (extras,) = re.findall(r"^EXTRAS\s*\?=\s*(\S+)", MAKEFILE, re.M)
     python, _, pip = dependencies
@@ -54,21 +52,21 @@ def test_conda_environment_citation_and_changelog_say_the_same() -> None:
     assert f"## {__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 
 
-def test_help_is_the_default_and_lists_every_target() -> None:
+def test_help_is_the_default_and_lists_every_target():
     text = make()
     assert text == make("help")
     (declared,) = re.findall(r"^\.PHONY: (.*)$", MAKEFILE, re.M)
     assert not [target for target in declared.split() if f"make {target} " not in text]
 
 
-def test_a_target_makes_its_environment_when_that_is_missing(tmp_path: Path) -> None:
+def test_a_target_makes_its_environment_when_that_is_missing(tmp_path):
     for target in ("demo", "test", "test-fast", "lint", "theory", "bench", "figures"):
         plan = make("--dry-run", f"VENV={tmp_path}/new", target)
         install, use = plan.find("-m pip install"), plan.rfind(f"{tmp_path}/new/bin/")
         assert -1 < install < use, target
 
 
-def test_ci_calls_lint_and_test() -> None:
+def test_ci_calls_lint_and_test():
     script = ROOT / ".ci" / "run"
     assert script.stat().st_mode & 0o111, ".ci/run must be executable"
     lines = script.read_text(encoding="utf-8").splitlines()
@@ -76,7 +74,7 @@ def test_ci_calls_lint_and_test() -> None:
 
 
 @pytest.mark.slow
-def test_the_wheel_holds_the_package_alone_and_works_in_an_empty_folder(tmp_path: Path) -> None:
+def test_the_wheel_holds_the_package_alone_and_works_in_an_empty_folder(tmp_path):
     pytest.importorskip("hatchling", reason="hatchling is not installed (extra: dev)")
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     built, installed, empty = tmp_path / "built", tmp_path / "installed", tmp_path / "empty"
@@ -84,7 +82,7 @@ def test_the_wheel_holds_the_package_alone_and_works_in_an_empty_folder(tmp_path
     environment = {**os.environ, "PYTHONPATH": str(installed)}
     environment.pop("MINICPPO_CACHE", None)
 
-    def run(*command: str) -> str:
+    def run(*command):
         done = subprocess.run(command, cwd=empty, env=environment, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
         return done.stdout

@@ -1,9 +1,6 @@
 """A file of one's own adds a method: the worked example of CONTRIBUTING.md, and what is refused."""
 
-from __future__ import annotations
-
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,14 +14,14 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(autouse=True)
-def as_before() -> Iterator[None]:
+def as_before():
     """Whatever a test registers is forgotten after it."""
     tables = (LOOPS, METHODS, FAMILIES)
     before = [dict(table) for table in tables]
     yield
     for table, content in zip(tables, before, strict=True):
         table.clear()
-        table.update(content)  # type: ignore[arg-type]
+        table.update(content)
 
 
 def written(path: Path, *changes: tuple[str, str]) -> Path:
@@ -38,7 +35,7 @@ def written(path: Path, *changes: tuple[str, str]) -> Path:
     return path
 
 
-def test_the_worked_example_is_a_method_that_equals_its_loop(tmp_path: Path) -> None:
+def test_the_worked_example_is_a_method_that_equals_its_loop(tmp_path):
     file = written(tmp_path / "truncated.py")
     load_plugins([file, file])
     load_plugins([str(file)])  # once is enough
@@ -62,11 +59,11 @@ def test_the_worked_example_is_a_method_that_equals_its_loop(tmp_path: Path) -> 
         ("@dataclass", "@@", r"mine.py, line \d+: SyntaxError"),
     ],
 )
-def test_what_is_wrong_is_said_with_file_and_line(tmp_path: Path, old: str, new: str, message: str) -> None:
+def test_what_is_wrong_is_said_with_file_and_line(tmp_path, old, new, message):
     with pytest.raises(ValueError, match=message):
         load_plugins([written(tmp_path / "mine.py", (old, new))])
 
 
-def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_a_file_that_is_not_there_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"nowhere\.py: there is no such Python file"):
         load_plugins([tmp_path / "nowhere.py"])

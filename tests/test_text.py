@@ -1,7 +1,5 @@
 """Texts from elsewhere (answers, prompts, golds, settings, paths) are shown letter by letter, wherever that is."""
 
-from __future__ import annotations
-
 import io
 from types import SimpleNamespace
 

@@ -1,7 +1,5 @@
 """The constraint set against plain loops; its linear programme is checked in theory/."""
 
-from __future__ import annotations
-
 from fractions import Fraction
 
 import numpy as np
@@ -9,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minicppo.bounds.budget import Budget, Form, linear_weights
+from minicppo.bounds.budget import Budget, linear_weights
 
 
-def test_linear_weights() -> None:
+def test_linear_weights():
     assert linear_weights(1, 0.8).tolist() == [1.0]
     np.testing.assert_allclose(linear_weights(5, 0.8), [1, 0.95, 0.9, 0.85, 0.8])
     assert linear_weights(4, 0.0)[-1] == 0
@@ -23,9 +21,9 @@ def test_linear_weights() -> None:
 
 
 @given(st.integers(1, 12), st.floats(0, 1), st.floats(0, 0.5), st.floats(0, 1))
-def test_limits_against_a_loop(horizon: int, delta: float, delta_b: float, w_min: float) -> None:
+def test_limits_against_a_loop(horizon, delta, delta_b, w_min):
     w = linear_weights(horizon, w_min)
-    forms: tuple[Form, ...] = ("algorithm", "theorem", "premise", "terminal")
+    forms = ("algorithm", "theorem", "premise", "terminal")
     limits = (Budget.linear(horizon, delta, delta_b, w_min, form).limits for form in forms)
     algorithm, theorem, premise, terminal = limits
     for t in range(horizon):
@@ -36,28 +34,28 @@ def test_limits_against_a_loop(horizon: int, delta: float, delta_b: float, w_min
     assert premise[-1] == pytest.approx(delta_b * sum(w[:-1]) + delta, abs=1e-12)
 
 
-def test_fill_from_the_end_stays_below_the_closed_form() -> None:
+def test_fill_from_the_end_stays_below_the_closed_form():
     for horizon in (8, 100):
         budget = Budget.linear(horizon)
         closed = (0.15 + 0.02 * budget.weights[:-1].sum()) / 0.8
         assert 0.8 * closed < budget.path_divergence <= closed
 
 
-def test_a_zero_last_weight_leaves_the_last_token_free() -> None:
+def test_a_zero_last_weight_leaves_the_last_token_free():
     assert Budget.linear(2, 0.1, 0.02, 0.0).path_divergence == pytest.approx(0.1 + 1)
     np.testing.assert_array_equal(Budget.linear(2, 0.1, 0.02, 0.0).token_caps, [0.1, 1])
 
 
-def test_exact_numbers_pass_through() -> None:
+def test_exact_numbers_pass_through():
     budget = Budget(Fraction(1, 8), Fraction(1, 50), np.array([Fraction(1), Fraction(1, 2)], dtype=object))
     assert list(budget.limits) == [Fraction(1, 8), Fraction(1, 8) + Fraction(1, 50)]
     assert list(budget.token_caps) == [Fraction(1, 8), Fraction(1, 4)]
 
 
-def test_wrong_values_are_refused() -> None:
+def test_wrong_values_are_refused():
     with pytest.raises(ValueError, match=r"delta=-0.1"):
         Budget(-0.1, 0.02, np.ones(2))
     with pytest.raises(ValueError, match="unknown form 'slack'"):
-        Budget(0.1, 0.02, np.ones(2), "slack")  # type: ignore[arg-type]
+        Budget(0.1, 0.02, np.ones(2), "slack")
     with pytest.raises(ValueError, match="non-increasing"):
         Budget(0.1, 0.02, np.array([0.5, 1.0])).path_divergence  # noqa: B018

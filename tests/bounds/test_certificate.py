@@ -1,15 +1,12 @@
 """The live certificate: exact on an exhaustive batch, unbiased in groups, hard to misuse (its rate: theory/)."""
 
-from __future__ import annotations
-
 import math
-from typing import Any
 
 import numpy as np
 import pytest
 
 from minicppo.bounds import sharper as sh
-from minicppo.bounds.certificate import Certificate, certify
+from minicppo.bounds.certificate import certify
 from theory import families as fam
 from theory import tabular as tab
 from theory.pair_bounds import pair_certificate
@@ -18,7 +15,7 @@ from theory.tabular import Array, Pair
 
 
 @pytest.fixture
-def exhaustive() -> tuple[Pair, Array]:
+def exhaustive():
     """mu uniform over 2^4 responses, so that one of each is exactly representative."""
     rng = np.random.default_rng(5)
     mu = tuple(np.full((2**t, 2), 0.5) for t in range(4))
@@ -36,7 +33,7 @@ def batch(pair: Pair) -> dict[str, Array]:
 
 
 @pytest.mark.parametrize("with_divergence", [True, False])
-def test_an_exhaustive_batch_gives_the_exact_values(exhaustive: tuple[Pair, Array], with_divergence: bool) -> None:
+def test_an_exhaustive_batch_gives_the_exact_values(exhaustive, with_divergence):
     pair, rewards = exhaustive
     divergence = pair.path_divergence.T if with_divergence else None
     found = certify(**batch(pair), rewards=rewards, divergence=divergence)
@@ -50,7 +47,7 @@ def test_an_exhaustive_batch_gives_the_exact_values(exhaustive: tuple[Pair, Arra
     assert abs(exact) <= found.largest_change
 
 
-def test_padding_does_not_matter(exhaustive: tuple[Pair, Array]) -> None:
+def test_padding_does_not_matter(exhaustive):
     pair, rewards = exhaustive
     arrays = batch(pair)
     padded = {name: np.pad(array, ((0, 0), (0, 3))) for name, array in arrays.items()}
@@ -58,7 +55,7 @@ def test_padding_does_not_matter(exhaustive: tuple[Pair, Array]) -> None:
     assert certify(**padded, rewards=rewards) == certify(**arrays, rewards=rewards)
 
 
-def test_the_leave_one_out_baseline_is_unbiased() -> None:
+def test_the_leave_one_out_baseline_is_unbiased():
     rng = np.random.default_rng(2)
     pair = fam.mixture(fam.random_pair(rng, 3, 2, prompts=2), 0.5)
     rewards = rng.integers(0, 2, 16).astype(float)
@@ -69,7 +66,7 @@ def test_the_leave_one_out_baseline_is_unbiased() -> None:
     assert abs(exact) > 0.1  # the plain group mean would be a quarter lower
 
 
-def test_groups_are_resampled_whole() -> None:
+def test_groups_are_resampled_whole():
     """Copies of one response add nothing: the interval is that of the distinct ones."""
     rng = np.random.default_rng(0)
     log_ratio = rng.normal(0, 0.1, (40, 6))
@@ -82,12 +79,12 @@ def test_groups_are_resampled_whole() -> None:
     assert (grouped.groups, grouped.responses) == (40, 200)
 
 
-def test_a_small_good_step_is_certified_and_a_large_one_is_not() -> None:
+def test_a_small_good_step_is_certified_and_a_large_one_is_not():
     rng = np.random.default_rng(4)
     mu = tuple(np.full((2**t, 2), 0.5) for t in range(3))
     rewards = np.array([sum(map(int, f"{leaf:03b}")) / 3 for leaf in range(8)])
 
-    def step(size: float) -> tuple[Certificate, float]:
+    def step(size):
         pi = tuple(np.tile([0.5 - size, 0.5 + size], (2**t, 1)) for t in range(3))
         pair = Pair(mu, pi, np.ones(1))
         return certify_rollout(pair, rewards, rng, groups=3000, group_size=1), float(tab.improvement(pair, rewards))
@@ -101,7 +98,7 @@ def test_a_small_good_step_is_certified_and_a_large_one_is_not() -> None:
     assert large.verdict == "not certified"
 
 
-def test_rows_are_flat_floats(exhaustive: tuple[Pair, Array]) -> None:
+def test_rows_are_flat_floats(exhaustive):
     pair, rewards = exhaustive
     row = certify(**batch(pair), rewards=rewards).rows()
     assert all(name.startswith("certificate/") and type(value) is float for name, value in row.items())
@@ -109,13 +106,13 @@ def test_rows_are_flat_floats(exhaustive: tuple[Pair, Array]) -> None:
     assert all(math.isfinite(value) for value in row.values())
 
 
-def test_the_same_seed_gives_the_same_interval(exhaustive: tuple[Pair, Array]) -> None:
+def test_the_same_seed_gives_the_same_interval(exhaustive):
     pair, rewards = exhaustive
     assert certify(**batch(pair), rewards=rewards, seed=3) == certify(**batch(pair), rewards=rewards, seed=3)
     assert certify(**batch(pair), rewards=rewards, seed=3) != certify(**batch(pair), rewards=rewards, seed=4)
 
 
-def test_rare_branches_are_invisible() -> None:
+def test_rare_branches_are_invisible():
     """The rare-token pair: a batch shows no drift toward the rare branch and the estimate falls far short."""
     pair = fam.rare_token(np.full(3, 0.3), 2.0**-20)
     leaves, _ = sample_paths(pair, np.random.default_rng(0), groups=500, group_size=1)
@@ -138,8 +135,8 @@ def test_rare_branches_are_invisible() -> None:
         ({"confidence": 1.0}, "confidence=1.0 must lie"),
     ],
 )
-def test_wrong_values_are_refused(change: dict[str, Any], message: str) -> None:
-    values: dict[str, Any] = {
+def test_wrong_values_are_refused(change, message):
+    values = {
         "log_probs": np.zeros((4, 3)),
         "rollout_log_probs": np.zeros((4, 3)),
         "rewards": np.zeros(4),
@@ -149,20 +146,20 @@ def test_wrong_values_are_refused(change: dict[str, Any], message: str) -> None:
         certify(**(values | change))
 
 
-def test_one_response_is_refused() -> None:
+def test_one_response_is_refused():
     one = np.zeros((1, 3))
     with pytest.raises(ValueError, match="1 response: a bootstrap needs at least 2"):
         certify(one, one, np.zeros(1), np.ones((1, 3)))
 
 
-def test_one_group_speaks_of_its_prompt(exhaustive: tuple[Pair, Array]) -> None:
+def test_one_group_speaks_of_its_prompt(exhaustive):
     pair, rewards = exhaustive
     found = certify(**batch(pair), rewards=rewards, groups=np.full(16, 7))
     assert found.pair == certify(**batch(pair), rewards=rewards).pair
     assert found.surrogate.low < found.surrogate.estimate < found.surrogate.high
 
 
-def test_a_policy_fitted_to_the_batch_is_certified_wrongly_there_and_not_on_fresh_responses() -> None:
+def test_a_policy_fitted_to_the_batch_is_certified_wrongly_there_and_not_on_fresh_responses():
     """Rewards that no policy can influence: a gradient step on the batch looks like an improvement on that batch."""
     rng = np.random.default_rng(0)
     count, horizon = 64, 6

@@ -1,8 +1,5 @@
 """Thresholds from bounds and back, and the command that prints them."""
 
-from __future__ import annotations
-
-from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -27,9 +24,7 @@ METHODS = get_args(Method)
     st.sampled_from([1.0, 0.8, 0.5]),
     st.sampled_from(METHODS),
 )
-def test_a_design_certifies_what_it_promises(
-    horizon: int, residual: float, reward_range: float, burst: float, w_min: float, method: Method
-) -> None:
+def test_a_design_certifies_what_it_promises(horizon, residual, reward_range, burst, w_min, method):
     d = dsg.design_thresholds(horizon, residual, reward_range, burst, w_min, method)
     certified = dsg.certified_residual(horizon, d.delta, d.delta_b, d.w_min, reward_range, method)
     assert certified <= residual * (1 + 1e-9)
@@ -48,9 +43,7 @@ def test_a_design_certifies_what_it_promises(
         (65536, (8.1e-5, 1.1e-5), None, 0.0021),
     ],
 )
-def test_golden_designs(
-    horizon: int, path: tuple[float, float], theorem1: tuple[float, float] | None, chi2_tv: float
-) -> None:
+def test_golden_designs(horizon, path, theorem1, chi2_tv):
     found = dsg.design_thresholds(horizon, 0.5)
     assert (found.delta, found.delta_b) == pytest.approx(path, rel=0.02)
     if theorem1 is not None:
@@ -60,32 +53,32 @@ def test_golden_designs(
     assert spread == pytest.approx(chi2_tv, rel=0.03)
 
 
-def test_scaling_with_the_horizon() -> None:
+def test_scaling_with_the_horizon():
     """TV thresholds fall as 1 / T, chi-square ones too, and so the TV they permit as 1 / sqrt(T)."""
     for method, power in (("path", 1.0), ("theorem1", 1.0), ("uniform", 1.0), ("chi2", 0.5)):
-        short, long = (dsg.design_thresholds(t, 0.5, method=method) for t in (8192, 65536))  # type: ignore[arg-type]
+        short, long = (dsg.design_thresholds(t, 0.5, method=method) for t in (8192, 65536))
         assert short.tv / long.tv == pytest.approx(8**power, rel=0.01)
 
 
-def test_the_paper_would_have_to_divide_by() -> None:
+def test_the_paper_would_have_to_divide_by():
     for method, factor in (("path", 257), ("theorem1", 710)):
-        d = dsg.design_thresholds(8192, 0.5, 1.0, 7.5, 0.8, method)  # type: ignore[arg-type]
+        d = dsg.design_thresholds(8192, 0.5, 1.0, 7.5, 0.8, method)
         assert 0.15 / d.delta == pytest.approx(factor, rel=1e-3)
 
 
-def test_largest_horizon_stops_at_its_limit() -> None:
+def test_largest_horizon_stops_at_its_limit():
     assert dsg.largest_horizon(1e-9, 1e-9, limit=1000) == 1000
     assert dsg.largest_horizon(0.15, 0.02, 0.8, limit=37) == dsg.largest_horizon(0.15, 0.02, 0.8, limit=38) == 37
 
 
 @pytest.mark.parametrize("method", ["uniform", "theorem1", "path", "chi2"])
-def test_residuals_grow_with_the_horizon(method: Method) -> None:
+def test_residuals_grow_with_the_horizon(method):
     """The premise of the bisection in `largest_horizon`."""
     found = [dsg.certified_residual(t, 0.02, 0.004, 0.8, 1.0, method) for t in range(2, 120)]
     assert all(a < b for a, b in zip(found, found[1:], strict=False))
 
 
-def test_budgets_invert_their_bounds() -> None:
+def test_budgets_invert_their_bounds():
     for residual in (0.01, 0.5, 4.0):
         assert sh.path_budget(dsg.path_for(residual, 0.5), 0.5) == pytest.approx(residual)
         assert sh.chi_square_budget(dsg.chi_square_for(residual, 0.5), 0.5) == pytest.approx(residual)
@@ -100,20 +93,20 @@ def test_budgets_invert_their_bounds() -> None:
         ({"method": "f4"}, "unknown method 'f4'; choose one of uniform"),
     ],
 )
-def test_wrong_values_are_refused(change: dict[str, object], message: str) -> None:
-    values: dict[str, object] = {"horizon": 64, "residual": 0.5} | change
+def test_wrong_values_are_refused(change, message):
+    values = {"horizon": 64, "residual": 0.5} | change
     with pytest.raises(ValueError, match=message):
-        dsg.design_thresholds(**values)  # type: ignore[arg-type]
+        dsg.design_thresholds(**values)
 
 
 @pytest.fixture(scope="module")
-def app() -> typer.Typer:
+def app():
     app = typer.Typer()
     app.command("thresholds")(thresholds)
     return app
 
 
-def test_command_prints_the_horizons_and_says_vacuous(app: typer.Typer, tmp_path: Path) -> None:
+def test_command_prints_the_horizons_and_says_vacuous(app, tmp_path):
     target = tmp_path / "frontier.png"
     result = CliRunner().invoke(app, ["--horizon", "8192", "--residual", "0.5", "--plot", str(target)])
     assert result.exit_code == 0, result.output
@@ -124,11 +117,11 @@ def test_command_prints_the_horizons_and_says_vacuous(app: typer.Typer, tmp_path
     assert target.read_bytes().startswith(b"\x89PNG")
 
 
-def test_command_says_when_the_values_are_not_vacuous(app: typer.Typer) -> None:
+def test_command_says_when_the_values_are_not_vacuous(app):
     result = CliRunner().invoke(app, ["--horizon", "8"])
     assert "certifies 0.556: not vacuous at T = 8" in result.output
 
 
-def test_command_refuses_with_the_reason(app: typer.Typer) -> None:
+def test_command_refuses_with_the_reason(app):
     with pytest.raises(ValueError, match="at least 2 tokens"):
         CliRunner().invoke(app, ["--horizon", "1"], catch_exceptions=False)

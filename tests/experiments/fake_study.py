@@ -1,7 +1,5 @@
 """A study of seconds, and its table without its runs: plausible curves from a few lines of NumPy."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

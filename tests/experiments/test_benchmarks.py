@@ -1,7 +1,5 @@
 """Every benchmark runs at a small size: its candidates agree, its rows are whole, committed results stay untouched."""
 
-from __future__ import annotations
-
 import importlib
 import json
 import math
@@ -44,7 +42,7 @@ def small(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[di
     return list(found["rows"])
 
 
-def test_mask_and_sampling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mask_and_sampling(tmp_path, monkeypatch, capsys):
     rows = small("mask", monkeypatch, tmp_path)
     assert "| 8 x 64 |" in capsys.readouterr().out
     assert [row["rows"] for row in rows] == [8, 4]
@@ -56,7 +54,7 @@ def test_mask_and_sampling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
 
 
 @pytest.mark.slow
-def test_scoring_and_scale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scoring_and_scale(tmp_path, monkeypatch):
     head, *prompts = small("scoring", monkeypatch, tmp_path)
     assert {"plain", "tiles", "products"} <= head["seconds"].keys()
     assert head["memory_ratio"] < 1
@@ -68,7 +66,7 @@ def test_scoring_and_scale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.slow
-def test_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_end_to_end(tmp_path, monkeypatch):
     pytest.importorskip("trl", reason="trl is not installed (extra: trl)")
     monkeypatch.setenv("MINICPPO_CACHE", str(tmp_path.parent))
     rows = small("end_to_end", monkeypatch, tmp_path)
@@ -78,13 +76,13 @@ def test_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 @reads_proc
-def test_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory(tmp_path, monkeypatch):
     (row,) = small("memory", monkeypatch, tmp_path)
     assert 100 < row["largest_mb"] < row["together_mb"]
 
 
 @pytest.mark.parametrize("kind", beside.LIMITS)
-def test_what_two_checkouts_do_in_turns(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_two_checkouts_do_in_turns(kind, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setattr(ChainTask, "score", ChainTask.score)  # what is done to it here goes again
     turn = beside.mask("64 x 128", True) if kind == "mask" else beside.trainer(kind, "0.1M", True)
@@ -92,7 +90,7 @@ def test_what_two_checkouts_do_in_turns(kind: str, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.slow
-def test_two_checkouts_in_turns(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_two_checkouts_in_turns(monkeypatch, capsys):
     """Here a checkout beside itself; what it says, one turn does not settle."""
     monkeypatch.setattr(beside, "LIMITS", dict.fromkeys(beside.LIMITS, math.inf))
     beside.main([str(ROOT), "--small", "--turns", "1", "--only", "mask"])
@@ -100,7 +98,7 @@ def test_two_checkouts_in_turns(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
 
 
 @reads_proc
-def test_the_peak_counts_memory_that_was_in_use_before() -> None:
+def test_the_peak_counts_memory_that_was_in_use_before():
     pieces = [bytearray(10_000) for _ in range(8_000)]  # 80 MB from the heap, which keeps them when they are freed
     kept = pieces[-1]
     del pieces
@@ -113,7 +111,7 @@ def test_the_peak_counts_memory_that_was_in_use_before() -> None:
 
 
 @reads_proc
-def test_processes_count_whichever_thread_started_them() -> None:
+def test_processes_count_whichever_thread_started_them():
     with ThreadPoolExecutor(1) as pool:
         child = pool.submit(subprocess.Popen, ["sleep", "60"]).result()
         try:
@@ -124,16 +122,14 @@ def test_processes_count_whichever_thread_started_them() -> None:
 
 
 @pytest.mark.parametrize(("device", "message"), [("cuda", "no CUDA GPU"), ("tpu", "neither cpu nor cuda")])
-def test_a_device_that_is_not_here_is_refused_at_once(
-    device: str, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_device_that_is_not_here_is_refused_at_once(device, message, monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(SystemExit):
         run("mask", monkeypatch, "--device", device)
     assert message in capsys.readouterr().err
 
 
-def test_an_interrupted_run_keeps_its_rows_and_the_result_before(tmp_path: Path) -> None:
+def test_an_interrupted_run_keeps_its_rows_and_the_result_before(tmp_path):
     result, partial = tmp_path / "it.json", tmp_path / "it.partial.json"
     args = options("").parse_args(["--json", str(result)])
     store(args, "it", [1, 2])
@@ -144,7 +140,7 @@ def test_an_interrupted_run_keeps_its_rows_and_the_result_before(tmp_path: Path)
     assert not partial.exists()
 
 
-def test_make_runs_them_all() -> None:
+def test_make_runs_them_all():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     (line,) = (line for line in makefile.splitlines() if line.startswith("BENCHMARKS :="))
     assert set(line.split(":=")[1].split()) == set(NAMES) - {"memory", "scale"}

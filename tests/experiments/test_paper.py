@@ -1,7 +1,5 @@
 """The paper's tables as data: they agree with themselves but for what is listed, and with our presets."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
@@ -25,7 +23,7 @@ def evaluation(folder: Path, error: float | None = 0.02, **scores: float) -> Pat
     return folder
 
 
-def test_what_the_tables_say_of_each_other_but_for_what_is_listed() -> None:
+def test_what_the_tables_say_of_each_other_but_for_what_is_listed():
     means, table = paper_table("table1")["rows"], paper_table("table4")
     off, impossible = [], []
     for method, row in means.items():
@@ -41,7 +39,7 @@ def test_what_the_tables_say_of_each_other_but_for_what_is_listed() -> None:
     assert sorted(line.partition(":")[0] for line in inconsistencies()) == sorted(MEANS + SHARES)
 
 
-def test_updates_are_prompts_over_minibatch_and_presets_say_the_same() -> None:
+def test_updates_are_prompts_over_minibatch_and_presets_say_the_same():
     for row in paper_table("table3")["rows"].values():
         assert row["updates"] == row["prompts"] // row["minibatch"]
         config = load_config(row["model"].lower())
@@ -52,7 +50,7 @@ def test_updates_are_prompts_over_minibatch_and_presets_say_the_same() -> None:
 
 
 @pytest.mark.parametrize("place", ["run/eval", "run/eval/results.json", "run"])
-def test_an_evaluation_stands_beside(tmp_path: Path, place: str) -> None:
+def test_an_evaluation_stands_beside(tmp_path, place):
     evaluation(tmp_path / "run" / "eval", aime24=0.3, aime25=0.2, aime26=0.1, gsm8k=0.9)
     found = beside(tmp_path / place)
     assert found.label == "mine"
@@ -60,7 +58,7 @@ def test_an_evaluation_stands_beside(tmp_path: Path, place: str) -> None:
     assert found.mean == (pytest.approx(20.0), pytest.approx(2 / 3**0.5))
 
 
-def test_a_part_of_the_contests_has_no_mean_and_none_of_them_no_place(tmp_path: Path) -> None:
+def test_a_part_of_the_contests_has_no_mean_and_none_of_them_no_place(tmp_path):
     assert beside(evaluation(tmp_path / "part", aime24=0.3, aime25=0.2)).mean is None
     assert beside(evaluation(tmp_path / "single", None, aime24=0.3)).scores["aime24"] == (30.0, None)
     with pytest.raises(FileNotFoundError, match="first minicppo eval"):
@@ -69,9 +67,7 @@ def test_a_part_of_the_contests_has_no_mean_and_none_of_them_no_place(tmp_path: 
         beside(evaluation(tmp_path / "gsm", gsm8k=0.5))
 
 
-def test_the_command_prints_all_three_tables_and_a_run_beside(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_the_command_prints_all_three_tables_and_a_run_beside(capsys, tmp_path):
     folder = evaluation(tmp_path / "eval", aime24=0.3, aime25=0.2, aime26=0.1)
     with pytest.raises(SystemExit, match=r"^0$"):
         main(["paper", "tables", "--beside", str(folder)])

@@ -1,7 +1,5 @@
 """A study's file: what it stands for, and what it refuses."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,7 @@ TUNED = {"CPPO": {**CPPO, "tuned": "tune"}}
 TUNE: dict[str, Any] = {**PART, "seeds": {"first": 9, "count": 1}, "arms": CANDIDATES}
 
 
-def test_equal_settings_are_one_run(tmp_path: Path) -> None:
+def test_equal_settings_are_one_run(tmp_path):
     told = {**PART, "arms": {"told": {**CPPO, "params": {"delta": 0.15}}}}
     study = study_at(tmp_path, parts={"tune": TUNE, "plain": PART, "told": told, "tuned": {**PART, "arms": TUNED}})
     runs = [[cell.run for cell in grid(study, name, {"tune": {"cppo-exact": {"delta": 0.15}}})] for name in study.parts]
@@ -33,7 +31,7 @@ def test_equal_settings_are_one_run(tmp_path: Path) -> None:
     assert [label for label, _, _ in variants(study, "tune", {})] == ["CPPO delta=0.1", "CPPO delta=0.15"]
 
 
-def test_settings_reach_the_runs(tmp_path: Path) -> None:
+def test_settings_reach_the_runs(tmp_path):
     part = {**PART, "settings": {"slow": ["train.lr=1e-5"], "fast": []}}
     cells = grid(study_at(tmp_path, parts={"p": part}, settings=["train.epochs=2"]), "p", {})
     assert [(cell.seed, cell.setting) for cell in cells] == [(0, "slow"), (0, "fast"), (1, "slow"), (1, "fast")]
@@ -59,12 +57,12 @@ def test_settings_reach_the_runs(tmp_path: Path) -> None:
         ({"p": {**PART, "arms": {"x": {"method": "grpo", "params": {"clip_low": 0.1}, "tuned": "t"}}}}, "give one of"),
     ],
 )  # fmt: skip
-def test_what_cannot_work_is_refused(tmp_path: Path, parts: dict[str, Any], says: str) -> None:
+def test_what_cannot_work_is_refused(tmp_path, parts, says):
     with pytest.raises(ConfigError, match=says):
         study_at(tmp_path, parts=parts)
 
 
-def test_a_setting_that_cannot_run_is_refused(tmp_path: Path) -> None:
+def test_a_setting_that_cannot_run_is_refused(tmp_path):
     study = study_at(tmp_path, parts={"p": {**PART, "settings": {"a": ["train.lrr=1"]}}})
     with pytest.raises(ConfigError, match=r"did you mean 'train\.lr'"):
         grid(study, "p", {})
@@ -78,7 +76,7 @@ def test_a_setting_that_cannot_run_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["study", "study-gpu", "study-llm", "study-llm-gpu"])
-def test_the_committed_studies(name: str) -> None:
+def test_the_committed_studies(name):
     study = load_study(ROOT / "configs" / f"{name}.yaml")
     arms = {part: settings.arms.values() for part, settings in study.parts.items()}
     table = ROOT / study.results / "study.parquet"

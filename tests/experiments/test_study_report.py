@@ -1,7 +1,5 @@
 """Tables, figures and page of a study, from made-up runs; and the committed ones, from the committed table."""
 
-from __future__ import annotations
-
 import json
 import re
 import runpy
@@ -40,7 +38,7 @@ PRESSURE = {
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory) -> StudyConfig:
+def study(tmp_path_factory):
     """A study whose table is written and made up: with delta = 0.02 CPPO ends higher."""
     study = study_at(tmp_path_factory.mktemp("study"), parts={**TINY["parts"], "pressure": PRESSURE})
     tuning = [fake_rows(cell, 0.9 if cell.config.method.params else 0.8) for cell in grid(study, "tune", {})]
@@ -54,7 +52,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> StudyConfig:
 
 
 @pytest.fixture
-def rows(study: StudyConfig) -> pd.DataFrame:
+def rows(study):
     return read_table(Path(study.results) / "study.parquet")
 
 
@@ -63,7 +61,7 @@ def finals(study: StudyConfig, rows: pd.DataFrame, part: str) -> dict[tuple[str,
     return {key: own.to_numpy() for key, own in runs_of(study, rows, part).groupby(["setting", "arm"])["final"]}
 
 
-def test_scores_are_read_off_the_curve_and_the_best_candidate_taken(study: StudyConfig, rows: pd.DataFrame) -> None:
+def test_scores_are_read_off_the_curve_and_the_best_candidate_taken(study, rows):
     own = rows[rows["run"] == rows["run"][0]]
     rewards = own["reward"].dropna().tolist()
     (result,) = runs_of(study, own, "tune").itertuples()
@@ -75,7 +73,7 @@ def test_scores_are_read_off_the_curve_and_the_best_candidate_taken(study: Study
     assert choose(study, rows.drop(own.index)) == {}, "one candidate is missing: nothing is chosen"
 
 
-def test_pooled_settings_are_strata(study: StudyConfig, rows: pd.DataFrame) -> None:
+def test_pooled_settings_are_strata(study, rows):
     part, own = summarise(study, rows)["parts"]["pressure"], finals(study, rows, "pressure")
     pooled = [row for row in part["rows"] if row["setting"] == POOLED]
     assert [(row["arm"], row["runs"]) for row in pooled] == [("none", 6), ("CPPO", 6)]
@@ -87,7 +85,7 @@ def test_pooled_settings_are_strata(study: StudyConfig, rows: pd.DataFrame) -> N
         assert pair["p"] == holm([permutation_p([x], [y])])[0] >= 0.1
 
 
-def test_what_is_not_there_is_said_and_what_is_not_asked_does_not_count(study: StudyConfig, rows: pd.DataFrame) -> None:
+def test_what_is_not_there_is_said_and_what_is_not_asked_does_not_count(study, rows):
     assert summarise(study, rows)["missing"] == {}
     kept = rows[~((rows["part"] == "headline") & (rows["arm"] == "none") & (rows["seed"] == 1))]
     (pair,) = summarise(study, kept)["parts"]["headline"]["pairs"]
@@ -109,7 +107,7 @@ def test_what_is_not_there_is_said_and_what_is_not_asked_does_not_count(study: S
     assert summary["missing"] == {"later": (1, 3)}
 
 
-def test_the_same_table_is_the_same_bytes(rows: pd.DataFrame, tmp_path: Path) -> None:
+def test_the_same_table_is_the_same_bytes(rows, tmp_path):
     for name in ("one", "two"):
         write_table(rows, tmp_path / name)
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
@@ -118,7 +116,7 @@ def test_the_same_table_is_the_same_bytes(rows: pd.DataFrame, tmp_path: Path) ->
 
 
 @pytest.mark.slow
-def test_the_report_and_the_readme_table(study: StudyConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_report_and_the_readme_table(study, monkeypatch):
     command = "python -m experiments study x.yaml"
     files = write_report(study, command)
     assert all(file.stat().st_size for file in files)
@@ -143,7 +141,7 @@ def test_the_report_and_the_readme_table(study: StudyConfig, monkeypatch: pytest
     assert "python -m experiments study" in study_table(Path(study.results) / "nowhere")
 
 
-def test_without_pyarrow_it_says_what_to_type_in_the_clone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_pyarrow_it_says_what_to_type_in_the_clone(monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install -c constraints\.txt -e '\.\[study\]'"):
         runpy.run_path(str(ROOT / "experiments" / "study" / "table.py"))
@@ -160,16 +158,14 @@ def test_without_pyarrow_it_says_what_to_type_in_the_clone(monkeypatch: pytest.M
         ((0.4, 0.3, 0.6), 0.2, -0.1, 0.01, f"{TOLD_NOTHING}, leaning to DPPO"),
     ],
 )
-def test_a_verdict_needs_interval_and_test(
-    chance: tuple[float, float, float], p: float, difference: float, paired_p: float, said: str
-) -> None:
+def test_a_verdict_needs_interval_and_test(chance, p, difference, paired_p, said):
     final = dict(zip(("value", "low", "high"), chance, strict=True))
     pair = {"first": "CPPO", "second": "DPPO", "final": final, "p": p, "paired_p": paired_p}
     pair["final_difference"] = {"value": difference}
     assert verdict(pair) + leaning(pair) == said
 
 
-def test_ties_and_gates_are_told() -> None:
+def test_ties_and_gates_are_told():
     row = {"masked": 0.0, "gated": 0.0966, "method": "grpo", "final": {"value": 0.8}, "arm": "one"}
     assert _masked(row) == "9.66 gated"
     assert _masked(row | {"gated": 0.0, "masked": 0.01}) == "1.00"
@@ -177,7 +173,7 @@ def test_ties_and_gates_are_told() -> None:
     assert _best([row, row | {"arm": "two"}, lower], "grpo", "final") == ["one", "two"]
 
 
-def test_figures_say_what_they_show() -> None:
+def test_figures_say_what_they_show():
     """The committed ones: axes have names, ticks are runs, and lines of one look are told apart."""
     figures, kinds = {}, set()
     for path in RESULTS.glob("figures/*.json"):
@@ -191,7 +187,7 @@ def test_figures_say_what_they_show() -> None:
             assert figure.axes[0].get_ylabel() or "CPPO" in named or "w_min" in named, path
     assert kinds == {"scores", "lines", "profile", "improvement"}
 
-    def legend(name: str) -> list[str]:
+    def legend(name):
         return [text.get_text() for text in figures[name].legends[0].get_texts()]
 
     assert "DPPO, paper = DPPO, tuned" in legend("headline-profile"), "one line lies under the other"
@@ -204,7 +200,7 @@ def test_figures_say_what_they_show() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("config", ["study", "study-gpu", "study-llm", "study-llm-gpu"])
-def test_committed_results_are_those_of_the_committed_table(config: str) -> None:
+def test_committed_results_are_those_of_the_committed_table(config):
     committed = load_study(ROOT / "configs" / f"{config}.yaml")
     folder = ROOT / committed.results
     if not (folder / "study.parquet").is_file():
@@ -272,7 +268,7 @@ def phrases(parts: dict[str, Any]) -> list[str]:
     return found
 
 
-def test_what_is_written_by_hand_is_what_the_numbers_say() -> None:
+def test_what_is_written_by_hand_is_what_the_numbers_say():
     """Each phrase is there; without them no digit is left, nor outside the blocks of the page."""
     parts = json.loads((RESULTS / "summary.json").read_text())["parts"]
     assert verdict(parts["replication"]["pairs"][0]) == "CPPO, tuned better", "Yes, here it does."

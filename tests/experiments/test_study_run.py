@@ -1,16 +1,12 @@
 """A study as it runs: resumable, repeatable, and none of its finished runs is ever lost."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -32,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def _cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MINICPPO_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
@@ -48,7 +44,7 @@ def table(study: StudyConfig) -> pd.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(tmp_path_factory):
     """The folder of a tiny study that was never interrupted."""
     folder = tmp_path_factory.mktemp("whole")
     assert run(study_at(folder), folder / "runs") == {}
@@ -57,7 +53,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_a_study_from_start_to_page(whole: Path) -> None:
+def test_a_study_from_start_to_page(whole):
     study, out, results = study_at(whole), whole / "runs", whole / "results"
     rows = table(study)
     cells = rows[["part", "arm", "seed"]].drop_duplicates()
@@ -90,7 +86,7 @@ def test_a_study_from_start_to_page(whole: Path) -> None:
     assert counts == ["2", str(len(names) - 2)]
 
 
-def test_rows_outlive_their_runs_but_not_their_settings(tmp_path: Path) -> None:
+def test_rows_outlive_their_runs_but_not_their_settings(tmp_path):
     """And cells of equal settings share them."""
     study = study_at(tmp_path, parts={"headline": {**TINY["parts"]["headline"], "arms": {"none": {"method": "none"}},
                                                    "compare": {}}})  # fmt: skip
@@ -109,14 +105,14 @@ def test_rows_outlive_their_runs_but_not_their_settings(tmp_path: Path) -> None:
     assert update_table(changed, tmp_path / "nowhere").empty
 
 
-def test_what_the_table_holds_is_run_only_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_table_holds_is_run_only_again(tmp_path, monkeypatch):
     study, winners = study_at(tmp_path), {"tune": {"cppo-exact": {"delta": 0.02}}}
     cells = {name: grid(study, name, winners) for name in study.parts}
     tuning = [fake_rows(cell, 0.9 if cell.config.method.params else 0.8) for cell in cells["tune"]]
     last = cells["headline"][-1].run
     kept = [*tuning, *(fake_rows(cell) for cell in cells["headline"] if cell.run != last)]
     write_table(pd.concat(kept), tmp_path / "results" / "study.parquet")
-    begun: list[str] = []
+    begun = []
     monkeypatch.setattr("experiments.study.study.work_through", lambda runs, *_: begun.extend(runs) or {})
     run(study, tmp_path / "runs")
     assert begun == [last]
@@ -125,7 +121,7 @@ def test_what_the_table_holds_is_run_only_again(tmp_path: Path, monkeypatch: pyt
 
 
 @pytest.mark.slow
-def test_kill_9_loses_no_finished_run(whole: Path, tmp_path: Path) -> None:
+def test_kill_9_loses_no_finished_run(whole, tmp_path):
     part = {**TINY["parts"]["headline"], "arms": {"none": {"method": "none"}, "CPPO": {"method": "cppo-exact"}}}
     study, out = study_at(tmp_path, parts={"headline": part}), tmp_path / "runs"
     command = ["study", str(tmp_path / "study.yaml"), "--out", str(out), "--workers", "1"]
@@ -135,7 +131,7 @@ def test_kill_9_loses_no_finished_run(whole: Path, tmp_path: Path) -> None:
     )  # fmt: skip
     deadline = time.monotonic() + 300
 
-    def begun() -> list[Path]:
+    def begun():
         return [run for run in out.glob("*") if (run / "checkpoints").is_dir() and not is_done(run)]
 
     while len(finished := [run for run in out.glob("*") if is_done(run)]) < 2 or not begun():
@@ -154,7 +150,7 @@ def test_kill_9_loses_no_finished_run(whole: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_what_cannot_start_and_what_blows_up_do_not_stop_the_rest(tmp_path: Path) -> None:
+def test_what_cannot_start_and_what_blows_up_do_not_stop_the_rest(tmp_path):
     settings = {
         "good": [],
         "cold": ["warmup.target=1.0", "warmup.max_steps=1", "warmup.check_every=1"],
@@ -163,7 +159,7 @@ def test_what_cannot_start_and_what_blows_up_do_not_stop_the_rest(tmp_path: Path
     part = {"title": "Bad", "question": "?", "seeds": {"count": 1}, "settings": settings}
     study = study_at(tmp_path, parts={"bad": {**part, "arms": {"none": {"method": "none"}}}})
     cells = {cell.setting: cell for cell in grid(study, "bad", {})}
-    seen: dict[str, int] = {}
+    seen = {}
     runs = {cell.run: cell.config for cell in cells.values()}
     failed = work_through(runs, tmp_path / "runs", 1, lambda run, iteration, *_: seen.update({run: iteration}))
     assert list(failed) == [cells["cold"].run]
@@ -177,7 +173,7 @@ def test_what_cannot_start_and_what_blows_up_do_not_stop_the_rest(tmp_path: Path
     assert hot["reward"].notna().tolist() == [True, True, True, True, False]
 
 
-def test_the_command_says_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_says_what_is_missing(tmp_path, capsys):
     study_at(tmp_path)
     for arguments, status, says in [
         (["--dry-run"], 0, "4 + 2"),
@@ -193,8 +189,8 @@ def test_the_command_says_what_is_missing(tmp_path: Path, capsys: pytest.Capture
 
 
 @pytest.mark.slow
-def test_the_gpu_study_runs_small_on_a_cpu(tmp_path: Path) -> None:
-    settings: dict[str, Any] = yaml.safe_load((ROOT / "configs" / "study-gpu.yaml").read_text())
+def test_the_gpu_study_runs_small_on_a_cpu(tmp_path):
+    settings = yaml.safe_load((ROOT / "configs" / "study-gpu.yaml").read_text())
     settings |= {"results": str(tmp_path / "results"), "settings": [*settings["settings"], *SMALL]}
     settings["parts"] = {name: settings["parts"][name] for name in ("tune", "headline")}
     for part in settings["parts"].values():

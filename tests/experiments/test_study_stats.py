@@ -1,7 +1,5 @@
 """The study's statistics: against cases done by hand, against their definitions spelled out, and against SciPy."""
 
-from __future__ import annotations
-
 import itertools
 
 import numpy as np
@@ -30,14 +28,14 @@ def mean(draws: np.ndarray) -> np.ndarray:
 
 
 @given(scores, scores)
-def test_better_counts_pairs(x: np.ndarray, y: np.ndarray) -> None:
+def test_better_counts_pairs(x, y):
     wins = sum(1.0 if a > b else 0.5 if a == b else 0.0 for a, b in itertools.product(x, y))
     assert better(x, y) == pytest.approx(wins / (len(x) * len(y)))
     assert better(x, y) + better(y, x) == pytest.approx(1)
 
 
 @pytest.mark.parametrize("sizes", [(2,), (20,), (3, 4, 9)])
-def test_the_bootstrap_is_scipy_s(sizes: tuple[int, ...]) -> None:
+def test_the_bootstrap_is_scipy_s(sizes):
     """Number for number: SciPy draws each sample apart as well. Only a stratum of one run it does not take."""
     strata = [np.random.default_rng(n).random(n) for n in sizes]
     theirs = scipy_stats.bootstrap(
@@ -50,7 +48,7 @@ def test_the_bootstrap_is_scipy_s(sizes: tuple[int, ...]) -> None:
     assert bootstrap([np.array([0.5])]) == Interval(0.5, 0.5, 0.5)
 
 
-def test_strata_are_resampled_apart() -> None:
+def test_strata_are_resampled_apart():
     """Two constant settings: whatever is drawn, half of each resample is of either, so nothing varies."""
     assert bootstrap([np.zeros(3), np.ones(3)], mean) == Interval(0.5, 0.5, 0.5)
     with pytest.raises(ValueError, match="has no scores"):
@@ -58,13 +56,13 @@ def test_strata_are_resampled_apart() -> None:
 
 
 @pytest.mark.parametrize(("runs", "covered"), [(3, 0.74), (5, 0.89), (20, 0.945)])
-def test_the_page_says_how_often_the_intervals_cover(runs: int, covered: float) -> None:
+def test_the_page_says_how_often_the_intervals_cover(runs, covered):
     samples = np.random.default_rng(0).normal(0, 1, (300, runs))
     found = [bootstrap([scores], resamples=300, seed=i) for i, scores in enumerate(samples)]
     assert np.mean([each.low <= 0 <= each.high for each in found]) == pytest.approx(covered, abs=0.05)
 
 
-def test_improvement_averages_settings() -> None:
+def test_improvement_averages_settings():
     wins, loses = np.array([1.0, 1.0]), np.array([0.0, 0.0])
     assert probability_of_improvement([wins, loses], [loses, wins]) == Interval(0.5, 0.5, 0.5)
     for compare in (probability_of_improvement, permutation_p):
@@ -72,7 +70,7 @@ def test_improvement_averages_settings() -> None:
             compare([wins, loses], [wins])
 
 
-def test_permutation_p_by_enumeration() -> None:
+def test_permutation_p_by_enumeration():
     """Every way to deal out the labels within each setting, counted: at least as far from one half as was seen."""
     x, y = [np.array([3.0, 4.0, 4.0]), np.array([1.0, 5.0])], [np.array([1.0, 4.0]), np.array([0.0, 2.0])]
     dealt = []
@@ -86,7 +84,7 @@ def test_permutation_p_by_enumeration() -> None:
     assert permutation_p(y, x, seed=1) == pytest.approx(np.mean(far), abs=0.015)
 
 
-def test_three_runs_prove_nothing() -> None:
+def test_three_runs_prove_nothing():
     """The resampled interval of three clear wins is a point at 1; two of the 20 ways to label six runs look like it."""
     x, y = np.array([0.7, 0.8, 0.9]), np.array([0.1, 0.2, 0.3])
     assert probability_of_improvement([x], [y]) == Interval(1.0, 1.0, 1.0)
@@ -94,7 +92,7 @@ def test_three_runs_prove_nothing() -> None:
     assert permutation_p([np.ones(9)], [np.ones(9)]) == 1.0
 
 
-def test_dealt_signs_are_scipy_s() -> None:
+def test_dealt_signs_are_scipy_s():
     """Exactly, for few runs."""
     x, y = np.random.default_rng(1).normal(0.3, 1, (2, 7))
     theirs = scipy_stats.permutation_test(
@@ -103,7 +101,7 @@ def test_dealt_signs_are_scipy_s() -> None:
     assert paired_p([x[:3], x[3:]], [y[:3], y[3:]]) == pytest.approx(theirs, abs=0.02)
 
 
-def test_p_values_err_as_often_as_they_say() -> None:
+def test_p_values_err_as_often_as_they_say():
     """Where a resampled interval of three differences excludes zero whenever they agree: once in four."""
     rng = np.random.default_rng(0)
     found = [permutation_p([rng.normal(0, 1, 6)], [rng.normal(0, 1, 6)], 400, seed=i) for i in range(400)]
@@ -112,7 +110,7 @@ def test_p_values_err_as_often_as_they_say() -> None:
 
 
 @given(st.lists(st.floats(0, 1), max_size=8))
-def test_holm_step_by_step(p_values: list[float]) -> None:
+def test_holm_step_by_step(p_values):
     left, expected, reached = sorted(range(len(p_values)), key=lambda i: p_values[i]), {}, 0.0
     while left:
         reached = max(reached, min(1.0, len(left) * p_values[left[0]]))
@@ -120,7 +118,7 @@ def test_holm_step_by_step(p_values: list[float]) -> None:
     assert holm(p_values) == pytest.approx([expected[i] for i in range(len(p_values))])
 
 
-def test_paired_difference_removes_what_seeds_share() -> None:
+def test_paired_difference_removes_what_seeds_share():
     seeds = np.array([0.1, 0.5, 0.9])
     found = paired_difference([seeds + 0.05], [seeds])
     assert (found.value, found.low, found.high) == pytest.approx((0.05, 0.05, 0.05))

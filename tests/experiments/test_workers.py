@@ -1,7 +1,5 @@
 """Worker processes: what they inherit, and what the process that started them does without."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess
@@ -9,7 +7,6 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from pathlib import Path
 from queue import SimpleQueue
 
 import pytest
@@ -18,7 +15,7 @@ from experiments.workers import follow, start_workers, tell
 
 
 @pytest.mark.slow
-def test_workers_see_the_environment_of_the_day(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_see_the_environment_of_the_day(monkeypatch):
     """Of the pool's start, that is: the server that forks them may have begun with another."""
     for day in ("monday", "tuesday"):
         monkeypatch.setenv("MINICPPO_TEST_DAY", day)
@@ -34,7 +31,7 @@ def tell_and_sleep() -> None:
     time.sleep(60)
 
 
-def test_ctrl_c_ends_a_worker_before_its_next_job(tmp_path: Path) -> None:
+def test_ctrl_c_ends_a_worker_before_its_next_job(tmp_path):
     """The next one is on its way to the worker already, where the pool cannot cancel it."""
     pool, events = start_workers(1)
     with pool:
@@ -46,14 +43,14 @@ def test_ctrl_c_ends_a_worker_before_its_next_job(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_after_a_failure_what_runs_is_heard_out_and_nothing_starts() -> None:
-    events: SimpleQueue[tuple[str]] = SimpleQueue()
-    heard: list[str] = []
+def test_after_a_failure_what_runs_is_heard_out_and_nothing_starts():
+    events = SimpleQueue()
+    heard = []
 
-    def fail() -> None:
+    def fail():
         raise OSError("No space left on device")
 
-    def work(name: str) -> None:
+    def work(name):
         time.sleep(0.5)
         events.put((name,))
 
@@ -65,7 +62,7 @@ def test_after_a_failure_what_runs_is_heard_out_and_nothing_starts() -> None:
     assert sorted(heard) == ["first", "second"]
 
 
-def test_the_demo_s_display_does_without_the_trainer() -> None:
+def test_the_demo_s_display_does_without_the_trainer():
     """Its imports would be a third copy of 300 MB (experiments/benchmarks/README.md, Memory)."""
     heavy = ("transformers", "matplotlib", "scipy")
     code = f"import sys, experiments.demo; print([name for name in {heavy} if name in sys.modules])"

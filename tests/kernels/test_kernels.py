@@ -170,14 +170,14 @@ def test_the_passes_of_the_head(dtype, tokens, entries, cells):
         state = [torch.full((tokens,), x, device=DEVICE) for x in (-math.inf, 0.0, 0.0)]
         state.append(torch.full((tokens, cells), math.nan, device=DEVICE))
         for i, z in enumerate(tiles):
-            passes.fold(z.clone(), wanted, i * entries, 0.7, *state)  # type: ignore[attr-defined]
+            passes.fold(z.clone(), wanted, i * entries, 0.7, *state)
         states.append(state)
     for expected, found in zip(*states, strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5, equal_nan=True)
     lse = states[0][0] + states[0][1].log()
     for i, z in enumerate(tiles):
         expected, found = (
-            passes.softmax_(z.clone(), lse, wanted[:, 0], i * entries, 0.7)  # type: ignore[attr-defined]
+            passes.softmax_(z.clone(), lse, wanted[:, 0], i * entries, 0.7)
             for passes in (lm_head, head)
         )
         torch.testing.assert_close(found, expected, rtol=1e-5 if dtype == torch.float32 else 1e-2, atol=1e-7)
@@ -189,9 +189,9 @@ def test_the_head_as_a_whole():
     bias = torch.randn(700, generator=rng).to(DEVICE).requires_grad_()
     targets, cells = (torch.randint(700, shape, generator=rng).to(DEVICE) for shape in ((9,), (9, 5)))
 
-    def scores() -> tuple[Tensor, ...]:
+    def scores():
         found = token_log_probs(hidden, weight, bias, targets, cells, 0.8, (4, 256))
-        return *vars(found).values(), *torch.autograd.grad(found.log_probs.square().sum(), (hidden, weight, bias))  # type: ignore[return-value]
+        return *vars(found).values(), *torch.autograd.grad(found.log_probs.square().sum(), (hidden, weight, bias))
 
     for expected, found in zip(*both(scores), strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
@@ -200,7 +200,7 @@ def test_the_head_as_a_whole():
 @pytest.mark.parametrize(("name", "join"), [*((name, JOIN) for name in DIRECT), (DIRECT[0], 0), (DIRECT[2], 0)])
 def test_the_attention_of_a_step(monkeypatch, name, join):
     """Heads of six channels, one to four queries a key, ragged prompts, closing ranks, junk in unfilled columns."""
-    model = build(name).model.to(DEVICE)  # type: ignore[arg-type]
+    model = build(name).model.to(DEVICE)
     expected = steps(GeneralDecoder(model))
     monkeypatch.setattr(kernels, "usable", lambda tensor: True)
     monkeypatch.setattr("minicppo.rl.decoding.JOIN", join)

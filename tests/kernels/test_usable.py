@@ -1,6 +1,5 @@
 """When kernels take over: asked without a GPU, of what stands in for a tensor on one."""
 
-from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,7 +12,7 @@ THERE: Any = SimpleNamespace(is_cuda=True, device=SimpleNamespace(index=0))
 
 
 @pytest.fixture(autouse=True)
-def all_there(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def all_there(monkeypatch):
     monkeypatch.setattr(kernels, "find_spec", lambda name: name)
     monkeypatch.setattr("shutil.which", lambda name: name)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (7, 0))

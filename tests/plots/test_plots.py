@@ -1,9 +1,6 @@
 """Figures and tables from synthetic run directories: what they compute, and that each can be drawn and saved."""
 
-from __future__ import annotations
-
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,18 +20,18 @@ METHODS = ("cppo-exact", "dppo-exact", "grpo", "none")
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
+def runs(tmp_path_factory):
     root = tmp_path_factory.mktemp("runs")
     return [load_run(write_run(root / m, m, final=0.9 - 0.2 * i, seed=i)) for i, m in enumerate(METHODS)]
 
 
 @pytest.fixture(scope="module")
-def trace(runs: list[Run]) -> Trace:
+def trace(runs):
     assert runs[0].trace is not None
     return runs[0].trace
 
 
-def test_a_result_is_read_off_the_metrics(runs: list[Run]) -> None:
+def test_a_result_is_read_off_the_metrics(runs):
     row, updates = result(runs[0]), runs[0].rows("update")
     assert (row.before, row.before_se, row.iterations, row.peak_memory_mb) == (0.31, 0.02, 12, 511.0)
     assert (row.after, row.seconds) == pytest.approx((0.9, 12 * 1.5))
@@ -43,7 +40,7 @@ def test_a_result_is_read_off_the_metrics(runs: list[Run]) -> None:
     assert sum(part or 0.0 for part in parts) == pytest.approx(row.masked)
 
 
-def test_tables_hold_every_run_and_every_column_and_a_dash_for_what_was_not_logged(runs: list[Run]) -> None:
+def test_tables_hold_every_run_and_every_column_and_a_dash_for_what_was_not_logged(runs):
     lines = markdown(result_rows(results(runs)), numbers=True).splitlines()
     assert len(lines) == 2 + len(runs)
     assert {line.count("|") for line in lines} == {len(COLUMNS) + 1}, "no cell may hold a bar of its own"
@@ -54,7 +51,7 @@ def test_tables_hold_every_run_and_every_column_and_a_dash_for_what_was_not_logg
     assert (cells["masked tokens (%)"], cells["time (s)"]) == ("-", "-")
 
 
-def test_what_runs_were_told_differently_is_said(runs: list[Run]) -> None:
+def test_what_runs_were_told_differently_is_said(runs):
     found = differing_settings([runs[0], runs[2]])
     assert found["method.name"] == ["cppo-exact", "grpo"]
     assert found["method.params.w_min"][1] is None, "the other method has no such thing"
@@ -64,9 +61,7 @@ def test_what_runs_were_told_differently_is_said(runs: list[Run]) -> None:
     assert ["method.name", "cppo-exact", "grpo"] in setting_rows([runs[0], runs[2]])
 
 
-def test_runs_of_one_method_are_told_apart_and_a_family_lends_its_style_to_no_other(
-    runs: list[Run], tmp_path: Path
-) -> None:
+def test_runs_of_one_method_are_told_apart_and_a_family_lends_its_style_to_no_other(runs, tmp_path):
     again = load_run(write_run(tmp_path / "second", "grpo"))
     assert labels([*runs, again])[2:] == ["grpo (grpo)", "none", "grpo (second)"]
     methods = ["reinforce", "cispo", "minpro", "gspo", "sapo", "drpo", "pdm", "trm-max", "trm-avg", "cppo", "cppo-soft"]
@@ -78,20 +73,20 @@ def test_runs_of_one_method_are_told_apart_and_a_family_lends_its_style_to_no_ot
     assert not {style.color for style in others} & {style.color for style in families.values()}
 
 
-def test_the_highest_marker_is_not_cut(runs: list[Run]) -> None:
+def test_the_highest_marker_is_not_cut(runs):
     level = [row | {"drift": 0.2 + 1e-4 * row["iteration"]} for row in runs[0].metrics if row["kind"] != "rollout"]
     ax = curves([Run(runs[0].path, runs[0].config, level, [])]).axes[3]
     assert ax.get_ylim()[0] == 0
     assert ax.get_ylim()[1] > 1.04 * ax.get_lines()[0].get_ydata().max()
 
 
-def test_series_spread_the_updates_over_their_iteration(runs: list[Run]) -> None:
+def test_series_spread_the_updates_over_their_iteration(runs):
     x, y = runs[0].series("update", "mask/frac")
     assert x[:5].tolist() == [0.0, 0.25, 0.5, 0.75, 1.0]
     assert len(x) == len(y) == 48
 
 
-def test_drift_by_position_equals_a_loop_over_tokens(runs: list[Run], trace: Trace) -> None:
+def test_drift_by_position_equals_a_loop_over_tokens(runs, trace):
     bins = by_position(trace)
     width = round(2 * bins["position"][0] - 1)
     pairs = zip(trace.log_probs[:, :width].flat, trace.rollout_log_probs[:, :width].flat, strict=True)
@@ -106,14 +101,14 @@ def test_drift_by_position_equals_a_loop_over_tokens(runs: list[Run], trace: Tra
     assert "smaller is drawn at the bottom" in drift_by_position(runs).axes[0].get_ylabel()
 
 
-def test_padding_never_enters_the_drift(runs: list[Run]) -> None:
+def test_padding_never_enters_the_drift(runs):
     poisoned = Trace(runs[0].path)
     clean = by_position(poisoned)
     poisoned.gap[~poisoned.response_mask] = 1.0
     assert all(np.array_equal(clean[key], by_position(poisoned)[key]) for key in clean)
 
 
-def test_the_chosen_response_and_window_show_masking(trace: Trace) -> None:
+def test_the_chosen_response_and_window_show_masking(trace):
     row = trace.reason[choose_response(trace)]
     most = max(len(set(r[np.isin(r, MASKED)])) for r in trace.reason)
     assert len(set(row[np.isin(row, MASKED)])) == most > 0
@@ -126,7 +121,7 @@ def test_the_chosen_response_and_window_show_masking(trace: Trace) -> None:
     assert choose_window(reason[:8], 10) == (0, 8)
 
 
-def test_every_figure_can_be_drawn_and_saved_and_its_axes_are_labelled(runs: list[Run], tmp_path: Path) -> None:
+def test_every_figure_can_be_drawn_and_saved_and_its_axes_are_labelled(runs, tmp_path):
     written = write_report(runs, tmp_path)
     assert {path.name for path in written} == {
         "report.md", "curves.png", "reasons.png", "drift.png", "response.png"
@@ -139,7 +134,7 @@ def test_every_figure_can_be_drawn_and_saved_and_its_axes_are_labelled(runs: lis
         assert all(ax.get_title(loc="left") for ax in figure.axes)
 
 
-def test_the_bands_look_as_their_reasons_everywhere_and_reach_the_masked_share(runs: list[Run]) -> None:
+def test_the_bands_look_as_their_reasons_everywhere_and_reach_the_masked_share(runs):
     reason_of = {label: reason for _, label, reason in REASONS}
     axes = masked_share(runs).axes
     bars = {str(bar.get_label()): bar.patches[0] for ax in axes for bar in ax.containers}
@@ -153,7 +148,7 @@ def test_the_bands_look_as_their_reasons_everywhere_and_reach_the_masked_share(r
     assert tops == pytest.approx(100 * masked.reshape(-1, 4).mean(1))
 
 
-def test_what_a_run_lacks_is_left_out_or_named(tmp_path: Path) -> None:
+def test_what_a_run_lacks_is_left_out_or_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"holds no run: it has no config\.yaml"):
         load_run(tmp_path)
     folder = write_run(tmp_path / "run")

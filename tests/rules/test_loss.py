@@ -1,7 +1,6 @@
 """The one loss: value -agg(g A), gradient -agg(g A grad log pi), whatever the weights g (methods.md 0 and 6)."""
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from hypothesis import given
@@ -97,7 +96,7 @@ def test_micro_batches_add_up(drawn, raw, mode, dtype):
     batch = token_batch(rows, layout, dtype=dtype)
     totals = {"total_tokens": int(layout.mask.sum()), "total_sequences": len(rows), "horizon": 8}
 
-    def gradients(order: list[Tensor]) -> tuple[Tensor, Tensor]:
+    def gradients(order):
         """Of a shared parameter, which moves every log pi, and of log pi."""
         shift, x = torch.zeros((), dtype=dtype, requires_grad=True), batch.log_probs.clone().requires_grad_()
         for i in order:
@@ -118,9 +117,9 @@ def test_packed_loss_equals_padded(drawn, raw, mode, by_response):
     layout, (batch, g) = drawn[1], weighted(drawn, raw)
     A = torch.arange(1.0, len(drawn[0]) + 1, dtype=torch.float64) if by_response else batch.advantages
     packed_A = A if by_response else layout.pack(A)
-    options: dict[str, Any] = {"loss_agg_mode": mode, "horizon": 8}
+    options = {"loss_agg_mode": mode, "horizon": 8}
 
-    def packed(x: Tensor) -> Tensor:
+    def packed(x):
         return rules.policy_loss(x, layout.pack(g), packed_A, layout.packed_mask, lengths=layout.lengths, **options)
 
     whole = gradient(lambda x: rules.policy_loss(x, g, A, layout.mask, **options), batch.log_probs)

@@ -4,7 +4,6 @@ Each is caught by `method_properties.check_method` at the number of examples tha
 """
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
 
@@ -32,7 +31,7 @@ BUGS = {  # what stands in the plugin, and what a careless author would have wri
 
 
 @pytest.fixture(autouse=True)
-def unshrunk(unchecked_shapes: None) -> Iterator[None]:
+def unshrunk(unchecked_shapes):
     """What a bug shrinks to is of no interest here."""
     settings.load_profile("unshrunk")
     yield

@@ -1,7 +1,5 @@
 """Hypothesis strategies over tabular policies and budgets."""
 
-from __future__ import annotations
-
 from fractions import Fraction
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Every registered check, once, and planted mistakes that a check must see."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from typing import Any
@@ -12,12 +10,12 @@ import pytest
 from minicppo.bounds import residual, sharper
 from minicppo.bounds.budget import Budget
 from theory import checks_mask, families, flow, gate, pair_bounds, programs, tabular
-from theory.registry import STATEMENTS, Statement
+from theory.registry import STATEMENTS
 from theory.study import Study
 
 
 @pytest.fixture(scope="module")
-def study() -> Study:
+def study():
     return Study(repeats=2)
 
 
@@ -25,7 +23,7 @@ CASES = [pytest.param(s, marks=pytest.mark.slow if s.id == "certificate" else ()
 
 
 @pytest.mark.parametrize("statement", CASES)
-def test_verdict_is_reproduced(statement: Statement, study: Study) -> None:
+def test_verdict_is_reproduced(statement, study):
     evidence = statement.check(study)
     assert evidence.agrees, evidence.note
     assert evidence.instances > 0
@@ -41,7 +39,7 @@ def scaled(function: Callable[..., Any], factor: float) -> Callable[..., Any]:
 class InclusiveBudget(Budget):
     """W_t where Eq. 8 has W_{t-1}."""
 
-    limits = property(lambda self: self.delta + self.delta_b * np.cumsum(self.weights))  # type: ignore[assignment]
+    limits = property(lambda self: self.delta + self.delta_b * np.cumsum(self.weights))
 
 
 PLANTED: list[tuple[str, object, str, object]] = [  # the check, and where which mistake is planted
@@ -70,9 +68,7 @@ PLANTED: list[tuple[str, object, str, object]] = [  # the check, and where which
 
 
 @pytest.mark.parametrize(("name", "module", "attribute", "mistake"), PLANTED, ids=[f"{p[0]}-{p[2]}" for p in PLANTED])
-def test_a_planted_mistake_is_seen(
-    name: str, module: object, attribute: str, mistake: object, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_planted_mistake_is_seen(name, module, attribute, mistake, monkeypatch):
     (statement,) = (s for s in STATEMENTS if s.id == name)
     monkeypatch.setattr(module, attribute, mistake)
     assert not statement.check(Study(repeats=1)).agrees

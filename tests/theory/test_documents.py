@@ -1,7 +1,5 @@
 """The documents are those of the registry, and the programmes of theory/ print them."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path
@@ -9,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from theory import figures, looseness, verify
-from theory.registry import STATEMENTS, Statement
+from theory.registry import STATEMENTS
 from theory.study import Study
 
 FOLDER = Path(__file__).resolve().parents[2] / "theory"
@@ -22,28 +20,28 @@ def anchors(page: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("statement", STATEMENTS, ids=lambda s: s.id)
-def test_the_proof_exists(statement: Statement) -> None:
+def test_the_proof_exists(statement):
     page, anchor = statement.page.split("#")
     assert anchor in anchors(FOLDER / page)
 
 
-def test_ids_are_unique() -> None:
+def test_ids_are_unique():
     assert len({s.id for s in STATEMENTS}) == len(STATEMENTS)
 
 
-def test_index_is_the_registry() -> None:
+def test_index_is_the_registry():
     """Regenerate with `python -m theory.verify --write-index`."""
     text = verify.README.read_text(encoding="utf-8")
     assert verify.with_index(text) == text
 
 
-def test_lost_markers_are_named() -> None:
+def test_lost_markers_are_named():
     with pytest.raises(ValueError, match="lost its markers"):
         verify.with_index("no table here")
 
 
 @pytest.mark.parametrize("page", sorted(FOLDER.glob("*.md")), ids=lambda page: page.stem)
-def test_links_and_names_resolve(page: Path) -> None:
+def test_links_and_names_resolve(page):
     text = page.read_text(encoding="utf-8")
     for link in re.findall(r"\]\((?!http)([^)]+)\)", text):
         path, _, anchor = link.partition("#")
@@ -56,9 +54,7 @@ def test_links_and_names_resolve(page: Path) -> None:
         assert not name or re.search(rf"^(def|class) {name}\b", source.read_text(encoding="utf-8"), re.M), name
 
 
-def test_programme_writes_its_rows(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_programme_writes_its_rows(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(verify, "STATEMENTS", [s for s in STATEMENTS if s.id in ("prop4", "c3-soft")])
     monkeypatch.setattr(verify, "Study", lambda: Study(repeats=1))
     target = tmp_path / "rows.json"
@@ -68,7 +64,7 @@ def test_programme_writes_its_rows(
     assert "180 enumerated pairs" in " ".join(capsys.readouterr().out.split())
 
 
-def test_looseness_table_covers_every_bound() -> None:
+def test_looseness_table_covers_every_bound():
     study = Study(repeats=1)
     found = looseness.ratios(study)
     assert set(looseness.TITLES) <= set(found)
@@ -76,5 +72,5 @@ def test_looseness_table_covers_every_bound() -> None:
     assert looseness.table(study).row_count == len(looseness.TITLES)
 
 
-def test_figure_is_drawn(tmp_path: Path) -> None:
+def test_figure_is_drawn(tmp_path):
     assert figures.draw_shared_parameter(tmp_path / "flow.png").read_bytes().startswith(b"\x89PNG")

@@ -1,7 +1,5 @@
 """The greedy optimum against the simplex, and programmes that have no grid."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -18,7 +16,7 @@ def vectors(size: int) -> st.SearchStrategy[Array]:
 
 
 @given(st.integers(1, 8).flatmap(lambda n: st.tuples(vectors(n), vectors(n), vectors(n))))
-def test_greedy_is_the_simplex_optimum(case: tuple[Array, Array, Array]) -> None:
+def test_greedy_is_the_simplex_optimum(case):
     coefficients, caps, limits = case
     value, z = programs.greedy(coefficients, caps, limits)
     assert value == pytest.approx(programs.linear_program(coefficients, caps, limits), abs=1e-9)
@@ -26,7 +24,7 @@ def test_greedy_is_the_simplex_optimum(case: tuple[Array, Array, Array]) -> None
     assert (np.cumsum(z) <= limits + 1e-12).all()
 
 
-def test_a_programme_without_a_grid_is_refused() -> None:
+def test_a_programme_without_a_grid_is_refused():
     with pytest.raises(ValueError, match=r"delta=0"):
         programs.exact_supremum(Budget(0.0, 0.1, np.ones(2)))
     with pytest.raises(ValueError, match="positive weights"):

@@ -1,7 +1,5 @@
 """Tabular policies against plain Python over every response, and constructors against their premises."""
 
-from __future__ import annotations
-
 import itertools
 from fractions import Fraction
 
@@ -10,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minicppo.bounds.budget import Budget
 from tests.theory.strategies import pairs, pairs_with_budget
 from theory import families as fam
 from theory import tabular as tab
@@ -19,7 +16,7 @@ from theory.pair_bounds import largest_path
 
 
 @given(pairs(exact=True), st.lists(st.integers(-4, 4), min_size=27, max_size=27))
-def test_enumeration_agrees_with_plain_loops(pair: tab.Pair, quarters: list[int]) -> None:
+def test_enumeration_agrees_with_plain_loops(pair, quarters):
     v, horizon = pair.vocab, pair.horizon
     rewards = np.array([Fraction(q, 4) for q in quarters[: v**horizon]], dtype=object)
     j_mu = j_pi = first_order = Fraction(0)
@@ -39,7 +36,7 @@ def test_enumeration_agrees_with_plain_loops(pair: tab.Pair, quarters: list[int]
 
 
 @given(pairs())
-def test_what_is_read_off_a_pair(pair: tab.Pair) -> None:
+def test_what_is_read_off_a_pair(pair):
     mu, pi = pair.reach_mu[-1], pair.reach_pi[-1]
     np.testing.assert_allclose(pair.drift, mu @ pair.path_divergence.T, atol=1e-14)
     np.testing.assert_allclose(pair.caps, pair.path_divergence.max(axis=1))
@@ -48,7 +45,7 @@ def test_what_is_read_off_a_pair(pair: tab.Pair) -> None:
 
 
 @given(pairs_with_budget(), st.floats(0, 1), st.floats(0, 3))
-def test_constructors_meet_their_premise(case: tuple[tab.Pair, Budget], cap: float, total: float) -> None:
+def test_constructors_meet_their_premise(case, cap, total):
     pair, budget = case
     assert fam.capped(pair, np.full(pair.horizon, cap)).caps.max() <= cap + 1e-14
     assert largest_path(fam.path_budgeted(pair, total)) <= total + 1e-13
@@ -57,7 +54,7 @@ def test_constructors_meet_their_premise(case: tuple[tab.Pair, Budget], cap: flo
     np.testing.assert_allclose([level.sum(axis=1).max() for level in inside.pi], 1, atol=1e-14)
 
 
-def test_adversaries_have_the_divergence_they_promise() -> None:
+def test_adversaries_have_the_divergence_they_promise():
     caps = np.array([0.25, 0.5, 0.125])
     np.testing.assert_allclose(fam.rare_token(caps, vocab=3).caps, caps)
     lottery = fam.lottery(4, cap=0.2, mean=0.05)
@@ -65,14 +62,14 @@ def test_adversaries_have_the_divergence_they_promise() -> None:
     np.testing.assert_allclose(lottery.caps, 0.2)
 
 
-def test_random_pairs_are_normalised_and_supported() -> None:
+def test_random_pairs_are_normalised_and_supported():
     rng = np.random.default_rng(0)
     for pair in (fam.random_pair(rng, 3, 3, prompts=2), fam.noisy_pair(rng, 3, 2, 0.5)):
         assert pair.supported
         assert pair.reach_pi[-1].sum() == pytest.approx(1)
 
 
-def test_shapes_that_disagree_are_refused() -> None:
+def test_shapes_that_disagree_are_refused():
     level = np.full((1, 2), 0.5)
     with pytest.raises(ValueError, match="pi has level shapes"):
         tab.Pair((level,), (level, level), np.ones(1))
