@@ -1,10 +1,12 @@
 """The files that `minicppo plan --write` leaves: the resolved settings, a launch script, a SLURM and a Ray job."""
 
+import re
 import shlex
 from pathlib import Path
 from string import Template
 
 from minicppo.engines.plan import launch_command
+from minicppo.files import write_atomically
 from minicppo.rl.config import RunConfig
 
 JOBS = Path(__file__).parent / "jobs"
@@ -20,7 +22,7 @@ def plan_files(config: RunConfig) -> dict[str, str]:
     """The text of each file by its name. `slurm.sh` is for `sbatch` from the folder it is in."""
     cluster = config.cluster
     values = {
-        "name": f"{config.name}-{config.method.name}",
+        "name": re.sub(r"[^\w.+-]", "_", f"{config.name}-{config.method.name}", flags=re.ASCII),  # never shell text
         "engine": config.engine,
         "start": shlex.join(launch_command(config, [])),
         "plugins": "".join(f" --plugin {shlex.quote(file)}" for file in config.plugins),
@@ -49,7 +51,7 @@ def write_plan(config: RunConfig, folder: Path, force: bool = False) -> list[Pat
         raise FileExistsError(f"{folder} already holds {', '.join(taken)}: give another folder, or --force")
     folder.mkdir(parents=True, exist_ok=True)
     for path, text in files.items():
-        path.write_text(text, encoding="utf-8")
+        write_atomically(path, text.encode())  # a link is replaced, not followed
         if path.suffix == ".sh":
             path.chmod(0o755)
     return list(files)

@@ -1,7 +1,7 @@
 """`CPPOConfig`: a `GRPOConfig` that names a method, and refuses what would silently bias it."""
 
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar
 
 from trl import GRPOConfig
@@ -44,7 +44,7 @@ class CPPOConfig(GRPOConfig):
     def __post_init__(self) -> None:
         if isinstance(self.method_params, str):  # as the command line passes it
             self.method_params = json.loads(self.method_params)
-        self.top_log_probs, self.cells = self.cells or self.top_log_probs, None
+        self.top_log_probs, self.cells = self.top_log_probs if self.cells is None else self.cells, None
         super().__post_init__()
         self.resolved_method()
         require_unbiased(self)
@@ -57,44 +57,76 @@ class CPPOConfig(GRPOConfig):
 
 def padded_to(horizon: int | None, method: Method) -> Method:
     """`length="padded"` as the longest response allowed, so that it does not depend on what a micro-batch holds."""
+    if horizon is None and method.params.get("length") == "padded":
+        raise ValueError(f"{method.name} has length='padded'. Way out: max_completion_length=N, or another length")
     return replace(method, length=horizon) if method.params.get("length") == "padded" else method  # type: ignore[call-arg]
 
 
-def require_unbiased(args: GRPOConfig) -> None:
+TRUNCATED = (
+    "sampling then draws from another distribution than the one that is scored, and every ratio and divergence is "
+    "biased. Way out: leave it at its default"
+)
+SECOND_MASK = "a second mask beside the method's. Way out: "
+NO_EFFECT = "it would change nothing here. Way out: leave it at its default"
+OWN_SAMPLER = f"minicppo's sampler takes the place of transformers', so that {NO_EFFECT}, or use_vllm=True"
+# Fields that mean something to TRL's loss or sampler, of which nothing is left: refused unless at their default.
+AT_DEFAULT = {
+    "delta": "it is TRL's two-sided clip, not the method's threshold. Way out: method_params={'delta': ...}",
+    "epsilon": "TRL's clip is not used. Way out: method='grpo', method_params={'clip_low': ..., 'clip_high': ...}",
+    "epsilon_high": "TRL's clip is not used. Way out: method='grpo', method_params={'clip_high': ...}",
+    "neftune_noise_alpha": "noise in the embeddings makes every ratio random. Way out: None",
+    "importance_sampling_level": (
+        "it averages the gradient over a response. Way out: 'token'; sequence-level rules are methods (gspo, trm-max)"
+    ),
+    "off_policy_mask_threshold": f"{SECOND_MASK}None",
+    "top_entropy_quantile": f"{SECOND_MASK}1.0",
+    "disable_dropout": "dropout makes every ratio random. Way out: True",
+    "beta": "a KL penalty's gradient would pass the mask unmasked, and the paper uses none. Way out: beta=0.0",
+    "vllm_structured_outputs_regex": TRUNCATED,
+    "cache_implementation": OWN_SAMPLER,
+    **dict.fromkeys(("use_transformers_continuous_batching", "use_transformers_paged"), OWN_SAMPLER),
+    "transformers_continuous_batching_config": OWN_SAMPLER,
+    **{
+        f"sapo_temperature_{sign}": "SAPO is a method here. Way out: method='sapo' and its method_params"
+        for sign in ("pos", "neg")
+    },
+    **{f"vespo_{name}_{sign}": f"VESPO's, {NO_EFFECT}" for name in ("k", "lambda") for sign in ("pos", "neg")},
+    **{f"vllm_importance_sampling_{name}": NO_EFFECT for name in ("mode", "clip_max", "clip_min", "cap")},
+    **dict.fromkeys(("sync_ref_model", "ref_model_mixup_alpha", "ref_model_sync_steps"), NO_EFFECT),
+    "use_bias_correction_kl": NO_EFFECT,
+}
+
+
+def require_unbiased(args: CPPOConfig) -> None:
     """Raise ValueError for a setting under which the loss would not be the method's: why, and the way out."""
-    truncated = (
-        "sampling then draws from another distribution than the one that is scored, and every ratio and divergence is "
-        "biased. Way out: leave it at its default"
-    )
-    second_mask = "a second mask beside the method's. Way out: "
+    defaults = {each.name: each.default for each in fields(args)}
+    with_vllm, generation = args.use_vllm, set(args.generation_kwargs or {})
+    known = generation <= HARMLESS_GENERATION_KWARGS
     refused = {
-        "top_p": (args.top_p not in (None, 1.0), truncated),
-        "top_k": (args.top_k not in (None, 0, -1), truncated),
-        "min_p": (args.min_p not in (None, 0.0), truncated),
-        "repetition_penalty": (args.repetition_penalty not in (None, 1.0), truncated),
-        "generation_kwargs": (not set(args.generation_kwargs or {}) <= HARMLESS_GENERATION_KWARGS, truncated),
-        "temperature": (args.temperature <= 0, "log-probs are those of the softmax at it. Way out: more than 0"),
-        "beta": (
-            args.beta != 0,
-            "a KL penalty's gradient would pass the mask unmasked, and the paper uses none. Way out: beta=0.0",
+        "top_p": (args.top_p not in (None, 1.0), TRUNCATED),
+        "top_k": (args.top_k not in (None, 0, -1), TRUNCATED),
+        "min_p": (args.min_p not in (None, 0.0), TRUNCATED),
+        "repetition_penalty": (args.repetition_penalty not in (None, 1.0), TRUNCATED),
+        "generation_kwargs": (
+            not known or not (with_vllm or generation <= {"seed"}),
+            "minicppo's sampler stops at end tokens alone. Way out: none, or use_vllm=True" if known else TRUNCATED,
         ),
+        "temperature": (args.temperature <= 0, "log-probs are those of the softmax at it. Way out: more than 0"),
         "loss_type": (
             args.loss_type not in LOSS_TYPES,
             "it weighs tokens by a rule of TRL's own, on top of the method's. Way out: name the rule as the method "
             f"(cispo and sapo are methods) and aggregate by one of {', '.join(LOSS_TYPES)}",
         ),
-        "importance_sampling_level": (
-            args.importance_sampling_level != "token",
-            "it averages the gradient over a response. Way out: 'token'; sequence-level rules are methods (gspo, "
-            "trm-max)",
-        ),
-        "off_policy_mask_threshold": (args.off_policy_mask_threshold is not None, f"{second_mask}None"),
-        "top_entropy_quantile": (args.top_entropy_quantile != 1.0, f"{second_mask}1.0"),
         "vllm_importance_sampling_correction": (
-            args.use_vllm and args.vllm_importance_sampling_correction,
+            with_vllm and args.vllm_importance_sampling_correction,
             "it multiplies by pi_old / mu, which the method's ratio pi / mu holds already. Way out: False",
         ),
-        "disable_dropout": (not args.disable_dropout, "dropout makes every ratio random. Way out: True"),
+        "max_completion_length": (
+            args.max_completion_length is None and args.loss_type == "dr_grpo",
+            "dr_grpo divides by it. Way out: a number of tokens, or another loss_type",
+        ),
+        "top_log_probs": (args.top_log_probs < 1, "Top-K needs a token at least. Way out: K, such as 20"),
+        **{name: (getattr(args, name) != defaults[name], message) for name, message in AT_DEFAULT.items()},
     }
     for name, (biased, message) in refused.items():
         if biased:

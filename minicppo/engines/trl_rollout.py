@@ -4,7 +4,7 @@ TRL's fused head makes no logits, so those of pi are made here, a few rows at a 
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby
 from typing import Any
@@ -19,6 +19,7 @@ from minicppo.rl.policy import Policy
 from minicppo.rl.sampling import sample
 
 VLLM_MOST_LOG_PROBS = 20  # vLLM's default max_logprobs
+LOG_ONE = 1e-3  # the most that rounding makes of a log-prob
 LOGITS_AT_ONCE = 1 << 26  # 256 MB of float32
 # Names under which configurations bend or scale logits between the head and the softmax.
 BENT_LOGITS = ("final_logit_softcapping", "logit_scale", "output_multiplier", "lm_head_multiplier", "logits_scaling")
@@ -34,15 +35,19 @@ def rolled_out(
     max_new_tokens: int,
     temperature: float,
     generator: torch.Generator,
+    ends: Sequence[int] = (),
     **options: Any,
 ) -> tuple[list[list[int]], list[list[float]], Top]:
     """One response to each prompt by our own sampler: token ids, log mu of each, and Top-K if kept.
 
-    Equal prompts next to each other, as TRL lays out a group, are read once. options: of `sample`.
+    Equal prompts next to each other, as TRL lays out a group, are read once. ends: tokens at which TRL ends a response,
+    beside the sampler's own end token: what was sampled after one is cut off. options: of `sample`.
     """
     samples = math.gcd(*(len(list(group)) for _, group in groupby(prompts)))
     rollout = sample(policy, prompts[::samples], max_new_tokens, temperature, generator, samples=samples, **options)
-    lengths = rollout.response_mask.sum(1).tolist()
+    ended = torch.isin(rollout.response_ids, torch.tensor(ends, dtype=torch.long, device=policy.device))
+    before = ended.cumsum(1) - ended.long()  # end tokens to the left of each
+    lengths = (rollout.response_mask & (before == 0)).sum(1).tolist()
     ids = [row[:n] for row, n in zip(rollout.response_ids.tolist(), lengths, strict=True)]
     log_probs = [row[:n] for row, n in zip(rollout.log_probs.tolist(), lengths, strict=True)]
     top = {"rollout_top_log_probs": rollout.top_log_probs, "rollout_top_ids": rollout.top_ids}
@@ -69,6 +74,26 @@ def split_ranked(
             ids[row, t] = torch.tensor(names[:k])
             top[row, t] = torch.tensor([math.nan if x is None else x for x in ranked[:k]])
     return sampled, {"rollout_top_log_probs": top, "rollout_top_ids": ids}
+
+
+def require_log_probs(
+    completion_ids: list[list[int]], log_probs: list[list[float | None]], own: list[list[int]] | None
+) -> None:
+    """Raise ValueError, naming the response, where a token has no log-prob: TRL would take it for certain (log mu 0).
+
+    own: 1 for the policy's tokens, 0 for those that it did not sample, whose log-probs are never read.
+    """
+    if len(log_probs) != len(completion_ids):
+        raise ValueError(f"the rollout has {len(completion_ids)} responses and log-probs of {len(log_probs)}")
+    for row, (ids, values) in enumerate(zip(completion_ids, log_probs, strict=True)):
+        if len(values) != len(ids):
+            raise ValueError(f"response {row} of the rollout has {len(ids)} tokens and {len(values)} log-probs")
+        for t, value in enumerate(values):
+            if (own is None or own[row][t]) and (value is None or not -math.inf < value <= LOG_ONE):
+                raise ValueError(
+                    f"response {row} of the rollout: the log-prob of token {t} is {value}. Way out: give the sampled "
+                    "token's log mu; or leave such a response out; or mask the token (env_mask 0)"
+                )
 
 
 def require_plain_head(model: Any) -> None:

@@ -20,7 +20,14 @@ from trl.models.utils import unwrap_model_for_generation
 from minicppo.engines import trl_rollout
 from minicppo.engines.trl_checkpoint import load_rollout, save_rollout
 from minicppo.engines.trl_config import CPPOConfig, padded_to, require_unbiased
-from minicppo.engines.trl_rollout import VLLM_MOST_LOG_PROBS, Top, last_hidden_states, rolled_out, split_ranked
+from minicppo.engines.trl_rollout import (
+    VLLM_MOST_LOG_PROBS,
+    Top,
+    last_hidden_states,
+    require_log_probs,
+    rolled_out,
+    split_ranked,
+)
 from minicppo.engines.trl_settings import LOSS_TYPES
 from minicppo.rl.policy import Policy
 from minicppo.rl.seeding import generator_for
@@ -47,6 +54,8 @@ class CPPOTrainer(GRPOTrainer):
         if not isinstance(args, CPPOConfig):
             raise TypeError(f"args must be a minicppo.engines.trl.CPPOConfig, got {type(args).__name__}")
         require_unbiased(args)  # again: fields can be set after construction
+        if args.max_completion_length is None and not (args.use_vllm or kwargs.get("rollout_func")):
+            raise ValueError("max_completion_length=None: minicppo's sampler needs a limit. Way out: a number")
         self.method = padded_to(args.max_completion_length, method or args.resolved_method())
         self._rows: list[dict[str, float]] = []
         self._top: Top = {}
@@ -129,11 +138,23 @@ class CPPOTrainer(GRPOTrainer):
                 self.max_completion_length,
                 self.temperature,
                 self._generator(),
+                self.eos_token_ids,
                 needs=self.method.needs,
                 k=self.args.top_log_probs,
                 batch=self.args.rollout_batch,
             )
         return ids, log_probs
+
+    def _generate(self, prompts: list[Any]) -> tuple[Any, ...]:
+        found: tuple[Any, ...] = super()._generate(prompts)
+        _, ids, own, _, log_probs, *_ = found  # own: 0 where a tool or an environment wrote the token
+        if log_probs is None:
+            raise ValueError(
+                "the rollout carries no log-probs of the policy that sampled it, the anchor of every ratio. Way out: "
+                "return 'logprobs' from rollout_func, or leave it out to use minicppo's sampler"
+            )
+        require_log_probs(ids, log_probs, own)
+        return found
 
     def _generator(self) -> torch.Generator:
         """Random numbers fixed by seed, step, process and turn, so that a resumed run samples the same."""
@@ -145,11 +166,6 @@ class CPPOTrainer(GRPOTrainer):
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         start = time.perf_counter()
         output = super()._generate_and_score_completions(inputs)
-        if output.get("sampling_per_token_logps") is None:
-            raise ValueError(
-                "the rollout carries no log-probs of the policy that sampled it, the anchor of every ratio. Way out: "
-                "return 'logprobs' from rollout_func, or leave it out to use minicppo's sampler"
-            )
         ids, top, self._top = output["completion_ids"], self._top, {}
         for name, value in top.items():  # as wide as the responses, TRL shuffles and splits them by row
             output[name] = F.pad(value, (0, 0, 0, ids.shape[1] - value.shape[1])).to(ids.device)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from minicppo.engines.verl_settings import loss_mode, verl_methods, verl_overrides
+from minicppo.files import atomically
 from minicppo.rl.config import ConfigError, RunConfig
 from minicppo.rl.data import load_data
 from minicppo.rl.evaluate import held_out_problems
@@ -51,7 +52,7 @@ def stream(arguments: list[str], log: Path, say: Callable[[str], None]) -> int:
     """Run a command, its lines to `say` and appended to `log`; its exit status, as a shell would give it."""
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "errors": "replace"}
     with (
-        open(log, "a", encoding="utf-8") as file,
+        open(log, "a", encoding="utf-8", opener=lambda path, how: os.open(path, how | os.O_NOFOLLOW, 0o644)) as file,
         subprocess.Popen(arguments, env={**os.environ, "PYTHONUNBUFFERED": "1"}, **pipes) as process,
     ):
         assert process.stdout is not None
@@ -92,7 +93,8 @@ def write_data(config: RunConfig, run_dir: Path) -> dict[str, int]:
     evaluation = evaluation or _rows(held_out, task.data)
     (run_dir / "data").mkdir(parents=True, exist_ok=True)
     for name, table in (("train", train), ("eval", evaluation)):
-        parquet.write_table(pyarrow.Table.from_pylist(table), run_dir / "data" / f"{name}.parquet")
+        with atomically(run_dir / "data" / f"{name}.parquet") as scratch:
+            parquet.write_table(pyarrow.Table.from_pylist(table), scratch)
     return {"train": len(train), **Counter(row["data_source"] for row in evaluation)}
 
 

@@ -7,6 +7,7 @@ import itertools
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -281,6 +282,27 @@ def shown_by(script: Path, stand_in: str, **variables: str) -> list[str]:
     environment = {"PATH": f"{script.parent}:{os.environ['PATH']}", **variables}
     done = subprocess.run(["bash", script], env=environment, capture_output=True, text=True, check=True, cwd="/")
     return done.stdout.splitlines()
+
+
+NAMES = [
+    "a\n: >PROOF #",
+    "$(: >PROOF)",
+    "`: >PROOF`",
+    "';: >PROOF;'",
+    "a\r: >PROOF",
+    "a\u2028: >PROOF",
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_runs_name_is_never_a_command(name: str, tmp_path: Path) -> None:
+    config, bash = of("qwen3-30b-a3b-base").model_copy(update={"name": name}), str(shutil.which("bash"))
+    for path in write_plan(config, tmp_path):
+        if path.suffix == ".sh":
+            subprocess.run([bash, path], cwd=tmp_path, env={"PATH": ""}, capture_output=True, check=False)
+            heads = [line for line in path.read_text().splitlines() if "PROOF" in line]
+            assert all(re.fullmatch(r"#[\w .:,+=/-]*", line) for line in heads), "in comments alone, without its markup"
+    assert not (tmp_path / "PROOF").exists()
 
 
 def test_the_scripts_start_and_go_on(tmp_path: Path) -> None:

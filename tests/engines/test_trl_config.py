@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -16,37 +18,67 @@ from trl import GRPOConfig, TrlParser
 from minicppo.engines import trl
 from minicppo.engines.plan import make_plan
 from minicppo.engines.trl import LOSS_TYPES, CPPOConfig, CPPOTrainer
+from minicppo.engines.trl_config import AT_DEFAULT, require_unbiased
+from minicppo.engines.trl_rollout import require_log_probs
 from minicppo.engines.trl_run import trl_config
 from minicppo.rl.config import load_config, validate
 from minicppo.rules import LOSS_AGG_MODES, METHODS
 from tests.engines.trl_setup import config, no_reward, stale_rollout, tiny_policy, trainer_of, trl_inputs
 
-REFUSED: list[tuple[dict[str, Any], str]] = [
+SOME_VALUES: list[tuple[dict[str, Any], str]] = [
     ({"top_p": 0.95}, "another distribution"),
     ({"top_k": 50}, "another distribution"),
     ({"min_p": 0.05}, "another distribution"),
     ({"repetition_penalty": 1.1}, "another distribution"),
     ({"generation_kwargs": {"typical_p": 0.9}}, "another distribution"),
+    ({"generation_kwargs": {"stop": ["3"]}}, "end tokens alone"),
     ({"temperature": 0.0}, "temperature"),
-    ({"beta": 0.04}, "beta=0.0"),
     ({"loss_type": "cispo"}, "cispo and sapo are methods"),
     ({"loss_type": "sapo"}, "cispo and sapo are methods"),
     ({"loss_type": "vespo"}, "cispo and sapo are methods"),
-    ({"importance_sampling_level": "sequence"}, "gspo"),
-    ({"off_policy_mask_threshold": 0.1}, "second mask"),
-    ({"top_entropy_quantile": 0.2}, "second mask"),
+    ({"max_completion_length": None}, "dr_grpo divides by it"),
+    ({"max_completion_length": None, "loss_type": "grpo", "method": "cppo-verl"}, "length='padded'"),
     ({"use_vllm": True, "vllm_importance_sampling_correction": True}, "holds already"),
-    ({"disable_dropout": False}, "dropout"),
+    ({"top_log_probs": 0}, "a token at least"),
+    ({"cells": 0}, "a token at least"),
+    ({"cells": -1}, "a token at least"),
     ({"method": "cpo"}, "did you mean"),
     ({"method_params": {"detla": 0.1}}, "did you mean 'delta'"),
     ({"method_params": {"delta": -1.0}}, "outside"),
+    ({"delta": 0.15}, "method_params="),
+    ({"epsilon": 0.1}, "clip_low"),
+    ({"epsilon_high": 0.28}, "clip_high"),
+    ({"importance_sampling_level": "sequence"}, "gspo"),
+    ({"vllm_structured_outputs_regex": "[0-9]+"}, "another distribution"),
+    ({"neftune_noise_alpha": 5.0}, "every ratio random"),
 ]
+# field: ours, passed on to TRL, refused unless at its default, or refused with some values
+FIELDS = dict(line.split() for line in (Path(__file__).parent / "golden" / "trl-fields.txt").read_text().splitlines())
 
 
-@pytest.mark.parametrize(("settings", "message"), REFUSED, ids=lambda x: next(iter(x)) if isinstance(x, dict) else "")
+@pytest.fixture(autouse=True)
+def _silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRL_EXPERIMENTAL_SILENCE", "1")
+
+
+@pytest.mark.parametrize(("settings", "message"), SOME_VALUES)
 def test_bias_is_refused(settings: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):
         config(tmp_path, **settings)
+
+
+def test_every_field_of_trl_is_classified(tmp_path: Path) -> None:
+    """A new version's new field fails here: read what it does to the loss, the sampler and the anchor, then add it."""
+    assert FIELDS.keys() == {field.name for field in fields(CPPOConfig)}
+    assert {name for name, kind in FIELDS.items() if kind == "refused"} == AT_DEFAULT.keys()
+    assert {name for name, kind in FIELDS.items() if kind == "some"} <= {
+        name for each, _ in SOME_VALUES for name in each
+    }
+    for name in AT_DEFAULT:
+        args = config(tmp_path)
+        setattr(args, name, "another value")
+        with pytest.raises(ValueError, match=f"^{name}='another value': .*(Way out|TRL)"):
+            require_unbiased(args)
 
 
 @pytest.mark.parametrize(("preset", "method"), [("qwen3-8b-base", "cppo-topk"), ("qwen3-1.7b", "grpo")])
@@ -71,7 +103,7 @@ def test_more_processes_than_responses_are_refused(tmp_path: Path, monkeypatch: 
 def test_a_setting_changed_later_is_refused_too(tmp_path: Path) -> None:
     args = config(tmp_path)
     args.top_p = 0.9
-    with pytest.raises(ValueError, match=r"top_p=0\.9"):
+    with pytest.raises(ValueError, match=r"top_p=0\.9: .*leave it at its default"):
         CPPOTrainer(tiny_policy().model, args=args, reward_funcs=no_reward)
     with pytest.raises(TypeError, match="CPPOConfig, got GRPOConfig"):
         CPPOTrainer(tiny_policy().model, args=GRPOConfig(str(tmp_path), bf16=False), reward_funcs=no_reward)
@@ -104,20 +136,38 @@ def test_another_version_of_trl_is_named(found: str | None, monkeypatch: pytest.
         trl.require_pinned()
 
 
-def test_an_anchor_that_is_missing_or_broken_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TRL_EXPERIMENTAL_SILENCE", "1")
+ROLLOUTS: list[tuple[dict[str, Any], str]] = [  # of two tokens a response
+    ({"logprobs": None}, "no log-probs of the policy that sampled"),
+    ({"logprobs": [[-1.0, -2.0]] * 3}, "4 responses and log-probs of 3"),
+    ({"logprobs": [[-1.0, -2.0]] * 3 + [[-1.0]]}, "response 3 of the rollout has 2 tokens and 1 log-probs"),
+    ({"logprobs": [[-1.0, -2.0], [-1.0, -2.0, -3.0]] * 2}, "response 1 of the rollout has 2 tokens and 3 log-probs"),
+    ({"logprobs": [[-1.0, -2.0], [-1.0, None]] * 2}, "response 1 of the rollout: the log-prob of token 1 is None"),
+    ({"logprobs": [[-1.0, -2.0], [math.nan, -1.0]] * 2}, "response 1 of the rollout: the log-prob of token 0 is nan"),
+    ({"logprobs": [[-1.0, 0.5]] * 4}, "response 0 of the rollout: the log-prob of token 1 is 0.5"),
+]
 
-    def without_log_probs(prompts: list[str], trainer: Any) -> dict[str, Any]:
+
+@pytest.mark.parametrize(("returned", "message"), ROLLOUTS)
+def test_a_rollout_without_a_log_prob_is_named(returned: dict[str, Any], message: str, tmp_path: Path) -> None:
+    def rollout_func(prompts: list[str], trainer: Any) -> dict[str, Any]:
         ids = trainer.processing_class(text=prompts)["input_ids"]
-        return {"prompt_ids": ids, "completion_ids": [[2, 3]] * len(ids), "logprobs": None}
+        return {"prompt_ids": ids, "completion_ids": [[2, 3]] * len(ids), **returned}
 
-    trainer = trainer_of(tiny_policy(), tmp_path, rollout_func=without_log_probs, max_steps=1)
-    with pytest.raises(ValueError, match="no log-probs of the policy that sampled"):
+    trainer = trainer_of(tiny_policy(), tmp_path, rollout_func=rollout_func, max_steps=1)
+    with pytest.raises(ValueError, match=message):
         trainer.train()
+
+
+def test_tokens_of_an_environment_need_no_log_prob() -> None:
+    require_log_probs([[2, 3, 4]], [[-1.0, None, math.nan]], [[1, 0, 0]])
+
+
+def test_an_anchor_that_cannot_be_used_raises(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="a rollout_func returns those"):
-        trainer_of(tiny_policy(), tmp_path, rollout_func=without_log_probs, method="cppo-topk")
-    policy = tiny_policy()
-    inputs = trl_inputs(stale_rollout(policy))
+        trainer_of(tiny_policy(), tmp_path, rollout_func=lambda *_: {}, method="cppo-topk")
+    with pytest.raises(ValueError, match="sampler needs a limit"):
+        trainer_of(tiny_policy(), tmp_path, max_completion_length=None, loss_type="grpo")
+    trainer, inputs = trainer_of(tiny_policy(), tmp_path), trl_inputs(stale_rollout(tiny_policy()))
     inputs["sampling_per_token_logps"][0, 3] = torch.nan
     trainer.current_gradient_accumulation_steps = 1
     with pytest.raises(ValueError, match=r"rollout_log_probs\[0, 3\] is nan"):

@@ -61,6 +61,11 @@ def test_our_sampler_reads_a_group_once_and_repeats_itself() -> None:
     assert len(top["rollout_top_log_probs"]) == 8
     uneven, *_ = rolled_out(policy, [one] * 4 + [other] * 2, 6, TEMPERATURE, generator_for(0, "x"))
     assert len(uneven) == 6
+    ends = [policy.encode("1")[0], policy.encode("+")[0]]  # two more, as chat models have
+    cut, kept, _ = rolled_out(policy, prompts, 6, TEMPERATURE, generator_for(0, "x"), ends)
+    stops = [next((t + 1 for t, token in enumerate(row) if token in ends), len(row)) for row in ids]
+    assert cut == [row[:n] for row, n in zip(ids, stops, strict=True)] != ids
+    assert kept == [row[:n] for row, n in zip(log_probs, stops, strict=True)]
 
 
 @pytest.mark.parametrize("needs", ["topk", "full"])
