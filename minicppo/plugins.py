@@ -5,6 +5,7 @@ A plugin is code. It is loaded because somebody typed its name, never because a 
 
 import hashlib
 import importlib.util
+import os
 import sys
 import traceback
 from collections.abc import Iterable
@@ -17,12 +18,12 @@ def load_plugins(paths: Iterable[str | Path]) -> None:
     Raises ValueError, naming the file and the line, when there is no such file or it fails: a name that is taken, too.
     """
     for path in paths:
-        file = Path(path).expanduser().resolve()
+        file = Path(os.path.realpath(os.path.expanduser(path)))
         name = _module_name(file)
         if name in sys.modules:
             continue
         spec = importlib.util.spec_from_file_location(name, file)
-        if spec is None or spec.loader is None or not file.is_file():
+        if spec is None or spec.loader is None or not os.path.isfile(file):
             raise ValueError(f"plugin {path}: there is no such Python file; name a FILE.py")
         module = sys.modules[name] = importlib.util.module_from_spec(spec)  # dataclasses look their module up there
         try:
@@ -39,7 +40,7 @@ def require_loaded(paths: Iterable[str | Path]) -> list[str]:
 
     Raises ValueError for one that is not loaded: whoever trusts it says so.
     """
-    files = [Path(path).expanduser().resolve() for path in paths]
+    files = [Path(os.path.realpath(os.path.expanduser(path))) for path in paths]
     for file in files:
         if _module_name(file) not in sys.modules:
             raise ValueError(f"{file} is code, and is run only on request: if you trust it, --plugin {file}")

@@ -7,9 +7,20 @@ from collections.abc import Collection
 
 def nearest(word: str, known: Collection[str]) -> str:
     """The tail of an error about an unknown name: the likeliest meaning, or all that exist."""
+    word = word[:100]
     longer = [name for name in known if word and name.startswith(word)]
     close = difflib.get_close_matches(word, longer or list(known), n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(sorted(known))}"
+
+
+def short(value: object, most: int = 100) -> str:
+    """How Python writes a value, cut off where it is long: for messages about what may be anything.
+
+    >>> short("a" * 10_000, 5)
+    "'aaaa ... (10,002 characters)"
+    """
+    text = repr(value)
+    return text if len(text) <= most else f"{text[:most]} ... ({len(text):,} characters)"
 
 
 def install(extra: str) -> str:

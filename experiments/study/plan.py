@@ -12,8 +12,9 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from minicppo.rl.config import ConfigError, RunConfig, load_config, read_settings
-from minicppo.rl.sections import Section
+from minicppo.rl.config import RunConfig, load_config
+from minicppo.rl.sections import Name, Section
+from minicppo.rl.settings_file import ConfigError, check_values, mistakes, read_settings
 from minicppo.rules import get_method
 from minicppo.text import nearest
 
@@ -35,7 +36,10 @@ class Arm(Section):
         if (self.tuned is not None) + bool(self.candidates) + bool(self.params) > 1:
             raise ValueError(f"method {self.method!r}: give one of params, candidates and tuned")
         for params in [self.params, *self.candidates]:
-            get_method(self.method, **params)
+            try:
+                get_method(self.method, **params)
+            except TypeError as error:
+                raise ValueError(str(error)) from None
         return self
 
 
@@ -96,13 +100,13 @@ class Part(Section):
 class StudyConfig(Section):
     """A study: parts that share a preset, some settings, and a folder for results."""
 
-    name: str
+    name: Name
     preset: str
     settings: list[str] = Field(default_factory=list)  # overrides of the preset, for every run
     results: str  # folder of the table, the figures and the page
     choose: Literal["final", "area", "worst"] = "final"  # tuning takes the candidate with the highest IQM of this score
     collapse: float = Field(0.5, gt=0, lt=1)  # a run has collapsed below this share of its starting accuracy
-    parts: dict[str, Part]
+    parts: dict[Name, Part]  # figures are called after them
 
     @model_validator(mode="after")
     def _check(self) -> StudyConfig:
@@ -164,14 +168,16 @@ def load_study(path: str | Path) -> StudyConfig:
     path = Path(path)
     if not path.is_file():
         raise ConfigError(f"there is no file {str(path)!r}: studies are in configs/")
+    settings = read_settings(path)
+    check_values(settings)
+
+    def explain(detail: Any) -> str:
+        return f"{'.'.join(map(str, detail['loc'])) or path}: {detail['msg'].removeprefix('Value error, ')}"
+
     try:
-        return StudyConfig.model_validate(read_settings(path))
+        return StudyConfig.model_validate(settings)
     except ValidationError as error:
-        lines = [
-            f"{'.'.join(map(str, detail['loc'])) or path}: {detail['msg'].removeprefix('Value error, ')}"
-            for detail in error.errors()
-        ]
-        raise ConfigError("\n".join(lines)) from None
+        raise mistakes(error, explain) from None
 
 
 def selected(study: StudyConfig, only: Sequence[str]) -> list[str]:
@@ -225,7 +231,7 @@ def candidate_label(arm: str, params: Params) -> str:
 
 def run_config(study: StudyConfig, overrides: Sequence[str]) -> RunConfig:
     """A run of the study; all bear its name."""
-    return _config(study.preset, (f"name={study.name}", *study.settings, *overrides))
+    return _config(study.preset, (f"name={json.dumps(study.name)}", *study.settings, *overrides))
 
 
 @functools.cache

@@ -1,6 +1,6 @@
 """A run's whole configuration: validated before any work, one YAML file, overridable key by key."""
 
-import re
+import os
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -15,28 +15,26 @@ from minicppo.rl.sections import (
     EvalConfig,
     MethodConfig,
     ModelConfig,
+    Name,
     RolloutConfig,
     Section,
     TaskConfig,
     TrainConfig,
     WarmupConfig,
 )
+from minicppo.rl.settings_file import ConfigError, check_values, mistakes, parse_yaml, read_settings
 from minicppo.rl.tasks import Task, make_task
 from minicppo.rules import METHODS, Method, get_method
-from minicppo.text import nearest
+from minicppo.text import nearest, short
 
 Engine = Literal["local", "trl", "verl"]
 PRESETS = Path(__file__).parent.parent / "presets"
 
 
-class ConfigError(ValueError):
-    """A configuration that cannot run; the message names the key, the value and the way out."""
-
-
 class RunConfig(Section):
     """One run."""
 
-    name: str = "run"
+    name: Name = "run"
     plugins: list[str] = Field([])  # Python files with methods and tasks of one's own, see `minicppo.plugins`
     engine: Engine = "local"  # local: our own small trainer; the others outgrow one device
     seed: int = Field(0, ge=0)
@@ -188,10 +186,11 @@ def validate(settings: dict[str, Any]) -> RunConfig:
     for section in ("task", "method"):
         if isinstance(settings.get(section), str):
             settings = {**settings, section: {"name": settings[section]}}
+    check_values(settings)
     try:
         return RunConfig.model_validate(settings)
     except ValidationError as error:
-        raise ConfigError("\n".join(_explain(detail) for detail in error.errors())) from None
+        raise mistakes(error, _explain) from None
 
 
 def preset_names() -> list[str]:
@@ -204,60 +203,30 @@ def recipe_names() -> list[str]:
     return sorted(path.stem for path in (PRESETS / "recipes").glob("*.yaml"))
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML 1.2 numbers: `3e-4` is a number and not, as in YAML 1.1, a string."""
-
-
-# ... and its booleans: `off`, `no` and `on` are words, as in train.autocast=off.
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"true|false", re.I), list("tTfF"))
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
-
-
 def _locate(preset_or_path: str | Path) -> Path:
     name = str(preset_or_path)
     if name in preset_names():
         return PRESETS / f"{name}.yaml"
-    path = Path(preset_or_path).expanduser()
-    if path.is_file():
+    path = Path(os.path.expanduser(preset_or_path))
+    if os.path.isfile(path):
         return path
     if path.suffix in (".yaml", ".yml"):
-        raise ConfigError(f"there is no file {name!r}")
-    raise ConfigError(f"there is no preset or file {name!r}{nearest(name, preset_names())}")
-
-
-def read_settings(path: Path) -> dict[str, Any]:
-    """The mapping that a YAML file holds.
-
-    Raises:
-        ConfigError: it is no YAML, or holds none.
-    """
-    try:
-        settings = yaml.load(path.read_text(), Loader=_Loader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"line {mark.line + 1}: {getattr(error, 'problem', '')}" if mark else " ".join(str(error).split())
-        raise ConfigError(f"{path} is not valid YAML: {where}") from None
-    if not isinstance(settings, dict):
-        raise ConfigError(f"{path} must hold a mapping of settings, got {type(settings).__name__}")
-    return settings
+        raise ConfigError(f"there is no file {short(name)}")
+    raise ConfigError(f"there is no preset or file {short(name)}{nearest(name, preset_names())}")
 
 
 def _apply(settings: dict[str, Any], override: str) -> None:
     """Set one `a.b=value` in nested dictionaries, in place."""
     key, equals, text = override.partition("=")
     if not equals or not key:
-        raise ConfigError(f"override {override!r} must have the form key=value, e.g. train.lr=3e-4")
+        raise ConfigError(f"override {short(override)} must have the form key=value, e.g. train.lr=3e-4")
     if key == "recipe":
         if text not in recipe_names():
-            raise ConfigError(f"there is no recipe {text!r}{nearest(text, recipe_names())}")
+            raise ConfigError(f"there is no recipe {short(text)}{nearest(text, recipe_names())}")
         recipe = read_settings(PRESETS / "recipes" / f"{text}.yaml")
-        settings |= {"method": recipe["method"], "train": {**settings.get("train", {}), **recipe["train"]}}
+        if not isinstance(train := settings.get("train", {}), dict):
+            raise ConfigError(f"train = {short(train)}: a mapping is wanted")
+        settings |= {"method": recipe["method"], "train": {**train, **recipe["train"]}}
         return
     *parents, leaf = key.split(".")
     node = settings
@@ -266,9 +235,9 @@ def _apply(settings: dict[str, Any], override: str) -> None:
             node[parent] = {"name": node[parent]} if isinstance(node.get(parent), str) else {}
         node = node[parent]
     try:
-        value = yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError:
-        raise ConfigError(f"override {override!r}: {text!r} is not a YAML value") from None
+        value = parse_yaml(text)
+    except ConfigError as error:
+        raise ConfigError(f"override {short(override)}: {short(text)} is not a YAML value ({error})") from None
     node[leaf] = _renamed(settings.get("method"), value) if key == "method" else value
 
 
@@ -291,11 +260,11 @@ def _explain(detail: Any) -> str:
         for part in location[:-1]:
             section = _section_of(section, part)
         prefix = "".join(f"{part}." for part in location[:-1])
-        return f"unknown key {key!r}{nearest(key, [prefix + name for name in section.model_fields])}"
+        return f"unknown key {short(key)}{nearest(key, [prefix + name for name in section.model_fields])}"
     message = str(detail["msg"]).removeprefix("Value error, ")
     if detail["type"] == "value_error":
         return f"{key}: {message}" if key and not message.startswith(key) else message
-    return f"{key} = {detail['input']!r}: {message[:1].lower()}{message[1:]}"
+    return f"{key} = {short(detail['input'])}: {message[:1].lower()}{message[1:]}"
 
 
 def _section_of(section: type[BaseModel], name: str) -> type[BaseModel]:

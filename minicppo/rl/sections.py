@@ -1,13 +1,15 @@
 """The sections of a run's configuration, each of which refuses on its own what cannot work."""
 
+import math
+import os
 import re
-from pathlib import Path
+from dataclasses import fields
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from minicppo.rules import LOSS_AGG_MODES, get_method
-from minicppo.text import nearest
+from minicppo.text import nearest, short
 
 
 def _positive_temperature(temperature: float) -> float:
@@ -16,13 +18,20 @@ def _positive_temperature(temperature: float) -> float:
     return temperature
 
 
+def _plain_name(name: str) -> str:
+    if not re.fullmatch(r"\w[\w.+-]*", name) or len(name.encode()) > 100:
+        raise ValueError(f"{short(name)} is no name: up to 100 letters, digits and . _ + - (folders are called so)")
+    return name
+
+
+Name = Annotated[str, AfterValidator(_plain_name)]  # it becomes a part of paths, and of scripts
 Temperature = Annotated[float, AfterValidator(_positive_temperature)]
 
 
 class Section(BaseModel):
     """Frozen, complete and without unknown keys."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
 
 HUB = "hub:"  # model.path = hub:OWNER/NAME: a name on the Hugging Face hub
@@ -45,10 +54,14 @@ class ModelConfig(Section):
         if self.chat and self.path is None:
             raise ValueError("chat = true needs a model with a chat template: set model.path")
         if self.hub is not None and not re.fullmatch(r"[\w.-]+/[\w.-]+", self.hub):
-            raise ValueError(f"path = {self.path!r} is not of the form {HUB}OWNER/NAME, e.g. {HUB}Qwen/Qwen3-8B-Base")
-        if self.path is None or self.path.startswith(("package:", HUB)) or Path(self.path).expanduser().exists():
+            raise ValueError(
+                f"path = {short(self.path)} is not of the form {HUB}OWNER/NAME, e.g. {HUB}Qwen/Qwen3-8B-Base"
+            )
+        if self.path is None or self.path.startswith(("package:", HUB)):
             return self
-        raise ValueError(f"path = {self.path!r} does not exist: give a saved model's folder or a .gguf file")
+        if os.path.exists(os.path.expanduser(self.path)):
+            return self
+        raise ValueError(f"path = {short(self.path)} does not exist: give a saved model's folder or a .gguf file")
 
     @property
     def hub(self) -> str | None:
@@ -60,7 +73,7 @@ class ModelConfig(Section):
         """What `from_pretrained` and the engines take: the hub's name or the path."""
         if self.path is None or self.path.startswith("package:"):
             return self.path
-        return self.hub or str(Path(self.path).expanduser())
+        return self.hub or os.path.expanduser(self.path)
 
 
 class TaskConfig(Section):
@@ -79,7 +92,11 @@ class MethodConfig(Section):
     @model_validator(mode="after")
     def _check(self) -> "MethodConfig":
         try:
-            get_method(self.name, **self.params)
+            known = fields(get_method(self.name, **self.params))
+            unlimited = {field.name for field in known if field.default == math.inf}
+            for key, value in self.params.items():
+                if value == math.inf and key not in unlimited:
+                    raise ValueError(f"{key} = {value}: a finite number is wanted")
         except (TypeError, ValueError) as error:
             of = "method.params." if re.split(r"\W", str(error))[0] in self.params else ""
             raise ValueError(f"{of}{error}") from None

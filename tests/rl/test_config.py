@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable
+from math import inf
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
+from experiments.study.plan import load_study
+from minicppo.cli.options import default_folder
 from minicppo.cli.train import train
 from minicppo.plugins import load_plugins
-from minicppo.rl.config import PRESETS, ConfigError, RunConfig, load_config, preset_names, recipe_names
+from minicppo.rl.config import PRESETS, ConfigError, RunConfig, load_config, preset_names, recipe_names, validate
 
 
 def test_a_config_survives_its_yaml(tmp_path: Path) -> None:
@@ -103,6 +108,91 @@ def test_files_that_hold_no_settings(tmp_path: Path, text: str, message: str) ->
     path.write_text(text)
     with pytest.raises(ConfigError, match=message):
         load_config(path)
+
+
+ODD_NAMES = ["a\nmkdir b", "../../away", "a/b", ".", "-rf", "$(id)", "a b", "", "a" * 101, "é" * 60, "a\0b"]
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_a_name_is_no_path_and_no_command(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"(?s)^name: .* is no name: up to 100 letters") as caught:
+        validate({"name": name})
+    assert len(str(caught.value)) < 250
+    study = {"name": name, "preset": "learn", "results": "here", "parts": {}}
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(study))
+    with pytest.raises(ConfigError, match="is no name"):
+        load_study(tmp_path / "study.yaml")
+
+
+@pytest.mark.parametrize("name", ["learn", "qwen3-1.7b", "größe_2", "a+b", "7", "a" * 100])
+def test_plain_names(name: str) -> None:
+    assert default_folder(validate({"name": name}), []).parts == ("runs", f"{name}-cppo")
+
+
+NUMBERS = ["train.lr", "train.betas", "eval.top_p", "seed", "task.options.steps", "method.params.w_min"]
+
+
+@pytest.mark.parametrize("number", [".inf", "-.inf", ".nan", "inf", "NaN", "1e999", "9" * 30, "'-inf'"])
+@pytest.mark.parametrize("key", NUMBERS)
+def test_numbers_are_finite(key: str, number: str) -> None:
+    with pytest.raises(ConfigError, match=f"^({key}|task.options|steps)"):
+        load_config("learn", [f"{key}={f'[0.9, {number}]' if key == 'train.betas' else number}"])
+
+
+def test_a_limit_whose_default_is_none_can_be_lifted_again() -> None:
+    lifted = load_config("learn", ["recipe=dppo", "method.params.ratio_cap=.inf"])
+    assert lifted.make_method().params["ratio_cap"] == inf
+
+
+BOMB = "a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n" + "".join(f"a{i}: &a{i} [{f'*a{i - 1},' * 10}]\n" for i in range(1, 9))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (BOMB, "aliases that stand for more"),
+        ("a: &a [*a]", "aliases that stand for more"),
+        (f"a: &a {'x' * 1000}\nb: [{'*a,' * 1000}]", "aliases that stand for more"),
+        ("a: &a {b: 1}\n" + "c: {<<: [" + "*a," * 50_000 + "]}", "too many for settings|aliases"),
+        ("name: " + "x" * 200_000, "too many for settings"),
+        ("name: " + "x" * 20_000, r"^name: a text of 20,000 characters"),
+        ("[" * 3000, "too deep|not valid YAML"),
+        ("a: " + "[" * 50 + "]" * 50, "more than 16 levels"),
+        ("a: !!python/object/apply:os.system [id]", "could not determine a constructor"),
+        ("a: !!int x", "not valid YAML"),
+        ("a: !!timestamp 7", "not valid YAML"),
+        ("a: !!float [1]", "not valid YAML"),
+        ("1: 2", "1 under settings: keys are texts"),
+        ("task: {options: {1: 2}}", r"1 under task\.options: keys are texts"),
+        ("train: {" + ", ".join(f"k{i}: 1" for i in range(2000)) + "}", "and 1980 more"),
+        ("seed: " + "9" * 5000, "not valid YAML: Exceeds the limit"),
+        ("a: \x00", "not valid YAML"),
+    ],
+)
+def test_what_a_file_may_not_do(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "odd.yaml").write_text(text)
+    start = time.process_time()
+    for read in (load_config, load_study):
+        with pytest.raises(ConfigError) as caught:
+            read(tmp_path / "odd.yaml")
+        assert re.search(message, str(caught.value)) or read is load_study
+        assert len(str(caught.value)) < 5000
+    assert time.process_time() - start < 3
+
+
+@pytest.mark.parametrize("key", "train.lr task.name method model.path device x recipe engine plugins".split())
+def test_no_error_repeats_a_long_value(key: str) -> None:
+    for value in ("x" * 9000, "[" + "y, " * 9000 + "]", "~" + "z" * 300):
+        with pytest.raises(ConfigError) as caught:
+            load_config("learn", [f"{key}={value}"])
+        assert len(str(caught.value)) < 1500
+
+
+def test_aliases_for_a_few_settings_and_dates_are_texts(tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text("name: 2026-02-31\neval: &few {problems: 4}\nrollout: {prompts: 8}\n")
+    assert load_config(tmp_path / "own.yaml").name == "2026-02-31"
+    (tmp_path / "own.yaml").write_text("rollout: {batch: &n 8, prompts: *n}")
+    assert load_config(tmp_path / "own.yaml").rollout.prompts == 8
 
 
 def test_a_from_scratch_policy_needs_an_alphabet_and_a_warm_up_demonstrations(

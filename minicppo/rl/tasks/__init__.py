@@ -27,7 +27,10 @@ def make_task(name: str, **options: Any) -> Task:
         for option in options:
             if option not in parameters:
                 raise ValueError(f"task {name!r} has no option {option!r}{nearest(option, parameters)}")
-    return TASKS[name](**options)
+    try:
+        return TASKS[name](**options)
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError) as error:
+        raise ValueError(f"task.options of {name!r}: {error}") from error
 
 
 __all__ = ["TASKS", "Problem", "Task", "is_held_out", "judged", "make_task", "register_task", "sample_problems"]
