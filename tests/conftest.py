@@ -4,6 +4,7 @@
 that many, and other ones at every run.
 """
 
+import gc
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: results must not depend on the core count
@@ -25,3 +26,8 @@ settings.register_profile(
 )
 settings.register_profile("unshrunk", settings.get_profile("minicppo"), phases=[Phase.generate])  # failures are wanted
 settings.load_profile("minicppo")
+
+
+def pytest_collection_finish():
+    """What has been imported stays: the garbage collector need not look through it at every turn."""
+    gc.freeze()

@@ -62,6 +62,7 @@ def test_after_a_failure_what_runs_is_heard_out_and_nothing_starts():
     assert sorted(heard) == ["first", "second"]
 
 
+@pytest.mark.slow
 def test_the_demo_s_display_does_without_the_trainer():
     """Its imports would be a third copy of 300 MB (experiments/benchmarks/README.md, Memory)."""
     heavy = ("transformers", "matplotlib", "scipy")

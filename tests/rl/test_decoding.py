@@ -55,13 +55,13 @@ def twin(
 @pytest.mark.parametrize("name", CACHED)
 @pytest.mark.parametrize(
     ("samples", "batch", "temperature", "greedy"),
-    [(1, None, 1.0, False), (5, None, 0.7, False), (5, 3, 1.0, False), (1, 2, 1.0, True)],
+    [(5, None, 0.7, False), (5, 3, 1.0, False), (1, 2, 1.0, True)],
 )
 def test_sampler_is_its_twin(name: str, samples: int, batch: int | None, temperature: float, greedy: bool) -> None:
     policy, every_need = build(name), ("log_probs", "topk", "full")
     expected = twin(policy, 10, temperature, None if greedy else torch.Generator().manual_seed(3), samples)
     lengths = {len(tokens) for tokens, _ in expected}
-    assert greedy or samples == 1 or len(lengths) > 2, "rows must end at different times for this to mean anything"
+    assert greedy or len(lengths) > 2, "rows must end at different times for this to mean anything"
     for needs in every_need:
         generator = None if greedy else torch.Generator().manual_seed(3)
         got = sample(policy, PROMPTS, 10, temperature, generator, needs, k=4, samples=samples, batch=batch)  # type: ignore[arg-type]
