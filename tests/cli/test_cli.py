@@ -1,7 +1,5 @@
 """The command line: every command runs, every error is one clear line."""
 
-from __future__ import annotations
-
 import io
 import json
 import subprocess
@@ -18,13 +16,13 @@ from minicppo.cli.train import train
 from minicppo.rl.config import load_config, preset_names
 from minicppo.rl.run_dir import RunDir
 from minicppo.rules import METHODS
-from tests.command_line import TINY, Command
+from tests.command_line import TINY
 from tests.fake_runs import write_run
 
 COMMANDS = tuple("train resume eval compare methods explain thresholds plan".split())
 
 
-def test_help_lists_every_command_and_loads_nothing_heavy() -> None:
+def test_help_lists_every_command_and_loads_nothing_heavy():
     code = (
         "import sys\nfrom minicppo.cli import main\n"
         "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
@@ -36,7 +34,7 @@ def test_help_lists_every_command_and_loads_nothing_heavy() -> None:
         assert f" {command} " in done.stdout
 
 
-def test_every_command_explains_itself(minicppo: Command) -> None:
+def test_every_command_explains_itself(minicppo):
     for name in COMMANDS:
         assert f"minicppo {name}" in minicppo(name, "--help").done()
     shown = minicppo("explain", "--help").out
@@ -76,36 +74,36 @@ def test_every_command_explains_itself(minicppo: Command) -> None:
         *(([name, *more], f"in a clone, python -m experiments {name}") for name in IN_A_CLONE for more in ([], ["-h"])),
     ],
 )
-def test_a_mistake_gets_one_clear_line(minicppo: Command, arguments: list[str], says: str) -> None:
+def test_a_mistake_gets_one_clear_line(minicppo, arguments, says):
     assert says in minicppo(*arguments).refused()
     assert not Path("runs").exists(), "nothing is written before the settings are known to be good"
 
 
-def test_where_there_is_no_run_those_beside_it_are_named(minicppo: Command) -> None:
+def test_where_there_is_no_run_those_beside_it_are_named(minicppo):
     for name in ("stale-grpo", "stale-ppo"):
         begin(Path("runs") / name)
     for command in ("resume", "eval", "compare"):
         assert minicppo(command, "runs/nope").err.endswith("; in runs there are stale-grpo, stale-ppo\n")
 
 
-def test_a_file_that_is_no_yaml_is_one_line(minicppo: Command) -> None:
+def test_a_file_that_is_no_yaml_is_one_line(minicppo):
     Path("notes.md").write_text("# Notes\n\na: b\nwith a word\nand: another\n")
     assert minicppo("train", "notes.md").err == (
         "error: notes.md is not valid YAML: line 5: could not find expected ':'\n"
     )
 
 
-def test_no_room_is_checked_for_a_model_of_unknown_size(minicppo: Command) -> None:
+def test_no_room_is_checked_for_a_model_of_unknown_size(minicppo):
     for arguments in (["stale"], ["qwen3-1.7b", "task=chain", "eval.data=[]", "cluster.gpu=mine"]):
         assert "disk" not in minicppo("plan", *arguments).done()
 
 
-def test_debug_shows_the_traceback(minicppo: Command) -> None:
+def test_debug_shows_the_traceback(minicppo):
     with pytest.raises(ValueError, match="did you mean 'stale'"):
         minicppo("train", "stal", "--debug")
 
 
-def test_methods_as_table_entry_and_json(minicppo: Command) -> None:
+def test_methods_as_table_entry_and_json(minicppo):
     assert "cppo-exact" in minicppo("methods").out
     one = minicppo("methods", "cppo").out
     assert "method.params.w_min" in one
@@ -115,9 +113,7 @@ def test_methods_as_table_entry_and_json(minicppo: Command) -> None:
     assert all(entry["source"] for row in rows for entry in row["params"].values())
 
 
-def test_a_plugin_is_known_to_the_commands_that_look_names_up(
-    minicppo: Command, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_plugin_is_known_to_the_commands_that_look_names_up(minicppo, monkeypatch):
     seen = []
     train = lambda config, folder, *_: seen.append(config) or write_run(folder, "grpo")  # noqa: E731
     monkeypatch.setattr("minicppo.rl.trainer.train", train)
@@ -140,9 +136,7 @@ def test_a_plugin_is_known_to_the_commands_that_look_names_up(
     assert "there is no such Python file" in minicppo("methods", "--plugin", "yours.py").refused()
 
 
-def test_compare_prints_a_table_and_writes_a_report(
-    minicppo: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_compare_prints_a_table_and_writes_a_report(minicppo, tmp_path, monkeypatch):
     monkeypatch.setattr("minicppo.plots.report.write_report", lambda runs, out: [out / f"{len(runs)}.png"])
     for name in ("cppo-exact", "none"):
         write_run(tmp_path / name, name)
@@ -153,7 +147,7 @@ def test_compare_prints_a_table_and_writes_a_report(
     assert "side-by-side/2.png" in shown
 
 
-def test_a_recipe_is_said_and_names_the_folder(minicppo: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_recipe_is_said_and_names_the_folder(minicppo, monkeypatch):
     monkeypatch.setattr("minicppo.rl.trainer.train", lambda config, folder, *_: write_run(folder, config.method.name))
     for number, typed in enumerate((["--recipe", "dr-grpo"], ["recipe=dr-grpo"])):
         outcome = minicppo("train", "stale", *typed, f"name=try{number}")
@@ -166,7 +160,7 @@ def test_a_recipe_is_said_and_names_the_folder(minicppo: Command, monkeypatch: p
 
 
 @pytest.mark.slow
-def test_train_resume_eval_from_the_command_line(minicppo: Command, tmp_path: Path) -> None:
+def test_train_resume_eval_from_the_command_line(minicppo, tmp_path):
     shown = minicppo("train", "stale", "--method", "grpo", *TINY).done()
     assert "warm-up" in shown
     assert "stale-grpo: iteration 2 of 2" in shown
@@ -188,7 +182,7 @@ def test_train_resume_eval_from_the_command_line(minicppo: Command, tmp_path: Pa
     assert minicppo("compare", "runs/stale-grpo").status == 0
 
 
-def test_a_residual_as_large_as_the_reward_range_is_said_to_certify_nothing(minicppo: Command) -> None:
+def test_a_residual_as_large_as_the_reward_range_is_said_to_certify_nothing(minicppo):
     assert "certifies nothing" in minicppo("thresholds", "--horizon", "64", "--residual", "1").out
     assert "certifies nothing" not in minicppo("thresholds", "--horizon", "64", "--residual", ".5").out
 
@@ -200,8 +194,8 @@ def begin(folder: Path, *saved: int) -> None:
         (run.checkpoints / f"{iteration:06d}").mkdir(parents=True)
 
 
-def test_after_ctrl_c_it_says_where_the_run_goes_on(minicppo: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupt(*_: object) -> None:
+def test_after_ctrl_c_it_says_where_the_run_goes_on(minicppo, monkeypatch):
+    def interrupt(*_):
         raise KeyboardInterrupt
 
     for name in ("train", "resume"):
@@ -217,7 +211,7 @@ def test_after_ctrl_c_it_says_where_the_run_goes_on(minicppo: Command, monkeypat
     assert outcome.err.endswith("stale-grpo at iteration 20: minicppo resume runs/stale-grpo\n")
 
 
-def test_the_program_is_called_as_it_can_be_called_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_program_is_called_as_it_can_be_called_again(tmp_path, monkeypatch):
     script = tmp_path / "minicppo"
     script.touch(mode=0o755)
     monkeypatch.chdir(tmp_path)
@@ -233,7 +227,7 @@ def test_the_program_is_called_as_it_can_be_called_again(tmp_path: Path, monkeyp
         assert program() == called
 
 
-def test_a_warm_up_has_no_end_until_it_is_there() -> None:
+def test_a_warm_up_has_no_end_until_it_is_there():
     display = RunProgress(Console(file=io.StringIO()))
     display.add("cppo", 2)
     display.handle("cppo", {"kind": "warmup", "step": 250, "max_steps": 3200, "accuracy": 0.5})

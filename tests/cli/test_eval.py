@@ -1,7 +1,5 @@
 """`minicppo eval`: a run on its own task, any policy on data, and what each mistake is answered with."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys
@@ -15,7 +13,6 @@ from minicppo.rl.policy import build_policy, save_policy
 from minicppo.rl.run_dir import RunDir
 from minicppo.rl.tasks import Problem, Task
 from minicppo.rl.trainer import train
-from tests.command_line import Command
 from tests.rl.conftest import SMALL_RUN
 
 
@@ -35,7 +32,7 @@ class Characters(Task):
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+def model(tmp_path_factory):
     config = validate({"model": {"hidden_size": 16, "intermediate_size": 16, "layers": 1, "heads": 2}})
     folder = tmp_path_factory.mktemp("model")
     save_policy(build_policy(config.model, Characters(), seed=0), folder)
@@ -43,7 +40,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> str:
+def run(tmp_path_factory):
     settings = {**SMALL_RUN, "train": {"iterations": 1, "minibatches": 2}, "warmup": None}
     return str(train(validate(settings), tmp_path_factory.mktemp("runs") / "run"))
 
@@ -56,11 +53,11 @@ def write_sums(count: int) -> str:
 
 class TestOnData:
     @pytest.fixture(autouse=True)
-    def _installed(self) -> None:
+    def _installed(self):
         pytest.importorskip("math_verify", reason="math-verify is not installed (extra: math)")
         pytest.importorskip("pyarrow", reason="pyarrow is not installed (extra: math)")
 
-    def test_a_model_folder(self, minicppo: Command, model: str) -> None:
+    def test_a_model_folder(self, minicppo, model):
         words = ["eval", model, "--data", write_sums(5), "--samples", "3", "--max-new-tokens", "6"]
         words += ["--template", "{problem}?"]
         assert "Avg@3 %" in minicppo(*words, "--out", "results").done()
@@ -82,13 +79,13 @@ class TestOnData:
             ([], "say on what, for example --data gsm8k-test"),
         ],
     )
-    def test_mistakes(self, minicppo: Command, model: str, arguments: list[str], says: str) -> None:
+    def test_mistakes(self, minicppo, model, arguments, says):
         write_sums(1)
         assert says in minicppo("eval", model, *arguments).refused()
         assert "not a saved model" in minicppo("eval", "nothing", "--data", "sums.jsonl").refused()
 
     @pytest.mark.slow
-    def test_killed_in_the_middle_it_goes_on_and_ends_with_the_same(self, minicppo: Command, model: str) -> None:
+    def test_killed_in_the_middle_it_goes_on_and_ends_with_the_same(self, minicppo, model):
         words = ["eval", model, "--data", write_sums(120), "--samples", "2", "--max-new-tokens", "8"]
         words += ["--template", "{problem}?", "--out"]
         process = subprocess.Popen([sys.executable, "-m", "minicppo", *words, "killed"])
@@ -107,7 +104,7 @@ class TestOnData:
         assert record.read_bytes() == Path("whole/sums.jsonl").read_bytes()
 
 
-def test_a_run_on_its_task(minicppo: Command, run: str) -> None:
+def test_a_run_on_its_task(minicppo, run):
     (logged,) = [row for row in RunDir.open(run).rows(kind="eval") if row["iteration"] == 1]
     found = json.loads(minicppo("eval", run, "--json").done())
     assert (found["problems"], found["samples"]) == (6, 2)
@@ -117,9 +114,7 @@ def test_a_run_on_its_task(minicppo: Command, run: str) -> None:
     assert "greedy %" in shown
 
 
-def test_an_option_of_data_is_refused_on_a_runs_own_task_and_the_setting_it_names_works(
-    minicppo: Command, run: str
-) -> None:
+def test_an_option_of_data_is_refused_on_a_runs_own_task_and_the_setting_it_names_works(minicppo, run):
     settings = ["eval.samples=16", "eval.temperature=0.5", "eval.top_p=0.5", "eval.batch=3", "eval.seed=1"]
     settings.append("rollout.max_new_tokens=5")
     for setting in settings:
@@ -136,10 +131,8 @@ def test_an_option_of_data_is_refused_on_a_runs_own_task_and_the_setting_it_name
     assert found["length"] <= 5
 
 
-def test_an_interrupted_evaluation_of_a_run_says_what_is_kept(
-    minicppo: Command, run: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def interrupt(*_: object) -> None:
+def test_an_interrupted_evaluation_of_a_run_says_what_is_kept(minicppo, run, monkeypatch):
+    def interrupt(*_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("minicppo.rl.evaluate.evaluate", interrupt)

@@ -10,13 +10,12 @@ from matplotlib.patches import StepPatch
 from minicppo.plots.explain import COLUMNS, explain, legend, picture
 from minicppo.reference import cppo_steps, linear_weights
 from minicppo.rules import METHODS, get_method
-from tests.command_line import Command
 
 MU, PI = [0.5, 0.4, 0.5, 0.9, 0.3], [0.6, 0.48, 0.4, 0.91, 0.5]
 EXAMPLE = ["explain", "--mu", ".5,.4,.5,.9,.3", "--pi", ".6,.48,.4,.91,.5", "budget=fixed"]
 
 
-def test_every_column_is_the_reference_loops() -> None:
+def test_every_column_is_the_reference_loops():
     rows = explain(MU, PI, [1.0], budget="fixed")
     D = [abs(p - m) for m, p in zip(MU, PI, strict=True)]
     away = [p > m for m, p in zip(MU, PI, strict=True)]
@@ -31,7 +30,7 @@ def test_every_column_is_the_reference_loops() -> None:
         assert row["g"] == pytest.approx(row["rho"] if step.keep else 0.0)
 
 
-def test_the_command_prints_a_table_json_and_a_picture(minicppo: Command) -> None:
+def test_the_command_prints_a_table_json_and_a_picture(minicppo):
     assert minicppo(*EXAMPLE, "--plot", "picture.png").done().count("MASK, prefix") == 2
     assert Path("picture.png").stat().st_size > 10_000
     rows = json.loads(minicppo(*EXAMPLE, "--json").done())
@@ -39,7 +38,7 @@ def test_the_command_prints_a_table_json_and_a_picture(minicppo: Command) -> Non
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_explains_every_method(method: str) -> None:
+def test_explains_every_method(method):
     rule = get_method(method)
     if rule.params.get("direction") == "predicted":
         with pytest.raises(ValueError, match="predicts its direction from whole distributions"):
@@ -52,7 +51,7 @@ def test_explains_every_method(method: str) -> None:
 
 @pytest.mark.parametrize("method", ["cppo", "cppo-decoupled", "dppo", "dppo-kl", "ppo", "grpo"])
 @pytest.mark.parametrize("advantage", [1.0, -1.0])
-def test_masked_is_what_moves_away_beyond_its_limit(method: str, advantage: float) -> None:
+def test_masked_is_what_moves_away_beyond_its_limit(method, advantage):
     rows = explain(MU, PI, [advantage], method)
     for row in rows:
         tested = next(x for x in (row["Z"], row["D"], abs(math.log(row["rho"]))) if x is not None)
@@ -76,5 +75,5 @@ def test_masked_is_what_moves_away_beyond_its_limit(method: str, advantage: floa
         (["--mu", ".5", "--pi", ".5", "delta=0"], "delta=0 is outside (0, inf]"),
     ],
 )
-def test_bad_input_is_one_clear_line(minicppo: Command, arguments: list[str], message: str) -> None:
+def test_bad_input_is_one_clear_line(minicppo, arguments, message):
     assert message in minicppo("explain", *arguments).refused()

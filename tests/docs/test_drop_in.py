@@ -1,7 +1,5 @@
 """docs/drop-in.md keeps its word: its snippets run, its overrides compose, its links and names exist."""
 
-from __future__ import annotations
-
 import re
 import warnings
 from pathlib import Path
@@ -24,7 +22,7 @@ def run(section: str) -> dict[str, Any]:
     return names
 
 
-def test_a_plain_loop_learns_with_an_active_mask() -> None:
+def test_a_plain_loop_learns_with_an_active_mask():
     from minicppo.rules import diagnostics
 
     names = run("A loop of your own")
@@ -32,7 +30,7 @@ def test_a_plain_loop_learns_with_an_active_mask() -> None:
     assert 0.02 < diagnostics(names["batch"], names["out"])["mask/frac"] < 0.9
 
 
-def test_trl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trl(tmp_path, monkeypatch):
     pytest.importorskip("trl", reason="the TRL engine needs trl (pip install -e '.[trl]')")
     monkeypatch.chdir(tmp_path)
     names = run("TRL")
@@ -42,7 +40,7 @@ def test_trl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert any("mismatch/drift" in row for row in rows)
 
 
-def test_verl() -> None:
+def test_verl():
     with warnings.catch_warnings():  # of verl's own imports
         warnings.simplefilter("ignore")
         pytest.importorskip("verl", reason="verl is not installed: pip install -c constraints-verl.txt -e '.[verl]'")

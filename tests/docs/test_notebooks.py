@@ -1,7 +1,5 @@
 """The notebooks: no outputs in git, short cells, one page's shape, a sentence that is asserted; and they run."""
 
-from __future__ import annotations
-
 import json
 import os
 import re
@@ -19,7 +17,7 @@ CODE_CELLS, CODE_LINES = 40, 15
 FAST_SECONDS = 40
 
 @pytest.fixture(params=PAGES, ids=lambda path: path.stem)
-def path(request: pytest.FixtureRequest) -> Path:
+def path(request):
     return request.param
 
 
@@ -35,7 +33,7 @@ def text(path: Path) -> str:
     return "\n\n".join(cell["source"] for cell in cells(path, "markdown"))
 
 
-def test_cells_are_few_short_named_and_without_outputs(path: Path) -> None:
+def test_cells_are_few_short_named_and_without_outputs(path):
     code, ids = cells(path, "code"), [cell["id"] for cell in cells(path)]
     assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in code)
     assert len(code) < CODE_CELLS
@@ -44,7 +42,7 @@ def test_cells_are_few_short_named_and_without_outputs(path: Path) -> None:
     assert all(re.fullmatch(r"[a-z][a-z0-9-]*", name) for name in ids)
 
 
-def test_a_page_opens_with_what_a_reader_asks(path: Path) -> None:
+def test_a_page_opens_with_what_a_reader_asks(path):
     first, *_ = cells(path)
     assert first["cell_type"] == "markdown"
     number = int(path.stem.split("_")[0])
@@ -53,7 +51,7 @@ def test_a_page_opens_with_what_a_reader_asks(path: Path) -> None:
     assert places == sorted(places)
 
 
-def test_words_come_before_code_but_for_the_claim_which_is_asserted(path: Path) -> None:
+def test_words_come_before_code_but_for_the_claim_which_is_asserted(path):
     """The first cell states one sentence; every heading has words below it, except that of the claim, checked last."""
     assert re.search(r"\*\*The claim\.\*\* \*[^*]+\*", cells(path)[0]["source"])
     bare = []
@@ -67,7 +65,7 @@ def test_words_come_before_code_but_for_the_claim_which_is_asserted(path: Path) 
     assert re.search(r"^\s*assert ", claim["source"], re.M)
 
 
-def test_exercises_have_hidden_solutions(path: Path) -> None:
+def test_exercises_have_hidden_solutions(path):
     last = cells(path)[-1]
     assert last["source"].startswith("## Exercises")
     assert "<details>\n<summary>Solutions</summary>\n" in last["source"]
@@ -77,7 +75,7 @@ def test_exercises_have_hidden_solutions(path: Path) -> None:
     assert len(asked) >= 3
 
 
-def test_figures_and_links_exist(path: Path) -> None:
+def test_figures_and_links_exist(path):
     links = re.findall(r"\]\((?!https?:)([^)#]+)", text(path))
     assert all((FOLDER / link).exists() for link in links)
     shown = set(re.findall(r"!\[[^\]]+\]\(figures/([\w-]+)\.png\)", text(path)))
@@ -87,7 +85,7 @@ def test_figures_and_links_exist(path: Path) -> None:
     assert shown == {figure.stem for figure in (FOLDER / "figures").glob(f"{path.stem[:2]}-*.png")}
 
 
-def test_figures_are_of_the_code_that_draws_them(path: Path) -> None:
+def test_figures_are_of_the_code_that_draws_them(path):
     """`make notebooks` draws them again."""
     pytest.importorskip("IPython", reason="IPython is not installed: pip install -e .[dev]")
     from notebooks.page import drawn_from
@@ -99,7 +97,7 @@ def test_figures_are_of_the_code_that_draws_them(path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_it_runs_in_fast_mode(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_runs_in_fast_mode(path, monkeypatch):
     for package in ("nbclient", "ipykernel", *(("pyarrow",) if path.stem.startswith("06") else ())):
         pytest.importorskip(package, reason=f"{package} is not installed: pip install -e .[dev,study]")
     from notebooks.run import execute
@@ -112,7 +110,7 @@ def test_it_runs_in_fast_mode(path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.slow
-def test_notebooks_begin_without_a_warning() -> None:
+def test_notebooks_begin_without_a_warning():
     """As in a kernel without ipywidgets, where tqdm's warning would be the first output of each."""
     pytest.importorskip("IPython")
     kernel = """

@@ -1,7 +1,5 @@
 """The pages keep their word: Python runs, commands, paths and links exist, generated blocks are current."""
 
-from __future__ import annotations
-
 import json
 import re
 import shlex
@@ -36,11 +34,11 @@ QUESTIONS = {
 
 
 @pytest.mark.parametrize("number", range(len(PYTHON)))
-def test_python_snippets_run(number: int) -> None:
+def test_python_snippets_run(number):
     exec(compile(PYTHON[number], f"README.md, snippet {number + 1}", "exec"), {"__name__": "readme"})
 
 
-def test_the_map_answers_ten_questions_by_a_name() -> None:
+def test_the_map_answers_ten_questions_by_a_name():
     rows = re.findall(r"^\| ([^|]*\?) \| (.*) \|$", README.split("## Map")[1].split("## ")[0], re.M)
     assert len(rows) == len(QUESTIONS)
     for (question, answer), (about, word) in zip(rows, QUESTIONS.items(), strict=True):
@@ -50,7 +48,7 @@ def test_the_map_answers_ten_questions_by_a_name() -> None:
         assert word in Path(path).name.lower(), path
 
 
-def test_commands_exist_and_their_settings_are_valid() -> None:
+def test_commands_exist_and_their_settings_are_valid():
     (targets,) = re.findall(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
     groups = {"minicppo": typer.main.get_group(app), "python": typer.main.get_group(experiments)}
     assert len(COMMANDS) > 20
@@ -71,14 +69,14 @@ def test_commands_exist_and_their_settings_are_valid() -> None:
 
 
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", *PAGES[1:], "results/README.md", "docs/drop-in.md"])
-def test_links_lead_somewhere_and_generated_blocks_are_current(page: str) -> None:
+def test_links_lead_somewhere_and_generated_blocks_are_current(page):
     text = (ROOT / page).read_text(encoding="utf-8")
     for target in set(re.findall(r"\]\((?!https?:|#)([^)#\s]+)", text)):
         assert ((ROOT / page).parent / target).exists(), target
     assert page not in PAGES or filled(text) == text, f"{page} lags behind its sources: run `make docs`"
 
 
-def test_what_the_log_names_exists_and_was_measured() -> None:
+def test_what_the_log_names_exists_and_was_measured():
     named = set(re.findall(r"`([a-z]\w*_\w+)`", LOG)) - {"w_min", "response_mask", "max_new_tokens"}
     assert len(named) > 30
     assert named <= TESTS, named - TESTS

@@ -1,11 +1,8 @@
 """The tools of the pages: pictures are what the code draws, of the committed numbers; targets say what is missed."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,7 +18,7 @@ from minicppo.plots.style import save
 from minicppo.rules import Reason
 
 
-def test_growth_is_drawn_from_the_committed_benchmark() -> None:
+def test_growth_is_drawn_from_the_committed_benchmark():
     measured = json.loads((MEASURED / "end_to_end.json").read_text())
     for ax, (kind, _) in zip(growth(measured).axes, PANELS, strict=True):
         rows = [row for row in measured["rows"] if row["kind"] == kind]
@@ -32,7 +29,7 @@ def test_growth_is_drawn_from_the_committed_benchmark() -> None:
             assert lines[name].get_ydata().tolist() == [row[key] for row in rows]
 
 
-def test_the_overview_shows_each_effect_once() -> None:
+def test_the_overview_shows_each_effect_once():
     """The README's picture promises an early burst, masked small moves and a late token that CPPO alone keeps."""
     D = made_up_divergences()
     uniform, cppo = masks(D)
@@ -46,18 +43,18 @@ def test_the_overview_shows_each_effect_once() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(PICTURES))
-def test_a_committed_picture_is_what_the_code_draws(name: str, tmp_path: Path) -> None:
+def test_a_committed_picture_is_what_the_code_draws(name, tmp_path):
     drawn, committed = imread(save(PICTURES[name](), tmp_path / "drawn.png")), imread(ROOT / name)
     assert drawn.shape == committed.shape
     assert np.mean(np.abs(drawn - committed)) < 0.02, f"run `make figures` and commit {name}"
 
 
-def test_every_committed_picture_has_a_source() -> None:
+def test_every_committed_picture_has_a_source():
     """In docs/ those of `make figures`; the others lie beside their study or are drawn by a notebook."""
     assert {f"docs/{path.name}" for path in (ROOT / "docs").glob("*.png")} == set(PICTURES)
 
 
-def test_the_demo_s_picture_shows_the_recorded_run() -> None:
+def test_the_demo_s_picture_shows_the_recorded_run():
     """The run kept for the picture is the one whose numbers the documentation gives."""
     run, told = load_run(MEASURED / "demo-llm"), json.loads((MEASURED / "demo-llm.json").read_text())["rows"][0]
     row = result(run)
@@ -80,7 +77,7 @@ def tables(text: str) -> list[dict[str, list[str]]]:
     return found
 
 
-def test_what_is_missed_says_why() -> None:
+def test_what_is_missed_says_why():
     cpu, gpu = tables(targets.targets())
     assert cpu.keys() > {path for path in gpu if path.startswith("mask")}
     for path, (asked, found, met, why) in [*cpu.items(), *gpu.items()]:
@@ -93,7 +90,7 @@ def test_what_is_missed_says_why() -> None:
     assert any(path.startswith("memory") for path in cpu)
 
 
-def test_a_gpus_results_get_their_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpus_results_get_their_table(tmp_path, monkeypatch):
     for file in targets.RESULTS.glob("*.json"):
         shutil.copy(file, tmp_path)
     monkeypatch.setattr(targets, "RESULTS", tmp_path)

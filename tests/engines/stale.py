@@ -1,7 +1,5 @@
 """A tiny policy, and a micro-batch whose rollout policy differs so much that every mask is active."""
 
-from __future__ import annotations
-
 import copy
 import os
 import socket

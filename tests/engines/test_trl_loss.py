@@ -1,8 +1,5 @@
 """TRL's loss with our weights is our loss, in value and gradient, for every method and every aggregation."""
 
-from __future__ import annotations
-
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +11,6 @@ from minicppo.engines.trl import LOSS_TYPES, CPPOTrainer
 from minicppo.reference import LOOPS, Response
 from minicppo.reference import policy_loss as loop_loss
 from minicppo.rl.log_probs import response_log_probs
-from minicppo.rl.policy import Policy
 from minicppo.rules import METHODS, get_method
 from tests.engines.stale import TEMPERATURE, assert_close, reference
 from tests.engines.trl_setup import ADVANTAGES, gradients, stale_rollout, tiny_policy, trainer_of, trl_inputs
@@ -24,7 +20,7 @@ QUICK = {"cppo", "cppo-topk", "cppo-exact", "cppo-soft", "cispo"}
 
 
 @pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Policy, CPPOTrainer]:
+def pair(tmp_path_factory):
     """The same policy twice: TRL changes the forward method of the model it is given."""
     return tiny_policy(), trainer_of(tiny_policy(), tmp_path_factory.mktemp("trl"))
 
@@ -39,7 +35,7 @@ def loss_and_gradients(trainer: CPPOTrainer, inputs: dict[str, Any]) -> tuple[to
 
 
 @pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in METHODS])
-def test_every_method_and_loss_type(name: str, pair: tuple[Policy, CPPOTrainer]) -> None:
+def test_every_method_and_loss_type(name, pair):
     policy, trainer = pair
     trainer.method = get_method(name)
     rollout = stale_rollout(policy, needs=trainer.method.needs)
@@ -52,7 +48,7 @@ def test_every_method_and_loss_type(name: str, pair: tuple[Policy, CPPOTrainer])
         assert name not in MASKING or 0.04 < masked < 1, f"the mask of {name} is idle here: {masked}"
 
 
-def test_cppo_is_the_loop_of_algorithm_1(pair: tuple[Policy, CPPOTrainer]) -> None:
+def test_cppo_is_the_loop_of_algorithm_1(pair):
     policy, trainer = pair
     trainer.method, trainer.loss_type = get_method("cppo", delta=0.05), "grpo"
     rollout = stale_rollout(policy)
@@ -67,7 +63,7 @@ def test_cppo_is_the_loop_of_algorithm_1(pair: tuple[Policy, CPPOTrainer]) -> No
 
 
 @pytest.mark.parametrize("method", ["grpo", "cppo-topk", "cppo-exact"])  # one for each kind of rollout
-def test_training_keeps_mismatch_from_drift(method: str, tmp_path: Path) -> None:
+def test_training_keeps_mismatch_from_drift(method, tmp_path):
     trainer = trainer_of(
         tiny_policy(), tmp_path, method=method, steps_per_generation=2, max_steps=4, logging_steps=1, seed=3
     )

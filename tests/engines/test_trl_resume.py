@@ -1,7 +1,5 @@
 """A run killed between two updates of one rollout and resumed is the run that was not; its folder is any run's."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import signal
@@ -46,7 +44,7 @@ trl_run.train(small_run(), sys.argv[1], lambda row: row.get("update") == 4 and o
 
 
 @pytest.fixture(autouse=True)
-def _shared_warmup(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+def _shared_warmup(tmp_path_factory, monkeypatch):
     monkeypatch.setenv("MINICPPO_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
 
 
@@ -67,7 +65,7 @@ def every_update(put: Any) -> None:
 
 
 @pytest.mark.slow
-def test_killed_and_resumed_is_not_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_and_resumed_is_not_killed(tmp_path, monkeypatch):
     every_update(monkeypatch.setattr)
     train(small_run(), tmp_path / "whole")
     command = [sys.executable, "-W", "ignore", "-c", KILLED, str(tmp_path / "cut")]
@@ -76,7 +74,6 @@ def test_killed_and_resumed_is_not_killed(tmp_path: Path, monkeypatch: pytest.Mo
     half = tmp_path / "cut" / "trl" / "checkpoint-4"
     half.mkdir()  # as if it had been killed while saving
     newest = whole_checkpoint(RunDir.open(tmp_path / "cut"), remove=True)
-    assert newest is not None
     assert newest.name == "checkpoint-3"
     assert not half.exists()
     resume(tmp_path / "cut")
@@ -84,11 +81,11 @@ def test_killed_and_resumed_is_not_killed(tmp_path: Path, monkeypatch: pytest.Mo
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
 
 
-def test_a_run_reads_like_any_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    events: list[str] = []
-    beside: list[list[str]] = []  # the checkpoints there are when one of them is called whole
+def test_a_run_reads_like_any_other(tmp_path, monkeypatch):
+    events = []
+    beside = []  # the checkpoints there are when one of them is called whole
 
-    def write(path: Path, content: bytes) -> None:
+    def write(path, content):
         beside.append(sorted(folder.name for folder in path.parent.parent.glob("checkpoint-*")))
         path.write_bytes(content)
 
@@ -127,7 +124,7 @@ def test_a_run_reads_like_any_other(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         ({"cluster": {"overrides": ["beta=0.1"]}}, "KL penalty"),
     ],
 )
-def test_what_trl_cannot_do_is_refused_before_any_work(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_what_trl_cannot_do_is_refused_before_any_work(changes, message, tmp_path):
     ((section, values),) = changes.items()
     with pytest.raises(ValueError, match=message):
         train(small_run(**{section: {**SETTINGS.get(section, {}), **values}}), tmp_path / "run")
@@ -135,7 +132,7 @@ def test_what_trl_cannot_do_is_refused_before_any_work(changes: dict[str, Any], 
 
 
 @pytest.fixture(scope="module")
-def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def stopped(tmp_path_factory):
     """A run with one checkpoint, as a kill before the end leaves it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MINICPPO_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
@@ -152,7 +149,7 @@ def content(folder: Path) -> dict[str, bytes]:
     "name", "rollout_0.safetensors minicppo.json model.safetensors optimizer.pt trainer_state.json config.json".split()
 )
 @pytest.mark.parametrize("damage", [lambda whole: whole[:4], lambda whole: b"", lambda whole: b"\0" * len(whole)])
-def test_a_damaged_checkpoint_is_named(name: str, damage: Any, stopped: Path, tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_named(name, damage, stopped, tmp_path):
     run = shutil.copytree(stopped, tmp_path / "run")
     file = run / "trl" / "checkpoint-8" / name
     file.write_bytes(damage(file.read_bytes()))
@@ -160,7 +157,7 @@ def test_a_damaged_checkpoint_is_named(name: str, damage: Any, stopped: Path, tm
         resume(run)
 
 
-def test_moments_of_another_model_are_refused(stopped: Path, tmp_path: Path) -> None:
+def test_moments_of_another_model_are_refused(stopped, tmp_path):
     file = shutil.copytree(stopped, tmp_path / "run") / "trl" / "checkpoint-8" / "optimizer.pt"
     saved = torch.load(file)
     saved["state"][3]["exp_avg_sq"] = torch.zeros(2)
@@ -169,7 +166,7 @@ def test_moments_of_another_model_are_refused(stopped: Path, tmp_path: Path) -> 
         resume(tmp_path / "run")
 
 
-def test_nothing_is_touched_before_the_lock_is_held(stopped: Path, tmp_path: Path) -> None:
+def test_nothing_is_touched_before_the_lock_is_held(stopped, tmp_path):
     run = shutil.copytree(stopped, tmp_path / "run")
     (run / "trl" / "checkpoint-9").mkdir()
     (run / "trl" / "checkpoint-9" / "half.json").touch()
@@ -179,7 +176,7 @@ def test_nothing_is_touched_before_the_lock_is_held(stopped: Path, tmp_path: Pat
     assert content(run) == before
 
 
-def test_only_our_own_half_written_checkpoints_are_removed(tmp_path: Path) -> None:
+def test_only_our_own_half_written_checkpoints_are_removed(tmp_path):
     folder, elsewhere = tmp_path / "run" / "trl", tmp_path / "elsewhere"
     mine = ["checkpoint-4-best", "checkpoint-best", "checkpoint-", "checkpoint-4.old", "checkpoint--4"]
     for name in (*mine, "checkpoint-4"):
@@ -199,7 +196,7 @@ def test_only_our_own_half_written_checkpoints_are_removed(tmp_path: Path) -> No
     assert (elsewhere / "checkpoint-4").exists()
 
 
-def test_the_rollout_is_kept_whole_and_read_under_its_old_names(tmp_path: Path) -> None:
+def test_the_rollout_is_kept_whole_and_read_under_its_old_names(tmp_path):
     file, mu = tmp_path / "checkpoint-3" / "rollout_0.safetensors", torch.arange(6.0).view(2, 3)
     save_rollout(file, 3, [{"advantages": mu[0], "num_images": [1, 2]}, {"advantages": mu[1], "num_images": None}])
     step, parts = load_rollout(file, "cpu")

@@ -1,9 +1,6 @@
 """Two processes (gloo, on the CPU) make the loss and gradients of one: under DDP and FSDP2, with active masks."""
 
-from __future__ import annotations
-
 import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -18,7 +15,7 @@ from tests.engines.trl_setup import CASES, no_reward, stale_rollout, tiny_policy
 
 
 @pytest.mark.slow
-def test_two_ranks_are_one(tmp_path: Path) -> None:
+def test_two_ranks_are_one(tmp_path):
     torchrun(
         2, "-m", "tests.engines.trl_worker", str(tmp_path), ACCELERATE_USE_CPU="true", TRL_EXPERIMENTAL_SILENCE="1"
     )

@@ -1,11 +1,8 @@
 """Settings for verl: composed by Hydra against verl's own configuration, accepted by verl's own validation."""
 
-from __future__ import annotations
-
 import shutil
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -29,7 +26,7 @@ def of(preset: str, *overrides: str) -> RunConfig:
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("preset", PRESETS)
-def test_verl_accepts_every_plan(preset: str) -> None:
+def test_verl_accepts_every_plan(preset):
     """The preset's settings composed once; then each method's, through Hydra's own parser of overrides."""
     from tests.engines.verl_setup import accepted, composed, instantiated
 
@@ -49,7 +46,7 @@ def test_verl_accepts_every_plan(preset: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_the_anchor_is_in_the_composed_configuration() -> None:
+def test_the_anchor_is_in_the_composed_configuration():
     from tests.engines.verl_setup import OmegaConf, composed
 
     config = composed(verl_overrides(of("qwen3-8b-base"), RUN))
@@ -80,18 +77,18 @@ def test_the_anchor_is_in_the_composed_configuration() -> None:
         (["cluster.overrides=[actor_rollout_ref.actor.policy_loss.loss_mode=dppo_tv]"], "names another loss"),
     ],
 )
-def test_refusals(overrides: list[str], message: str) -> None:
+def test_refusals(overrides, message):
     config = of("qwen3-8b-base", *overrides)
     with pytest.raises(ConfigError, match=f"(?s)engine verl: .*{message}"):
         verl_overrides(config, RUN)
 
 
-def test_a_harmless_override_comes_last() -> None:
+def test_a_harmless_override_comes_last():
     config = of("qwen3-8b-base", "cluster.overrides=['trainer.logger=[console,wandb]', trainer.use_v1=True]")
     assert verl_overrides(config, RUN)[-2:] == ["trainer.logger=[console,wandb]", "trainer.use_v1=True"]
 
 
-def test_derived_values() -> None:
+def test_derived_values():
     settings = dict(text.split("=", 1) for text in verl_overrides(of("qwen3-8b-base", "train.lr_warmup=10"), RUN))
     actor = "actor_rollout_ref.actor"
     assert settings[f"{actor}.optim.lr_warmup_steps"] == "3"  # a step a rollout batch of 4 updates
@@ -103,7 +100,7 @@ def test_derived_values() -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_plugin_reaches_verls_workers(tmp_path: Path) -> None:
+def test_a_plugin_reaches_verls_workers(tmp_path):
     file = shutil.copy(ROOT / "tests/rules/widening_clip.py", tmp_path / "mine.py")
     load_plugins([file])
     try:
@@ -121,7 +118,7 @@ def test_a_plugin_reaches_verls_workers(tmp_path: Path) -> None:
             table.pop("widening-clip", None)
 
 
-def test_each_method_has_a_name_of_its_own() -> None:
+def test_each_method_has_a_name_of_its_own():
     assert len({loss_mode(name) for name in verl_methods()}) == len(verl_methods())
 
 
@@ -130,13 +127,13 @@ def test_each_method_has_a_name_of_its_own() -> None:
     "value",
     [0.5, 1e-6, float("inf"), -1, True, None, "", "plain", "/a/b c", "it's", "{x}=,", [1, "a"], {"k": {"j": [None]}}],
 )
-def test_hydra_reads_what_is_rendered(value: Any) -> None:
+def test_hydra_reads_what_is_rendered(value):
     from tests.engines.verl_setup import composed
 
     assert composed([f"+some_key={render(value)}"]).some_key == value
 
 
-def test_the_path_of_a_model_at_home_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_path_of_a_model_at_home_is_whole(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "mine").mkdir()
     settings = dict(text.split("=", 1) for text in verl_overrides(of("qwen3-8b-base", "model.path=~/mine"), RUN))

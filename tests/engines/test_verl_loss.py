@@ -1,7 +1,5 @@
 """The registered losses, through verl's own `ppo_loss` on nested data, against the reference's loops."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import pytest
@@ -27,7 +25,7 @@ def params_of(name: str) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("name", verl_methods())
-def test_every_method_equals_the_reference(name: str) -> None:
+def test_every_method_equals_the_reference(name):
     data, params = sample(), params_of(name)
     wanted, gradients, masked = reference_of(data, get_method(name, **params), "seq-mean-token-sum-norm")
     loss, found, metrics = verl_loss_of(actor_config(name, **params), data, list(range(len(data))))
@@ -39,7 +37,7 @@ def test_every_method_equals_the_reference(name: str) -> None:
 
 
 @pytest.mark.parametrize("mode", LOSS_AGG_MODES)
-def test_micro_batches_and_ranks_add_up(mode: str) -> None:
+def test_micro_batches_and_ranks_add_up(mode):
     """Every aggregation: three micro-batches on each of two ranks, whose gradients verl averages, give one batch's."""
     data, config = sample(), actor_config("cppo", mode)
     wanted, gradients, masked = reference_of(data, get_method("cppo"), mode)
@@ -54,7 +52,7 @@ def test_micro_batches_and_ranks_add_up(mode: str) -> None:
         torch.testing.assert_close(ours.double(), theirs, atol=1e-6, rtol=1e-5)
 
 
-def test_registered_under_names_that_leave_verls_own_alone() -> None:
+def test_registered_under_names_that_leave_verls_own_alone():
     from verl.trainer.ppo import core_algos
 
     assert set(verl_loss.LOSS_MODES.values()) >= set(verl_methods())
@@ -66,7 +64,7 @@ def test_registered_under_names_that_leave_verls_own_alone() -> None:
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
-def test_a_broken_log_prob_raises(value: float) -> None:
+def test_a_broken_log_prob_raises(value):
     for field in ("log_probs", "rollout"):
         data = sample()
         getattr(data, field)[0][3] = value
@@ -74,7 +72,7 @@ def test_a_broken_log_prob_raises(value: float) -> None:
             verl_loss_of(actor_config("cppo"), data, [0, 1])
 
 
-def test_refusals_of_the_loss() -> None:
+def test_refusals_of_the_loss():
     data, config = sample(), actor_config("cppo")
     arguments = {
         "old_log_prob": data.rollout[0][None].float(),
@@ -107,6 +105,6 @@ def test_refusals_of_the_loss() -> None:
         ({"loss_mode": "cppo-verl"}, "width of a micro-batch"),
     ],
 )
-def test_refusals_of_the_configuration(settings: dict[str, object], message: str) -> None:
+def test_refusals_of_the_configuration(settings, message):
     with pytest.raises(ValueError, match=message):
         verl_loss.CPPOPolicyLossConfig(**settings)

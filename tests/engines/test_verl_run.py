@@ -1,24 +1,20 @@
 """What surrounds verl: the data it reads, the process it runs in, the exit status it ends with."""
 
-from __future__ import annotations
-
 import importlib
 import json
 import sys
-from pathlib import Path
-from typing import Any
 
 import pytest
 
 from minicppo.engines import verl as engine
-from minicppo.rl.config import ConfigError, RunConfig, load_config
+from minicppo.rl.config import ConfigError, load_config
 
 pytest.importorskip("math_verify", reason="task math needs math-verify: pip install -e '.[math]'")
 parquet = pytest.importorskip("pyarrow.parquet", reason="Parquet files need pyarrow: pip install -e '.[math]'")
 
 
 @pytest.fixture
-def config(tmp_path: Path) -> RunConfig:
+def config(tmp_path):
     """An 8B run on two small files."""
     for name, count in (("train", 5), ("test", 3)):
         rows = [{"question": f"What is {i} + {i}? ({name})", "answer": str(2 * i)} for i in range(count)]
@@ -35,26 +31,24 @@ def config(tmp_path: Path) -> RunConfig:
     )
 
 
-def test_the_data_have_verls_columns_and_our_prompts(config: RunConfig, tmp_path: Path) -> None:
+def test_the_data_have_verls_columns_and_our_prompts(config, tmp_path):
     counts = engine.write_data(config, tmp_path / "run")
     assert counts == {"train": 5, config.eval.data[0]: 3}
     train = parquet.read_table(tmp_path / "run/data/train.parquet").to_pylist()
     assert [row["reward_model"]["ground_truth"] for row in train] == ["0", "2", "4", "6", "8"]
-    assert train[1]["prompt"] == [{"role": "user", "content": config.make_task().problems["train"][1].prompt}]  # type: ignore[attr-defined]
+    assert train[1]["prompt"] == [{"role": "user", "content": config.make_task().problems["train"][1].prompt}]
     assert "What is 1 + 1?" in train[1]["prompt"][0]["content"]
     evaluation = parquet.read_table(tmp_path / "run/data/eval.parquet").to_pylist()
     assert {row["data_source"] for row in evaluation} == {config.eval.data[0]}
 
 
-def test_fewer_problems_than_a_batch_are_refused(config: RunConfig, tmp_path: Path) -> None:
+def test_fewer_problems_than_a_batch_are_refused(config, tmp_path):
     larger = config.model_copy(update={"rollout": config.rollout.model_copy(update={"prompts": 6})})
     with pytest.raises(ConfigError, match=r"5 training problems, and verl draws the 6 .* smaller rollout\.prompts"):
         engine.write_data(larger, tmp_path / "run")
 
 
-def test_evaluating_a_run_of_verl_names_its_merger(
-    config: RunConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_evaluating_a_run_of_verl_names_its_merger(config, tmp_path, capsys):
     from minicppo.cli import main
     from minicppo.rl.run_dir import RunDir
 
@@ -65,7 +59,7 @@ def test_evaluating_a_run_of_verl_names_its_merger(
     assert "verl.model_merger merge" in " ".join(capsys.readouterr().err.split())
 
 
-def test_no_evaluated_problem_is_trained_on(config: RunConfig, tmp_path: Path) -> None:
+def test_no_evaluated_problem_is_trained_on(config, tmp_path):
     options = {"data": config.task.options["data"]}  # nothing is named there as held out
     leaking = load_config(
         "qwen3-8b-base", [f"task.options={options}", f"eval.data=[{options['data']}, {config.eval.data[0]}]"]
@@ -75,7 +69,7 @@ def test_no_evaluated_problem_is_trained_on(config: RunConfig, tmp_path: Path) -
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_verl_reads_the_data(config: RunConfig, tmp_path: Path) -> None:
+def test_verl_reads_the_data(config, tmp_path):
     pytest.importorskip("verl", reason="verl is not installed: pip install -c constraints-verl.txt -e '.[verl]'")
     from omegaconf import OmegaConf
     from verl.utils.dataset.rl_dataset import RLHFDataset
@@ -99,11 +93,9 @@ def fake(monkeypatch: pytest.MonkeyPatch, program: str) -> None:
     monkeypatch.setattr(engine, "command", lambda config, run_dir: [sys.executable, "-c", program])
 
 
-def test_output_and_exit_status_are_passed_on(
-    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_output_and_exit_status_are_passed_on(config, tmp_path, monkeypatch):
     fake(monkeypatch, "import sys; print('step 1'); print('oh', file=sys.stderr); sys.exit(3)")
-    said: list[str] = []
+    said = []
     run = tmp_path / "run"
     assert engine.train(config, run, said.append) == 3
     assert "step 1" in said
@@ -116,14 +108,12 @@ def test_output_and_exit_status_are_passed_on(
         engine.train(other, run, said.append)
 
 
-def test_a_killed_process_has_the_status_a_shell_gives_it(tmp_path: Path) -> None:
+def test_a_killed_process_has_the_status_a_shell_gives_it(tmp_path):
     arguments = [sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"]
     assert engine.stream(arguments, tmp_path / "log", lambda line: None) == 137
 
 
-def test_a_run_through_the_command_line(
-    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_through_the_command_line(config, tmp_path, monkeypatch, capsys):
     """`minicppo train` and `resume`, the preconditions met and verl replaced by a program that fails."""
     from minicppo.cli import main
 
@@ -135,7 +125,7 @@ def test_a_run_through_the_command_line(
     for arguments in (["train", str(tmp_path / "run.yaml"), "-o", run], ["resume", run]):
         with pytest.raises(SystemExit) as ended:
             main(arguments)
-        shown: Any = capsys.readouterr()
+        shown = capsys.readouterr()
         assert ended.value.code == 5
         assert "[a line of verl]" in shown.out
         assert "verl ended with status 5" in " ".join(shown.err.split())

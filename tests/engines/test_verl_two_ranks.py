@@ -1,9 +1,6 @@
 """verl's FSDP2 engine on two gloo ranks takes the step of one rank and of our own loss, with an active mask."""
 
-from __future__ import annotations
-
 import json
-from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file, save_file
@@ -27,7 +24,7 @@ MODE, PARAMS = "seq-mean-token-sum-norm", {"delta": 0.05, "delta_b": 0.005}
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_every_number_of_ranks_takes_the_step_of_the_reference(tmp_path: Path) -> None:
+def test_every_number_of_ranks_takes_the_step_of_the_reference(tmp_path):
     policy, advantages = tiny_policy(), ADVANTAGES.repeat(2)
     rollout = stale_rollout(policy, rows=8)
     loss, gradients, masked = reference(policy, rollout, get_method("cppo", **PARAMS), MODE, advantages)

@@ -1,7 +1,5 @@
 """The tiny policy and its stale rollout under TRL."""
 
-from __future__ import annotations
-
 import random
 from pathlib import Path
 from typing import Any

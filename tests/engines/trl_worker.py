@@ -4,8 +4,6 @@ Takes one training step for each case with the real Trainer, under DDP and under
 and whole gradients.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Responses of varying length in verl's nested layout, from a rollout policy so different that every mask is active."""
 
-from __future__ import annotations
-
 import functools
 import warnings
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 Takes one training step with verl's own engine and a registered loss, and writes loss, masked share, whole gradients.
 """
 
-from __future__ import annotations
-
 import functools
 import json
 import sys

@@ -1,17 +1,13 @@
 """Runs of a second: a one-step chain, a policy of five thousand parameters, one shared warm-up."""
 
-from __future__ import annotations
-
 import random
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from minicppo.rl.config import ModelConfig, RunConfig, validate
-from minicppo.rl.policy import Policy, build_policy
+from minicppo.rl.config import ModelConfig, validate
+from minicppo.rl.policy import build_policy
 from minicppo.rl.tasks import make_task
 
 SMALL_MODEL = {"hidden_size": 16, "intermediate_size": 32, "layers": 2, "heads": 2}
@@ -27,7 +23,7 @@ SMALL_RUN: dict[str, Any] = {
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
+def _shared_cache(tmp_path_factory):
     """All runs of these tests share one warm-up, outside the working directory."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MINICPPO_CACHE", str(tmp_path_factory.mktemp("cache")))
@@ -36,10 +32,10 @@ def _shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 @pytest.fixture(scope="session")
-def small_config() -> Callable[..., RunConfig]:
+def small_config():
     """`small_config(train={"epochs": 1}, seed=3)`: the small run with some settings changed."""
 
-    def make(**changes: Any) -> RunConfig:
+    def make(**changes):
         settings = dict(SMALL_RUN)
         for key, value in changes.items():
             whole = not isinstance(value, dict) or key in ("method", "task")
@@ -50,7 +46,7 @@ def small_config() -> Callable[..., RunConfig]:
 
 
 @pytest.fixture
-def policy() -> Policy:
+def policy():
     """An untrained policy over the chain's alphabet, sharp enough that its tokens differ in probability."""
     policy = build_policy(ModelConfig(**SMALL_MODEL), make_task("chain"), seed=0)
     with torch.no_grad():
@@ -60,13 +56,13 @@ def policy() -> Policy:
 
 
 @pytest.fixture
-def ragged_prompts(policy: Policy) -> list[list[int]]:
+def ragged_prompts(policy):
     """Prompts of 4 to 18 tokens."""
     rng = random.Random(0)
     return [policy.encode(make_task("chain", steps=n).problem(rng).prompt) for n in (1, 8, 3, 5)]
 
 
 @pytest.fixture
-def run_folder(tmp_path: Path) -> Path:
+def run_folder(tmp_path):
     """Where a run may go."""
     return tmp_path / "run"

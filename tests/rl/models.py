@@ -1,7 +1,5 @@
 """Random models of every kind that the sampler and the log-prob pass know, or must not take for one that they know."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch
@@ -71,4 +69,4 @@ def sharp(made: Any, factor: float = 4.0) -> Policy:
         for name, parameter in made.named_parameters():
             if "norm" not in name and "ln_" not in name:
                 parameter.mul_(factor)
-    return Policy(made, None)  # type: ignore[arg-type]
+    return Policy(made, None)

@@ -1,7 +1,5 @@
 """The certificate's feed: nothing to certify without an update, and the same whatever the rows per forward pass."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pytest
@@ -9,15 +7,11 @@ import torch
 
 from minicppo.rl.certificate import certificate_row
 from minicppo.rl.config import load_config
-from minicppo.rl.policy import Policy
-from minicppo.rl.rollout import Needs
 from minicppo.rl.sampling import sample
 
 
 @pytest.mark.parametrize("needs", ["log_probs", "full"])
-def test_an_unchanged_policy_has_no_gain_and_a_changed_one_the_same_in_parts(
-    policy: Policy, ragged_prompts: list[list[int]], needs: Needs
-) -> None:
+def test_an_unchanged_policy_has_no_gain_and_a_changed_one_the_same_in_parts(policy, ragged_prompts, needs):
     rollout = sample(policy, ragged_prompts, 12, 1.0, torch.Generator().manual_seed(0), needs, samples=6)
     rewards = (torch.arange(24) % 3 == 0).double()
     rollout = replace(rollout, rewards=rewards, advantages=rewards.float())

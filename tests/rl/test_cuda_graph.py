@@ -1,7 +1,5 @@
 """When a step is made plainly, recorded, or replayed: with a stand-in for CUDA's graphs, which no CPU has."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from contextlib import nullcontext
 
@@ -18,11 +16,11 @@ class Graph:
 
 
 @pytest.fixture
-def recorded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def recorded(monkeypatch):
     """What was recorded."""
-    names: list[str] = []
+    names = []
 
-    def record(step: Callable[[], None]) -> Graph:
+    def record(step):
         names.append("recorded")
         return Graph(step)
 
@@ -33,27 +31,25 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
-def test_every_step_is_made_once_and_a_key_recorded_once(recorded: list[str]) -> None:
+def test_every_step_is_made_once_and_a_key_recorded_once(recorded):
     make, made = Replay(torch.device("cuda")), []
     for t, key in enumerate("aaabbb"):
-        make(key, lambda t=t: made.append(t))  # type: ignore[misc]
+        make(key, lambda t=t: made.append(t))
     assert made == [0, 1, 1, 3, 3, 3], "the graph makes the step that it was recorded with"
     assert len(recorded) == 2
 
 
-def test_what_is_forgotten_is_recorded_again(recorded: list[str]) -> None:
+def test_what_is_forgotten_is_recorded_again(recorded):
     make, made = Replay(torch.device("cuda")), []
     for t in range(4):
-        make("a", lambda t=t: made.append(t))  # type: ignore[misc]
+        make("a", lambda t=t: made.append(t))
     make.forget()
     make("a", lambda: made.append(9))
     assert made == [0, 1, 1, 1, 9]
     assert len(recorded) == 2
 
 
-def test_the_first_step_is_plain_once_a_process_and_always_under_autocast(
-    recorded: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_first_step_is_plain_once_a_process_and_always_under_autocast(recorded, monkeypatch):
     for autocast, recordings in ((False, 0), (False, 1), (True, 0), (True, 0)):
         recorded.clear()
         monkeypatch.setattr(torch, "is_autocast_enabled", lambda device, on=autocast: on)

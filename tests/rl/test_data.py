@@ -1,7 +1,5 @@
 """Reading mathematics data: every layout, every way in which a file can be wrong, and the real files where they are."""
 
-from __future__ import annotations
-
 import json
 import os
 import sys
@@ -44,7 +42,7 @@ def pairs(data: MathData) -> list[tuple[str, str]]:
     return [(problem.question, problem.answer) for problem in data.problems]
 
 
-def test_gsm8k_answers_stand_after_the_marks(tmp_path: Path) -> None:
+def test_gsm8k_answers_stand_after_the_marks(tmp_path):
     data = load_data(str(write_jsonl(tmp_path / "gsm.jsonl", GSM)))
     assert pairs(data) == [(f"What is {i} + 1?", str(i + 1)) for i in range(4)]
     assert data.problems[2].solution == "2 + 1 = <<2+1=3>>3"
@@ -65,11 +63,11 @@ def test_gsm8k_answers_stand_after_the_marks(tmp_path: Path) -> None:
         (verl_row("Q", "34"), "34"),
     ],
 )
-def test_the_usual_layouts(tmp_path: Path, row: dict[str, Any], answer: str) -> None:
+def test_the_usual_layouts(tmp_path, row, answer):
     assert pairs(load_data(str(write_jsonl(tmp_path / "rows.jsonl", [row])))) == [("Q", answer)]
 
 
-def test_answer_instructions_inside_a_question_are_dropped(tmp_path: Path) -> None:
+def test_answer_instructions_inside_a_question_are_dropped(tmp_path):
     wrapped = 'Solve it. Last line: Answer: $Answer\n\nWhat is 1\n\nplus 1?\n\nPut it after "Answer:".'
     rows = [{"prompt": wrapped, "answer": "2"}, {"prompt": "One?\n\nTwo?", "answer": "3"}]
     assert pairs(load_data(str(write_jsonl(tmp_path / "r.jsonl", rows)))) == [
@@ -78,7 +76,7 @@ def test_answer_instructions_inside_a_question_are_dropped(tmp_path: Path) -> No
     ]
 
 
-def test_repetitions_and_contradictions_are_counted(tmp_path: Path) -> None:
+def test_repetitions_and_contradictions_are_counted(tmp_path):
     rows = [verl_row("A?", "1"), verl_row("B?", "2"), verl_row("A?", "1"), verl_row("A?", "3")]
     data = load_data(str(write_parquet(tmp_path / "rows.parquet", rows)))
     assert pairs(data) == [("A?", "1"), ("B?", "2")]
@@ -108,19 +106,19 @@ def test_repetitions_and_contradictions_are_counted(tmp_path: Path) -> None:
         ('{"question": "Q", "answer": ' + "9" * 5000 + "}", "not a line of JSON"),
     ],
 )
-def test_a_broken_row_is_named_and_nothing_is_skipped(tmp_path: Path, broken: Any, says: str) -> None:
+def test_a_broken_row_is_named_and_nothing_is_skipped(tmp_path, broken, says):
     path = write_jsonl(tmp_path / "rows.jsonl", [*GSM[:2], broken, *GSM[2:]])
     with pytest.raises(DataError, match=rf"rows\.jsonl: 1 of 5 rows cannot be used: row 3: {says}"):
         load_data(str(path))
 
 
-def test_many_broken_rows_are_counted_and_the_first_named(tmp_path: Path) -> None:
+def test_many_broken_rows_are_counted_and_the_first_named(tmp_path):
     path = write_parquet(tmp_path / "rows.parquet", [{"problem": "Q"}] * 9)
     with pytest.raises(DataError, match=r"9 of 9 rows .*row 1: no answer .* columns problem.*row 5: .*; and 4 more"):
         load_data(str(path))
 
 
-def test_bytes_that_are_no_text_are_a_broken_row(tmp_path: Path) -> None:
+def test_bytes_that_are_no_text_are_a_broken_row(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_bytes(json.dumps(GSM[0]).encode() + b'\n{"question": "\xff", "answer": "1"}\n')
     with pytest.raises(DataError, match="row 2: not a line of JSON"):
@@ -128,7 +126,7 @@ def test_bytes_that_are_no_text_are_a_broken_row(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.99])
-def test_a_cut_off_parquet_file(tmp_path: Path, share: float) -> None:
+def test_a_cut_off_parquet_file(tmp_path, share):
     path = write_parquet(tmp_path / "rows.parquet", [verl_row(f"{i}?", str(i)) for i in range(200)])
     content = path.read_bytes()
     path.write_bytes(content[: int(share * len(content))])
@@ -136,7 +134,7 @@ def test_a_cut_off_parquet_file(tmp_path: Path, share: float) -> None:
         load_data(str(path))
 
 
-def test_parquet_damaged_in_the_middle(tmp_path: Path) -> None:
+def test_parquet_damaged_in_the_middle(tmp_path):
     rows = [verl_row(f"{i}? {os.urandom(40).hex()}", str(i)) for i in range(2000)]
     path = write_parquet(tmp_path / "rows.parquet", rows, row_group=500)
     content = bytearray(path.read_bytes())
@@ -146,7 +144,7 @@ def test_parquet_damaged_in_the_middle(tmp_path: Path) -> None:
         load_data(str(path))
 
 
-def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
+def test_a_changed_file_is_read_again(tmp_path):
     path = write_jsonl(tmp_path / "rows.jsonl", GSM[:2])
     assert load_data(str(path)).rows == 2
     write_jsonl(path, GSM)
@@ -166,12 +164,12 @@ def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
         ("gsm8k.txt", "no .jsonl or .parquet file"),
     ],
 )
-def test_names_and_paths_that_are_none(name: str, says: str) -> None:
+def test_names_and_paths_that_are_none(name, says):
     with pytest.raises(DataError, match=says):
         load_data(name)
 
 
-def test_known_names_are_read_from_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_known_names_are_read_from_a_folder(tmp_path, monkeypatch):
     monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
     mixed = [{"data_source": s, "question": f"{s}?", "ref_answer": "1"} for s in ("MATH-500", "AIME-2025-30")]
     write_jsonl(tmp_path / "math500_aime_eval.jsonl", mixed)
@@ -182,16 +180,16 @@ def test_known_names_are_read_from_a_folder(tmp_path: Path, monkeypatch: pytest.
 
 class TestTheHub:
     @pytest.fixture(autouse=True)
-    def _no_folder(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def _no_folder(self, monkeypatch):
         monkeypatch.delenv(FOLDER_VARIABLE, raising=False)
 
     def fake(self, monkeypatch: pytest.MonkeyPatch, load: Any) -> None:
         monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load))
 
-    def test_known_names_and_any_other(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_known_names_and_any_other(self, monkeypatch):
         asked = []
 
-        def load(name: str, configuration: str | None, split: str) -> list[dict[str, str]]:
+        def load(name, configuration, split):
             asked.append((name, configuration, split))
             return [{"problem": name, "answer": "1"}]
 
@@ -200,22 +198,22 @@ class TestTheHub:
         assert load_data("gsm8k-test").problems[0].row == 1
         assert asked == [("someone/some-set", None, "train"), ("openai/gsm8k", "main", "test")]
 
-    def test_no_network_is_a_clear_error(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        def load(*arguments: Any, **options: Any) -> None:
+    def test_no_network_is_a_clear_error(self, monkeypatch):
+        def load(*arguments, **options):
             raise ConnectionError("no route")
 
         self.fake(monkeypatch, load)
         with pytest.raises(DataError, match=r"could not be fetched .*no route.*set MINICPPO_DATA"):
             load_data("math-ai/other")
 
-    def test_without_the_package(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_without_the_package(self, monkeypatch):
         monkeypatch.setitem(sys.modules, "datasets", None)
         with pytest.raises(ModuleNotFoundError, match=r"pip install -c constraints\.txt -e '\.\[math\]'"):
             load_data("someone/another-set")
 
     @pytest.mark.network
     @pytest.mark.parametrize("name", sorted(SOURCES))
-    def test_every_known_set_is_there(self, name: str) -> None:
+    def test_every_known_set_is_there(self, name):
         assert len(load_data(name).problems) >= 30
 
 
@@ -232,7 +230,7 @@ class TestTheHub:
         ("gsm8k-test", 1_319, 1_319, 0),
     ],
 )
-def test_the_real_files_parse_with_no_row_lost(name: str, rows: int, problems: int, conflicts: int) -> None:
+def test_the_real_files_parse_with_no_row_lost(name, rows, problems, conflicts):
     pytest.importorskip("pyarrow", reason="pyarrow is not installed (extra: math)")
     data = load_data(name)
     assert (data.rows, len(data.problems), data.conflicts) == (rows, problems, conflicts)

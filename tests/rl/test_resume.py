@@ -1,7 +1,5 @@
 """A run that was stopped anywhere and resumed ends as one that was not: same bytes of metrics, same bits of weights."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess
@@ -14,12 +12,8 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from minicppo.rl.config import RunConfig
 from minicppo.rl.run_dir import RunDir
 from minicppo.rl.trainer import resume, train, train_or_resume, trained_policy
-
-MakeConfig = Callable[..., RunConfig]
-Whole = Callable[[RunConfig], Path]
 
 
 class Stopped(Exception):
@@ -56,11 +50,11 @@ def assert_same_runs(first: Path, second: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
+def whole(tmp_path_factory):
     """The uninterrupted run of a configuration, made once."""
-    made: dict[str, Path] = {}
+    made = {}
 
-    def make(config: RunConfig) -> Path:
+    def make(config):
         key = config.to_yaml()
         if key not in made:
             made[key] = train(config, tmp_path_factory.mktemp("whole") / "run")
@@ -73,9 +67,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
     ("kind", "count", "staleness"),
     [("update", 1, 0), ("update", 7, 3), ("rollout", 4, 0), ("eval", 2, 3)],
 )
-def test_resume_to_the_bit(
-    small_config: MakeConfig, whole: Whole, run_folder: Path, kind: str, count: int, staleness: int
-) -> None:
+def test_resume_to_the_bit(small_config, whole, run_folder, kind, count, staleness):
     config = small_config(train={"staleness": staleness})
     with pytest.raises(Stopped):
         train_or_resume(config, run_folder, stop_at(kind, count))
@@ -84,14 +76,14 @@ def test_resume_to_the_bit(
     assert len(RunDir.open(run_folder).rows("timings.jsonl")) == 4
 
 
-def test_a_finished_run_is_left_alone(small_config: MakeConfig, run_folder: Path) -> None:
+def test_a_finished_run_is_left_alone(small_config, run_folder):
     train(small_config(train={"iterations": 1}), run_folder)
     before = (run_folder / "summary.json").stat().st_mtime_ns
     assert resume(run_folder) == run_folder
     assert (run_folder / "summary.json").stat().st_mtime_ns == before
 
 
-def test_a_half_written_checkpoint_is_never_read(small_config: MakeConfig, whole: Whole, run_folder: Path) -> None:
+def test_a_half_written_checkpoint_is_never_read(small_config, whole, run_folder):
     config = small_config()
     with pytest.raises(Stopped):
         train(config, run_folder, stop_at("rollout", 4))
@@ -104,7 +96,7 @@ def test_a_half_written_checkpoint_is_never_read(small_config: MakeConfig, whole
     assert_same_runs(whole(config), run_folder)
 
 
-def test_a_log_that_lost_rows_is_refused(small_config: MakeConfig, run_folder: Path) -> None:
+def test_a_log_that_lost_rows_is_refused(small_config, run_folder):
     with pytest.raises(Stopped):
         train(small_config(), run_folder, stop_at("rollout", 4))
     (run_folder / "metrics.jsonl").write_text("")
@@ -112,12 +104,12 @@ def test_a_log_that_lost_rows_is_refused(small_config: MakeConfig, run_folder: P
         resume(run_folder)
 
 
-def test_only_the_newest_checkpoints_stay(small_config: MakeConfig, run_folder: Path) -> None:
+def test_only_the_newest_checkpoints_stay(small_config, run_folder):
     train(small_config(train={"checkpoint_every": 1, "keep_checkpoints": 2}), run_folder)
     assert sorted(path.name for path in (run_folder / "checkpoints").iterdir()) == ["000003", "000004"]
 
 
-def test_nothing_to_resume(tmp_path: Path, small_config: MakeConfig) -> None:
+def test_nothing_to_resume(tmp_path, small_config):
     with pytest.raises(FileNotFoundError, match=r"holds no run: it has no config\.yaml"):
         resume(tmp_path)
     RunDir.create(tmp_path / "fresh", small_config())
@@ -126,7 +118,7 @@ def test_nothing_to_resume(tmp_path: Path, small_config: MakeConfig) -> None:
 
 
 @pytest.mark.slow
-def test_kill_9_in_the_middle_of_an_update(small_config: MakeConfig, tmp_path: Path) -> None:
+def test_kill_9_in_the_middle_of_an_update(small_config, tmp_path):
     config = small_config(train={"iterations": 10, "staleness": 2})
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     train(config, whole)
@@ -146,7 +138,7 @@ def test_kill_9_in_the_middle_of_an_update(small_config: MakeConfig, tmp_path: P
     assert_same_runs(whole, broken)
 
 
-def test_a_run_is_written_by_one_process_at_a_time(small_config: MakeConfig, run_folder: Path) -> None:
+def test_a_run_is_written_by_one_process_at_a_time(small_config, run_folder):
     run = RunDir.create(run_folder, small_config())
     with run.locked(), pytest.raises(BlockingIOError, match="is being written by another process"):
         resume(run_folder)

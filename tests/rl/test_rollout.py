@@ -1,7 +1,5 @@
 """The one record of a rollout: its rows, its columns, its joins, and what grading adds."""
 
-from __future__ import annotations
-
 import random
 from dataclasses import replace
 
@@ -27,7 +25,7 @@ def assert_same(first: Rollout, second: Rollout) -> None:
         assert torch.equal(value, other) if isinstance(value, torch.Tensor) else value == other, name
 
 
-def test_grading_reads_every_row_and_repeats_its_problem(policy: Policy, ragged_prompts: list[list[int]]) -> None:
+def test_grading_reads_every_row_and_repeats_its_problem(policy, ragged_prompts):
     rollout, task = graded(policy, ragged_prompts), make_task("chain", steps=1)
     for i, (problem, text) in enumerate(zip(rollout.problems, rollout.texts, strict=True)):
         assert problem == rollout.problems[i // 3 * 3]
@@ -36,7 +34,7 @@ def test_grading_reads_every_row_and_repeats_its_problem(policy: Policy, ragged_
         assert bool(rollout.well_formed[i]) == task.well_formed(problem, text)
 
 
-def test_trimming_drops_shared_padding_only(policy: Policy, ragged_prompts: list[list[int]]) -> None:
+def test_trimming_drops_shared_padding_only(policy, ragged_prompts):
     rollout, chosen = graded(policy, ragged_prompts), torch.tensor([0, 7])
     part = rollout.rows(chosen).trim()
     assert part.prompt_ids.shape[1] == max(len(ragged_prompts[0]), len(ragged_prompts[2]))
@@ -47,7 +45,7 @@ def test_trimming_drops_shared_padding_only(policy: Policy, ragged_prompts: list
     assert part.texts == [rollout.texts[0], rollout.texts[7]]
 
 
-def test_parts_join_to_the_whole(policy: Policy, ragged_prompts: list[list[int]]) -> None:
+def test_parts_join_to_the_whole(policy, ragged_prompts):
     rollout = graded(policy, ragged_prompts)
     assert_same(join(list(rollout.split(5)), policy.pad_id), rollout)
     assert_same(join([part.trim() for part in rollout.split(2)], policy.pad_id), rollout)
@@ -55,7 +53,7 @@ def test_parts_join_to_the_whole(policy: Policy, ragged_prompts: list[list[int]]
     assert_same(rollout.rows(flags), rollout.rows(flags.nonzero()[:, 0]))
 
 
-def test_the_rules_read_it_beside_the_policy_of_now(policy: Policy, ragged_prompts: list[list[int]]) -> None:
+def test_the_rules_read_it_beside_the_policy_of_now(policy, ragged_prompts):
     rollout = replace(graded(policy, ragged_prompts), advantages=torch.arange(12.0))
     found = response_log_probs(policy, rollout, 1.0, rollout.needs)
     batch = rollout.token_batch(found.log_probs, found.top_log_probs)
@@ -63,6 +61,5 @@ def test_the_rules_read_it_beside_the_policy_of_now(policy: Policy, ragged_promp
     assert torch.equal(batch.mask, valid)
     assert torch.equal(batch.log_probs[valid], found.log_probs.detach()[valid])
     assert torch.equal(batch.rollout_log_probs[valid], rollout.log_probs[valid])
-    assert batch.top is not None
     assert batch.top.ids is rollout.top_ids
     assert rollout.token_batch(found.log_probs).top is None

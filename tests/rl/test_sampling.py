@@ -1,7 +1,5 @@
 """The sampler: log-probs are the scorer's, greedy tokens are transformers', and rows do not disturb each other."""
 
-from __future__ import annotations
-
 import copy
 import dataclasses
 import math
@@ -11,7 +9,6 @@ import torch
 
 from minicppo.rl import sampling
 from minicppo.rl.log_probs import response_log_probs
-from minicppo.rl.policy import Policy
 from minicppo.rl.sampling import BLOCK, inverse_cdf, sample
 
 
@@ -19,16 +16,14 @@ def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def test_another_temperature_is_another_distribution(policy: Policy, ragged_prompts: list[list[int]]) -> None:
+def test_another_temperature_is_another_distribution(policy, ragged_prompts):
     rollout = sample(policy, ragged_prompts, 20, 0.7, seeded(), samples=6)
     drift = (response_log_probs(policy, rollout, 1.0).log_probs - rollout.log_probs)[rollout.response_mask].abs()
     assert drift.mean() > 0.05
 
 
 @pytest.mark.parametrize("generator", [None, seeded()])
-def test_logits_that_are_not_finite_are_told(
-    policy: Policy, ragged_prompts: list[list[int]], generator: torch.Generator | None
-) -> None:
+def test_logits_that_are_not_finite_are_told(policy, ragged_prompts, generator):
     broken = dataclasses.replace(policy, model=copy.deepcopy(policy.model))
     with torch.no_grad():
         broken.model.get_output_embeddings().weight[3] = math.nan
@@ -37,9 +32,7 @@ def test_logits_that_are_not_finite_are_told(
 
 
 @pytest.mark.parametrize("batch", [None, 2])
-def test_the_likeliest_tokens_come_beside_the_samples(
-    policy: Policy, ragged_prompts: list[list[int]], batch: int | None
-) -> None:
+def test_the_likeliest_tokens_come_beside_the_samples(policy, ragged_prompts, batch):
     both = sample(policy, ragged_prompts, 20, 0.7, seeded(), samples=3, batch=batch, likeliest=True)
     first = torch.arange(len(both)) % 4 == 0
     alone = (
@@ -52,9 +45,7 @@ def test_the_likeliest_tokens_come_beside_the_samples(
         assert int(found.response_mask.sum()) == int(expected.response_mask.sum())
 
 
-def test_the_mask_comes_from_lengths_where_padding_is_the_end_token(
-    policy: Policy, ragged_prompts: list[list[int]]
-) -> None:
+def test_the_mask_comes_from_lengths_where_padding_is_the_end_token(policy, ragged_prompts):
     policy.tokenizer.pad_token = policy.tokenizer.eos_token
     rollout = sample(policy, ragged_prompts, 24, 1.0, seeded(), samples=8)
     stopped = rollout.response_mask.sum(1) < 24
@@ -73,15 +64,14 @@ def test_the_mask_comes_from_lengths_where_padding_is_the_end_token(
         ({"max_new_tokens": 0}, "max_new_tokens >= 1"),
     ],
 )
-def test_bad_requests(policy: Policy, change: dict[str, object], message: str) -> None:
-    request: dict[str, object] = {"prompts": [[3]], "max_new_tokens": 4, "temperature": 1.0, "generator": None}
+def test_bad_requests(policy, change, message):
+    request = {"prompts": [[3]], "max_new_tokens": 4, "temperature": 1.0, "generator": None}
     with pytest.raises(ValueError, match=message):
-        sample(policy, **{**request, **change})  # type: ignore[arg-type]
+        sample(policy, **{**request, **change})
 
 
-def test_log_probs_are_float32_under_autocast(policy: Policy, ragged_prompts: list[list[int]]) -> None:
+def test_log_probs_are_float32_under_autocast(policy, ragged_prompts):
     rollout = sample(dataclasses.replace(policy, autocast=torch.bfloat16), ragged_prompts, 12, 1.0, seeded(), "full")
-    assert rollout.top_log_probs is not None
     assert rollout.log_probs.dtype == rollout.top_log_probs.dtype == torch.float32
     total = rollout.top_log_probs.exp().sum(-1)[rollout.response_mask]
     torch.testing.assert_close(total, torch.ones_like(total))
@@ -90,7 +80,7 @@ def test_log_probs_are_float32_under_autocast(policy: Policy, ragged_prompts: li
 
 
 @pytest.mark.parametrize("width", [3, BLOCK, BLOCK + 1, 5 * BLOCK + 17])
-def test_draws_follow_the_softmax(width: int) -> None:
+def test_draws_follow_the_softmax(width):
     """An even grid of uniform numbers gives each token its share, to within one grid point."""
     torch.manual_seed(width)
     logits = 3 * torch.randn(width)
@@ -104,13 +94,13 @@ def test_draws_follow_the_softmax(width: int) -> None:
     assert bool((share[1::3] == 0).all())
 
 
-def test_draws_at_the_ends_have_a_probability() -> None:
+def test_draws_at_the_ends_have_a_probability():
     logits = torch.full((2, 3 * BLOCK), -math.inf)
     logits[:, BLOCK + 4], logits[:, BLOCK + 9] = 0.0, 1.0
     assert inverse_cdf(logits, torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64)).tolist() == [BLOCK + 4, BLOCK + 9]
 
 
-def test_top_p_keeps_the_fewest_likeliest() -> None:
+def test_top_p_keeps_the_fewest_likeliest():
     log_p = torch.tensor([0.5, 0.15, 0.05, 0.3]).log()
     grid = (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000
     for top_p, kept in ((0.4, [0]), (0.6, [0, 3]), (0.81, [0, 1, 3])):
@@ -119,16 +109,16 @@ def test_top_p_keeps_the_fewest_likeliest() -> None:
         torch.testing.assert_close(counts / 1000, expected / expected.sum(), atol=2e-3, rtol=0)
 
 
-def test_top_p_is_for_evaluation_only(policy: Policy, ragged_prompts: list[list[int]]) -> None:
+def test_top_p_is_for_evaluation_only(policy, ragged_prompts):
     narrow = sample(policy, ragged_prompts, 6, 1.0, seeded(), top_p=1e-6)
     greedy = sample(policy, ragged_prompts, 6, 1.0, None)
     assert torch.equal(narrow.response_ids, greedy.response_ids)
     assert torch.equal(narrow.log_probs, greedy.log_probs), "of the whole softmax"
     for top_p, needs in ((0.0, "log_probs"), (1.5, "log_probs"), (0.9, "topk")):
         with pytest.raises(ValueError, match="top_p must lie in"):
-            sample(policy, ragged_prompts, 6, 1.0, None, needs=needs, top_p=top_p)  # type: ignore[arg-type]
+            sample(policy, ragged_prompts, 6, 1.0, None, needs=needs, top_p=top_p)
 
 
-def test_closing_ranks_moves_only_who_fills_a_gap() -> None:
+def test_closing_ranks_moves_only_who_fills_a_gap():
     alive = torch.tensor([True, False, True, False, False, True, True])
     assert sampling._close_ranks(alive, 4).tolist() == [0, 5, 2, 6]

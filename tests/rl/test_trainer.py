@@ -5,9 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,7 +25,6 @@ from minicppo.rl.trainer import learn, minibatches, roll_out, starting_policy, t
 from minicppo.rl.update import update
 from minicppo.rules import METHODS, Method, get_method
 
-MakeConfig = Callable[..., RunConfig]
 EVERY_ROW = {"loss", "grad_norm", "mask/frac", "ratio/mean", "kl/k3", "weight/mean", "weight/raw_mean"}
 
 
@@ -60,14 +57,14 @@ class Begun:
 
 
 @pytest.fixture(scope="module")
-def finished(small_config: MakeConfig, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Any]]:
+def finished(small_config, tmp_path_factory):
     """The small run, and the events that it reported."""
     folder, events = tmp_path_factory.mktemp("finished") / "run", []
     assert train(small_config(), folder, events.append) == folder
     return folder, events
 
 
-def test_a_run_leaves_what_it_promises(small_config: MakeConfig, finished: tuple[Path, list[Any]]) -> None:
+def test_a_run_leaves_what_it_promises(small_config, finished):
     run_folder, events = finished
     run = RunDir.open(run_folder)
     rows = run.rows()
@@ -91,7 +88,7 @@ def test_a_run_leaves_what_it_promises(small_config: MakeConfig, finished: tuple
     assert trained_policy(run_folder).encode("1+1=") == [3, 9, 3, 12]
 
 
-def test_the_trace_is_one_update_token_by_token(finished: tuple[Path, list[Any]]) -> None:
+def test_the_trace_is_one_update_token_by_token(finished):
     run_folder, _ = finished
     trace, texts = load_file(run_folder / "trace.safetensors"), json.loads((run_folder / "trace.json").read_text())
     shape = trace["response_ids"].shape
@@ -101,7 +98,7 @@ def test_the_trace_is_one_update_token_by_token(finished: tuple[Path, list[Any]]
     assert [len(tokens) for tokens in texts["tokens"]] == trace["response_mask"].sum(1).tolist()
 
 
-def test_first_update_of_a_rollout_is_on_policy(finished: tuple[Path, list[Any]]) -> None:
+def test_first_update_of_a_rollout_is_on_policy(finished):
     rows = RunDir.open(finished[0]).rows()
     for before, row in zip(rows, rows[1:], strict=False):
         if before["kind"] == "rollout":
@@ -111,9 +108,7 @@ def test_first_update_of_a_rollout_is_on_policy(finished: tuple[Path, list[Any]]
     assert max(row["drift"] for row in rows if row["kind"] == "update") > 1e-3
 
 
-def test_groups_without_variance_are_dropped_and_counted(
-    small_config: MakeConfig, run_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_groups_without_variance_are_dropped_and_counted(small_config, run_folder, monkeypatch):
     monkeypatch.setattr(ChainTask, "score", lambda self, problem, response: 1.0)
     train(small_config(), run_folder)
     run = RunDir.open(run_folder)
@@ -122,18 +117,18 @@ def test_groups_without_variance_are_dropped_and_counted(
     assert json.loads((run_folder / "summary.json").read_text())["masked_share"] is None
 
 
-def test_the_learning_rate_warms_up(small_config: MakeConfig, run_folder: Path) -> None:
+def test_the_learning_rate_warms_up(small_config, run_folder):
     train(small_config(train={"lr": 1e-3, "lr_warmup": 4, "iterations": 3}), run_folder)
     rates = [row["lr"] for row in RunDir.open(run_folder).rows(kind="update")]
     assert rates[:5] == pytest.approx([2.5e-4, 5e-4, 7.5e-4, 1e-3, 1e-3])
 
 
-def test_the_anchor_under_another_temperature(small_config: MakeConfig, run_folder: Path) -> None:
+def test_the_anchor_under_another_temperature(small_config, run_folder):
     train(small_config(rollout={"temperature": 0.7}), run_folder)
     assert all(row["mismatch"] < 1e-5 for row in RunDir.open(run_folder).rows(kind="rollout"))
 
 
-def test_a_folder_holds_one_run(small_config: MakeConfig, run_folder: Path) -> None:
+def test_a_folder_holds_one_run(small_config, run_folder):
     config = small_config(train={"iterations": 1})
     train(config, run_folder)
     with pytest.raises(FileExistsError, match="already holds a run: minicppo resume"):
@@ -142,7 +137,7 @@ def test_a_folder_holds_one_run(small_config: MakeConfig, run_folder: Path) -> N
         trained_policy(run_folder / "elsewhere")
 
 
-def test_what_cannot_start_leaves_no_folder(small_config: MakeConfig, run_folder: Path) -> None:
+def test_what_cannot_start_leaves_no_folder(small_config, run_folder):
     with pytest.raises(ValueError, match="of 500 different test problems"):
         train(small_config(eval={"problems": 500}), run_folder)
     with pytest.raises(RuntimeError, match=r"warmup\.target"):
@@ -151,18 +146,16 @@ def test_what_cannot_start_leaves_no_folder(small_config: MakeConfig, run_folder
 
 
 @pytest.mark.parametrize("staleness", [0, 3, 50])
-def test_rollouts_come_from_the_weights_of_k_updates_ago(
-    small_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, staleness: int
-) -> None:
+def test_rollouts_come_from_the_weights_of_k_updates_ago(small_config, monkeypatch, staleness):
     begun, rows, checked = Begun.of(small_config(train={"staleness": staleness})), [], []
     state, history = begun.state, [begun.weights()]
 
-    def update_too(*args: Any) -> dict[str, Any]:
+    def update_too(*args):
         row = update(*args)
         history.append(begun.weights())
         return row
 
-    def roll_out_checked(*args: Any) -> Rollout:
+    def roll_out_checked(*args):
         rollout = roll_out(*args)
         again = copy.deepcopy(state.policy)
         again.model.load_state_dict(history[max(0, state.update - staleness)], strict=False)
@@ -191,7 +184,7 @@ def test_rollouts_come_from_the_weights_of_k_updates_ago(
         ("gspo", "seq-mean-token-sum"),
     ],
 )
-def test_micro_batches_change_nothing(small_config: MakeConfig, method: str, mode: str) -> None:
+def test_micro_batches_change_nothing(small_config, method, mode):
     results = []
     for micro_batch in (None, 3):
         settings = {"micro_batch": micro_batch, "loss_agg_mode": mode, "iterations": 2}
@@ -206,7 +199,7 @@ def test_micro_batches_change_nothing(small_config: MakeConfig, method: str, mod
     assert whole_row["mask/frac"] == pytest.approx(parts_row["mask/frac"], abs=1e-6)
 
 
-def test_minibatches_hold_each_kept_group_once_an_epoch(small_config: MakeConfig) -> None:
+def test_minibatches_hold_each_kept_group_once_an_epoch(small_config):
     begun, kept = Begun.of(small_config()), [0, 2, 3, 5, 7]
     advantages = torch.zeros(8, 4)
     advantages[kept] = torch.tensor(kept)[:, None] + 1.0
@@ -219,10 +212,10 @@ def test_minibatches_hold_each_kept_group_once_an_epoch(small_config: MakeConfig
     assert epochs[0] != epochs[1]
 
 
-def test_gradients_are_clipped(small_config: MakeConfig) -> None:
+def test_gradients_are_clipped(small_config):
     begun, seen = Begun.of(small_config(train={"grad_clip": 1e-3})), []
 
-    def before_the_step(optimizer: torch.optim.Optimizer, *_: object) -> None:
+    def before_the_step(optimizer, *_):
         (group,) = optimizer.param_groups
         seen.append(float(torch.stack([p.grad.norm() for p in group["params"]]).norm()))
 
@@ -233,7 +226,7 @@ def test_gradients_are_clipped(small_config: MakeConfig) -> None:
     assert all(p.grad is None for p in begun.state.policy.model.parameters()), "the sampler needs their memory"
 
 
-def test_training_and_certificate_have_problems_of_their_own_and_none_held_out(small_config: MakeConfig) -> None:
+def test_training_and_certificate_have_problems_of_their_own_and_none_held_out(small_config):
     begun = Begun.of(small_config())
     unseen, rollout = begun.roll_out("certificate"), begun.roll_out()
     assert not {problem.prompt for problem in unseen.problems} >= {problem.prompt for problem in rollout.problems}
@@ -242,7 +235,7 @@ def test_training_and_certificate_have_problems_of_their_own_and_none_held_out(s
         assert not any(is_held_out(problem, 0.1) for problem in begun.roll_out().problems)
 
 
-def test_what_is_not_finite_stops_the_run(small_config: MakeConfig) -> None:
+def test_what_is_not_finite_stops_the_run(small_config):
     begun = Begun.of(small_config())
     minibatch = begun.minibatches(begun.roll_out())[0]
     broken = minibatch.log_probs.clone()
@@ -255,14 +248,14 @@ def test_what_is_not_finite_stops_the_run(small_config: MakeConfig) -> None:
         begun.update(minibatch)
 
 
-def test_padded_length_is_the_longest_response_allowed(small_config: MakeConfig) -> None:
+def test_padded_length_is_the_longest_response_allowed(small_config):
     config = small_config(method={"name": "cppo-verl"})
     assert config.make_method().params["length"] == config.max_new_tokens(config.make_task()) == 9
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
-def test_every_method_trains_and_logs_what_it_should(name: str, small_config: MakeConfig, run_folder: Path) -> None:
+def test_every_method_trains_and_logs_what_it_should(name, small_config, run_folder):
     settings = {"iterations": 3, "minibatches": 2, "epochs": 2, "lr": 1e-3, "checkpoint_every": 3}
     config = small_config(
         method={"name": name},

@@ -1,33 +1,26 @@
 """The warm-up's cache, its demonstrations, its refusals; and the evaluation it is judged by."""
 
-from __future__ import annotations
-
 import math
-from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from minicppo.rl import warmup
-from minicppo.rl.config import RunConfig
 from minicppo.rl.evaluate import clustered_mean, evaluate, held_out_problems
 from minicppo.rl.policy import Policy
 from minicppo.rl.seeding import derive_seed, generator_for, rng_for
 from minicppo.rl.tasks import is_held_out, make_task
-
-MakeConfig = Callable[..., RunConfig]
 
 
 def parameters(policy: Policy) -> torch.Tensor:
     return torch.cat([parameter.detach().flatten() for parameter in policy.model.parameters()])
 
 
-def test_a_warm_up_is_trained_once(small_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_warm_up_is_trained_once(small_config, tmp_path, monkeypatch):
     monkeypatch.setenv("MINICPPO_CACHE", str(tmp_path))
     config = small_config()
-    seen: list[int] = []
+    seen = []
     first = warmup.initial_policy(config, config.make_task(), lambda step, accuracy: seen.append(step))
     assert seen == list(range(1, 101))
     assert [path.name for path in tmp_path.iterdir()] == [f"warmup-{warmup.warmup_key(config)}"]  # no scratch left
@@ -48,13 +41,11 @@ def test_a_warm_up_is_trained_once(small_config: MakeConfig, tmp_path: Path, mon
         {"rollout": {"max_new_tokens": 5}},
     ],
 )
-def test_all_that_determines_a_warm_up_is_in_its_key(small_config: MakeConfig, change: dict[str, object]) -> None:
+def test_all_that_determines_a_warm_up_is_in_its_key(small_config, change):
     assert warmup.warmup_key(small_config(**change)) != warmup.warmup_key(small_config())
 
 
-def test_a_target_out_of_reach_says_what_to_do(
-    small_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_target_out_of_reach_says_what_to_do(small_config, tmp_path, monkeypatch):
     monkeypatch.setenv("MINICPPO_CACHE", str(tmp_path))
     config = small_config(warmup={"target": 1.0, "check_every": 2, "max_steps": 4})
     with pytest.raises(RuntimeError, match=r"in 4 steps, below warmup\.target = 1\.0: raise warmup\.max_steps"):
@@ -62,13 +53,13 @@ def test_a_target_out_of_reach_says_what_to_do(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_without_a_warm_up_the_run_seed_makes_the_weights(small_config: MakeConfig) -> None:
+def test_without_a_warm_up_the_run_seed_makes_the_weights(small_config):
     first, second = (small_config(warmup=None, seed=seed) for seed in (0, 1))
     weights = [parameters(warmup.initial_policy(config, config.make_task())) for config in (first, second)]
     assert not torch.equal(*weights)
 
 
-def test_demonstrations_are_padded_around_their_mask(policy: Policy) -> None:
+def test_demonstrations_are_padded_around_their_mask(policy):
     task = make_task("chain", steps=2)
     batch = warmup.demonstrations(policy, task, 8, rng_for(0, "test"), 0.1)
     assert batch.response_mask.sum(1).tolist() == [15] * 8
@@ -77,7 +68,7 @@ def test_demonstrations_are_padded_around_their_mask(policy: Policy) -> None:
     assert text.endswith("=")
 
 
-def test_evaluation_is_held_out_and_repeatable(small_config: MakeConfig, policy: Policy) -> None:
+def test_evaluation_is_held_out_and_repeatable(small_config, policy):
     config = small_config()
     task = config.make_task()
     problems = held_out_problems(task, config)
@@ -88,22 +79,22 @@ def test_evaluation_is_held_out_and_repeatable(small_config: MakeConfig, policy:
     assert batched.accuracy == evaluate(policy, task, config).accuracy
 
 
-def test_the_standard_error_is_that_of_the_problem_means() -> None:
+def test_the_standard_error_is_that_of_the_problem_means():
     values = np.random.default_rng(0).integers(0, 2, (12, 4)).astype(float)
     mean, error = clustered_mean(values.flatten().tolist(), 4)
     assert mean == pytest.approx(values.mean())
     assert error == pytest.approx(values.mean(1).std(ddof=1) / math.sqrt(12))
 
 
-def test_streams_of_different_purposes_differ() -> None:
+def test_streams_of_different_purposes_differ():
     seeds = {derive_seed(s, p, i) for s in range(3) for p in ("rollout", "shuffle") for i in range(3)}
     assert len(seeds) == 18
     assert torch.equal(torch.rand(3, generator=generator_for(1, "a")), torch.rand(3, generator=generator_for(1, "a")))
 
 
-def test_the_last_step_is_checked_too(small_config: MakeConfig) -> None:
+def test_the_last_step_is_checked_too(small_config):
     settings = {"target": 0.0, "max_steps": 40, "check_every": 50, "anneal": 20}
-    steps: list[int] = []
+    steps = []
     warmup.initial_policy(
         small_config(warmup=settings), make_task("chain", steps=1), lambda step, accuracy: steps.append(step)
     )

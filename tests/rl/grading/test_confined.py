@@ -1,13 +1,10 @@
 """The confined pool: its limits hold, whatever happens a worker is replaced, and hostile answers cost nothing but 0."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -38,14 +35,14 @@ def load():
 
 
 @pytest.fixture(scope="module")
-def checker(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def checker(tmp_path_factory):
     path = tmp_path_factory.mktemp("checker") / "check.py"
     path.write_text(CHECKER)
     return path
 
 
 @pytest.fixture
-def pool() -> Iterator[ConfinedPool]:
+def pool():
     pool = ConfinedPool(limit=0.3, processes=2)
     yield pool
     pool.close()
@@ -64,9 +61,7 @@ def pool() -> Iterator[ConfinedPool]:
         ("1" * 5000 + "\ud800", "ValueError"),
     ],
 )
-def test_no_verdict_has_a_name_and_the_next_question_is_answered(
-    pool: ConfinedPool, checker: Path, what: object, name: str
-) -> None:
+def test_no_verdict_has_a_name_and_the_next_question_is_answered(pool, checker, what, name):
     if what == "fork" and os.geteuid() == 0:
         pytest.skip("the superuser is not limited in processes")
     with pytest.raises(Unchecked, match=f"^{name}$"):
@@ -75,9 +70,7 @@ def test_no_verdict_has_a_name_and_the_next_question_is_answered(
     assert len(pool._all) == 1
 
 
-def test_a_worker_writes_no_file_forges_no_verdict_and_knows_no_secret(
-    pool: ConfinedPool, checker: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_worker_writes_no_file_forges_no_verdict_and_knows_no_secret(pool, checker, tmp_path, monkeypatch):
     monkeypatch.setenv("SOME_TOKEN", "secret")
     pool(checker, "write", str(tmp_path / "written"))
     assert not (tmp_path / "written").read_bytes()
@@ -85,16 +78,16 @@ def test_a_worker_writes_no_file_forges_no_verdict_and_knows_no_secret(
     assert pool(checker, "secret") is None
 
 
-def test_arguments_arrive_as_they_are(pool: ConfinedPool, checker: Path) -> None:
+def test_arguments_arrive_as_they_are(pool, checker):
     assert pool(checker, "same", (1, 2)) is True
     assert pool(checker, "same", [1, 2]) is None
 
 
-def test_the_limit_holds_in_threads(pool: ConfinedPool, checker: Path) -> None:
+def test_the_limit_holds_in_threads(pool, checker):
     pool(checker, "1")
     spent = []
 
-    def stall() -> None:
+    def stall():
         start = time.perf_counter()
         with pytest.raises(Unchecked, match="timeout"):
             pool(checker, "stall")
@@ -109,7 +102,7 @@ def test_the_limit_holds_in_threads(pool: ConfinedPool, checker: Path) -> None:
     assert max(spent) < 20  # it waits for its process to start, and the machine may be busy
 
 
-def test_many_threads_share_few_processes(pool: ConfinedPool, checker: Path) -> None:
+def test_many_threads_share_few_processes(pool, checker):
     with ThreadPoolExecutor(8) as threads:
         assert list(threads.map(lambda i: pool(checker, str(i)), range(20))) == list(range(20))
     assert 1 <= len(pool._all) <= 2
@@ -118,14 +111,14 @@ def test_many_threads_share_few_processes(pool: ConfinedPool, checker: Path) -> 
     assert pool(checker, "1") == 1.0, "closing is not the end"
 
 
-def test_a_checker_that_needs_a_missing_package_says_so(pool: ConfinedPool, tmp_path: Path) -> None:
+def test_a_checker_that_needs_a_missing_package_says_so(pool, tmp_path):
     path = tmp_path / "check.py"
     path.write_text("def load():\n    import no_such_package\n")
     with pytest.raises(ModuleNotFoundError, match="no_such_package"):
         pool(path, "1")
 
 
-def test_a_killed_worker_is_replaced(pool: ConfinedPool, checker: Path) -> None:
+def test_a_killed_worker_is_replaced(pool, checker):
     pool(checker, "1")
     next(iter(pool._all)).process.kill()
     with pytest.raises(Unchecked, match="died"):
@@ -145,7 +138,7 @@ def test_a_killed_worker_is_replaced(pool: ConfinedPool, checker: Path) -> None:
     ],
     ids=["a forked child has workers of its own", "Ctrl-C in a question", "killed, it leaves no worker behind"],
 )
-def test_in_a_process_of_its_own(checker: Path, script: str) -> None:
+def test_in_a_process_of_its_own(checker, script):
     head = "import os, signal, sys, threading\nfrom pathlib import Path\n"
     head += (
         f"from minicppo.rl.grading.confined import ConfinedPool\npool, path = ConfinedPool(), Path({str(checker)!r})\n"
@@ -161,7 +154,7 @@ def test_in_a_process_of_its_own(checker: Path, script: str) -> None:
         assert done.returncode == 0, done.stderr
 
 
-def test_faults_are_taken_as_fields_of_a_log() -> None:
+def test_faults_are_taken_as_fields_of_a_log():
     faults.clear()
     assert take_faults() == {}
     faults["timeout"] += 2

@@ -1,11 +1,8 @@
 """The reward: which answer a response states, when it is right, and that nothing in it can crash or stall the judge."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -51,25 +48,25 @@ KNOWN = PAIRS.pop("known disagreements")  # the table says why they stay
         ("Answer: 41" + " " * WINDOW + "Answer: 42", "42"),
     ],
 )
-def test_which_answer_a_response_states(response: str, answer: str | None) -> None:
+def test_which_answer_a_response_states(response, answer):
     assert extract_answer(response) == answer
 
 
 @pytest.mark.parametrize(
     "text", [r"\boxed{" * 20_000, "{" * 99_999, r"\boxed" + " " * 99_999, "}" * 99_999 + r"\boxed{1"]
 )
-def test_a_box_is_sought_in_linear_time(text: str) -> None:
+def test_a_box_is_sought_in_linear_time(text):
     assert extract_answer(text) is None
     assert last_boxed(text + r"\boxed{7}") == "7"
 
 
 @pytest.mark.parametrize("gold", ["9" * 5000, "1" + "," * 8000 + "z1", "(" * 2000, "\ud800", "."])
-def test_a_gold_that_cannot_be_read_pays_nobody_and_raises_nothing(gold: str) -> None:
+def test_a_gold_that_cannot_be_read_pays_nobody_and_raises_nothing(gold):
     assert not same_answer(gold, "12")
 
 
 @given(st.text(max_size=40) | st.text("\\{}[]()$^_,.0123456789 \nAnswer:frac", max_size=40))
-def test_tidying_never_fails(text: str) -> None:
+def test_tidying_never_fails(text):
     assert isinstance(tidy(text), str)
     assert isinstance(extract_answer(f"Answer: {text}"), str | None)
 
@@ -77,7 +74,7 @@ def test_tidying_never_fails(text: str) -> None:
 @pytest.mark.parametrize(
     ("gold", "answer"), [("25", "025"), ("1,080", "1080"), ("42", "42."), ("3", "3.0"), ("50%", "0.5")]
 )
-def test_plain_numbers_are_compared_without_a_process(gold: str, answer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plain_numbers_are_compared_without_a_process(gold, answer, monkeypatch):
     monkeypatch.setattr("minicppo.rl.grading.answers.confined", None)
     assert same_answer(gold, answer)
     assert same_answer(gold, "17") is False
@@ -86,7 +83,7 @@ def test_plain_numbers_are_compared_without_a_process(gold: str, answer: str, mo
 
 class TestWithMathVerify:
     @pytest.fixture(autouse=True, scope="class")
-    def _impatient(self) -> Iterator[None]:
+    def _impatient(self):
         pytest.importorskip("math_verify", reason="math-verify is not installed (extra: math)")
         with pytest.MonkeyPatch.context() as patch:
             impatient = ConfinedPool(limit=0.5, processes=2)
@@ -94,7 +91,7 @@ class TestWithMathVerify:
             yield
             impatient.close()
 
-    def test_there_are_enough_pairs_of_both_kinds(self) -> None:
+    def test_there_are_enough_pairs_of_both_kinds(self):
         verdicts = [expected for pairs in PAIRS.values() for *_, expected in pairs]
         assert len(verdicts) == 380
         assert 0.3 < sum(verdicts) / len(verdicts) < 0.7
@@ -102,7 +99,7 @@ class TestWithMathVerify:
     @pytest.mark.parametrize(
         "kind", [pytest.param(kind, marks=[pytest.mark.slow] * (kind == "adversarial")) for kind in PAIRS]
     )
-    def test_answers_are_judged_as_a_person_would(self, kind: str) -> None:
+    def test_answers_are_judged_as_a_person_would(self, kind):
         wrong = []
         for gold, answer, expected in PAIRS[kind]:
             try:
@@ -115,10 +112,10 @@ class TestWithMathVerify:
 
     @pytest.mark.parametrize(("gold", "answer", "expected"), KNOWN)
     @pytest.mark.xfail(strict=True, reason="see the table")
-    def test_known_disagreements(self, gold: str, answer: str, expected: bool) -> None:
+    def test_known_disagreements(self, gold, answer, expected):
         assert bool(same_answer(gold, answer)) == expected
 
-    def test_what_cannot_be_judged_scores_zero_and_is_counted(self) -> None:
+    def test_what_cannot_be_judged_scores_zero_and_is_counted(self):
         counts.clear()
         before = faults["timeout"]
         long = "1" * 301
@@ -129,13 +126,13 @@ class TestWithMathVerify:
         assert faults["timeout"] == before + 1
 
     @pytest.mark.slow
-    def test_no_constant_is_paid_for_more_than_one_gold(self) -> None:
+    def test_no_constant_is_paid_for_more_than_one_gold(self):
         golds = ["42", r"\frac{1}{2}", "(1, 2)", "x + 1", r"\sqrt{2}", "B", r"(-\infty, 3]", "even", "12 cm"]
         for constant in constants():
             assert sum(score_response(f"Answer: {constant}", gold) for gold in golds) <= 1, constant
 
     @pytest.mark.slow
-    def test_spawned_processes_may_judge(self, tmp_path: Path) -> None:
+    def test_spawned_processes_may_judge(self, tmp_path):
         script = tmp_path / "spawning.py"
         script.write_text(
             "import multiprocessing\nfrom minicppo.rl.grading.reward import score_response\n"
@@ -147,12 +144,12 @@ class TestWithMathVerify:
         done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stderr
 
-    def test_as_a_reward_of_trl(self) -> None:
+    def test_as_a_reward_of_trl(self):
         chat = [[{"role": "assistant", "content": "Answer: x + 1"}], [{"role": "assistant", "content": "1+x"}]]
         assert math_reward(chat, answer=["1+x", "1+x"], prompts=["a", "b"]) == [1.0, 0.0]
         assert math_reward(["Answer: 5", "Answer: 5"], answer=["5", "6"]) == [1.0, 0.0]
 
-    def test_as_a_reward_of_verl(self) -> None:
+    def test_as_a_reward_of_verl(self):
         assert compute_score("dapo", "Answer: 5", "5") == {"score": 1.0, "acc": 1.0, "malformed": 0.0}
         assert compute_score("dapo", "5", "5", extra_info={})["malformed"] == 1.0
         with ThreadPoolExecutor(1) as pool:

@@ -1,22 +1,20 @@
 """Small sums: the checker, the split that knows 3 + 4 is 4 + 3, and a policy from scratch."""
 
-from __future__ import annotations
-
 import random
 
 import pytest
 
 from minicppo.rl.config import ModelConfig
 from minicppo.rl.policy import build_policy
-from minicppo.rl.tasks import Problem, Task, is_held_out, make_task, sample_problems
+from minicppo.rl.tasks import Problem, is_held_out, make_task, sample_problems
 
 
 @pytest.fixture
-def task() -> Task:
+def task():
     return make_task("addition")
 
 
-def test_the_answer_is_the_sum_of_numbers_in_range(task: Task) -> None:
+def test_the_answer_is_the_sum_of_numbers_in_range(task):
     problems = [task.problem(random.Random(i)) for i in range(500)]
     assert {problem.data[name] for problem in problems for name in "ab"} == set(range(1, 20))
     assert all(int(problem.answer) == problem.data["a"] + problem.data["b"] for problem in problems)
@@ -37,14 +35,14 @@ def test_the_answer_is_the_sum_of_numbers_in_range(task: Task) -> None:
         ("1" * 5000, 0, True),
     ],
 )
-def test_the_last_whole_number_counts(task: Task, response: str, score: int, well_formed: bool) -> None:
+def test_the_last_whole_number_counts(task, response, score, well_formed):
     problem = Problem("What is 5 + 7?", "12")
     assert task.score(problem, response) == score
     assert task.well_formed(problem, response) is well_formed
 
 
-def test_a_sum_and_its_mirror_image_are_in_one_split(task: Task) -> None:
-    pairs: dict[frozenset[int], set[bool]] = {}
+def test_a_sum_and_its_mirror_image_are_in_one_split(task):
+    pairs = {}
     for seed in range(3000):
         problem = task.problem(random.Random(seed))
         pair = frozenset((problem.data["a"], problem.data["b"]))
@@ -55,7 +53,7 @@ def test_a_sum_and_its_mirror_image_are_in_one_split(task: Task) -> None:
     assert len({p.content for p in held_out}) == 48  # 3 + 4 and 4 + 3 are one problem
 
 
-def test_demonstrations_are_right_or_wrong_as_asked(task: Task) -> None:
+def test_demonstrations_are_right_or_wrong_as_asked(task):
     rng = random.Random(0)
     for _ in range(200):
         problem = task.problem(rng)
@@ -66,7 +64,7 @@ def test_demonstrations_are_right_or_wrong_as_asked(task: Task) -> None:
         assert 2 <= int(wrong) <= 38
 
 
-def test_a_policy_from_scratch_reads_and_writes_it() -> None:
+def test_a_policy_from_scratch_reads_and_writes_it():
     task = make_task("addition", prompt="{a}+{b}=")
     assert task.alphabet == "+0123456789="
     policy = build_policy(ModelConfig(), task, seed=0)
@@ -83,6 +81,6 @@ def test_a_policy_from_scratch_reads_and_writes_it() -> None:
         ("addition", {"hihg": 9}, "'high'"),
     ],
 )
-def test_bad_options_are_refused(name: str, options: dict[str, object], message: str) -> None:
+def test_bad_options_are_refused(name, options, message):
     with pytest.raises(ValueError, match=message):
         make_task(name, **options)

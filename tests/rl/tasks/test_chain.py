@@ -1,7 +1,5 @@
 """Chained arithmetic, the train/test split, and the registry of tasks."""
 
-from __future__ import annotations
-
 import random
 import re
 
@@ -12,7 +10,7 @@ from minicppo.rl.tasks.chain import ChainTask, apply
 
 
 @pytest.mark.parametrize(("steps", "rounds"), [(1, 1), (3, 1), (8, 1), (84, 1), (1, 5), (8, 8)])
-def test_a_demonstration_scores_one_and_has_the_stated_length(steps: int, rounds: int) -> None:
+def test_a_demonstration_scores_one_and_has_the_stated_length(steps, rounds):
     task, rng = ChainTask(steps, rounds), random.Random(steps)
     for _ in range(20):
         problem = task.problem(rng)
@@ -24,7 +22,7 @@ def test_a_demonstration_scores_one_and_has_the_stated_length(steps: int, rounds
         assert "*0" not in problem.prompt  # each step is a bijection
 
 
-def test_the_answer_is_the_chain_read_from_left_to_right() -> None:
+def test_the_answer_is_the_chain_read_from_left_to_right():
     problem = ChainTask(3).problem(random.Random(0))
     start, *rest = re.findall(r"[-+*]?\d", problem.prompt)
     value = int(start)
@@ -34,7 +32,7 @@ def test_the_answer_is_the_chain_read_from_left_to_right() -> None:
     assert (apply(2, "-", 5), apply(3, "*", 5)) == (4, 1)
 
 
-def test_rounds_go_on_from_the_last_result() -> None:
+def test_rounds_go_on_from_the_last_result():
     """Each round is the same chain, begun where the one before ended; the prompt names its operations once."""
     task = ChainTask(2, rounds=3)
     problem = Problem("1+2*3=", "5", {"start": 1, "steps": (("+", 2), ("*", 3))})
@@ -47,7 +45,7 @@ def test_rounds_go_on_from_the_last_result() -> None:
     assert task.demonstration(drawn, random.Random(0), 0.0).endswith(f"#{drawn.answer}")
 
 
-def test_one_wrong_step_anywhere_ruins_the_answer() -> None:
+def test_one_wrong_step_anywhere_ruins_the_answer():
     task, rng = ChainTask(6), random.Random(3)
     for wrong_at in range(6):
         problem = task.problem(rng)
@@ -62,13 +60,13 @@ def test_one_wrong_step_anywhere_ruins_the_answer() -> None:
 
 
 @pytest.mark.parametrize("response", ["", "2", "1+1=2;#", "1+1=2;#2;", "1+1=2;#3", "1+1=2;#2", "#2"])
-def test_only_a_final_answer_counts(response: str) -> None:
+def test_only_a_final_answer_counts(response):
     task, problem = ChainTask(1), Problem("1+1=", "2", {"start": 1, "steps": (("+", 1),)})
     assert task.score(problem, response) == float(response in ("1+1=2;#2", "#2"))
     assert task.well_formed(problem, response) == (response in ("1+1=2;#2", "1+1=2;#3"))
 
 
-def test_demonstrations_err_at_the_asked_rate() -> None:
+def test_demonstrations_err_at_the_asked_rate():
     task, rng = ChainTask(8), random.Random(1)
     wrong = 0
     for _ in range(400):
@@ -79,7 +77,7 @@ def test_demonstrations_err_at_the_asked_rate() -> None:
     assert abs(wrong / 3200 - 0.12) < 0.02
 
 
-def test_splits_are_disjoint_by_content_and_of_the_stated_size() -> None:
+def test_splits_are_disjoint_by_content_and_of_the_stated_size():
     task, rng = ChainTask(2), random.Random(0)
     train = {problem.prompt for problem in sample_problems(task, 2000, rng, "train")}
     test = {problem.prompt for problem in sample_problems(task, 200, rng, "test")}
@@ -91,13 +89,13 @@ def test_splits_are_disjoint_by_content_and_of_the_stated_size() -> None:
         assert is_held_out(first, 0.5) == is_held_out(second, 0.5)
 
 
-def test_unique_problems_and_a_task_too_small_for_them() -> None:
+def test_unique_problems_and_a_task_too_small_for_them():
     prompts = [problem.prompt for problem in sample_problems(ChainTask(2), 50, random.Random(0), "test", unique=True)]
     assert len(set(prompts)) == 50
     with pytest.raises(ValueError, match=r"only \d+ of 100 different test problems"):
         sample_problems(ChainTask(1), 100, random.Random(0), "test", unique=True)
     with pytest.raises(ValueError, match="split must be 'train' or 'test'"):
-        sample_problems(ChainTask(1), 1, random.Random(0), "valid")  # type: ignore[arg-type]
+        sample_problems(ChainTask(1), 1, random.Random(0), "valid")
 
 
 @pytest.mark.parametrize(
@@ -108,11 +106,11 @@ def test_unique_problems_and_a_task_too_small_for_them() -> None:
         ("chain", {"steps": 0}, r"0 x 1 is outside 1\.\.512"),
     ],
 )
-def test_unknown_names_and_options(name: str, options: dict[str, int], message: str) -> None:
+def test_unknown_names_and_options(name, options, message):
     with pytest.raises(ValueError, match=message):
         make_task(name, **options)
 
 
-def test_a_task_without_demonstrations_says_what_to_do() -> None:
+def test_a_task_without_demonstrations_says_what_to_do():
     with pytest.raises(NotImplementedError, match=r"'parity' has no demonstrations.*set warmup=null"):
         Task.demonstration(make_task("parity"), Problem("", ""), random.Random(0), 0.0)

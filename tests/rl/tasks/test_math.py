@@ -1,19 +1,16 @@
 """The mathematics task: splits by content, prompts, filters, and a training step on it."""
 
-from __future__ import annotations
-
 import json
 import random
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from minicppo.rl.config import ConfigError, EvalConfig, RunConfig
+from minicppo.rl.config import ConfigError, EvalConfig
 from minicppo.rl.evaluate import held_out_problems
-from minicppo.rl.tasks import Problem, make_task, sample_problems
+from minicppo.rl.tasks import make_task, sample_problems
 from minicppo.rl.tasks.math import TEMPLATES
 
 pytest.importorskip("math_verify", reason="math-verify is not installed (extra: math)")
@@ -25,7 +22,7 @@ def write(path: Path, rows: list[tuple[str, str]]) -> str:
 
 
 @pytest.fixture
-def sums(tmp_path: Path) -> str:
+def sums(tmp_path):
     """200 sums with a worked line each."""
     return write(tmp_path / "sums.jsonl", [(f"What is {i} + {i}?", f"twice {i}\n#### {2 * i}") for i in range(200)])
 
@@ -34,7 +31,7 @@ def prompts(task: Any, split: Any, n: int = 400) -> set[str]:
     return {problem.prompt for problem in sample_problems(task, n, random.Random(0), split)}
 
 
-def test_a_tenth_is_held_out_by_content(sums: str) -> None:
+def test_a_tenth_is_held_out_by_content(sums):
     task = make_task("math", data=sums)
     train, test = task.problems["train"], task.problems["test"]
     assert len(train) + len(test) == 200
@@ -43,7 +40,7 @@ def test_a_tenth_is_held_out_by_content(sums: str) -> None:
     assert not prompts(task, "train") & prompts(task, "test")
 
 
-def test_a_second_data_set_is_held_out_whole_and_never_trained_on(tmp_path: Path, sums: str) -> None:
+def test_a_second_data_set_is_held_out_whole_and_never_trained_on(tmp_path, sums):
     test = write(tmp_path / "test.jsonl", [("What is  3 + 3?", "6"), ("What is 1000 + 1?", "1001")])
     third = write(tmp_path / "third.jsonl", [("What is 4 + 4?", "8")])
     assert len(make_task("math", data=sums, test=[test, third]).problems["train"]) == 198
@@ -55,7 +52,7 @@ def test_a_second_data_set_is_held_out_whole_and_never_trained_on(tmp_path: Path
         sample_problems(task, 3, random.Random(0), "test", unique=True)
 
 
-def test_prompts_follow_the_template(sums: str) -> None:
+def test_prompts_follow_the_template(sums):
     for name, words in TEMPLATES.items():
         problem = make_task("math", data=sums, template=name).problems["train"][0]
         assert problem.prompt == words.replace("{problem}", " ".join(problem.content.split()))
@@ -65,7 +62,7 @@ def test_prompts_follow_the_template(sums: str) -> None:
     assert own.prompt.startswith("Q: What is")
 
 
-def test_limits_drop_longer_problems(sums: str, tmp_path: Path) -> None:
+def test_limits_drop_longer_problems(sums, tmp_path):
     task = make_task("math", data=sums, max_answer_chars=2)
     assert {len(problem.answer) for split in task.problems.values() for problem in split} == {1, 2}
     worked = write(tmp_path / "w.jsonl", [(f"{i}?", "line\n" * (1 + i % 3) + f"#### {i}") for i in range(90)])
@@ -75,7 +72,7 @@ def test_limits_drop_longer_problems(sums: str, tmp_path: Path) -> None:
         make_task("math", data=sums, max_question_chars=3).draw(random.Random(0), "test")
 
 
-def test_scores_and_form(sums: str) -> None:
+def test_scores_and_form(sums):
     task = make_task("math", data=sums)
     problem = next(each for each in task.problems["train"] if each.answer == "42")
     assert task.score(problem, "so\nAnswer: 42") == 1
@@ -93,14 +90,14 @@ def test_scores_and_form(sums: str) -> None:
         ({"tests": "gsm8k-test"}, "no option 'tests'.*did you mean 'test'"),
     ],
 )
-def test_bad_options_are_refused_before_anything_is_read(options: dict[str, Any], says: str) -> None:
+def test_bad_options_are_refused_before_anything_is_read(options, says):
     with pytest.raises(ValueError, match=says):
         make_task("math", **options)
 
 
-def test_a_run_may_be_evaluated_on_whole_data_sets(sums: str, tmp_path: Path) -> None:
-    def problems(task: Any, *names: str) -> list[Problem]:
-        return held_out_problems(task, SimpleNamespace(eval=EvalConfig(data=list(names))))  # type: ignore[arg-type]
+def test_a_run_may_be_evaluated_on_whole_data_sets(sums, tmp_path):
+    def problems(task, *names):
+        return held_out_problems(task, SimpleNamespace(eval=EvalConfig(data=list(names))))
 
     new = write(tmp_path / "new.jsonl", [("What is 1000 + 1?", "1001"), ("What is 1000 + 2?", "1002")])
     old = write(tmp_path / "old.jsonl", [("What is 3 + 3?", "6")])
@@ -117,12 +114,12 @@ def test_a_run_may_be_evaluated_on_whole_data_sets(sums: str, tmp_path: Path) ->
         problems(make_task("chain"), new)
 
 
-def test_a_policy_from_scratch_cannot_try_it(small_config: Callable[..., RunConfig], sums: str) -> None:
+def test_a_policy_from_scratch_cannot_try_it(small_config, sums):
     with pytest.raises(ValueError, match=r"task 'math' has no alphabet .* set model\.path"):
         small_config(task={"name": "math", "options": {"data": sums}}, warmup=None)
 
 
-def test_without_math_verify_it_says_what_to_install(sums: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_math_verify_it_says_what_to_install(sums, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install -c constraints\.txt -e '\.\[math\]'"):
         make_task("math", data=sums).problem(random.Random(0))

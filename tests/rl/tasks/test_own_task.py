@@ -1,10 +1,7 @@
 """A task of one's own: the worked example of CONTRIBUTING.md, what is refused, and a checker that fails."""
 
-from __future__ import annotations
-
 import random
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,7 +24,7 @@ TINY = [
 
 
 @pytest.fixture
-def example(tmp_path: Path) -> Iterator[Path]:
+def example(tmp_path):
     text = Path("CONTRIBUTING.md").read_text().split("### Add a task")[1]
     path = tmp_path / "doubling.py"
     path.write_text(re.findall(r"```python\n(.*?)```", text, re.DOTALL)[0])
@@ -36,7 +33,7 @@ def example(tmp_path: Path) -> Iterator[Path]:
     TASKS.pop("doubling", None)
 
 
-def test_the_worked_example_trains(example: Path, tmp_path: Path) -> None:
+def test_the_worked_example_trains(example, tmp_path):
     load_plugins([example])
     run = RunDir.open(train(load_config("learn", TINY), tmp_path / "run"))
     assert len(run.rows(kind="rollout")) == 2
@@ -48,9 +45,7 @@ def test_the_worked_example_trains(example: Path, tmp_path: Path) -> None:
         make_task("doubling", hihg=9)
 
 
-def test_a_checker_that_fails_pays_nothing_and_is_counted(
-    example: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_checker_that_fails_pays_nothing_and_is_counted(example, tmp_path, monkeypatch):
     load_plugins([example])
     monkeypatch.setattr(TASKS["doubling"], "score", lambda self, problem, response: int(problem.answer + "no"))
     run = RunDir.open(train(load_config("learn", TINY), tmp_path / "run"))
@@ -61,7 +56,7 @@ def test_a_checker_that_fails_pays_nothing_and_is_counted(
 
 
 @pytest.mark.parametrize("score", [float("nan"), float("inf"), -0.1, 1.5, 1e300])
-def test_a_score_that_is_none_pays_nothing(example: Path, score: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_score_that_is_none_pays_nothing(example, score, monkeypatch):
     load_plugins([example])
     monkeypatch.setattr(TASKS["doubling"], "score", lambda self, problem, response: score)
     faults.clear()
@@ -69,7 +64,7 @@ def test_a_score_that_is_none_pays_nothing(example: Path, score: float, monkeypa
     assert faults == {"OutOfRange": 1}
 
 
-def test_a_name_that_is_taken_is_refused() -> None:
+def test_a_name_that_is_taken_is_refused():
     with pytest.raises(ValueError, match=r"task 'chain' is minicppo\.rl\.tasks\.chain\.ChainTask: give yours another"):
 
         @register_task

@@ -1,14 +1,11 @@
 """The adaptor to reasoning-gym: its generators, its checkers, and what of a response may reach them."""
 
-from __future__ import annotations
-
 import inspect
 import random
 import re
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -24,7 +21,7 @@ pytest.importorskip("reasoning_gym", reason="reasoning-gym is not installed (ext
 TABLE = [line.split("\t") for line in Path("tests/data/reasoning_gym.tsv").read_text().splitlines()[1:]]
 
 
-def test_without_the_package_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_package_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "reasoning_gym.factory", None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install -c constraints\.txt -e '\.\[tasks\]'"):
         make_task("reasoning-gym")
@@ -34,7 +31,7 @@ CODE = "__import__('os').system('x')|().__class__|open('x')|x[0]|[i for i in x]|
 
 
 @pytest.mark.parametrize("text", ["3*(39 - 61 + 76)", "x**2/2 + C", "-x*cos(x) + sin(x)", "x**-2", "12", "1.5*y"])
-def test_arithmetic_may_be_evaluated(text: str) -> None:
+def test_arithmetic_may_be_evaluated(text):
     assert is_arithmetic(text)
 
 
@@ -49,7 +46,7 @@ def test_arithmetic_may_be_evaluated(text: str) -> None:
         *("True", "None", "...", "2j"),
     ],
 )
-def test_anything_else_is_no_arithmetic(text: str) -> None:
+def test_anything_else_is_no_arithmetic(text):
     assert not is_arithmetic(text)
 
 
@@ -57,12 +54,12 @@ def test_anything_else_is_no_arithmetic(text: str) -> None:
     "text",
     ["[1, 2]", "['Q', '_']", "[[0, 1], [1, 0]]", "('a', 'b')", "-3", "0 1\n1 0", "Q _\n_ Q", "1;2", "", "(" * 999],
 )
-def test_a_literal_may_be_evaluated(text: str) -> None:
+def test_a_literal_may_be_evaluated(text):
     assert is_no_code(text)
 
 
 @pytest.mark.parametrize("text", [*CODE, "x", "2*3", "cos(1)", "f'{x}'", "'a'*10**9", "[open]"])
-def test_anything_else_is_no_literal(text: str) -> None:
+def test_anything_else_is_no_literal(text):
     assert not is_no_code(text)
 
 
@@ -83,12 +80,12 @@ def test_anything_else_is_no_literal(text: str) -> None:
         ("1," * 50_000, True, "1"),
     ],
 )
-def test_an_answer_is_tagged_or_the_last_number_asked_for_or_all(response: str, numeric: bool, answer: str) -> None:
+def test_an_answer_is_tagged_or_the_last_number_asked_for_or_all(response, numeric, answer):
     found = extract_answer(response, numeric)
     assert found == answer or (response == "1," * 50_000 and found.endswith(answer))
 
 
-def test_thousands_may_be_set_apart_by_commas() -> None:
+def test_thousands_may_be_set_apart_by_commas():
     task = make_task("reasoning-gym", dataset="lcm")
     problem = next(p for p in sample_problems(task, 40, random.Random(1), "train") if len(p.answer) > 3)
     assert task.score(problem, f"It is {int(problem.answer):,}.") == 1
@@ -96,7 +93,7 @@ def test_thousands_may_be_set_apart_by_commas() -> None:
 
 
 @pytest.mark.parametrize("dataset", ["chain_sum", "countdown", "gcd", "basic_arithmetic", "spell_backward", "lcm"])
-def test_problems_come_from_the_seed_and_their_own_answers_score_one(dataset: str) -> None:
+def test_problems_come_from_the_seed_and_their_own_answers_score_one(dataset):
     task = make_task("reasoning-gym", dataset=dataset)
     problems = sample_problems(task, 5, random.Random(1), "train")
     assert problems == sample_problems(task, 5, random.Random(1), "train")
@@ -110,29 +107,29 @@ def test_problems_come_from_the_seed_and_their_own_answers_score_one(dataset: st
 
 
 @pytest.mark.parametrize("dataset", ["gcd", "lcm"])
-def test_the_same_numbers_in_another_order_are_the_same_problem(dataset: str) -> None:
+def test_the_same_numbers_in_another_order_are_the_same_problem(dataset):
     task = make_task("reasoning-gym", dataset=dataset, max_value=12)
-    numbers: dict[str, set[tuple[int, ...]]] = {}
+    numbers = {}
     for split in ("train", "test"):
-        problems = sample_problems(task, 200, random.Random(2), split)  # type: ignore[arg-type]
+        problems = sample_problems(task, 200, random.Random(2), split)
         numbers[split] = {tuple(sorted(problem.data["metadata"]["numbers"])) for problem in problems}
     assert not numbers["train"] & numbers["test"]
 
 
-def test_options_reach_the_data_set() -> None:
+def test_options_reach_the_data_set():
     task = make_task("reasoning-gym", dataset="gcd", max_value=9, instruction="Be brief.")
     problem = task.problem(random.Random(0))
     assert max(problem.data["metadata"]["numbers"]) <= 9
     assert problem.prompt.endswith(" Be brief.")
 
 
-def test_partial_credit_is_off_unless_asked_for() -> None:
+def test_partial_credit_is_off_unless_asked_for():
     problem = Problem("6 + 2 =", "8", {"answer": "8", "metadata": {}})
     assert make_task("reasoning-gym").score(problem, "<answer>8 or 9</answer>") == 0
     assert 0 < make_task("reasoning-gym", partial_credit=True).score(problem, "<answer>8 or 9</answer>") < 1
 
 
-def test_a_number_is_asked_for_so_a_sentence_is_not_well_formed() -> None:
+def test_a_number_is_asked_for_so_a_sentence_is_not_well_formed():
     task = make_task("reasoning-gym")
     problem = task.problem(random.Random(0))
     assert task.well_formed(problem, "-1,234.5")
@@ -141,7 +138,7 @@ def test_a_number_is_asked_for_so_a_sentence_is_not_well_formed() -> None:
 
 @pytest.mark.parametrize("dataset", sorted(ARITHMETIC | LITERAL))
 @pytest.mark.parametrize("form", ["{}", "'{}'", "['{}']", "('{}',)", "{{'{}': 1}}", "x + '{}'", "cos('{}')"])
-def test_code_inside_a_string_is_not_run(tmp_path: Any, dataset: str, form: str) -> None:
+def test_code_inside_a_string_is_not_run(tmp_path, dataset, form):
     task = ReasoningGymTask(dataset=dataset)
     mark = tmp_path / "ran"
     code = form.format(f'__import__("os").mkdir("{mark}")')
@@ -167,7 +164,7 @@ def test_code_inside_a_string_is_not_run(tmp_path: Any, dataset: str, form: str)
         ("n_queens", "\ud800", None),
     ],
 )
-def test_an_exception_about_an_answer_scores_zero_and_is_counted(dataset: str, answer: str, name: str | None) -> None:
+def test_an_exception_about_an_answer_scores_zero_and_is_counted(dataset, answer, name):
     task, before = ReasoningGymTask(dataset=dataset), faults.copy()
     for seed in range(8):
         problem = task.problem(random.Random(seed))
@@ -187,14 +184,14 @@ def test_an_exception_about_an_answer_scores_zero_and_is_counted(dataset: str, a
         ("coin_flip", "<answer>1e999999999</answer>"),
     ],
 )
-def test_unbounded_work_ends_at_the_limit(dataset: str, answer: str) -> None:
+def test_unbounded_work_ends_at_the_limit(dataset, answer):
     task, before, start = ReasoningGymTask(dataset=dataset), faults.copy(), time.process_time()
     assert task.score(task.problem(random.Random(0)), answer) == 0
     assert time.process_time() - start < 1, "none of it in this process"
     assert set(faults - before) <= {"timeout", "MemoryError"}
 
 
-def test_every_data_set_that_evaluates_is_named() -> None:
+def test_every_data_set_that_evaluates_is_named():
     from reasoning_gym.factory import DATASETS
 
     sources = {name: inspect.getsource(dataset.score_answer) for name, (dataset, _) in DATASETS.items()}
@@ -204,7 +201,7 @@ def test_every_data_set_that_evaluates_is_named() -> None:
     assert evaluating - no_response <= ARITHMETIC | LITERAL
 
 
-def test_a_policy_from_scratch_can_try_chain_sum() -> None:
+def test_a_policy_from_scratch_can_try_chain_sum():
     task = make_task("reasoning-gym", dataset="chain_sum", max_digits=1)
     rng = random.Random(0)
     policy = build_policy(ModelConfig(), task, seed=0)
@@ -215,7 +212,7 @@ def test_a_policy_from_scratch_can_try_chain_sum() -> None:
         assert task.score(problem, task.demonstration(problem, rng, error_rate=0.999999)) == 0
 
 
-def test_other_data_sets_need_a_pretrained_policy() -> None:
+def test_other_data_sets_need_a_pretrained_policy():
     task = make_task("reasoning-gym", dataset="gcd")
     assert task.alphabet == ""
     with pytest.raises(NotImplementedError, match="pretrained"):
@@ -230,12 +227,12 @@ def test_other_data_sets_need_a_pretrained_policy() -> None:
         ({"dataset": "gcd", "max_value": 0}, "refuses"),
     ],
 )
-def test_bad_options_are_refused(options: dict[str, Any], message: str) -> None:
+def test_bad_options_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         make_task("reasoning-gym", **options)
 
 
-def test_the_table_has_all_data_sets_and_no_constant_is_paid_above_chance() -> None:
+def test_the_table_has_all_data_sets_and_no_constant_is_paid_above_chance():
     """See `experiments/constants.py`."""
     assert [row[0] for row in TABLE] == names()
     for name, own, chance, best, _, _, hostile, _ in TABLE:
@@ -246,6 +243,6 @@ def test_the_table_has_all_data_sets_and_no_constant_is_paid_above_chance() -> N
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["coin_flip", "complex_arithmetic", "game_of_life_halting", "n_queens", "gcd"])
-def test_the_table_is_made_again(name: str) -> None:
+def test_the_table_is_made_again(name):
     (line,) = list(table([name]))[-1:]
     assert line.split("\t") == next(row for row in TABLE if row[0] == name)

@@ -1,7 +1,5 @@
 """The three small tasks for a pretrained model: what they ask, and how they grade."""
 
-from __future__ import annotations
-
 import dataclasses
 import random
 
@@ -27,14 +25,14 @@ from minicppo.rl.tasks import make_task
         ("parity", "evening", 0, False),
     ],
 )
-def test_small_tasks_grade(name: str, response: str, score: int, well_formed: bool) -> None:
+def test_small_tasks_grade(name, response, score, well_formed):
     task = make_task(name)
     problem = dataclasses.replace(task.problem(random.Random(0)), answer="even" if name == "parity" else "2")
     assert task.score(problem, response) == score
     assert task.well_formed(problem, response) is well_formed
 
 
-def test_small_tasks_answer_their_own_questions() -> None:
+def test_small_tasks_answer_their_own_questions():
     rng = random.Random(0)
     counts = set()
     for _ in range(300):
@@ -52,6 +50,6 @@ def test_small_tasks_answer_their_own_questions() -> None:
 @pytest.mark.parametrize(
     ("name", "option"), [("letter-count", "syllables"), ("max-of-three", "figures"), ("parity", "high")]
 )
-def test_small_tasks_refuse_sizes_that_make_no_sense(name: str, option: str) -> None:
+def test_small_tasks_refuse_sizes_that_make_no_sense(name, option):
     with pytest.raises(ValueError, match=f"{name}: {option} = 0 is"):
         make_task(name, **{option: 0})
