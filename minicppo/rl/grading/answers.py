@@ -6,6 +6,7 @@ answers, foreign words, other units, percentages.
 
 import re
 from fractions import Fraction
+from itertools import accumulate
 
 from minicppo.rl.grading.confined import MATH, confined
 from minicppo.rl.grading.tidy import tidy
@@ -31,7 +32,7 @@ UNIT = re.compile(
     r"(?P<value>.*?[\d})%a-z])(?P<gap>\s*)(?P<unit>(?<![A-Za-z\\])[A-Za-z]+(?:[ ./]+[A-Za-z]+)*)"
     r"\s*(?P<power>\^\s*\{?[23]\}?)?"
 )
-RAY = re.compile(r"[a-z]\s*(?P<sign><|>|\\leq?|\\geq?)(?![a-z])\s*(?P<end>[^<>=]+)")
+RAY = re.compile(r"[a-z]\s*(?P<sign>(?P<below><|\\leq?)|>|\\geq?)(?![a-z])\s*(?P<end>[^<>=]+)")
 BASED = re.compile(r"(?P<digits>[0-9A-Z]+)_\{?(?P<base>\d+)\}?")
 SCALES = {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9}
 PLAIN = r"\d+(?:\.\d*)?|\.\d+"
@@ -62,28 +63,20 @@ def same_answer(gold: str, answer: str) -> bool | None:
         return True
     if not given or given.endswith("\\") or not _balanced(given):
         return None
-    return _compare(expected, given)
-
-
-def _compare(gold: str, answer: str) -> bool | None:
-    verdict = _same_number(gold, answer)
+    verdict = _same_number(expected, given)
     if verdict is not None:
         return verdict
-    if re.fullmatch(r"\(?[A-H]\)?", gold):  # one of several choices
-        choice = re.match(r"\(?([A-Ha-h])(?:\)|\.|:|$)", answer)
-        return choice is not None and choice.group(1).upper() == gold.strip("()")
-    if has_words(gold) or gold.lower() in ("yes", "no"):
-        plain = _split_unit(gold)
-        if plain is None:
-            return _letters(gold) == _letters(answer)
-    alternatives = bool(re.search(r",|\\pm|=", gold))
-    if r"\cup" in gold:
-        answer = r" \cup ".join(map(_interval, re.split(r"\s+or\s+", answer)))
-    elif alternatives:
-        answer = re.sub(r",?\s+(?:and|or)\s+", ", ", answer)
-    if HEDGES.search(answer):
-        return False
-    return _same_quantity(gold, answer)
+    if re.fullmatch(r"\(?[A-H]\)?", expected):  # one of several choices
+        choice = re.match(r"\(?([A-Ha-h])(?:\)|\.|:|$)", given)
+        return choice is not None and choice[1].upper() == expected.strip("()")
+    if (has_words(expected) or expected.lower() in ("yes", "no")) and _split_unit(expected) is None:
+        first, second = (re.sub(r"[^a-z0-9]", "", text.lower()) for text in (expected, given))
+        return first == second
+    if r"\cup" in expected:
+        given = r" \cup ".join(map(_interval, re.split(r"\s+or\s+", given)))
+    elif re.search(r",|\\pm|=", expected):
+        given = re.sub(r",?\s+(?:and|or)\s+", ", ", given)
+    return False if HEDGES.search(given) else _same_quantity(expected, given)
 
 
 def _interval(text: str) -> str:
@@ -91,10 +84,8 @@ def _interval(text: str) -> str:
     match = RAY.fullmatch(text.strip())
     if match is None:
         return text
-    sign, end = match["sign"], match["end"]
-    if sign in ("<", r"\le", r"\leq"):
-        return rf"(-\infty, {end}{')' if sign == '<' else ']'}"
-    return rf"{'(' if sign == '>' else '['}{end}, \infty)"
+    opening, closing = ("(", ")") if match["sign"] in "<>" else ("[", "]")
+    return rf"(-\infty, {match['end']}{closing}" if match["below"] else rf"{opening}{match['end']}, \infty)"
 
 
 def _same_quantity(gold: str, answer: str) -> bool | None:
@@ -113,10 +104,8 @@ def _same_quantity(gold: str, answer: str) -> bool | None:
     verdict = _same_number(gold, answer)
     if verdict is not None:
         return verdict
-    if has_words(answer) and not has_words(gold):
-        return False
-    if re.search(r"\d\s+\d", answer):
-        return False  # math-verify would multiply them
+    if (has_words(answer) and not has_words(gold)) or re.search(r"\d\s+\d", answer):
+        return False  # math-verify would multiply two numbers side by side
     return confined(MATH, gold, answer)
 
 
@@ -138,10 +127,9 @@ def _number(text: str) -> tuple[Fraction | None, bool]:
     text = text.rstrip("% ")
     while re.fullmatch(r"\(.*\)|\{.*\}", text):
         text = text[1:-1].strip()
-    scale = 1
-    words = text.rsplit(" ", 1)
-    if len(words) == 2 and words[1].lower() in SCALES:
-        text, scale = words[0], SCALES[words[1].lower()]
+    bare, _, word = text.rpartition(" ")
+    scale = SCALES.get(word.lower(), 1)
+    text = text if scale == 1 else bare
     sign = -1 if text.startswith("-") else 1
     text = text.lstrip("+-").strip() if re.match(r"[-+]\s*[\d.\\(]", text) else text
     for pattern in NUMBERS:
@@ -210,10 +198,6 @@ def has_words(text: str) -> bool:
     return any(word.lower() not in FUNCTIONS for word in re.findall(r"(?<![\\A-Za-z{])[A-Za-z]{3,}", text))
 
 
-def _letters(text: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", text.lower())
-
-
 def _squeezed(text: str) -> str:
     """Without spaces, but for those that keep two numbers or a command and a letter apart."""
     return re.sub(r"(?<![\dA-Za-z])\s+|\s+(?![\dA-Za-z])", "", text)
@@ -221,19 +205,15 @@ def _squeezed(text: str) -> str:
 
 def nesting(text: str) -> int:
     """How deep brackets lie within brackets."""
-    depth = deepest = 0
-    for character in text:
-        depth += (character in "([{") - (character in ")]}")
-        deepest = max(deepest, depth)
-    return deepest
+    return max(_depths(text))
+
+
+def _depths(text: str, opening: str = "([{", closing: str = ")]}") -> list[int]:
+    return list(accumulate(((each in opening) - (each in closing) for each in text), initial=0))
 
 
 def _balanced(text: str) -> bool:
     """Whether brackets close as many as they open (an interval may mix kinds, braces may not), none too deep."""
-    depth = braces = 0
-    for character in re.sub(r"\\[{}]", "", text):
-        depth += (character in "([{") - (character in ")]}")
-        braces += (character == "{") - (character == "}")
-        if min(depth, braces) < 0 or depth > DEEPEST:
-            return False
-    return depth == braces == 0
+    text = re.sub(r"\\[{}]", "", text)
+    depths, braces = _depths(text), _depths(text, "{", "}")
+    return min(depths + braces) >= 0 and max(depths) <= DEEPEST and depths[-1] == braces[-1] == 0

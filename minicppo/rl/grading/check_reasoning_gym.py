@@ -1,9 +1,8 @@
 """The checkers of reasoning-gym's data sets, and what of an answer may reach them; loaded by `worker` alone.
 
-Some of them evaluate an answer as Python (`eval`) or with sympy, which evaluates again every string that it is given.
-What a policy writes is not to be run, so such an answer first has to be what the checker is meant to read: for the
-former a literal or no Python at all, for the latter arithmetic without any string, list or dictionary. Three more pay
-for nothing (`python -m experiments.constants` looks for such): their answers are compared by a rule of ours.
+Some evaluate an answer as Python (`eval`) or with sympy, which evaluates every string in it again. Such an answer first
+has to be what the checker is meant to read: a literal or no Python at all, or arithmetic without strings, lists and
+dictionaries. Three more pay for nothing (`python -m experiments.constants` looks for such): a rule of ours compares.
 """
 
 import ast
@@ -69,16 +68,20 @@ def is_no_code(text: str) -> bool:
     >>> is_no_code("[1, 'Q']"), is_no_code("Q _ _"), is_no_code("open('x')")
     (True, True, False)
     """
-    text = text.lstrip(" \t")  # as `eval` does
+    tree = _parsed(text.lstrip(" \t"))  # as `eval` does
     try:
-        ast.parse(text, mode="eval")
-    except (SyntaxError, ValueError, MemoryError, RecursionError):
-        return True
-    try:
-        ast.literal_eval(text)
+        if tree:
+            ast.literal_eval(tree)
     except (ValueError, TypeError, MemoryError, RecursionError):
         return False
     return True
+
+
+def _parsed(text: str) -> ast.Expression | None:
+    try:
+        return ast.parse(text, mode="eval")
+    except (SyntaxError, ValueError, MemoryError, RecursionError):
+        return None
 
 
 def is_arithmetic(text: str) -> bool:
@@ -91,11 +94,8 @@ def is_arithmetic(text: str) -> bool:
     >>> is_arithmetic("(3 + 4) * 12 / 7"), is_arithmetic("9 ** 9 ** 9"), is_arithmetic("'open(1)'")
     (True, False, False)
     """
-    try:
-        tree = ast.parse(text, mode="eval")
-    except (SyntaxError, ValueError, MemoryError, RecursionError):
-        return False
-    return all(isinstance(node, NODES) and _is_cheap(node) for node in ast.walk(tree))
+    tree = _parsed(text)
+    return tree is not None and all(isinstance(node, NODES) and _is_cheap(node) for node in ast.walk(tree))
 
 
 def _is_cheap(node: ast.AST) -> bool:
@@ -104,15 +104,13 @@ def _is_cheap(node: ast.AST) -> bool:
             return type(value) in (int, float)
         case ast.Name(id=name):
             return "__" not in name
-        case ast.Call(func=ast.Name(id=name), args=arguments, keywords=[]):
-            nested = any(isinstance(inner, ast.Call) for argument in arguments for inner in ast.walk(argument))
-            return name in FUNCTIONS and not nested
+        case ast.Call(func=ast.Name(id=name), keywords=[]):
+            return name in FUNCTIONS and sum(isinstance(each, ast.Call) for each in ast.walk(node)) == 1
         case ast.Call():
             return False
         case ast.BinOp(left=base, op=ast.Pow(), right=exponent):
-            if any(isinstance(inner, ast.Pow) for inner in ast.walk(base)):
-                return False
-            return _is_small(exponent) or isinstance(exponent, ast.Name)
+            tower = any(isinstance(each, ast.Pow) for each in ast.walk(base))
+            return not tower and (_is_small(exponent) or isinstance(exponent, ast.Name))
     return True
 
 

@@ -1,8 +1,8 @@
 """Checkers behind limits that hold: a few warm processes that end themselves, used from any thread or process.
 
-What a checker reads was written by a policy that searches for whatever is paid. So each question goes to a process of
-its own kind (see `worker`): bounded in computing time and memory, and replaced when it ends. Questions go over as
-Python literals and answers come back as JSON: nothing that the process says is ever evaluated here.
+What a checker reads was written by a policy that searches for whatever is paid, so each question goes to a `worker`:
+bounded in computing time and memory, and replaced when it ends. Questions go over as Python literals and answers come
+back as JSON: nothing that the process says is ever evaluated here.
 """
 
 import atexit
@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 from weakref import WeakSet
@@ -63,13 +64,10 @@ class _Worker:
         status = self.process.wait()
         raise Unchecked("timeout" if -status in (signal.SIGPROF, signal.SIGALRM) else "died")
 
-    def close(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        self.forget()
-
-    def forget(self) -> None:
-        """Close our ends of the pipes: in a forked child the process belongs to the parent."""
+    def close(self, kill: bool = True) -> None:
+        if kill:
+            self.process.kill()
+            self.process.wait()
         for stream in (self.questions, self.replies):
             with contextlib.suppress(OSError):  # what it did not read any more
                 stream.close()
@@ -80,13 +78,9 @@ class ConfinedPool:
 
     def __init__(self, limit: float = LIMIT, processes: int = PROCESSES):
         self.limit, self.processes = limit, processes
-        self._start_afresh()
-        _pools.add(self)
-
-    def _start_afresh(self) -> None:
         self._all: set[_Worker] = set()
-        self._idle: list[_Worker] = []
-        self._places = threading.Semaphore(self.processes)
+        self.close()
+        _pools.add(self)
 
     def __call__(self, checker: Path, *arguments: Any) -> Any:
         """What the function of a checker's file says to these arguments, which must be Python literals.
@@ -117,32 +111,23 @@ class ConfinedPool:
         self._all.add(worker)
         return worker
 
-    def close(self) -> None:
-        """End all processes; a later question starts new ones."""
+    def close(self, kill: bool = True) -> None:
+        """End all processes (or leave them to the parent, in a forked child); a later question starts new ones."""
         for worker in list(self._all):
-            worker.close()
-        self._start_afresh()
-
-    def leave_to_parent(self) -> None:
-        """In a forked child: let the parent's processes alone and start with none."""
-        for worker in list(self._all):
-            worker.forget()
-        self._start_afresh()
+            worker.close(kill)
+        self._all.clear()
+        self._idle: list[_Worker] = []
+        self._places = threading.Semaphore(self.processes)
 
 
 _pools: WeakSet[ConfinedPool] = WeakSet()
 
 
 @atexit.register
-def _close_all() -> None:
+def _close_all(kill: bool = True) -> None:
     for each in _pools:
-        each.close()
+        each.close(kill)
 
 
-def _leave_all_to_parent() -> None:
-    for each in _pools:
-        each.leave_to_parent()
-
-
-os.register_at_fork(after_in_child=_leave_all_to_parent)
+os.register_at_fork(after_in_child=partial(_close_all, kill=False))
 confined = ConfinedPool()

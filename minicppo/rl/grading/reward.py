@@ -59,9 +59,7 @@ def _compare(gold: str, answer: str) -> Outcome:
         same = same_answer(gold, answer)
     except Unchecked as fault:
         return Outcome.TIMEOUT if str(fault) == "timeout" else Outcome.DIED
-    if same is None:
-        return Outcome.UNREADABLE
-    return Outcome.RIGHT if same else Outcome.WRONG
+    return {True: Outcome.RIGHT, False: Outcome.WRONG, None: Outcome.UNREADABLE}[same]
 
 
 def score_response(response: str, answer: str) -> float:

@@ -2,22 +2,28 @@
 
 import re
 import unicodedata
+from collections.abc import Callable
 
 from minicppo.rl.grading.extraction import last_boxed
 
-SIGNS = {
+SIGNS = str.maketrans({
     "−": "-", "–": "-", "—": "-", "×": r"\times ", "·": r"\cdot ", "÷": "/", "⁄": "/", "π": r"\pi ", "θ": r"\theta ",
     "∞": r"\infty ", "°": r"^\circ ", "±": r"\pm ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "≤": r"\le ",
     "≥": r"\ge ", "≠": r"\ne ", "∅": r"\emptyset ", "½": r"\frac{1}{2}", "⅓": r"\frac{1}{3}", "⅔": r"\frac{2}{3}",
     "¼": r"\frac{1}{4}", "¾": r"\frac{3}{4}", "’": "'", "“": '"', "”": '"',
-}  # fmt: skip
+})  # fmt: skip
 SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
 LEAD = re.compile(
     r"(?i)^(?:so|thus|hence|therefore)?,?\s*(?:the\s+)?(?:final\s+)?(?:correct\s+)?"
     r"(?:answer|result)\s*(?:is\b|:|=)\s*:?\s*"
 )
-TEXT = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox|underline|operatorname)\s*\{([^{}]*)\}")
-REPLACED = [
+TEXT = r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox|underline|operatorname)\s*\{([^{}]*)\}"
+REPLACED: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [  # in this order
+    (  # a row break of a matrix that lost one of its two backslashes
+        r"(?s)\\begin\{[pbv]?matrix\}.*\\end\{[pbv]?matrix\}",
+        lambda matrix: re.sub(r"(?<!\\)\\(?=[\d\-.])", r"\\\\", matrix[0]),
+    ),
+    *((TEXT, r" \1 "), (TEXT, r" \1 ")),  # one may hold another
     (r"(?<!\\)\\[()\[\]]|\\?\$|[€£]|`", ""),  # mathematics mode and money
     (r"\\(?:left|right|[bB]igg?[lr]?|displaystyle|limits|!)(?![a-zA-Z])", ""),
     (r"\\[dt]frac(?![a-z])", r"\\frac"),
@@ -38,9 +44,9 @@ REPLACED = [
     (r"\\frac\s*(\d)\s*\{", r"\\frac{\1}{"),
     (r"(\\frac\s*\{[^{}]*\})\s*(\d)", r"\1{\2}"),
     (r"\\(sin|cos|tan|cot|sec|csc|ln)(?=[a-z])(?!h\b)", r"\\\1 "),  # \cotx is no command
+    (r"\s+", " "),
 ]
 PATTERNS = [(re.compile(pattern), replacement) for pattern, replacement in REPLACED]
-MATRIX = re.compile(r"(\\begin\{[pbv]?matrix\}.*\\end\{[pbv]?matrix\})", re.DOTALL)
 
 
 def tidy(answer: str) -> str:
@@ -49,40 +55,18 @@ def tidy(answer: str) -> str:
     >>> tidy("The answer is **$\\\\dfrac12$**."), tidy("x² − ４"), tidy(r"\\boxed{\\text{even}}")
     ('\\\\frac{1}{2}', 'x^{2} - 4', 'even')
     """
-    text = ascii_mathematics(answer).strip()
-    text = LEAD.sub("", text.strip("*_ "))
+    text = LEAD.sub("", ascii_mathematics(answer).strip().strip("*_ "))
     boxed = last_boxed(text)
     text = text if boxed is None else boxed
-    text = MATRIX.sub(lambda match: _with_rows(match.group(1)), text.strip("*_ "))
-    text = TEXT.sub(r" \1 ", TEXT.sub(r" \1 ", text))
+    text = text.strip("*_ ")
     for pattern, replacement in PATTERNS:
         text = pattern.sub(replacement, text)
-    text = re.sub(r"\s+", " ", text).strip(" '\"*")
-    text = re.sub(r"\s*(?:[.,;:]|(?<![\d)}])!)+$", "", text)
-    return _unbraced(text)
+    text = re.sub(r"\s*(?:[.,;:]|(?<![\d)}])!)+$", "", text.strip(" '\"*"))
+    return text[1:-1].strip() if re.fullmatch(r"\{[^{}]*\}", text) else text  # braces around all of it show nothing
 
 
 def ascii_mathematics(text: str) -> str:
     """Digits of any script, superscripts and mathematical signs in ASCII or LaTeX; invisible characters dropped."""
     text = re.sub(r"[⁻⁰¹²³⁴-⁹]+", lambda match: f"^{{{match.group().translate(SUPERSCRIPTS)}}}", text)
-    out = []
-    for character in text:
-        if character in SIGNS:
-            out.append(SIGNS[character])
-        elif unicodedata.category(character) == "Nd":
-            out.append(str(unicodedata.decimal(character)))
-        elif unicodedata.category(character) not in ("Cf", "Cc", "Mn") or character in "\n\t":
-            out.append(unicodedata.normalize("NFKC", character))
-    return "".join(out)
-
-
-def _with_rows(matrix: str) -> str:
-    """A matrix whose row breaks lost one of their two backslashes gets it back."""
-    return re.sub(r"(?<!\\)\\(?=[\d\-.])", r"\\\\", matrix)
-
-
-def _unbraced(text: str) -> str:
-    """Without braces around all of it, which show nothing."""
-    while re.fullmatch(r"\{[^{}]*\}", text):
-        text = text[1:-1].strip()
-    return text
+    shown = (c for c in text.translate(SIGNS) if c in "\n\t" or unicodedata.category(c) not in ("Cf", "Cc", "Mn"))
+    return "".join(str(unicodedata.decimal(c, "")) or unicodedata.normalize("NFKC", c) for c in shown)

@@ -1,12 +1,10 @@
 """A confined process that runs checkers: a script, so that nothing but what a checker needs is imported.
 
-It reads `(checker, arguments)` a line, a Python literal, and writes a line of JSON: `{"value": ...}`, `{"error": NAME}`
-for an exception, or `{"missing": ...}` where the checker cannot be loaded. A checker is a file whose `load()` returns
-the function to call.
+It reads a Python literal a line, `(checker, arguments)`, and writes a line of JSON: `{"value": ...}`, `{"error": NAME}`
+for an exception, or `{"missing": ...}` where the checker, a file whose `load()` returns the function, cannot be loaded.
 
-The process limits itself. Timers without a handler: at the limit the kernel ends it, whatever library code it is in and
-even if the process that asked is gone. The limit is on computing time, so that verdicts do not depend on what else the
-machine does. It can neither write to a file nor start a process, and its memory is bounded.
+It limits itself by timers without a handler: the kernel ends it, whatever library code it is in and even if the process
+that asked is gone. They count computing time, so that verdicts do not depend on what else the machine does.
 """
 
 import ast
@@ -33,12 +31,10 @@ def set_timers(limit: float) -> None:
 
 @lru_cache
 def loaded(path: str) -> Callable[..., Any]:
-    """The function of a checker's file."""
     return runpy.run_path(path)["load"]()
 
 
 def reply(line: str, limit: float) -> dict[str, Any]:
-    """What one question is answered with."""
     try:
         path, arguments = ast.literal_eval(line)
         check = loaded(path)

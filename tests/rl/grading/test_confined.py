@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,8 +17,8 @@ def load():
     print("noise")
     def check(what, *more):
         if what == "stall": return sum(1 for _ in iter(int, 1))
-        if what == "sleep": return time.sleep(60)
         if what == "die": os._exit(3)
+        if what == "interrupt": os.kill(os.getppid(), signal.SIGINT)
         if what == "memory": return len(b"x" * 2**33)
         if what == "write": return open(more[0], "w").write("x")
         if what == "fork": return os.fork()
@@ -27,6 +26,7 @@ def load():
             os.write(1, b'{"value": 1.0}\\n')
             print('{"value": 1.0}', flush=True)
             return 0.0
+        if what in ("sleep", "interrupt"): return time.sleep(60)
         if what == "secret": return os.environ.get("SOME_TOKEN")
         if what == "same": return list(more[0]) == sorted(more[0]) if type(more[0]) is tuple else None
         return float(what)
@@ -84,22 +84,12 @@ def test_arguments_arrive_as_they_are(pool, checker):
 
 
 def test_the_limit_holds_in_threads(pool, checker):
-    pool(checker, "1")
-    spent = []
-
-    def stall():
-        start = time.perf_counter()
-        with pytest.raises(Unchecked, match="timeout"):
-            pool(checker, "stall")
-        spent.append(time.perf_counter() - start)
-
-    threads = [threading.Thread(target=stall) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert 0.25 <= min(spent)
-    assert max(spent) < 20  # it waits for its process to start, and the machine may be busy
+    start = time.perf_counter()
+    with ThreadPoolExecutor(2) as threads:
+        for verdict in [threads.submit(pool, checker, "stall") for _ in range(2)]:
+            with pytest.raises(Unchecked, match="timeout"):
+                verdict.result()
+    assert 0.25 <= time.perf_counter() - start < 60  # it waits for its processes to start, and the machine may be busy
 
 
 def test_many_threads_share_few_processes(pool, checker):
@@ -131,25 +121,23 @@ def test_a_killed_worker_is_replaced(pool, checker):
     [
         "pool(path, '1')\nchild = os.fork()\nassert pool(path, '2') == 2.0\n"
         "if child: sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))",
-        "threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()\n"
-        "try: pool(path, 'sleep')\nexcept KeyboardInterrupt: assert pool(path, '2') == 2.0\nelse: sys.exit(1)",
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "try: pool(path, 'interrupt')\nexcept KeyboardInterrupt: assert pool(path, '2') == 2.0\nelse: sys.exit(1)",
         "worker = pool._start(path)\nprint(worker.process.pid, flush=True)\npool(path, '1')\n"
         "os.kill(os.getpid(), signal.SIGKILL)",
     ],
     ids=["a forked child has workers of its own", "Ctrl-C in a question", "killed, it leaves no worker behind"],
 )
 def test_in_a_process_of_its_own(checker, script):
-    head = "import os, signal, sys, threading\nfrom pathlib import Path\n"
-    head += (
-        f"from minicppo.rl.grading.confined import ConfinedPool\npool, path = ConfinedPool(), Path({str(checker)!r})\n"
-    )
-    done = subprocess.run([sys.executable, "-c", head + script], capture_output=True, text=True, timeout=120)
+    head = "import os, signal, sys\nfrom pathlib import Path\nfrom minicppo.rl.grading.confined import ConfinedPool\n"
+    head += f"pool, path = ConfinedPool(limit=30), Path({str(checker)!r})\n"
+    done = subprocess.run([sys.executable, "-c", head + script], capture_output=True, text=True, timeout=300)
     if done.stdout:
         assert done.returncode == -9
-        worker, patience = Path("/proc") / done.stdout.strip(), time.monotonic() + 20
-        while worker.exists() and "Z" not in (worker / "stat").read_text() and time.monotonic() < patience:
+        worker, patience = Path("/proc") / done.stdout.strip(), time.monotonic() + 60
+        while worker.exists() and " Z " not in (worker / "stat").read_text():
+            assert time.monotonic() < patience
             time.sleep(0.05)
-        assert not worker.exists() or " Z " in (worker / "stat").read_text()
     else:
         assert done.returncode == 0, done.stderr
 
