@@ -8,7 +8,7 @@ import math
 import time
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -49,6 +49,13 @@ class CPPOTrainer(GRPOTrainer):
     """
 
     _tag_names = ("trl", "cppo")
+    _name = "CPPO"  # these two for the model card
+    _paper: ClassVar = {
+        "title": "Beyond Uniform Token-Level Trust Region in LLM Reinforcement Learning",
+        "id": "2606.10968",
+        "citation": "@article{cppo2026, author = {Mao, Renjie and others}, title = {Beyond Uniform Token-Level Trust "
+        "Region in LLM Reinforcement Learning}, year = {2026}, journal = {arXiv preprint arXiv:2606.10968}}",
+    }
 
     def __init__(self, model: Any, *positional: Any, args: CPPOConfig, method: Method | None = None, **kwargs: Any):
         if not isinstance(args, CPPOConfig):
@@ -57,10 +64,11 @@ class CPPOTrainer(GRPOTrainer):
         if args.max_completion_length is None and not (args.use_vllm or kwargs.get("rollout_func")):
             raise ValueError("max_completion_length=None: minicppo's sampler needs a limit. Way out: a number")
         self.method = padded_to(args.max_completion_length, method or args.resolved_method())
-        self._rows: list[dict[str, float]] = []
+        self._rows: dict[str, list[dict[str, float]]] = {"train": [], "eval": []}
         self._top: Top = {}
-        self._rollouts: tuple[int, int] = (-1, 0)  # global step, rollouts in it
+        self._rollouts: dict[str, tuple[int, int]] = {}  # in training and evaluation: global step, rollouts in it
         super().__init__(model, *positional, args=args, **kwargs)
+        self._require_samplable()
         if self.method.needs != "log_probs":
             self._require_top()
         if self.use_vllm:
@@ -71,6 +79,22 @@ class CPPOTrainer(GRPOTrainer):
             f"{self.method.name}({shown}); anchor mu: the log-probs of {sampler} at temperature {self.temperature:g}; "
             f"loss: {LOSS_TYPES[self.loss_type]}"
         )
+
+    @property
+    def _mode(self) -> str:
+        return "train" if self.model.training else "eval"
+
+    def _require_samplable(self) -> None:
+        """No dropout that is a number of a module; ValueError for virtual tokens, which our sampler does not read."""
+        for module in self.model.modules():
+            for name in [name for name, value in vars(module).items() if "drop" in name and type(value) is float]:
+                setattr(module, name, 0.0)
+        prompted = any(each.is_prompt_learning for each in getattr(self.model, "peft_config", {}).values())
+        if prompted and not self.rollout_func:
+            raise ValueError(
+                "prompt and prefix tuning put virtual tokens before each prompt, which no sampler reads here. Way out: "
+                "another adapter, such as LoRA, or a rollout_func"
+            )
 
     def _require_top(self) -> None:
         """Raise ValueError where the sampling side cannot supply the log-probs that the method needs."""
@@ -158,10 +182,10 @@ class CPPOTrainer(GRPOTrainer):
 
     def _generator(self) -> torch.Generator:
         """Random numbers fixed by seed, step, process and turn, so that a resumed run samples the same."""
-        step = self.state.global_step
-        self._rollouts = (step, self._rollouts[1] + 1 if self._rollouts[0] == step else 0)
-        mode = "train" if self.model.training else "eval"
-        return generator_for(self.args.seed, f"{mode}/{self.accelerator.process_index}/{self._rollouts[1]}", step)
+        step, mode = self.state.global_step, self._mode
+        before, count = self._rollouts.get(mode, (-1, 0))
+        self._rollouts[mode] = (step, count + 1 if before == step else 0)
+        return generator_for(self.args.seed, f"{mode}/{self.accelerator.process_index}/{self._rollouts[mode][1]}", step)
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         start = time.perf_counter()
@@ -169,8 +193,7 @@ class CPPOTrainer(GRPOTrainer):
         ids, top, self._top = output["completion_ids"], self._top, {}
         for name, value in top.items():  # as wide as the responses, TRL shuffles and splits them by row
             output[name] = F.pad(value, (0, 0, 0, ids.shape[1] - value.shape[1])).to(ids.device)
-        mode = "train" if self.model.training else "eval"
-        self._metrics[mode]["rollout_time"].append(time.perf_counter() - start)
+        self._metrics[self._mode]["rollout_time"].append(time.perf_counter() - start)
         return output
 
     # The loss
@@ -207,24 +230,24 @@ class CPPOTrainer(GRPOTrainer):
         anchor, advantages = inputs["sampling_per_token_logps"].float(), inputs["advantages"].float()
         batch = TokenBatch(log_probs.float(), anchor, advantages, mask.bool(), top)
         out = self.method(batch)
-        self._rows.append(self._diagnose(batch, out))
+        self._rows[self._mode] += gather_object([self._diagnose(batch, out)])  # here, where every process is
         return out.weight * batch.advantages
 
     def _diagnose(self, batch: TokenBatch, out: TokenWeights) -> dict[str, float]:
         drift = (batch.log_ratio.abs() * batch.mask).sum() / batch.mask.sum().clamp(min=1)
         row = {"drift": float(drift), **diagnostics(batch, out)}
-        generate_every = self.args.steps_per_generation * self.num_iterations
-        untouched = self._step % generate_every < self.current_gradient_accumulation_steps
-        if not (self.model.training and untouched):
-            return row
+        if self.model.training:
+            since = self._step % (self.args.steps_per_generation * self.num_iterations)  # micro-batches of this rollout
+            if since >= self.current_gradient_accumulation_steps:
+                return row
         return {f"mismatch/{key}" if key.startswith(DRIFT) else key: value for key, value in row.items()}
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """TRL's log with the method's diagnostics, over all processes and micro-batches since the last."""
-        metrics = self._metrics["train" if self.model.training else "eval"]
+        metrics = self._metrics[self._mode]
         for key in [key for key in metrics if key.startswith("clip_ratio/")]:
             del metrics[key]  # TRL's clip sees a ratio of one
-        rows, self._rows = gather_object(self._rows), []
+        rows, self._rows[self._mode] = self._rows[self._mode], []
         for key in sorted({key for row in rows for key in row}):
             metrics[key] = [summarise(key, [row[key] for row in rows if key in row])]
         super().log(logs, start_time)

@@ -44,11 +44,13 @@ def config(folder: Path, **settings: Any) -> CPPOConfig:
 def trainer_of(policy: Policy, folder: Path, *, rollout_func: Any = None, **settings: Any) -> CPPOTrainer:
     rng = random.Random(0)
     prompts = [make_task("chain", steps=n).problem(rng).prompt for n in (1, 3, 2, 4)]
+    data = Dataset.from_dict({"prompt": prompts})
     return CPPOTrainer(
         policy.model,
         reward_funcs=no_reward,
         args=config(folder, **settings),
-        train_dataset=Dataset.from_dict({"prompt": prompts}),
+        train_dataset=data,
+        eval_dataset=data,
         processing_class=policy.tokenizer,
         rollout_func=rollout_func,
     )
