@@ -5,6 +5,7 @@ place. `GeneralDecoder` calls any `transformers` causal model on its growing cac
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ DIRECT = (LlamaForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM)
 FIXED_ROPE = ("default", "linear", "llama3", "yarn")  # rotary angles that depend on the position alone
 CUDA_BLOCK = 128  # columns that one captured graph serves
 JOIN = 1 << 28  # parameters up to which a GPU's products are so small that weights are copied to have fewer
+Attention = Callable[[Any, Tensor, Tensor, Tensor, Tensor], Tensor]  # of module, q, k, v and cache
 
 
 def decoder_for(model: PreTrainedModel) -> "GeneralDecoder":
@@ -34,11 +36,7 @@ def decoder_for(model: PreTrainedModel) -> "GeneralDecoder":
 
 
 def _read(model: PreTrainedModel, ids: Tensor, mask: Tensor) -> tuple[Tensor, DynamicCache, Tensor]:
-    """Logits (N, V) after each prompt, its cache, and the position (N,) of the token to come.
-
-    Raises:
-        ValueError: the model did not fill the cache, and would see one token alone at each step.
-    """
+    """Logits (N, V) after each prompt, its cache, and the position (N,) of the token to come."""
     cache, positions = DynamicCache(config=model.config), (mask.cumsum(1) - 1).clamp(min=0)
     output = model(
         input_ids=ids,
@@ -49,7 +47,7 @@ def _read(model: PreTrainedModel, ids: Tensor, mask: Tensor) -> tuple[Tensor, Dy
         logits_to_keep=1,
     )
     filled = all(getattr(layer, "is_initialized", True) for layer in cache.layers)  # recurrent ones do not tell
-    if output.get("past_key_values") is None or not filled:
+    if output.get("past_key_values") is None or not filled:  # it would see one token alone at each step
         raise ValueError(
             f"{type(model).__name__} filled no past_key_values, the one cache it can be sampled from: take a model "
             "with attention, and leave training mode where gradient checkpointing is on"
@@ -104,9 +102,8 @@ class GeneralDecoder:
 class DirectDecoder(GeneralDecoder):
     """Llama, Qwen2 and Qwen3: the model's own modules around an attention over one new token a row.
 
-    The cache is written in place rather than copied at every step, only the rows that fill a gap ever move, heads that
-    share keys read them once, and nothing is checked or built anew at each step. On a GPU a step is one graph, and its
-    attention one kernel.
+    The cache is written in place, only the rows that fill a gap ever move, heads that share keys read them once, and
+    nothing is checked or built anew at each step. On a GPU a step is one graph, and its attention one kernel.
 
     Attributes:
         block: attend to the filled columns rounded up to a multiple of this, the unfilled ones masked: on a GPU that
@@ -117,7 +114,9 @@ class DirectDecoder(GeneralDecoder):
         super().__init__(model)
         self.block = block or (CUDA_BLOCK if model.device.type == "cuda" else 1)
         self.fused = kernels.usable(model.lm_head.weight)
-        self.joins = self.fused and layer_parameters(model) <= JOIN and _all_plain(model)
+        projections = [part for layer in model.model.layers for parts in _inputs(layer) for part in parts]
+        plain = all(type(part) is nn.Linear for part in projections)  # and nothing more, as those with adapters are
+        self.joins = self.fused and layer_parameters(model) <= JOIN and plain
 
     def read(self, ids: Tensor, mask: Tensor, samples: int, room: int) -> Tensor:
         logits, cache, positions = _read(self.model, ids, mask)
@@ -142,10 +141,8 @@ class DirectDecoder(GeneralDecoder):
         sign = torch.ones_like(sin[0])
         sign[:, : sign.shape[1] // 2] = -1
         self.cos, self.sin = cos[0], sin[0] * sign  # so that half a turn of the head's channels is a plain roll
-        self.joined = [
-            [_joined(parts, dtype) if self.joins else None for parts in _inputs(layer)]
-            for layer in self.model.model.layers
-        ]
+        joined = dtype if self.joins else None
+        self.projections = [[_project(part, joined) for part in _inputs(layer)] for layer in self.model.model.layers]
         return logits.repeat_interleave(samples, 0)
 
     def step(self, tokens: Tensor, then: Callable[[Tensor], None]) -> None:
@@ -169,28 +166,25 @@ class DirectDecoder(GeneralDecoder):
     def _forward(self, tokens: Tensor, columns: int) -> Tensor:
         """Logits (rows, V) after the tokens, whose keys and values go to `column`; everything it changes, in place."""
         rows, model = len(tokens), self.model.model
-        attend = self._attend_in_one_kernel if self.fused else self._attend_to(rows, columns)
+        attend = self._attend_in_one_kernel(rows) if self.fused else self._attend_to(rows, columns)
         x = model.embed_tokens(tokens)
-        for i, (layer, cache) in enumerate(zip(model.layers, self.cache[:, :, :rows], strict=True)):
-            (qkv, gates), (joined_qkv, joined_gates) = _inputs(layer), self.joined[i]
-            q, k, v = _project(_norm(layer.input_layernorm, x), qkv, joined_qkv)
+        for layer, (qkv, gates), cache in zip(model.layers, self.projections, self.cache[:, :, :rows], strict=True):
+            q, k, v = qkv(_norm(layer.input_layernorm, x))
             x = x + layer.self_attn.o_proj(attend(layer.self_attn, q, k, v, cache))
-            gate, up = _project(_norm(layer.post_attention_layernorm, x), gates, joined_gates)
+            gate, up = gates(_norm(layer.post_attention_layernorm, x))
             x = x + layer.mlp.down_proj(layer.mlp.act_fn(gate) * up)
         self.positions += 1
         self.column += 1
         logits: Tensor = self.model.lm_head(_norm(model.norm, x))
         return logits
 
-    def _attend_in_one_kernel(self, module: Any, q: Tensor, k: Tensor, v: Tensor, cache: Tensor) -> Tensor:
+    def _attend_in_one_kernel(self, rows: int) -> Attention:
         from minicppo.kernels.attention import attend  # Triton: not everywhere
 
-        rows = len(q)
-        return attend(
-            module, q, k, v, cache, self.cos, self.sin, self.positions[:rows], self.starts[:rows], self.column
-        )
+        at = {"positions": self.positions[:rows], "starts": self.starts[:rows], "column": self.column}
+        return partial(attend, cos=self.cos, sin=self.sin, **at)
 
-    def _attend_to(self, rows: int, columns: int) -> Callable[[Any, Tensor, Tensor, Tensor, Tensor], Tensor]:
+    def _attend_to(self, rows: int, columns: int) -> Attention:
         """The attention of all layers at this step, to so many columns."""
         at = self.positions[:rows]
         cos, sin = self.cos[at][:, None], self.sin[at][:, None]
@@ -217,31 +211,20 @@ class DirectDecoder(GeneralDecoder):
         return attend
 
 
-Weights = tuple[Tensor, Tensor | None]
-
-
 def _inputs(layer: Any) -> tuple[list[Any], list[Any]]:
     """The projections that read the same: those of the attention, and those of the gated layer."""
     attention, mlp = layer.self_attn, layer.mlp
     return [attention.q_proj, attention.k_proj, attention.v_proj], [mlp.gate_proj, mlp.up_proj]
 
 
-def _all_plain(model: Any) -> bool:
-    """Are these projections linear layers and nothing more, as those with adapters are?"""
-    return all(type(part) is nn.Linear for layer in model.model.layers for parts in _inputs(layer) for part in parts)
-
-
-def _joined(parts: list[Any], dtype: torch.dtype) -> Weights:
-    """Their weights and biases, one below the other: of a small model one product costs what each does."""
-    biases = [part.bias for part in parts if part.bias is not None]
-    return torch.cat([part.weight for part in parts]).to(dtype), torch.cat(biases).to(dtype) if biases else None
-
-
-def _project(x: Tensor, parts: list[Any], joined: Weights | None) -> Sequence[Tensor]:
-    """What each of the projections makes of x."""
+def _project(parts: list[Any], joined: torch.dtype | None) -> Callable[[Tensor], Sequence[Tensor]]:
+    """What each of the projections makes of x; by one product with copies of the weights of type `joined`, if any."""
     if joined is None:
-        return [part(x) for part in parts]
-    return F.linear(x, *joined).split([part.out_features for part in parts], -1)
+        return lambda x: [part(x) for part in parts]
+    weight, biases = torch.cat([part.weight for part in parts]).to(joined), [part.bias for part in parts]
+    bias = torch.cat(found).to(joined) if (found := [bias for bias in biases if bias is not None]) else None
+    widths = [part.out_features for part in parts]
+    return lambda x: F.linear(x, weight, bias).split(widths, -1)
 
 
 def _norm(module: Any, x: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Sampling responses with a key-value cache, and the log-probs that they were sampled with."""
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -14,18 +14,6 @@ ENDED, CUDA_ENDED = 1 / 16, 1 / 2  # share of the rows that may have ended befor
 CUDA_PAUSE = 8  # steps between two looks at how many rows are left
 CUDA_WORK = 4e9  # rows x parameters below which a GPU's step takes as long for fewer rows
 BLOCK = 128  # tokens whose probabilities are summed at a time
-
-
-class _Request(NamedTuple):
-    """The arguments of `sample` that every chunk of prompts shares; `samples` counts the greedy row."""
-
-    max_new_tokens: int
-    temperature: float
-    needs: Needs
-    k: int
-    samples: int
-    top_p: float
-    likeliest: bool
 
 
 @torch.no_grad()
@@ -56,10 +44,7 @@ def sample(
             stay those of the whole softmax, so such a rollout is no sample of mu and must not be trained on.
         likeliest: for evaluation only: before its samples, each prompt has a row of likeliest tokens.
 
-    Raises:
-        ValueError: no prompts, an empty prompt, a temperature or length that is not positive; top_p outside (0, 1], or
-            below 1 where more than the sampled token's log-probs is kept.
-        FloatingPointError: the policy's logits are not finite.
+    Raises ValueError for what cannot be sampled, and FloatingPointError where the policy's logits are not finite.
     """
     if not prompts or not all(prompts):
         raise ValueError("sample needs at least one prompt, and no prompt may be empty")
@@ -77,45 +62,55 @@ def sample(
     if generator is not None:
         uniforms = torch.rand(len(prompts), samples, max_new_tokens, generator=generator, dtype=torch.float64)
         uniforms = F.pad(uniforms, (0, 0, int(likeliest), 0)).flatten(0, 1)
-    request = _Request(max_new_tokens, temperature, needs, k, samples + likeliest, top_p, likeliest)
-    decoder, parts, order = decoder_for(policy.model), [], []
-    by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    rollouts, order, every = [], [], samples + likeliest
+    sampler = _Sampler(policy, max_new_tokens, temperature, needs, k, every, top_p, likeliest)
+    decoder, by_length = decoder_for(policy.model), sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     for chunk in torch.tensor(by_length).split(batch or len(prompts)):
         chunk = chunk.sort().values
-        rows = (chunk[:, None] * request.samples + torch.arange(request.samples)).flatten()
-        noise = None if uniforms is None else uniforms[rows].to(policy.device)
-        parts.append(_Chunk(policy, request, noise).sample(decoder, [prompts[i] for i in chunk.tolist()]))
+        rows = (chunk[:, None] * every + torch.arange(every)).flatten()
+        sampler.uniforms = None if uniforms is None else uniforms[rows].to(policy.device)
+        rollouts.append(sampler.sample(decoder, [prompts[i] for i in chunk.tolist()]))
         order.append(rows)
-    if len(parts) == 1:
-        return parts[0]
-    return join(parts, policy.pad_id).rows(torch.cat(order).argsort().to(policy.device))
+    if len(rollouts) == 1:
+        return rollouts[0]
+    return join(rollouts, policy.pad_id).rows(torch.cat(order).argsort().to(policy.device))
 
 
-class _Chunk:
-    """N rows that are sampled together, and what is kept of every step of them: never (N, T, V) unless asked for.
+@dataclass
+class _Sampler:
+    """N rows at a time, and what is kept of every step of them: never (N, T, V) unless asked for.
 
-    rows: (B,) which of the N are still computed. alive: (B,) which of them have not ended. tokens: (B,) their newest.
+    uniforms: (N, max_new_tokens), or None. samples: the greedy row among them. rows: (B,) which of the N are still
+    computed. alive: (B,) which of them have not ended. tokens: (B,) their newest.
     """
 
-    def __init__(self, policy: Policy, request: _Request, uniforms: Tensor | None):
-        self.policy, self.request, self.uniforms = policy, request, uniforms
-        self.top: Tensor | None = None
-        self.top_ids: Tensor | None = None
+    policy: Policy
+    max_new_tokens: int
+    temperature: float
+    needs: Needs
+    k: int
+    samples: int
+    top_p: float
+    likeliest: bool
+    uniforms: Tensor | None = None
 
     def sample(self, decoder: GeneralDecoder, prompts: list[list[int]]) -> Rollout:
-        """Every step until all rows have ended."""
-        request, device = self.request, self.policy.device
-        width, n = request.max_new_tokens, len(prompts) * request.samples
-        prompt_ids, prompt_mask = pad_left(prompts, self.policy.pad_id, device)
-        self.ids = torch.full((n, width), self.policy.pad_id, device=device)
-        self.log_probs = torch.zeros(n, width, device=device)
-        self.t, self.rows, steps = self.ids.new_zeros(1), torch.arange(n, device=device), 1
+        """Every step until all rows have ended, of each row up to its first end-of-sequence token."""
+        device, pad_id = self.policy.device, self.policy.pad_id
+        shape = len(prompts) * self.samples, self.max_new_tokens
+        prompt_ids, prompt_mask = pad_left(prompts, pad_id, device)
+        self.ids, self.log_probs = torch.full(shape, pad_id, device=device), torch.zeros(shape, device=device)
+        self.t, self.rows, steps = self.ids.new_zeros(1), torch.arange(shape[0], device=device), 1
         self.alive, self.tokens = torch.ones_like(self.rows, dtype=torch.bool), torch.zeros_like(self.rows)
         cuda = device.type == "cuda"
         few = CUDA_WORK / layer_parameters(self.policy.model) if cuda else 1  # rows that are not worth closing ranks
         with self.policy.precision():  # one context for all steps: autocast casts the weights once
-            self.take(decoder.read(prompt_ids, prompt_mask, request.samples, width))
-            for t in range(1, width):
+            logits = decoder.read(prompt_ids, prompt_mask, self.samples, self.max_new_tokens)
+            kept = logits.shape[1] if self.needs == "full" else min(self.k, logits.shape[1])
+            self.top_ids = self.ids.new_zeros(*shape, kept) if self.needs == "topk" else None
+            self.top = None if self.needs == "log_probs" else self.log_probs.new_zeros(*shape, kept)
+            self.take(logits)
+            for t in range(1, self.max_new_tokens):
                 if not cuda or t % CUDA_PAUSE == 1:  # to count the rows alive makes a GPU wait
                     left, computed = int(self.alive.sum()), len(self.alive)
                     if left == 0:
@@ -126,63 +121,41 @@ class _Chunk:
                         self.rows, self.alive, self.tokens = self.rows[order], self.alive[order], self.tokens[order]
                 decoder.step(self.tokens, self.take)
                 steps = t + 1
-        prompt_ids, prompt_mask = (x.repeat_interleave(request.samples, 0) for x in (prompt_ids, prompt_mask))
-        return self.rollout(prompt_ids, prompt_mask, steps)
-
-    def choose(self, logits: Tensor) -> Tensor:
-        """(B,) next tokens."""
-        if self.uniforms is None:
-            return logits.argmax(-1)
-        tokens = inverse_cdf(logits, self.uniforms[self.rows, self.t], self.request.top_p)
-        if not self.request.likeliest:
-            return tokens
-        return torch.where(self.rows % self.request.samples == 0, logits.argmax(-1), tokens)
-
-    def take(self, logits: Tensor) -> None:
-        """The next step from logits (B, V). Writes in place and asks the GPU nothing, so that it can be recorded."""
-        logits = logits.float() / self.request.temperature
-        tokens, at = self.choose(logits), (self.rows, self.t)
-        norm = logits.logsumexp(-1, keepdim=True)
-        self.ids[at] = tokens
-        self.log_probs[at] = (logits.gather(1, tokens[:, None]) - norm)[:, 0]
-        if self.request.needs != "log_probs":
-            self.take_top(at, logits, norm)
-        self.tokens.copy_(tokens)
-        self.alive &= tokens != self.policy.eos_id
-        self.t += 1
-
-    def take_top(self, at: tuple[Tensor, Tensor], logits: Tensor, norm: Tensor) -> None:
-        """Log-probs of the likeliest tokens, or of all."""
-        if self.request.needs == "full":
-            values = logits - norm
-        else:
-            top = logits.topk(min(self.request.k, logits.shape[1]))
-            values = top.values - norm
-            if self.top_ids is None:
-                self.top_ids = self.ids.new_zeros(*self.ids.shape, values.shape[1])
-            self.top_ids[at] = top.indices
-        if self.top is None:
-            self.top = values.new_zeros(*self.ids.shape, values.shape[1])
-        self.top[at] = values
-
-    def rollout(self, prompt_ids: Tensor, prompt_mask: Tensor, steps: int) -> Rollout:
-        """All of it, up to each row's first end-of-sequence token: what was computed after that is wiped."""
         ends = self.ids == self.policy.eos_id
-        over = ends.cumsum(1) - ends.long() > 0
+        over = ends.cumsum(1) - ends.long() > 0  # computed after the end
         over[:, steps:] = True
-        self.ids[over] = self.policy.pad_id
-        for values in (self.log_probs, self.top, self.top_ids):
+        self.ids[over] = pad_id
+        mu = [self.log_probs, self.top_ids, self.top]
+        for values in mu:
             if values is not None:
                 values[over] = 0
-        broken = int(self.log_probs.isnan().any(1).sum())
-        if broken:
+        if broken := int(self.log_probs.isnan().any(1).sum()):
             raise FloatingPointError(
                 f"{broken} of {len(over)} responses have log-probs that are not numbers: the policy's logits are not "
                 "finite; lower train.lr, or look at the weights it was loaded from"
             )
-        width = int((~over).sum(1).max())
-        kept = (None if values is None else values[:, :width] for values in (self.log_probs, self.top_ids, self.top))
-        return Rollout(prompt_ids, prompt_mask, self.ids[:, :width], ~over[:, :width], *kept)  # type: ignore[arg-type]
+        prompt_ids, prompt_mask = (x.repeat_interleave(self.samples, 0) for x in (prompt_ids, prompt_mask))
+        return Rollout(prompt_ids, prompt_mask, self.ids, ~over, *mu).trim()  # type: ignore[arg-type]
+
+    def take(self, logits: Tensor) -> None:
+        """The next step from logits (B, V). Writes in place and asks the GPU nothing, so that it can be recorded."""
+        logits, at = logits.float() / self.temperature, (self.rows, self.t)
+        if self.uniforms is None:
+            tokens = logits.argmax(-1)
+        else:
+            tokens = inverse_cdf(logits, self.uniforms[at], self.top_p)
+        if self.likeliest:
+            tokens = torch.where(self.rows % self.samples == 0, logits.argmax(-1), tokens)
+        norm = logits.logsumexp(-1, keepdim=True)
+        self.ids[at] = tokens
+        self.log_probs[at] = (logits.gather(1, tokens[:, None]) - norm)[:, 0]
+        if self.top_ids is not None:
+            logits, self.top_ids[at] = logits.topk(self.top_ids.shape[2])
+        if self.top is not None:
+            self.top[at] = logits - norm
+        self.tokens.copy_(tokens)
+        self.alive &= tokens != self.policy.eos_id
+        self.t += 1
 
 
 def _close_ranks(alive: Tensor, left: int) -> Tensor:
@@ -212,7 +185,9 @@ def inverse_cdf(logits: Tensor, uniforms: Tensor, top_p: float = 1.0) -> Tensor:
     """
     p = (logits - logits.amax(-1, keepdim=True)).exp()
     if top_p < 1:
-        p = p * _nucleus(p, top_p)
+        ordered, index = p.sort(-1, descending=True)
+        running = ordered.cumsum(-1, dtype=torch.float64)
+        p = p.scatter(1, index, ordered.where(running - ordered < top_p * running[:, -1:], 0))
     blocks = F.pad(p, (0, -p.shape[1] % BLOCK)).view(len(p), -1, BLOCK)
     totals = blocks.sum(-1, dtype=torch.float64)
     block, rest = _locate(totals, uniforms * totals.sum(-1))
@@ -230,10 +205,3 @@ def _locate(weights: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     target = target[:, None].clamp(min=0).minimum(running[:, -1:].nextafter(target.new_zeros(1)))
     index = torch.searchsorted(running, target, right=True).clamp(max=weights.shape[1] - 1)
     return index[:, 0], (target - running.gather(1, index) + weights.gather(1, index))[:, 0]
-
-
-def _nucleus(p: Tensor, top_p: float) -> Tensor:
-    """(B, V) bool: the fewest likeliest tokens whose probability reaches top_p."""
-    ordered, index = p.sort(-1, descending=True)
-    running = ordered.cumsum(-1, dtype=torch.float64)
-    return torch.zeros_like(p, dtype=torch.bool).scatter(1, index, running - ordered < top_p * running[:, -1:])
