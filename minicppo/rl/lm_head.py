@@ -75,31 +75,27 @@ def token_log_probs(
     return LogProbs(log_probs, entropy, None if top_ids is None else top)
 
 
-class _Head:
-    """The head in the type it computes in, and its tiles."""
+def _tiles(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, tile: Tile
+) -> Iterator[tuple[slice, slice, Tensor, Tensor]]:
+    """(rows, columns, those columns' weights, (tokens, entries) logits before the temperature), in hidden's type."""
+    rows, columns = tile
+    for v in range(0, len(weight), columns):
+        part = slice(v, v + columns)
+        own = weight[part].to(hidden.dtype)
+        shift = None if bias is None else bias[part].to(hidden.dtype)
+        for m in range(0, len(hidden), rows):
+            chunk = slice(m, m + rows)
+            yield chunk, part, own, nn.functional.linear(hidden[chunk], own, shift)
 
-    def __init__(self, hidden: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype):
-        self.hidden, self.weight, self.bias = hidden.to(dtype), weight, bias
-        self.dtype, self.full = dtype, torch.promote_types(dtype, torch.float32)
 
-    def tiles(self, tile: Tile) -> Iterator[tuple[slice, slice, Tensor, Tensor]]:
-        """(rows, columns, those columns' weights, (tokens, entries) logits before the temperature)."""
-        rows, columns = tile
-        for v in range(0, len(self.weight), columns):
-            part = slice(v, min(v + columns, len(self.weight)))
-            weight = self.weight[part].to(self.dtype)
-            bias = None if self.bias is None else self.bias[part].to(self.dtype)
-            for m in range(0, len(self.hidden), rows):
-                chunk = slice(m, min(m + rows, len(self.hidden)))
-                yield chunk, part, weight, nn.functional.linear(self.hidden[chunk], weight, bias)
+def _passes(hidden: Tensor, full: torch.dtype) -> tuple[Callable[..., None], Callable[..., Tensor]]:
+    """`fold` and `softmax_`, or the kernels that take their place."""
+    if not kernels.usable(hidden) or full != torch.float32:
+        return fold, softmax_
+    from minicppo.kernels import lm_head  # Triton: not everywhere
 
-    def passes(self) -> tuple[Callable[..., None], Callable[..., Tensor]]:
-        """`fold` and `softmax_`, or the kernels that take their place."""
-        if not kernels.usable(self.hidden) or self.full != torch.float32:
-            return fold, softmax_
-        from minicppo.kernels import lm_head  # Triton: not everywhere
-
-        return lm_head.fold, lm_head.softmax_
+    return lm_head.fold, lm_head.softmax_
 
 
 def fold(
@@ -145,22 +141,20 @@ class _TokenLogProbs(torch.autograd.Function):
         dtype = torch.promote_types(hidden.dtype, weight.dtype)
         if torch.is_autocast_enabled(device):
             dtype = torch.get_autocast_dtype(device)
+        full = torch.promote_types(dtype, torch.float32)
         with torch.autocast(device, enabled=False):
-            head = _Head(hidden, weight, bias, dtype)
-            fold_in = head.passes()[0]
-            top = hidden.new_full((len(hidden),), -torch.inf, dtype=head.full)  # max z so far
+            fold_in = _passes(hidden, full)[0]
+            top = hidden.new_full((len(hidden),), -torch.inf, dtype=full)  # max z so far
             total = torch.zeros_like(top)  # sum of exp(z - top)
             moment = torch.zeros_like(top)  # sum of exp(z - top) (z - top)
             picked = top.new_zeros(wanted.shape)
-            for rows, columns, _, z in head.tiles(tile):
-                fold_in(
-                    z, wanted[rows], columns.start, 1 / temperature, top[rows], total[rows], moment[rows], picked[rows]
-                )
+            for m, columns, _, z in _tiles(hidden.to(dtype), weight, bias, tile):
+                fold_in(z, wanted[m], columns.start, 1 / temperature, top[m], total[m], moment[m], picked[m])
             log_total = total.log()
             picked -= (top + log_total)[:, None]
         log_probs, top_log_probs, entropy = picked[:, 0].clone(), picked[:, 1:], log_total - moment / total
         ctx.save_for_backward(hidden, weight, bias, wanted[:, 0].clone(), log_probs, top + log_total)
-        ctx.temperature, ctx.tile, ctx.dtype = temperature, tile, dtype
+        ctx.temperature, ctx.tile, ctx.types = temperature, tile, (dtype, full)
         ctx.mark_non_differentiable(entropy, top_log_probs)
         return log_probs, entropy, top_log_probs
 
@@ -169,20 +163,20 @@ class _TokenLogProbs(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
         """-g p goes through the tiles without the target's own entry, whose 1 - p is taken apart: it may be tiny."""
         hidden, weight, bias, targets, log_probs, lse = ctx.saved_tensors
-        to_hidden, to_weight, to_bias = ctx.needs_input_grad[:3]
+        dtype, full = ctx.types
         with torch.autocast(hidden.device.type, enabled=False):
-            head = _Head(hidden, weight, bias, ctx.dtype)
-            to_p = head.passes()[1]
+            inputs, to_p = hidden.to(dtype), _passes(hidden, full)[1]
             slope = (grad / ctx.temperature)[:, None]  # (M, 1) d loss / d logit, before onehot - p
             own = slope * -torch.expm1(log_probs)[:, None]
-            scaled = (slope * head.hidden).to(head.dtype)
-            grad_hidden = torch.zeros_like(hidden, dtype=head.full) if to_hidden else None
-            grad_weight = torch.zeros_like(weight, dtype=head.full) if to_weight else None
-            grad_bias = torch.zeros_like(bias, dtype=head.full) if to_bias else None
-            for rows, columns, part, z in head.tiles(ctx.tile):
+            scaled = (slope * inputs).to(dtype)
+            grad_hidden, grad_weight, grad_bias = (
+                torch.zeros_like(x, dtype=full) if asked else None
+                for x, asked in zip((hidden, weight, bias), ctx.needs_input_grad, strict=False)
+            )
+            for rows, columns, part, z in _tiles(inputs, weight, bias, ctx.tile):
                 p = to_p(z, lse[rows], targets[rows], columns.start, 1 / ctx.temperature)
                 if grad_bias is not None:
-                    grad_bias[columns] -= slope[rows, 0] @ p.to(head.full)
+                    grad_bias[columns] -= slope[rows, 0] @ p.to(full)
                 if grad_hidden is not None:
                     _add_product(grad_hidden[rows], p, part)
                 if grad_weight is not None:
@@ -191,7 +185,7 @@ class _TokenLogProbs(torch.autograd.Function):
             if grad_hidden is not None:
                 grad_hidden = grad_hidden.mul_(-slope).add_(own * weight[targets]).to(hidden.dtype)
             if grad_weight is not None:
-                grad_weight = grad_weight.index_add_(0, targets, own * head.hidden).to(weight.dtype)
+                grad_weight = grad_weight.index_add_(0, targets, own * inputs).to(weight.dtype)
             if grad_bias is not None:
                 grad_bias = grad_bias.index_add_(0, targets, own[:, 0]).to(bias.dtype)
         return grad_hidden, grad_weight, grad_bias, None, None, None
@@ -225,19 +219,16 @@ def linear_head(model: PreTrainedModel) -> nn.Linear | None:
     head = model.get_output_embeddings()
     if type(head) is not nn.Linear or head._forward_hooks or head._forward_pre_hooks:
         return None
-    asked, linear = _LINEAR.get(model, (None, False))
-    if asked is not head:
-        linear = model.base_model is not model and _passes_through(model, head)
-        _LINEAR[model] = head, linear
-    return head if linear else None
+    if model not in _LINEAR or _LINEAR[model][0] is not head:
+        _LINEAR[model] = head, model.base_model is not model and _passes_through(model, head)
+    return head if _LINEAR[model][1] else None
 
 
 @torch.no_grad()
 def _passes_through(model: PreTrainedModel, head: nn.Linear) -> bool:
     seen: dict[str, Tensor] = {}
     ids = torch.zeros(1, 2, dtype=torch.long, device=model.device)
-    ramp = torch.linspace(-90, 90, 2 * head.out_features, device=model.device).to(head.weight.dtype)
-    ramp = ramp.view(1, 2, head.out_features)
+    ramp = torch.linspace(-90, 90, 2 * head.out_features, device=model.device).to(head.weight.dtype).view(1, 2, -1)
 
     def after_base(module: nn.Module, inputs: Any, output: Any) -> None:
         seen["base"] = output[0]
@@ -252,6 +243,5 @@ def _passes_through(model: PreTrainedModel, head: nn.Linear) -> bool:
     finally:
         for hook in hooks:
             hook.remove()
-    if "base" not in seen:  # some heads go around their base model (OPT)
-        return False
-    return torch.equal(logits.to(ramp.dtype), ramp) and torch.equal(seen["base"], seen["head"])
+    around = "base" not in seen  # some heads go around their base model (OPT)
+    return not around and torch.equal(logits.to(ramp.dtype), ramp) and torch.equal(seen["base"], seen["head"])

@@ -5,6 +5,7 @@ they would be computed with. Both cost further passes, so `pass_tokens` decides.
 """
 
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,12 +25,9 @@ FEW = 32  # tokens that a pass costs whatever the model: its weights are read ag
 def response_log_probs(policy: Policy, rollout: Rollout, temperature: float, needs: Needs = "log_probs") -> LogProbs:
     """What pi says of a rollout's tokens, (N, T), at the rollout's temperature, in float32 also under autocast.
 
-    The top tokens are the rollout's, or the whole vocabulary; `needs` must be what it was sampled with, or less. Values
-    in the padding are finite and meaningless. The logits are made whole only where needs="full" asks for them, where
-    they are small, and for models whose logits are more than a linear layer of the hidden states.
-
-    Raises:
-        ValueError: the rollout carries no top tokens.
+    The top tokens are the rollout's, or the whole vocabulary; `needs` must be what it was sampled with, or less: else a
+    ValueError. Values in the padding are finite and meaningless. The logits are made whole only where needs="full" asks
+    for them, where they are small, and for models whose logits are more than a linear layer of the hidden states.
     """
     if needs == "topk" and rollout.top_ids is None:
         raise ValueError("needs='topk' needs a rollout sampled with needs='topk': it has no token ids to compare on")
@@ -86,14 +84,7 @@ def _compute(policy: Policy, rollout: Rollout, temperature: float, needs: Needs)
     head = linear_head(policy.model)
     with policy.precision():
         if head is None:
-            ids, mask, positions = _inputs(rollout)
-            logits = policy.model(
-                input_ids=ids,
-                attention_mask=mask,
-                position_ids=positions,
-                use_cache=False,
-                logits_to_keep=rollout.response_ids.shape[1],
-            ).logits
+            logits = policy.model(**_inputs(rollout), logits_to_keep=rollout.response_ids.shape[1]).logits
         else:
             hidden = hidden_states(policy, rollout)
             tokens, columns = default_tile(hidden.device)
@@ -114,12 +105,9 @@ def hidden_states(policy: Policy, rollout: Rollout) -> Tensor:
     if one_pass < n * prompt:  # else there is less to save
         runs = _runs(rollout).nonzero()[:, 0]
         pays = _cost(n, len(runs), prompt, width - 1, one_pass)[1]
-        hidden = _read_prompts_once(policy, rollout, runs) if pays else None
-        if hidden is not None:
+        if pays and (hidden := _read_prompts_once(policy, rollout, runs)) is not None:
             return hidden
-    ids, mask, positions = _inputs(rollout)
-    output = policy.model.base_model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False)
-    return output.last_hidden_state[:, -width:]
+    return policy.model.base_model(**_inputs(rollout)).last_hidden_state[:, -width:]
 
 
 def _read_prompts_once(policy: Policy, rollout: Rollout, runs: Tensor) -> Tensor | None:
@@ -155,13 +143,14 @@ def _read_prompts_once(policy: Policy, rollout: Rollout, runs: Tensor) -> Tensor
     return torch.cat([hidden, after], 1)
 
 
-def _inputs(rollout: Rollout) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Ids, mask and positions of whole rows, without the last token, which predicts nothing."""
+def _inputs(rollout: Rollout) -> dict[str, Any]:
+    """Of a pass over whole rows, without the last token, which predicts nothing."""
     ids = torch.cat([rollout.prompt_ids, rollout.response_ids], 1)[:, :-1]
+    inputs: dict[str, Any] = {"input_ids": ids, "use_cache": False}
     if bool(rollout.prompt_mask.all()):  # padding on the right alone is harmless under causal attention
-        return ids, None, None
+        return inputs
     mask = torch.cat([rollout.prompt_mask, rollout.response_mask], 1)[:, :-1]
-    return ids, mask, (mask.cumsum(1) - 1).clamp(min=0)
+    return inputs | {"attention_mask": mask, "position_ids": (mask.cumsum(1) - 1).clamp(min=0)}
 
 
 def _from_hidden(hidden: Tensor, head: nn.Linear, rollout: Rollout, temperature: float, needs: Needs) -> LogProbs:
@@ -174,7 +163,8 @@ def _from_hidden(hidden: Tensor, head: nn.Linear, rollout: Rollout, temperature:
     def spread(values: Tensor) -> Tensor:
         return values.new_zeros(*valid.shape, *values.shape[1:]).index_put((valid,), values)
 
-    return LogProbs(*(None if values is None else spread(values) for values in vars(found).values()))  # type: ignore[arg-type]
+    result: LogProbs = rows.map_rows(spread, found)
+    return result
 
 
 def _from_logits(logits: Tensor, rollout: Rollout, temperature: float, needs: Needs) -> LogProbs:
@@ -183,10 +173,7 @@ def _from_logits(logits: Tensor, rollout: Rollout, temperature: float, needs: Ne
     log_probs = log_p.gather(2, rollout.response_ids[..., None])[..., 0]
     detached = log_p.detach()
     entropy = -(detached.exp() * detached).sum(-1)
-    top: Tensor | None = None
-    if needs == "full":
-        top = detached
-    elif needs == "topk":
-        assert rollout.top_ids is not None
+    top = detached if needs == "full" else None
+    if needs == "topk" and rollout.top_ids is not None:
         top = detached.gather(2, rollout.top_ids)
     return LogProbs(log_probs, entropy, top)

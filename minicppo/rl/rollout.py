@@ -61,32 +61,17 @@ class Rollout:
         """Without the columns that are padding in all rows; one is left at least."""
         first = int(self.prompt_mask.any(0).int().argmax())
         width = int(self.response_mask.sum(1).max().clamp(min=1))
-        return self._by_column(lambda name, value: value[:, first:] if name.startswith("prompt") else value[:, :width])
+        return self.by_column(lambda name, value: value[:, first:] if name.startswith("prompt") else value[:, :width])
 
-    def pad(self, prompt: int, width: int, pad_id: int) -> "Rollout":
-        """Prompts filled up to so many columns on the left, responses on the right."""
-
-        def padded(name: str, value: Tensor) -> Tensor:
-            fill = pad_id if name in ("prompt_ids", "response_ids") else 0
-            return widen(value, prompt, fill, left=True) if name.startswith("prompt") else widen(value, width, fill)
-
-        return self._by_column(padded)
-
-    def _by_column(self, change: Callable[[str, Tensor], Tensor]) -> "Rollout":
+    def by_column(self, change: Callable[[str, Tensor], Tensor]) -> "Rollout":
         """What has columns is changed, by name."""
-        changed: dict[str, Any] = {}
-        for name, value in vars(self).items():
-            if isinstance(value, Tensor) and value.ndim > 1:
-                changed[name] = change(name, value)
-        return replace(self, **changed)
+        columns = {k: change(k, v) for k, v in vars(self).items() if isinstance(v, Tensor) and v.ndim > 1}
+        return replace(self, **columns)  # type: ignore[arg-type]
 
     def split(self, size: int | None) -> Iterator["Rollout"]:
         """`size` rows at a time (None: all), columns as they are."""
-        if size is None or size >= len(self):
-            yield self
-            return
-        for index in torch.arange(len(self), device=self.log_probs.device).split(size):
-            yield self.rows(index)
+        for index in torch.arange(len(self), device=self.log_probs.device).split(size or len(self)):
+            yield self if len(index) == len(self) else self.rows(index)
 
     def token_batch(self, log_probs: Tensor, top_log_probs: Tensor | None = None) -> TokenBatch:
         """What the rules read: pi's log-probs (N, T), and (N, T, K) on the same tokens, beside the rollout's own."""
@@ -118,7 +103,12 @@ def join(parts: Sequence[Rollout], pad_id: int) -> Rollout:
     """The rows of all, one after the other, padded to the widest prompt and the widest response."""
     prompt = max(part.prompt_ids.shape[1] for part in parts)
     width = max(part.response_ids.shape[1] for part in parts)
-    return rows.join([part.pad(prompt, width, pad_id) for part in parts])
+
+    def padded(name: str, value: Tensor) -> Tensor:
+        fill, left = pad_id if name in ("prompt_ids", "response_ids") else 0, name.startswith("prompt")
+        return widen(value, prompt if left else width, fill, left)
+
+    return rows.join([part.by_column(padded) for part in parts])
 
 
 def widen(values: Tensor, width: int, fill: int = 0, left: bool = False) -> Tensor:

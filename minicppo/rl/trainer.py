@@ -1,7 +1,7 @@
 """The training loop, `learn`: roll out, update with each minibatch; evaluate and save now and then.
 
-Left out on purpose: a KL penalty to a reference model, an entropy bonus, a value function, several processes. The paper
-uses none of the first three, and what outgrows one device belongs on another engine.
+Left out on purpose: a KL penalty to a reference model, an entropy bonus and a value function, which the paper does not
+use, and several processes: what outgrows one device belongs on another engine.
 """
 
 import dataclasses
@@ -144,9 +144,8 @@ def rollout_row(state: TrainState, rollout: Rollout, config: RunConfig) -> dict[
 
 def timings_row(watch: Stopwatch, rollout: Rollout) -> dict[str, float]:
     """What timings.jsonl says of an iteration."""
-    seconds = {name: watch.seconds[name] for name in ("rollout_s", "update_s", "eval_s")}
-    tokens = int(rollout.response_mask.sum())
-    speed = tokens / (seconds["rollout_s"] + seconds["update_s"])
+    seconds = watch.seconds
+    speed = int(rollout.response_mask.sum()) / (seconds["rollout_s"] + seconds["update_s"])
     return {**seconds, "tokens_per_s": speed, "peak_memory_mb": peak_memory_mb()}
 
 
@@ -156,10 +155,8 @@ def train(config: RunConfig, run_dir: str | Path, on_event: OnEvent | None = Non
     `on_event` is called with every row of metrics.jsonl, with {"kind": "warmup", "step", "max_steps", "accuracy"} while
     a warm-up is trained, and with {"kind": "iteration", ...} (a row of timings.jsonl) after each iteration.
 
-    Raises:
-        FileExistsError: the folder already holds a run.
-        FloatingPointError: a loss, gradient or log-prob is not finite.
-        ValueError: the task has fewer held-out problems than the evaluation asks for.
+    Raises FileExistsError where the folder already holds a run, ValueError where the task has fewer held-out problems
+    than the evaluation asks for, and FloatingPointError where a loss, gradient or log-prob is not finite.
     """
     RunDir(Path(run_dir)).require_vacant()
     held_out_problems(config.make_task(), config)
@@ -173,18 +170,15 @@ def train(config: RunConfig, run_dir: str | Path, on_event: OnEvent | None = Non
 def resume(run_dir: str | Path, on_event: OnEvent | None = None) -> Path:
     """Continue a run from its newest checkpoint as if it had never stopped: on a CPU, to the bit.
 
-    Raises:
-        FileNotFoundError: the folder holds no run.
-        BlockingIOError: another process is writing it.
-        ValueError: a log is shorter than it was at the checkpoint.
+    Raises FileNotFoundError where the folder holds no run, BlockingIOError where another process is writing it, and
+    ValueError where a log is shorter than it was at the checkpoint.
     """
     run = RunDir.open(run_dir)
-    if run.finished:
-        return run.path
-    with run.locked():
-        begun = list_checkpoints(run.checkpoints)
-        start = trained_policy(run.path) if begun else starting_policy(run.config(), on_event)
-        _to_the_end(run, start, on_event)
+    if not run.finished:
+        with run.locked():
+            begun = list_checkpoints(run.checkpoints)
+            start = trained_policy(run.path) if begun else starting_policy(run.config(), on_event)
+            _to_the_end(run, start, on_event)
     return run.path
 
 
@@ -222,11 +216,7 @@ def starting_policy(config: RunConfig, on_event: OnEvent | None = None) -> Polic
 
 
 def trained_policy(run_dir: str | Path) -> Policy:
-    """The policy of a run's newest checkpoint.
-
-    Raises:
-        FileNotFoundError: no run, or no checkpoint yet.
-    """
+    """The policy of a run's newest checkpoint; FileNotFoundError where there is no run, or no checkpoint yet."""
     run = RunDir.open(run_dir)
     saved = list_checkpoints(run.checkpoints)
     if not saved:
