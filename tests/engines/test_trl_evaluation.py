@@ -40,7 +40,7 @@ def test_evaluating_before_training_and_beside_it(tmp_path: Path) -> None:
 
 
 def test_a_run_saved_where_it_evaluates_resumes_to_the_bit(tmp_path: Path) -> None:
-    whole, again = (evaluating(tmp_path / name) for name in ("whole", "again"))
+    whole, again = (evaluating(tmp_path / name, shuffle_dataset=False) for name in ("whole", "again"))
     whole.train()
     again.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-2"))
     for a, b in zip(whole.model.state_dict().values(), again.model.state_dict().values(), strict=True):
