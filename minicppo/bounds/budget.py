@@ -55,12 +55,7 @@ class Budget:
 
     @classmethod
     def linear(
-        cls,
-        horizon: int,
-        delta: float = 0.15,
-        delta_b: float = 0.02,
-        w_min: float = 0.8,
-        form: Form = "algorithm",
+        cls, horizon: int, delta: float = 0.15, delta_b: float = 0.02, w_min: float = 0.8, form: Form = "algorithm"
     ) -> Budget:
         """The paper's schedule and, by default, its thresholds."""
         return cls(delta, delta_b, linear_weights(horizon, w_min), form)

@@ -3,29 +3,23 @@
     certificate = certify(log_probs, rollout_log_probs, rewards, response_mask, groups=group_ids)
     log(certificate.rows())  # {"certificate/surrogate": .., "certificate/certified": 0.0 or 1.0, ..}
 
-Call it after an optimiser step, with log_probs of the NEW policy on the responses mu sampled, and with every row of the
-rollout: also the groups whose rewards do not vary, which the loss may drop, since the residual counts them.
+Call it after an optimiser step, with log_probs of the NEW policy and with every row of the rollout: also the groups
+whose rewards do not vary, which the loss may drop, since the residual counts them. Means over responses estimate, with
+x_t = rho_t - 1:
 
-What is estimated, each as a mean over responses (x_t = rho_t - 1):
-
-    surrogate L'    E_mu[(R - b) sum_t x_t], b the leave-one-out mean of the group (the plain group mean would
-                    shrink L' by 1 - 1/G), or 0 without groups
+    surrogate L'    E_mu[(R - b) sum_t x_t], b the mean of the group's others (the plain mean would shrink L' by
+                    1 - 1/G), or 0 without groups
     pair     F2     2 xi E_mu sum_t |x_t| sum_{j>t} D_j; without a divergence xi E_mu sum_{t<j} |x_t| |x_j|
     expected F5     2 xi (U + min(1, U)), U = E_mu sum_t D_t; without a divergence E_mu sum_t |x_t| / 2
-    gain            L' - min(F2, F5), which J(pi) - J(mu) is at least; "certified" if its lower confidence
-                    limit is positive
+    gain            L' - min(F2, F5) <= J(pi) - J(mu); "certified" if its lower confidence limit is positive
 
 Premises: pi << mu; log-probs of the untruncated sampling distribution on both sides; |R - c| <= xi = reward_range / 2;
 a divergence, if given, is the exact TV of s_t (Binary and Top-K scores lie below it and void F2 and F5). Groups are
 independent draws of a prompt. F5 alone never certifies (L' <= 2 xi U), it limits how far J can have moved.
 
-The policy must not have been fitted to the responses it is judged on. On the batch an update was trained on,
-L' is optimistic (it is what the update maximised) and "certified" describes the batch; a certificate in
-earnest needs responses that mu samples afresh.
-
-What sampling cannot show: a branch that mu visits once in a million responses is in no batch, and |x| there
-may be huge. A certificate is therefore a statement about estimates, right at its nominal rate only when the
-ratios are not heavy tailed; the pathwise bounds (F3, F4, F7) cannot be read off rollouts at all.
+Judge on responses that mu samples afresh: on the batch an update maximised L' is optimistic, and "certified" describes
+that batch only. And sampling cannot show a branch that mu visits once in a million responses, where |x| may be huge: a
+certificate holds at its nominal rate only when ratios are not heavy tailed (pathwise F3, F4, F7: not from rollouts).
 """
 
 from __future__ import annotations
@@ -73,25 +67,16 @@ class Certificate:
 
     @property
     def verdict(self) -> str:
-        """In words."""
         return "improvement certified" if self.certified else "not certified"
 
     def rows(self) -> dict[str, float]:
         """Flat floats for a metrics log, keys `certificate/*`."""
         row: dict[str, float] = {}
-        for name in ("surrogate", "pair", "expected", "gain", "divergence"):
-            interval: Interval = getattr(self, name)
-            row |= {
-                f"certificate/{name}": interval.estimate,
-                f"certificate/{name}_low": interval.low,
-                f"certificate/{name}_high": interval.high,
-            }
-        return row | {
-            "certificate/largest_change": self.largest_change,
-            "certificate/certified": float(self.certified),
-            "certificate/responses": float(self.responses),
-            "certificate/groups": float(self.groups),
-        }
+        for name, value in vars(self).items():
+            if isinstance(value, Interval):
+                row |= {name: value.estimate, f"{name}_low": value.low, f"{name}_high": value.high}
+        row |= {name: float(getattr(self, name)) for name in ("largest_change", "certified", "responses", "groups")}
+        return {f"certificate/{name}": value for name, value in row.items()}
 
 
 def certify(
@@ -108,62 +93,46 @@ def certify(
 ) -> Certificate:
     """Estimate the certificate of one update.
 
-    log_probs, rollout_log_probs: (N, T) of pi and mu at the sampled tokens; rewards: (N,); response_mask: (N,
-    T), 1 at tokens of the response; groups: (N,) integer prompt ids, None when every response has its own
-    prompt; divergence: (N, T) exact TV in [0, 1]. Intervals resample whole groups, since responses to one
-    prompt are not independent; with one group only they resample its responses, and speak of that prompt.
+    log_probs, rollout_log_probs: (N, T) of pi and mu at the sampled tokens; rewards: (N,); response_mask: (N, T), 1 at
+    tokens of the response; groups: (N,) integer prompt ids, None when every response has its own prompt; divergence:
+    (N, T) exact TV in [0, 1]. Intervals resample whole groups, since responses to one prompt are not independent; with
+    one group only they resample its responses, and speak of that prompt.
 
-    Raises ValueError for shapes that disagree, non-finite values at valid tokens, a reward range exceeded by
-    the rewards, fewer than two responses, or a confidence outside (0, 1).
+    Raises ValueError for shapes that disagree, non-finite values at valid tokens, a reward range exceeded by the
+    rewards, fewer than two responses, or a confidence outside (0, 1).
     """
-    mask = np.asarray(response_mask, dtype=bool)
-    rewards = np.asarray(rewards, dtype=np.float64)
-    _check(mask, rewards, reward_range, confidence, log_probs=log_probs, rollout_log_probs=rollout_log_probs)
-    difference = np.where(mask, log_probs, 0.0).astype(np.float64) - np.where(mask, rollout_log_probs, 0.0)
-    x = np.expm1(difference)
-    if divergence is None:
-        size = abs(x) / 2
-    else:
-        _check(mask, rewards, reward_range, confidence, divergence=divergence)
-        size = np.where(mask, divergence, 0.0).astype(np.float64)
+    mask, rewards = np.asarray(response_mask, dtype=bool), np.asarray(rewards, dtype=np.float64)
+    arrays = {"log_probs": log_probs, "rollout_log_probs": rollout_log_probs}
+    if divergence is not None:
+        arrays["divergence"] = divergence
+    _check(mask, rewards, reward_range, confidence, arrays)
+    given = {name: np.where(mask, array, 0.0).astype(np.float64) for name, array in arrays.items()}
+    x = np.expm1(given["log_probs"] - given["rollout_log_probs"])
+    size = given.get("divergence", abs(x) / 2)
     pairs = (abs(x) * suffix_sums(size.T).T).sum(axis=1)
     ids = np.arange(len(rewards)) if groups is None else np.unique(groups, return_inverse=True)[1]
-    per_response = np.stack([x.sum(axis=1) * _advantages(rewards, ids), pairs, size.sum(axis=1)], axis=1)
-    units = _group_means(per_response, ids) if ids.any() else per_response
-    return _bootstrap(units, len(rewards), reward_range / 2, confidence, resamples, seed)
-
-
-def _bootstrap(means: Vector, responses: int, xi: float, confidence: float, resamples: int, seed: int) -> Certificate:
-    """Expanded percentile intervals (Hesterberg 2015) from resampled group means (G, 3): L', pairs, U."""
-    count = len(means)
-    rng = np.random.default_rng(seed)
-    samples = np.concatenate([means.mean(axis=0, keepdims=True), _resampled_means(means, resamples, rng)])
-    # Widened as Student's t would be, so that few groups do not make the interval too short.
-    tail = float(ndtr(np.sqrt(count / (count - 1)) * stdtrit(count - 1, (1 - confidence) / 2)))
+    means = np.stack([x.sum(axis=1) * _advantages(rewards, ids), pairs, size.sum(axis=1)], axis=1)
+    if ids.any():  # every prompt counts once
+        means = np.stack([np.bincount(ids, column) / np.bincount(ids) for column in means.T], axis=1)
+    count, xi = len(means), reward_range / 2
+    samples = np.concatenate([means.mean(axis=0, keepdims=True), _resampled_means(means, resamples, seed)])
     surrogate, pair, total = samples[:, 0], 2 * xi * samples[:, 1], samples[:, 2]
     expected = np.array([expected_budget(u, xi) for u in total])
-    gain = surrogate - np.minimum(pair, expected)
+    # Expanded percentiles (Hesterberg 2015): as wide as Student's t would be, so that few groups do not shorten them.
+    tail = float(ndtr(np.sqrt(count / (count - 1)) * stdtrit(count - 1, (1 - confidence) / 2)))
 
     def interval(values: Vector) -> Interval:
-        low, high = np.quantile(values[1:], [tail, 1 - tail])
-        return Interval(float(values[0]), float(low), float(high))
+        return Interval(float(values[0]), *map(float, np.quantile(values[1:], [tail, 1 - tail])))
 
-    return Certificate(
-        surrogate=interval(surrogate),
-        pair=interval(pair),
-        expected=interval(expected),
-        gain=interval(gain),
-        divergence=interval(total),
-        largest_change=largest_change(float(total[0]), xi),
-        confidence=confidence,
-        responses=responses,
-        groups=count,
-    )
+    estimates = (interval(surrogate), interval(pair), interval(expected))
+    gain = interval(surrogate - np.minimum(pair, expected))
+    limit = largest_change(float(total[0]), xi)
+    return Certificate(*estimates, gain, interval(total), limit, confidence, len(rewards), count)
 
 
-def _resampled_means(means: Vector, resamples: int, rng: np.random.Generator) -> Vector:
+def _resampled_means(means: Vector, resamples: int, seed: int) -> Vector:
     """Means of `resamples` draws with replacement of the rows of means (G, columns): (resamples, columns)."""
-    count = len(means)
+    count, rng = len(means), np.random.default_rng(seed)
     block = max(1, 1_000_000 // count)  # resamples at a time: a few megabytes whatever the number of groups
     out = []
     for start in range(0, resamples, block):
@@ -180,13 +149,9 @@ def _advantages(rewards: Vector, ids: NDArray[np.int64]) -> Vector:
     return rewards - np.where(count > 1, (total - rewards) / np.maximum(count - 1, 1), 0.0)
 
 
-def _group_means(values: Vector, ids: NDArray[np.int64]) -> Vector:
-    """Mean of the rows of each group, (G, columns): every prompt counts once."""
-    count = np.bincount(ids)
-    return np.stack([np.bincount(ids, weights=column) / count for column in values.T], axis=1)
-
-
-def _check(mask: NDArray[Any], rewards: Vector, reward_range: float, confidence: float, **arrays: NDArray[Any]) -> None:
+def _check(
+    mask: NDArray[Any], rewards: Vector, reward_range: float, confidence: float, arrays: dict[str, NDArray[Any]]
+) -> None:
     for name, array in arrays.items():
         if np.shape(array) != mask.shape:
             raise ValueError(f"{name} has shape {np.shape(array)}, response_mask {mask.shape}: they must agree")

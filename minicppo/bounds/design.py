@@ -7,9 +7,9 @@ so one evaluation at delta_b = 1 fixes delta_b for any target. All horizons coun
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 from scipy.optimize import brentq
@@ -57,8 +57,8 @@ def design_thresholds(
 ) -> Design:
     """The largest (delta, delta_b) with delta = burst * delta_b whose residual bound is `residual` (ours).
 
-    horizon: T >= 2 tokens. residual: target for |Delta|, reward units. reward_range: max R - min R; xi is
-    half of it. Raises ValueError for values outside their range.
+    horizon: T >= 2 tokens. residual: target for |Delta|, reward units. reward_range: max R - min R; xi is half of it.
+    Raises ValueError for values outside their range.
 
     >>> design_thresholds(16, 0.5).delta_b.__format__(".3f")
     '0.031'
@@ -69,7 +69,10 @@ def design_thresholds(
         delta = (residual / uniform_rule(horizon, 1.0, xi)) ** 0.5
         return Design(horizon, method, delta, delta, 1.0, residual, delta, PREMISES[method])
     if method == "theorem1":
-        delta_b = (residual / _theorem1_unit(horizon, burst, w_min, xi)) ** 0.5
+        # The bound over delta_b^2 is constant until lbar = delta / w_min is clipped at 1, and an upper bound beyond.
+        small = 1e-6 * w_min / burst
+        unit = theorem1_eq8(Budget.linear(horizon, small * burst, small, w_min), xi) / small**2
+        delta_b = (residual / unit) ** 0.5
     else:
         total = path_for(residual, xi) if method == "path" else chi_square_for(residual, xi)
         delta_b = total / _path_total(horizon, burst, 1.0, w_min)
@@ -78,12 +81,7 @@ def design_thresholds(
 
 
 def certified_residual(
-    horizon: int,
-    delta: float,
-    delta_b: float,
-    w_min: float = 1.0,
-    reward_range: float = 1.0,
-    method: Method = "path",
+    horizon: int, delta: float, delta_b: float, w_min: float = 1.0, reward_range: float = 1.0, method: Method = "path"
 ) -> float:
     """The residual that given thresholds certify, reward units: the inverse of `design_thresholds` (ours).
 
@@ -112,7 +110,6 @@ def largest_horizon(
     def useful(horizon: int) -> bool:
         return certified_residual(horizon, delta, delta_b, w_min, 1.0, method) < 1.0
 
-    _check(2, method, w_min=w_min, delta=delta, delta_b=delta_b)
     low, high = 1, 2
     while useful(high):
         if high >= limit:
@@ -129,15 +126,13 @@ def design_table(
     reward_range: float = 1.0,
     burst: float = 7.5,
     w_min: float = 1.0,
-    horizons: Sequence[int] = HORIZONS,
-    on_row: Callable[[], None] = lambda: None,
+    horizons: Iterable[int] = HORIZONS,
 ) -> list[dict[Method, Design]]:
-    """One row a horizon, one design a method; `on_row` is called after each row (progress)."""
-    rows = []
-    for horizon in horizons:
-        rows.append({m: design_thresholds(horizon, residual, reward_range, burst, w_min, m) for m in get_args(Method)})
-        on_row()
-    return rows
+    """One row a horizon, one design a method."""
+    return [
+        {method: design_thresholds(horizon, residual, reward_range, burst, w_min, method) for method in PREMISES}
+        for horizon in horizons
+    ]
 
 
 def path_for(residual: float, xi: float) -> float:
@@ -158,15 +153,9 @@ def _path_total(horizon: int, delta: float, delta_b: float, w_min: float) -> flo
     return fill_from_end(budget.weights, np.full(horizon, delta), budget.limits)
 
 
-def _theorem1_unit(horizon: int, burst: float, w_min: float, xi: float) -> float:
-    """The bound over delta_b^2: constant until lbar = delta / w_min is clipped at 1, and an upper bound beyond."""
-    small = 1e-6 * w_min / burst
-    return theorem1_eq8(Budget.linear(horizon, small * burst, small, w_min), xi) / small**2
-
-
 def _check(horizon: int, method: str, w_min: float, **positive: float) -> None:
-    if method not in get_args(Method):
-        raise ValueError(f"unknown method {method!r}; choose one of {', '.join(get_args(Method))}")
+    if method not in PREMISES:
+        raise ValueError(f"unknown method {method!r}; choose one of {', '.join(PREMISES)}")
     if horizon < 2:
         raise ValueError(f"horizon={horizon}: thresholds need at least 2 tokens (with 1 the residual is 0)")
     if not 0 < w_min <= 1:

@@ -4,8 +4,6 @@ Throughout: Delta = L' - (J(pi) - J(mu)); xi bounds |R|; u = (u_1 .. u_T), u_t =
 D_t <= l_t at every state mu reaches. Bounds return a number in reward units that |Delta| does not exceed.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
@@ -14,10 +12,7 @@ from minicppo.bounds.budget import Array, Budget
 
 
 def suffix_sums(caps: Array) -> Array:
-    """sum_{j>t} l_j for t = 1 .. T, the last 0: the linear suffix bound of paper Lemma 3.
-
-    caps (T,), or (T, paths) for one sum along every path; same shape out.
-    """
+    """sum_{j>t} l_j for t = 1 .. T, the last 0 (paper Lemma 3); caps (T,), or (T, paths) for sums along every path."""
     out = np.zeros_like(caps)
     # Shifted, not "inclusive sum less own", which cancels when a rare token's term is huge.
     out[:-1] = np.cumsum(caps[:0:-1], axis=0)[::-1]
@@ -25,9 +20,9 @@ def suffix_sums(caps: Array) -> Array:
 
 
 def suffix_products(caps: Array) -> Array:
-    """1 - prod_{j>t} (1 - l_j) for t = 1 .. T, the product suffix bound of paper Lemma 3. Shape (T,).
+    """1 - prod_{j>t} (1 - l_j) for t = 1 .. T, shape (T,): the TV of the suffix is at most this (paper Lemma 3).
 
-    Premise: D_j <= l_j <= 1 at every state after the prefix. TV of the suffix is at most this (maximal coupling).
+    Premise: D_j <= l_j <= 1 at every state after the prefix.
     """
     keep = np.cumprod((1 - caps)[::-1])[::-1]
     return 1 - np.append(keep[1:], keep[-1] ** 0)

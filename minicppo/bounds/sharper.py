@@ -5,8 +5,6 @@ prompt, so xi may always be HALF the range of R: 1/2 for rewards in {0, 1}. Boun
 (F1, F2) are in theory/pair_bounds.py.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
@@ -17,8 +15,7 @@ from minicppo.bounds.budget import Array
 def cap_theorem(caps: Array, xi: float = 1.0) -> Any:
     """F3: |Delta| <= 2 xi sum_t l_t (1 - prod_{j != t} (1 - l_j)) when D_t <= l_t at every state; caps (T,).
 
-    The exact supremum over policies and rewards, approached by `theory.families.rare_token`. Symmetric in the caps:
-    under pathwise caps the worst case does not know about position.
+    The exact supremum over policies and rewards, approached by `theory.families.rare_token`; blind to position.
     """
     before = np.concatenate([[1], np.cumprod(1 - caps)[:-1]])
     after = np.concatenate([np.cumprod((1 - caps)[::-1])[::-1][1:], [1]])
