@@ -5,13 +5,7 @@ take plain sequences and do arithmetic with `+ - * /` and comparisons, so they a
 a tie is a tie.
 """
 
-from minicppo.reference.divergence import (
-    coarsen,
-    kl_divergence,
-    predicted_drift,
-    topk_partition,
-    total_variation,
-)
+from minicppo.reference.divergence import coarsen, kl_divergence, predicted_drift, topk_partition, total_variation
 from minicppo.reference.loss import aggregate, group_advantages, policy_loss
 from minicppo.reference.mask import (
     TokenStep,
@@ -25,24 +19,7 @@ from minicppo.reference.mask import (
 )
 from minicppo.reference.methods import LOOPS, Response, loop
 
-__all__ = [
-    "LOOPS",
-    "Response",
-    "TokenStep",
-    "aggregate",
-    "budget_gate",
-    "coarsen",
-    "cppo_steps",
-    "cppo_token_mask",
-    "dynamic_budget",
-    "group_advantages",
-    "kl_divergence",
-    "linear_weights",
-    "loop",
-    "policy_loss",
-    "predicted_drift",
-    "quantile",
-    "soft_gate",
-    "topk_partition",
-    "total_variation",
-]
+__all__ = ["coarsen", "kl_divergence", "predicted_drift", "topk_partition", "total_variation"]
+__all__ += ["TokenStep", "budget_gate", "cppo_steps", "cppo_token_mask", "dynamic_budget"]
+__all__ += ["linear_weights", "quantile", "soft_gate"]
+__all__ += ["LOOPS", "Response", "aggregate", "group_advantages", "loop", "policy_loss"]

@@ -1,20 +1,11 @@
 """A linear language-model head, one token after the other: log-probs, entropy, and the gradient of the log-probs."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
-
-
-class HeadGradients(NamedTuple):
-    """Gradients of sum_i g_i log p_i(y_i) with respect to what the head is given."""
-
-    hidden: Array  # (M, d)
-    weight: Array  # (V, d)
-    bias: Array  # (V,)
 
 
 def head_log_probs(hidden: Array, weight: Array, bias: Array, temperature: float) -> Array:
@@ -31,14 +22,17 @@ def head_entropy(log_probs: Array) -> float:
 
 def head_gradients(
     hidden: Array, weight: Array, bias: Array, targets: Sequence[int], temperature: float, upstream: Sequence[float]
-) -> HeadGradients:
-    """By the chain rule: d log p(y) / d logit_v = (1[v = y] - p_v) / temperature."""
-    out = HeadGradients(np.zeros_like(hidden), np.zeros_like(weight), np.zeros_like(bias))
+) -> tuple[Array, Array, Array]:
+    """Gradients of sum_i g_i log p_i(y_i) with respect to hidden (M, d), weight (V, d) and bias (V,).
+
+    By the chain rule: d log p(y) / d logit_v = (1[v = y] - p_v) / temperature.
+    """
+    of_hidden, of_weight, of_bias = np.zeros_like(hidden), np.zeros_like(weight), np.zeros_like(bias)
     for i, (h, y, g) in enumerate(zip(hidden, targets, upstream, strict=True)):
         slope = -np.exp(head_log_probs(h, weight, bias, temperature))
         slope[y] += 1
         slope *= g / temperature
-        out.hidden[i] = weight.T @ slope
-        out.weight[:] += np.outer(slope, h)
-        out.bias[:] += slope
-    return out
+        of_hidden[i] = weight.T @ slope
+        of_weight += np.outer(slope, h)
+        of_bias += slope
+    return of_hidden, of_weight, of_bias

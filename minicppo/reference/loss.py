@@ -16,24 +16,21 @@ def group_advantages(rewards: Sequence[float], normalize_std: bool = False, ddof
 
 def aggregate(losses: Sequence[Sequence[float]], mode: str, horizon: int | None = None) -> float:
     """Mean loss of ragged per-token losses, one inner sequence a response (valid tokens, masked ones included)."""
-    n = len(losses)
+    total, n = sum(sum(row) for row in losses), len(losses)
     if mode == "token-mean":
-        return sum(sum(row) for row in losses) / sum(len(row) for row in losses)
+        return total / sum(len(row) for row in losses)
     if mode == "seq-mean-token-mean":
         return sum(sum(row) / len(row) for row in losses) / n
     if mode == "seq-mean-token-sum":
-        return sum(sum(row) for row in losses) / n
+        return total / n
     if mode == "seq-mean-token-sum-norm":
         assert horizon is not None
-        return sum(sum(row) for row in losses) / n / horizon
+        return total / n / horizon
     raise ValueError(f"unknown loss aggregation {mode!r}")
 
 
 def policy_loss(
-    weights: Sequence[Sequence[float]],
-    advantages: Sequence[Sequence[float]],
-    mode: str,
-    horizon: int | None = None,
+    weights: Sequence[Sequence[float]], advantages: Sequence[Sequence[float]], mode: str, horizon: int | None = None
 ) -> float:
     """Value of the loss: -aggregate(g A). Its gradient with respect to log pi is -aggregate's weight times g A."""
     rows = [[-g * a for g, a in zip(gs, As, strict=True)] for gs, As in zip(weights, advantages, strict=True)]

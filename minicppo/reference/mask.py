@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 Number = Any  # int, float, numpy scalar or fractions.Fraction: whatever supports + - * / and <=
+Numbers = Sequence[Number]
 
 
 class TokenStep(NamedTuple):
@@ -21,16 +22,13 @@ class TokenStep(NamedTuple):
 
 
 def linear_weights(length: int, w_min: Number) -> list[Number]:
-    """Position weights of Eq. 9: from 1 at the first token to `w_min` at the last.
-
-    A single token weighs 1 (ours: the formula is 0/0).
-    """
+    """Eq. 9: from 1 at the first token to `w_min` at the last; a single token weighs 1 (ours: the formula is 0/0)."""
     if length == 1:
         return [w_min / w_min]  # one, in the caller's own number type
     return [1 - (1 - w_min) * t / (length - 1) for t in range(length)]
 
 
-def quantile(values: Sequence[Number], q: Number) -> Number:
+def quantile(values: Numbers, q: Number) -> Number:
     """Linearly interpolated quantile: position q (n - 1) in the sorted values."""
     ordered = sorted(values)
     position = q * (len(ordered) - 1)
@@ -39,7 +37,7 @@ def quantile(values: Sequence[Number], q: Number) -> Number:
     return ordered[below] + (position - below) * (ordered[above] - ordered[below])
 
 
-def dynamic_budget(divergences: Sequence[Number], floor: Number, cap_factor: Number = 2, q: Number = 0.9) -> Number:
+def dynamic_budget(divergences: Numbers, floor: Number, cap_factor: Number = 2, q: Number = 0.9) -> Number:
     """Eq. 22: the response's own P90 of the unweighted D_t, held within [floor, cap_factor * floor]."""
     if len(divergences) == 0:
         return floor
@@ -47,12 +45,7 @@ def dynamic_budget(divergences: Sequence[Number], floor: Number, cap_factor: Num
 
 
 def cppo_steps(
-    divergences: Sequence[Number],
-    away: Sequence[bool],
-    *,
-    delta: Number,
-    delta_b: Number | None,
-    weights: Sequence[Number],
+    divergences: Numbers, away: Sequence[bool], *, delta: Number, delta_b: Number | None, weights: Numbers
 ) -> list[TokenStep]:
     """Algorithm 1 with every intermediate.
 
@@ -61,8 +54,7 @@ def cppo_steps(
     Every token, kept or not, enters S and W: they measure how far the policy has drifted, not what was spent.
     """
     steps = []
-    S: Number = 0
-    W: Number = 0
+    S = W = 0  # S_{t-1}, W_{t-1}
     for D, w, moves_away in zip(divergences, weights, away, strict=True):
         Z = w * D
         slack = math.inf if delta_b is None else delta + delta_b * W - S
@@ -84,12 +76,7 @@ def cppo_steps(
 
 
 def cppo_token_mask(
-    divergences: Sequence[Number],
-    away: Sequence[bool],
-    *,
-    delta: Number,
-    delta_b: Number | None,
-    w_min: Number,
+    divergences: Numbers, away: Sequence[bool], *, delta: Number, delta_b: Number | None, w_min: Number
 ) -> list[bool]:
     """The mask M_t of Algorithm 1 with the linear schedule over the response's own length."""
     weights = linear_weights(len(divergences), w_min)

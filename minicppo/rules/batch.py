@@ -72,15 +72,15 @@ class TokenBatch:
             object.__setattr__(self, "top", checked_top(self.top, mask.shape))
 
     @classmethod
-    def from_packed(cls, lengths: Tensor, top: TopLogProbs | None = None, **tensors: Any) -> "TokenBatch":
-        """From 1-D tensors of responses laid end to end; `advantages` may be (B,) already."""
-        require_tensors(lengths=lengths, **tensors)
+    def from_packed(
+        cls, lengths: Tensor, top: TopLogProbs | None = None, *, advantages: Tensor, **tensors: Any
+    ) -> "TokenBatch":
+        """From 1-D tensors of responses laid end to end; advantages one a response too, see `Packed.advantages`."""
+        require_tensors(lengths=lengths, advantages=advantages, **tensors)
         layout = Packed(lengths)
-        padded = {
-            name: value if name == "advantages" and value.shape == lengths.shape else layout.pad(value)
-            for name, value in tensors.items()
-            if value is not None
-        }
+        A = layout.advantages(advantages)
+        padded = {name: layout.pad(value) for name, value in tensors.items() if value is not None}
+        padded["advantages"] = A[:, 0] if A.shape == (len(lengths), 1) else layout.pad(A)
         padded["response_mask"] = padded.get("response_mask", layout.slots).bool() & layout.slots
         return cls(top=None if top is None else map_rows(layout.pad, top), **padded)
 
@@ -136,27 +136,30 @@ def require_tensors(**given: Any) -> None:
 def checked_inputs(packed: Packed | None, *, values: bool = True, **given: Tensor | None) -> dict[str, Tensor]:
     """The arguments of a batch without gradient, `response_mask` as bool, advantages (B, 1) where one a response.
 
-    Padded when `packed` is None. What invalid positions hold is harmless, but not zero. Absent arguments
-    are left out. values=False: look at shapes and types alone. Raises as `TokenBatch` says.
+    Padded when `packed` is None. What invalid positions hold is harmless, but not zero. Absent arguments are left out.
+    values=False: look at shapes and types alone. Raises as `TokenBatch` says.
     """
     require_tensors(**given)
     log_probs, advantages = given["log_probs"], given["advantages"]
     assert log_probs is not None
     assert advantages is not None
     shape = log_probs.shape
-    if packed is None and len(shape) != 2:
-        raise ValueError(f"log_probs must be (B, T), got {tuple(shape)}; packed 1-D input needs lengths=(B,)")
     if packed is not None:
         packed.check("log_probs", log_probs)
+        advantages = packed.advantages(advantages)
+    elif len(shape) != 2:
+        raise ValueError(f"log_probs must be (B, T), got {tuple(shape)}; packed 1-D input needs lengths=(B,)")
+    elif advantages.shape == shape[:1]:
+        advantages = advantages[:, None]
     mask = given.pop("response_mask")
     mask = torch.ones(shape, dtype=torch.bool, device=log_probs.device) if mask is None else mask.bool()
     if mask.shape != shape:
         raise ValueError(f"response_mask is {tuple(mask.shape)} but log_probs is {tuple(shape)}")
-    checked = {"response_mask": mask}
-    if advantages.shape == (shape[:1] if packed is None else packed.lengths.shape):
-        checked["advantages"] = check_tokens("advantages", advantages.detach()[:, None], None, values)
-        del given["advantages"]
-    return checked | {k: check_tokens(k, v.detach(), mask, values) for k, v in given.items() if v is not None}
+    column = (shape[0] if packed is None else len(packed.lengths), 1)
+    of = {"advantages": None if advantages.shape == column != shape else mask}  # None: one a response
+    given["advantages"] = advantages
+    checked = {k: check_tokens(k, v.detach(), of.get(k, mask), values) for k, v in given.items() if v is not None}
+    return {"response_mask": mask} | checked
 
 
 def checked_top(top: TopLogProbs, shape: torch.Size) -> TopLogProbs:
@@ -171,11 +174,7 @@ def checked_top(top: TopLogProbs, shape: torch.Size) -> TopLogProbs:
 
 
 def check_tokens(name: str, value: Tensor, mask: Bool[Tensor, "*shape"] | None, values: bool = True) -> Tensor:
-    """The value itself, or a copy without what invalid positions may not hold. mask: None where all are valid.
-
-    Raises on a wrong shape, on half precision, and, with `values`, on NaN, infinity or a value beyond its limits on a
-    valid token.
-    """
+    """The value itself, or a copy without what invalid positions may not hold. mask: None where all are valid."""
     if mask is not None and value.shape != mask.shape:
         raise ValueError(f"{name} is {tuple(value.shape)} but the response mask is {tuple(mask.shape)}")
     if value.dtype not in (torch.float32, torch.float64):
@@ -183,10 +182,10 @@ def check_tokens(name: str, value: Tensor, mask: Bool[Tensor, "*shape"] | None, 
             f"{name} is {value.dtype}: sums over thousands of tokens need float32 or float64; call .float() first"
         )
     lowest, highest, advice = _LIMITS.get(name, (-math.inf, math.inf, ""))
-    largest = torch.finfo(value.dtype).max
-    lowest, highest = max(lowest, -largest), min(highest, largest)
     if value.numel() == 0 or not values:
         return value
+    largest = torch.finfo(value.dtype).max
+    lowest, highest = max(lowest, -largest), min(highest, largest)
     low, high = torch.stack(torch.aminmax(value)).tolist()  # both NaN where one value is
     if low >= lowest and high <= highest:
         return value

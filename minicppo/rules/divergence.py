@@ -13,6 +13,7 @@ from minicppo.text import nearest
 
 DIVERGENCES = ("binary_tv", "binary_kl", "topk_tv", "topk_kl", "exact_tv", "exact_kl")
 ESTIMATES = ("k3", "abs_log_ratio")  # what TRM's codes put in the place of a divergence
+TOPK_VARIANTS = ("union", "replace_last")
 TINY = 1e-12  # probability floor of the "other" cell in KL: 1 - sum can round to zero or below
 
 
@@ -38,7 +39,12 @@ def token_divergence(batch: TokenBatch, kind: str, *, topk_variant: str = "union
         return binary_kl(batch.log_probs, batch.rollout_log_probs).to(batch.log_probs.dtype)
     if kind not in DIVERGENCES:
         raise ValueError(f"divergence={kind!r} is unknown{nearest(kind, DIVERGENCES + ESTIMATES)}")
-    top = require_top(batch, needs(kind))
+    top, have = batch.top, "none" if batch.top is None else batch.top.kind
+    if top is None or have != needs(kind):
+        raise ValueError(
+            f"this divergence needs {needs(kind)!r} log-probs and the batch carries {have!r}: pass "
+            "TokenBatch(top=TopLogProbs(...)), or choose a binary divergence, which needs the sampled tokens' alone"
+        )
     if kind == "exact_tv":
         value = 0.5 * (top.log_probs.exp() - top.rollout_log_probs.exp()).abs().sum(-1, dtype=torch.float64)
     elif kind == "exact_kl":
@@ -53,27 +59,13 @@ def token_divergence(batch: TokenBatch, kind: str, *, topk_variant: str = "union
     return zero_invalid(check_tokens(kind, value.to(batch.log_probs.dtype), batch.mask), batch.mask)
 
 
-def require_top(batch: TokenBatch, kind: str) -> TopLogProbs:
-    """The batch's log-probs beyond the sampled token, or an error that says which kind the caller must supply."""
-    if batch.top is None or batch.top.kind != kind:
-        have = "none" if batch.top is None else batch.top.kind
-        raise ValueError(
-            f"this divergence needs {kind!r} log-probs and the batch carries {have!r}: pass "
-            "TokenBatch(top=TopLogProbs(...)), or choose a binary divergence, which needs the sampled tokens' alone"
-        )
-    return batch.top
-
-
 def binary_tv(log_probs: Tensor, rollout_log_probs: Tensor) -> Tensor:
     """|pi - mu| of the sampled token: TV on the partition {sampled, rest}."""
     return log_probs.exp().sub_(rollout_log_probs.exp()).abs_()
 
 
 def binary_kl(log_probs: Tensor, rollout_log_probs: Tensor) -> Tensor:
-    """mu log(mu/pi) + (1-mu) log((1-mu)/(1-pi)) of the sampled token.
-
-    In float64: near mu = 1 float32 has no digits left.
-    """
+    """mu log(mu/pi) + (1-mu) log((1-mu)/(1-pi)) of the sampled token, in float64: float32 has no digits near 1."""
     log_pi, log_mu = log_probs.double(), rollout_log_probs.double()
     mu = log_mu.exp()
     rest_mu, rest_pi = (-log_mu.expm1()).clamp(min=TINY), (-log_pi.expm1()).clamp(min=TINY)
@@ -95,7 +87,7 @@ def partition(
     variant: "union" keeps K + 1 single cells when the sampled token is outside the top K (paper); "replace_last" puts
     it in the place of the K-th (other codes), which sees less. A sampled token inside the top K gets an empty cell.
     """
-    if variant not in ("union", "replace_last"):
+    if variant not in TOPK_VARIANTS:
         raise ValueError(f"topk_variant={variant!r} is unknown; use 'union' (paper) or 'replace_last'")
     assert top.ids is not None
     outside = (top.ids != top.token_ids[..., None]).all(-1, keepdim=True)
@@ -128,8 +120,3 @@ def predicted_away(batch: TokenBatch) -> Bool[Tensor, "B T"]:
         pi, mu = partition(top, batch.log_probs, batch.rollout_log_probs)
     rate = batch.log_probs.double().exp() - batch.rollout_log_probs.double().exp() + (pi * (mu - pi)).sum(-1)
     return (batch.advantages * rate > 0) & batch.mask
-
-
-def away_from_mu(batch: TokenBatch, direction: str) -> Bool[Tensor, "B T"]:
-    """The direction test by name: "ratio", A (rho - 1) > 0, or "predicted"."""
-    return batch.away if direction == "ratio" else predicted_away(batch)

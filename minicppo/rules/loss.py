@@ -1,4 +1,6 @@
-"""One loss for every method: the gradient is agg(g A grad log pi), the value -agg(g A)."""
+"""Group-relative advantages, and one loss for every method: gradient agg(g A grad log pi), value -agg(g A)."""
+
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float
@@ -8,6 +10,41 @@ from minicppo.rules.packing import Packed
 from minicppo.text import nearest
 
 LOSS_AGG_MODES = ("token-mean", "seq-mean-token-mean", "seq-mean-token-sum", "seq-mean-token-sum-norm")
+
+
+@dataclass(frozen=True)
+class GroupAdvantages:
+    """advantages: (N,), zero in dropped groups. kept: (N,), false where all rewards of a group are equal.
+
+    dropped_groups: how many those are.
+    """
+
+    advantages: Float[Tensor, " N"]
+    kept: Bool[Tensor, " N"]
+    dropped_groups: int
+
+
+def group_advantages(
+    rewards: Float[Tensor, " N"], group_size: int, *, normalize_std: bool = False, ddof: int = 1
+) -> GroupAdvantages:
+    """A = r - mean of its group; with `normalize_std` also over (std + 1e-6), as GRPO's authors do.
+
+    rewards: (N,), the responses to one prompt next to each other, `group_size` each. The default, no division, is what
+    the released CPPO and DPPO recipes use (and Dr.GRPO). Groups without reward variance teach nothing: they are marked
+    to be dropped. Raises ValueError when group_size < 2, does not divide N, or a reward is not finite.
+    """
+    if group_size < 2:
+        raise ValueError(f"group_size={group_size}: a group of fewer than 2 responses has no relative advantage")
+    if rewards.ndim != 1 or len(rewards) % group_size:
+        raise ValueError(f"rewards of shape {tuple(rewards.shape)} do not split into groups of {group_size}")
+    if not bool(torch.isfinite(rewards).all()):
+        raise ValueError("rewards hold NaN or infinity; a failed check should score 0")
+    groups = rewards.reshape(-1, group_size)
+    centred = groups - groups.mean(1, keepdim=True)
+    alive = (groups != groups[:, :1]).any(1, keepdim=True)
+    if normalize_std:
+        centred = centred / (groups.std(1, correction=ddof, keepdim=True) + 1e-6)
+    return GroupAdvantages((centred * alive).flatten(), alive.expand_as(groups).flatten(), int((~alive).sum()))
 
 
 def aggregate(
@@ -57,24 +94,19 @@ def policy_loss(
 ) -> Float[Tensor, ""]:
     """-agg(sg(g) A exp(logp - sg(logp))): differentiable in `log_probs` alone.
 
-    log_probs, weight, response_mask: (B, T); advantages: (B,) or (B, T). Packed: 1-D with `lengths` (B,).
+    log_probs, weight, response_mask: (B, T); advantages: (B,) or (B, T). Packed: 1-D with `lengths` (B,), advantages
+    as in `Packed.advantages`.
     """
     if lengths is not None:
-        pad = Packed(lengths).pad
-        log_probs, weight, response_mask = pad(log_probs), pad(weight), pad(response_mask)
-        if advantages.shape != lengths.shape:
-            advantages = pad(advantages)
-    if advantages.ndim == 1:
+        packed = Packed(lengths)
+        log_probs, weight, response_mask = map(packed.pad, (log_probs, weight, response_mask))
+        advantages = packed.advantages(advantages)
+        advantages = advantages if advantages.ndim == 2 else packed.pad(advantages)
+    elif advantages.ndim == 1:
         advantages = advantages[:, None]
     response_mask = response_mask.bool()
     # Padding may hold anything, also -inf: replaced before the subtraction, whose gradient would be NaN.
     log_probs = log_probs.masked_fill(~response_mask, 0.0)
     unit = torch.exp(log_probs - log_probs.detach())  # one, with the gradient of log pi
-    return aggregate(
-        -weight.detach() * advantages.detach() * unit,
-        response_mask,
-        loss_agg_mode,
-        horizon=horizon,
-        total_tokens=total_tokens,
-        total_sequences=total_sequences,
-    )
+    counts = {"horizon": horizon, "total_tokens": total_tokens, "total_sequences": total_sequences}
+    return aggregate(-weight.detach() * advantages.detach() * unit, response_mask, loss_agg_mode, **counts)

@@ -44,6 +44,7 @@ def cppo_mask(
     log_probs, rollout_log_probs: (B, T), pi's and mu's log-probs of the sampled tokens, float32 or float64.
     advantages: (B,) or (B, T). response_mask: (B, T), true on valid tokens; default all.
     Packed input: 1-D tensors of responses laid end to end and `lengths` (B,); the fields of the result are then 1-D.
+    advantages (N,) or (B,), but (B, 1) where an empty response makes N = B.
     delta: token limit. delta_b: prefix budget a token (the floor when `budget="dynamic"`; ignored when "off").
     w_min: weight of the last token. divergence: D_t of the batch's shape; None means Binary TV, |pi - mu|.
     length: "own", "padded" or a horizon, see `position_weights`.
@@ -56,20 +57,15 @@ def cppo_mask(
     ([[1, 0, 1, 0, 0]], [[2, 4, 1, 4, 5]])
     """
     rule = MaskRule(delta, delta_b, w_min, budget, schedule, length, cap_factor, quantile)
-    inputs: dict[str, Any] = {
-        "log_probs": log_probs,
-        "rollout_log_probs": rollout_log_probs,
-        "advantages": advantages,
-        "response_mask": response_mask,
-        "divergence": divergence,
-    }
+    inputs: dict[str, Any] = {"log_probs": log_probs, "rollout_log_probs": rollout_log_probs, "advantages": advantages}
+    inputs |= {"response_mask": response_mask, "divergence": divergence}
     require_tensors(lengths=lengths, **inputs)
     packed = None if lengths is None else Packed(lengths)
     width = log_probs.shape[-1:].numel() if packed is None else packed.width
     if length == "padded" and width:  # which a block of packed responses does not know
         rule = replace(rule, length=width)
     numbers = (log_probs, rollout_log_probs, advantages)
-    on_gpu = divergence is None and _kernel_takes(numbers, width, rule)  # checks the values itself
+    on_gpu = divergence is None and _kernel_takes(numbers, width, rule)  # which checks the values itself
     given = checked_inputs(packed, values=not on_gpu, **inputs)
     pi, mu, A, valid = (given[k] for k in ("log_probs", "rollout_log_probs", "advantages", "response_mask"))
     layout = packed or Padded(*pi.shape)

@@ -1,7 +1,6 @@
 """What the rules return: reasons, the CPPO mask, and the detached token weight of any method."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import cached_property
@@ -56,8 +55,8 @@ class CPPOMask:
     @cached_property
     def position_weight(self) -> Float[Tensor, "*shape"]:
         """w_t, paper Eq. 9."""
-        dtype = self.divergence.dtype
-        return self._by_row(lambda valid: self.rule.weights(valid, dtype), self.reason != Reason.PAD)
+        valid = self.layout.pad(self.reason) != Reason.PAD
+        return self.layout.unpad(self.rule.weights(valid, self.divergence.dtype))
 
     @cached_property
     def weighted_divergence(self) -> Float[Tensor, "*shape"]:
@@ -67,13 +66,8 @@ class CPPOMask:
     @cached_property
     def slack(self) -> Float[Tensor, "*shape"]:
         """delta + delta_b W_{t-1} - S_{t-1}, what the prefix leaves; infinite without a budget."""
-        return self._by_row(
-            lambda w, D: prefix_slack(w, D, self.delta, self.delta_b), self.position_weight, self.divergence
-        )
-
-    def _by_row(self, function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
-        """A function of (B, T) tensors, of the packed ones too."""
-        return self.layout.unpad(function(*map(self.layout.pad, tensors)))
+        w, D = map(self.layout.pad, (self.position_weight, self.divergence))
+        return self.layout.unpad(prefix_slack(w, D, self.delta, self.delta_b))
 
 
 def prefix_slack(
@@ -98,8 +92,8 @@ class TokenWeights:
     weight: (B, T) float32, g_t; zero on masked and invalid tokens. token_mask: (B, T), false where the method gives the
     token no gradient. reason: (B, T) int8 codes of `Reason`. raw_weight: (B, T), the importance weight before the mask,
     clips and caps. threshold, divergence, position_weight: (B, T), and delta_b: (B,), where the method has them.
-    sequence_level: whether a response is kept or rejected whole. stats: what else
-    the method wants logged as a mean, (B,) over responses or (B, T) over valid tokens.
+    sequence_level: whether a response is kept or rejected whole. stats: what else the method wants logged as a mean,
+    (B,) over responses or (B, T) over valid tokens.
     """
 
     weight: Float[Tensor, "B T"]

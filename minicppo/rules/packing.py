@@ -56,6 +56,20 @@ class Packed:
         slots = self.slots.reshape(*self.slots.shape, *(1 for _ in rest))
         return values.new_zeros(*self.slots.shape, *rest).masked_scatter(slots, values)
 
+    def advantages(self, values: Tensor) -> Shaped[Tensor, "B 1"] | Shaped[Tensor, " N"]:
+        """Advantages as a column where there is one a response, (B,) or already (B, 1); (N,), one a token, as they are.
+
+        Raises ValueError where (B,) could be either: N = B, yet not every response is one token.
+        """
+        if values.shape != self.lengths.shape:
+            return values
+        if self.tokens == len(values) and bool((self.lengths != 1).any()):
+            raise ValueError(
+                f"advantages ({self.tokens},) may be one a response or one a token, of which there are as many: pass "
+                "advantages[:, None] for one a response; for one a token, leave out the responses of length 0"
+            )
+        return values[:, None]
+
     def check(self, name: str, values: Tensor) -> None:
         """Raise ValueError unless the values have one entry a token along their first dimension."""
         if values.shape[:1] != (self.tokens,):

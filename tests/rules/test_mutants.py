@@ -144,11 +144,11 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "the step's tokens are ignored": option("loss.aggregate", loss.test_micro_batches_add_up, total_tokens=None),
     "always divided by the deviation": option(
-        "advantages.group_advantages", advantages.test_advantages_are_relative, normalize_std=True
+        "loss.group_advantages", advantages.test_advantages_are_relative, normalize_std=True
     ),
     "PPO clips both ways": result("methods.grpo.PPO.__call__", clips_both_ways, families.test_ppo_clips_only_away),
     "a method without its ratio": result(
-        "methods.policy_gradient.Unmasked.__call__",
+        "methods.grpo.Unmasked.__call__",
         lambda out, method, batch: replace(out, weight=batch.mask.float()),
         methods.test_every_method_equals_its_loop,
     ),

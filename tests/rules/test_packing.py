@@ -42,13 +42,33 @@ def test_loop_equals_prefix_sum(batch, lim, budget, cap):
 def test_packed_equals_padded(batch, lim, budget):
     """theory 02, methods P3. Responses laid end to end give what the padded batch gives, field by field."""
     layout, rule = batch.layout, dataclasses.asdict(lim)
-    assume(layout.lengths.sum() != len(layout.lengths))  # or (N,) advantages are taken for (B,) ones
+    assume(layout.lengths.sum() != len(layout.lengths))  # see test_packed_advantages_are_never_guessed
     padded = mask_of(batch, lim, budget=budget)
     inputs = {k: layout.pack(v) for k, v in mask_inputs(batch).items()}
     packed = rules.cppo_mask(**inputs, lengths=layout.lengths, **rule, budget=budget)
     for field in ("token_mask", "reason", "threshold", "position_weight", "divergence", "weighted_divergence", "slack"):
         assert torch.equal(getattr(packed, field), layout.pack(getattr(padded, field)))
     assert torch.equal(packed.delta_b, padded.delta_b)
+
+
+def test_packed_advantages_are_never_guessed():
+    """As many tokens as responses, but not one each: (3,) could be either, and (3, 1) is one a response."""
+    lengths, log_probs, A = torch.tensor([1, 2, 0]), torch.tensor([-1.0, -2.0, -3.0]), torch.tensor([1.0, -2.0, 3.0])
+    inputs = {"lengths": lengths, "log_probs": log_probs, "rollout_log_probs": log_probs - 0.5}
+    loss = {"lengths": lengths, "horizon": 1, "log_probs": log_probs}
+    ones = {"weight": torch.ones(3), "response_mask": torch.ones(3)}
+    for function, given_ in (
+        (rules.cppo_mask, inputs),
+        (rules.TokenBatch.from_packed, inputs),
+        (rules.policy_loss, loss | ones),
+    ):
+        with pytest.raises(ValueError, match=r"advantages\[:, None\] for one a response; .* leave out the responses of"):
+            function(advantages=A, **given_)
+    assert rules.cppo_mask(advantages=A[:, None], **inputs).reason.tolist() == [2, 1, 1]
+    assert rules.TokenBatch.from_packed(advantages=A[:, None], **inputs).advantages[:, 0].tolist() == A.tolist()
+    assert rules.policy_loss(advantages=A[:, None], **loss, **ones).item() == pytest.approx(-(1 - 2 - 2) / 3)
+    single = inputs | {"lengths": torch.ones(3, dtype=torch.long)}  # both readings are the same
+    assert rules.cppo_mask(advantages=A, **single).reason.tolist() == [2, 1, 2]
 
 
 @given(batches(), limits())
@@ -86,6 +106,7 @@ def test_blocks_change_nothing(batch, lim, length, form):
     """theory 07. Working on a few rows at a time gives what the whole batch gives at once."""
     inputs = mask_inputs(batch)
     if form == "packed":
+        assume(batch.layout.lengths.sum() != len(batch.layout.lengths))
         inputs = {k: batch.layout.pack(v) for k, v in inputs.items()} | {"lengths": batch.layout.lengths}
     if form == "by response":
         inputs["advantages"] = inputs["response_mask"].sum(1).double().sub(8)

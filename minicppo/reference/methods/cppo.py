@@ -1,12 +1,15 @@
 """CPPO: g_t = gate_t min(rho_t, C), with the gate of Algorithm 1 or one of its soft forms."""
 
 import math
+from typing import Any
 
 from minicppo.reference.loops import Floats, Response, loop
 from minicppo.reference.mask import budget_gate, cppo_steps, dynamic_budget, soft_gate
 
 
-def allowed_drift(D: Floats, delta_b: float, *, budget: str, cap_factor: float, quantile: float) -> float | None:
+def allowed_drift(
+    D: Floats, *, delta_b: float, budget: str = "dynamic", cap_factor: float = 2.0, quantile: float = 0.9
+) -> float | None:
     """The response's delta_b; None without a budget."""
     if budget == "dynamic":
         return float(dynamic_budget(D, delta_b, cap_factor, quantile))
@@ -18,23 +21,21 @@ def cppo(
     response: Response,
     *,
     delta: float,
-    delta_b: float,
     w_min: float = 0.8,
-    budget: str = "dynamic",
     schedule: str = "linear",
     length: str | int = "own",
-    cap_factor: float = 2.0,
-    quantile: float = 0.9,
     seed: int = 0,
     divergence: str = "binary_tv",
     gate: str = "hard",
     ratio_cap: float = math.inf,
     direction: str = "ratio",
     topk_variant: str = "union",
+    **allowance: Any,
 ) -> list[float]:
+    """allowance: delta_b and what `allowed_drift` makes of it."""
     D = response.divergence(divergence, topk_variant)
     away, w = response.away(direction, divergence), response.position_weights(w_min, schedule, length)
-    allowed = allowed_drift(D, delta_b, budget=budget, cap_factor=cap_factor, quantile=quantile)
+    allowed = allowed_drift(D, **allowance)
     steps = cppo_steps(D, away, delta=delta, delta_b=allowed, weights=w)
     if gate == "hard":
         passed = [float(step.keep) for step in steps]
@@ -50,21 +51,18 @@ def decoupled(
     response: Response,
     *,
     delta: float,
-    delta_b: float,
     w_min: float = 0.8,
-    budget: str = "dynamic",
     length: str | int = "own",
-    cap_factor: float = 2.0,
-    quantile: float = 0.9,
     divergence: str = "binary_tv",
     ratio_cap: float = math.inf,
     direction: str = "ratio",
     topk_variant: str = "union",
     budget_w_min: float = 1.0,
+    **allowance: Any,
 ) -> list[float]:
     """Ours: Algorithm 1 with the weights w of the token limit and others, v, for the budget."""
     D, away = response.divergence(divergence, topk_variant), response.away(direction, divergence)
-    allowed = allowed_drift(D, delta_b, budget=budget, cap_factor=cap_factor, quantile=quantile)
+    allowed = allowed_drift(D, **allowance)
     w, v = response.position_weights(w_min, length=length), response.position_weights(budget_w_min, length=length)
     g = []
     room = math.inf if allowed is None else delta

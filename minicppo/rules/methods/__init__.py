@@ -1,4 +1,4 @@
-"""Every method behind one interface: `get_method(name, **hyper)(batch) -> TokenWeights`. One file a family of papers.
+"""Every method behind one interface: `get_method(name, **hyper)(batch) -> TokenWeights`. One file a kind of rule.
 
 A new file in this folder is found by itself.
 """
@@ -10,7 +10,7 @@ from minicppo.rules.method import FAMILIES, METHODS, Method, get_method, masked_
 
 __all__ = ["FAMILIES", "METHODS", "Method", "get_method", "masked_weights", "register"]
 
-ORDER = "policy_gradient grpo cispo gspo sapo drpo dppo trm cppo".split()  # as tables list them; other files follow
+ORDER = ("grpo", "dppo", "trm", "cppo")  # as tables list them; other files follow
 _found = sorted(module.name for module in pkgutil.iter_modules(__path__))
-for _name in [name for name in ORDER if name in _found] + [name for name in _found if name not in ORDER]:
+for _name in sorted(_found, key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER)):
     importlib.import_module(f"{__name__}.{_name}")

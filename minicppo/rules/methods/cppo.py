@@ -1,6 +1,7 @@
 """CPPO: weight the divergence by position and budget its prefix sum; and an ablation with two weights."""
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,10 +29,11 @@ class CPPO(DPPO, MaskRule):
 
     def __call__(self, batch: TokenBatch) -> TokenWeights:
         D, away, ratio, stats = self.read(batch)
-        mask = mask_rows(batch.mask, D, away, self)
-        if self.gate == "budget":
-            mask = charge_what_passes(mask)
+        mask = self.decide(batch.mask, D, away)
         passed = gate_values(mask, self.gate)
+        if self.budget == "dynamic" and mask.delta_b is not None:  # None: an infinite floor
+            floor, cap = mask.delta_b.new_tensor([self.delta_b, self.cap])
+            stats |= {"budget/at_floor": mask.delta_b <= floor, "budget/at_cap": mask.delta_b >= cap}
         return TokenWeights(
             weight=(passed * ratio).float() * batch.mask,
             token_mask=(passed > 0) & batch.mask,
@@ -41,15 +43,13 @@ class CPPO(DPPO, MaskRule):
             divergence=D,
             position_weight=mask.position_weight,
             delta_b=mask.delta_b,
-            stats=stats | self.budget_stats(mask),
+            stats=stats,
         )
 
-    def budget_stats(self, mask: CPPOMask) -> dict[str, Tensor]:
-        """How often the dynamic budget stands at either end."""
-        if self.budget != "dynamic" or mask.delta_b is None:  # an infinite floor
-            return {}
-        floor, cap = mask.delta_b.new_tensor([self.delta_b, self.cap])
-        return {"budget/at_floor": mask.delta_b <= floor, "budget/at_cap": mask.delta_b >= cap}
+    def decide(self, valid: Tensor, D: Tensor, away: Tensor) -> CPPOMask:
+        """Algorithm 1 on (B, T) tensors: D_t, and who moves away from mu."""
+        mask = mask_rows(valid, D, away, self)
+        return charge_what_passes(mask) if self.gate == "budget" else mask
 
 
 @dataclass(frozen=True)
@@ -68,40 +68,26 @@ class Decoupled(CPPO):
     schedule: str = field(default="linear", init=False)
     seed: int = field(default=0, init=False)
 
-    def __call__(self, batch: TokenBatch) -> TokenWeights:
-        D, away, ratio, stats = self.read(batch)
-        cap = mask_rows(batch.mask, D, away, replace(self, budget="off"))
-        prefix = mask_rows(batch.mask, D, away, replace(self, w_min=self.budget_w_min))
+    def decide(self, valid: Tensor, D: Tensor, away: Tensor) -> CPPOMask:
+        cap = mask_rows(valid, D, away, replace(self, budget="off"))
+        prefix = mask_rows(valid, D, away, replace(self, w_min=self.budget_w_min))
         token = cap.reason == Reason.TOKEN
         spent = (prefix.reason == Reason.PREFIX) | (prefix.reason == Reason.BOTH)
-        keep = batch.mask & ~token & ~spent
-        room = prefix.slack * cap.position_weight / prefix.position_weight.masked_fill(~batch.mask, 1.0)
-        return TokenWeights(
-            weight=(ratio * keep).float(),
-            token_mask=keep,
-            reason=cap.reason.masked_fill(spent, int(Reason.PREFIX)).masked_fill(spent & token, int(Reason.BOTH)),
-            raw_weight=batch.ratio * batch.mask,
-            threshold=torch.where(batch.mask, room.clamp(max=self.delta), 0.0),
-            divergence=D,
-            position_weight=cap.position_weight,
-            delta_b=prefix.delta_b,
-            stats=stats | self.budget_stats(prefix),
-        )
+        reason = cap.reason.masked_fill(spent, int(Reason.PREFIX)).masked_fill(spent & token, int(Reason.BOTH))
+        room = prefix.slack * cap.position_weight / prefix.position_weight.masked_fill(~valid, 1.0)
+        threshold = torch.where(valid, room.clamp(max=self.delta), 0.0)
+        return replace(cap, reason=reason, threshold=threshold, delta_b=prefix.delta_b)
 
+
+KL: dict[str, Any] = {"delta": 0.1, "delta_b": 0.002}  # the paper's limits with a KL
 
 register(
     CPPO(summary="Binary TV, dynamic budget: the released code's divergence"),
-    CPPO(name="cppo-kl", summary="Binary KL", divergence="binary_kl", delta=0.1, delta_b=0.002),
+    CPPO(name="cppo-kl", summary="Binary KL", divergence="binary_kl", **KL),
     CPPO(name="cppo-topk", summary="Top-K TV: the paper's main results", divergence="topk_tv"),
-    CPPO(
-        name="cppo-topk-kl",
-        summary="Top-K KL: the paper's KL ablation",
-        divergence="topk_kl",
-        delta=0.1,
-        delta_b=0.002,
-    ),
+    CPPO(name="cppo-topk-kl", summary="Top-K KL: the paper's KL ablation", divergence="topk_kl", **KL),
     CPPO(name="cppo-exact", summary="exact TV (small vocabularies)", divergence="exact_tv"),
-    CPPO(name="cppo-exact-kl", summary="exact KL", divergence="exact_kl", delta=0.1, delta_b=0.002),
+    CPPO(name="cppo-exact-kl", summary="exact KL", divergence="exact_kl", **KL),
     CPPO(name="cppo-fixed", summary="fixed budget: the post-trained 1.7B's row", budget="fixed", delta_b=0.015),
     CPPO(name="cppo-no-budget", summary="ablation: position weights alone", budget="off"),
     CPPO(name="cppo-no-weight", summary="ablation: budget alone", schedule="constant"),

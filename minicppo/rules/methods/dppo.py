@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from minicppo.rules.divergence import DIVERGENCES, away_from_mu, token_divergence
+from minicppo.rules.divergence import DIVERGENCES, TOPK_VARIANTS, predicted_away, token_divergence
 from minicppo.rules.method import Method, TokenBatch, TokenWeights, hyper, masked_weights, register
 
 
@@ -22,9 +22,7 @@ class DPPO(Method):
     divergence: str = hyper("binary_tv", "paper: topk_tv with K = 20; released codes: binary_tv", choices=DIVERGENCES)
     ratio_cap: float = hyper(math.inf, "the paper has none; DPPO's scaling runs use 5", low=0)
     direction: str = hyper("ratio", "paper Eq. 10; 'predicted' is arXiv 2607.10848", choices=("ratio", "predicted"))
-    topk_variant: str = hyper(
-        "union", "DPPO's paper; 'replace_last' is what other codes do", choices=("union", "replace_last")
-    )
+    topk_variant: str = hyper("union", "DPPO's paper; 'replace_last' is what other codes do", choices=TOPK_VARIANTS)
 
     def __call__(self, batch: TokenBatch) -> TokenWeights:
         D, away, weight, stats = self.read(batch)
@@ -34,7 +32,7 @@ class DPPO(Method):
     def read(self, batch: TokenBatch) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
         """Of each token D_t, whether it moves away from mu, and min(rho, C); and what to log of the cap C."""
         D = token_divergence(batch, self.divergence, topk_variant=self.topk_variant)
-        away = away_from_mu(batch, self.direction)
+        away = predicted_away(batch) if self.direction == "predicted" else batch.away
         stats = {} if math.isinf(self.ratio_cap) else {"ratio/above_cap": batch.ratio > self.ratio_cap}
         return D, away, batch.ratio.clamp(max=self.ratio_cap), stats
 

@@ -3,16 +3,13 @@
 import math
 from dataclasses import dataclass
 
-from minicppo.rules.divergence import DIVERGENCES, ESTIMATES, token_divergence
+from minicppo.rules.divergence import DIVERGENCES, ESTIMATES, TOPK_VARIANTS, token_divergence
 from minicppo.rules.method import Method, Reason, TokenBatch, TokenWeights, hyper, masked_weights, register
 
 
 @dataclass(frozen=True)
 class TRM(Method):
-    """Reject a whole response when its largest or its mean divergence exceeds a limit.
-
-    The direction does not matter.
-    """
+    """Reject a whole response, whatever its direction, when its largest or its mean divergence exceeds a limit."""
 
     family = "trm"
     formula = "M(y) rho"
@@ -22,13 +19,9 @@ class TRM(Method):
     delta_max: float = hyper(math.inf, "TRM (arXiv 2512.23075): 0.05 alone, 0.1 with the average", low=0)
     delta_avg: float = hyper(math.inf, "TRM (arXiv 2512.23075): 0.001 alone, 0.002 with the max", low=0)
     divergence: str = hyper(
-        "topk_kl",
-        "TRM: KL, or k3 for the average and |log ratio| for the max",
-        choices=(*DIVERGENCES, *ESTIMATES),
+        "topk_kl", "TRM: KL, or k3 for the average and |log ratio| for the max", choices=(*DIVERGENCES, *ESTIMATES)
     )
-    topk_variant: str = hyper(
-        "union", "DPPO's paper; 'replace_last' is what other codes do", choices=("union", "replace_last")
-    )
+    topk_variant: str = hyper("union", "DPPO's paper; 'replace_last' is what other codes do", choices=TOPK_VARIANTS)
 
     def __call__(self, batch: TokenBatch) -> TokenWeights:
         D = token_divergence(batch, self.divergence, topk_variant=self.topk_variant)
