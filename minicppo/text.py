@@ -1,8 +1,10 @@
 """Words for messages, and texts from elsewhere (answers, data, settings, paths) as they can be shown without harm."""
 
 import difflib
+import importlib
 import re
 from collections.abc import Collection
+from typing import Any
 
 
 def nearest(word: str, known: Collection[str]) -> str:
@@ -30,6 +32,15 @@ def install(extra: str) -> str:
     "pip install -c constraints.txt -e '.[math]'"
     """
     return f"pip install -c constraints.txt -e '.[{extra}]'"
+
+
+def optional(module: str, purpose: str, extra: str) -> Any:
+    """Import a module that minicppo does without. Raises ModuleNotFoundError, saying how it is installed."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        package = module.partition(".")[0].replace("_", "-")
+        raise ModuleNotFoundError(f"{purpose} needs the package {package!r}: {install(extra)}") from error
 
 
 # control characters but tab and newline, what turns the direction of writing or hides, and halves of characters

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from experiments.benchmarks.common import options, table, write
-from minicppo.rl.evaluate import clustered_mean
+from minicppo.rl.evaluate import mean_and_error
 from minicppo.rl.policy import Policy, build_policy, load_policy
 from minicppo.rl.rollout import grade
 from minicppo.rl.sampling import sample
@@ -59,7 +59,7 @@ def measure(policy: Policy, task: Task, problems: int, batch: int) -> dict[str, 
             generator = None if temperature is None else generator_for(0, "baseline-samples")
             rollout = sample(policy, prompts, task.max_new_tokens, temperature or 1.0, generator, batch=batch)
             graded = grade(policy, task, questions, rollout)
-            row[f"{way}_{shots}"] = clustered_mean(graded.rewards.tolist(), 1)
+            row[f"{way}_{shots}"] = mean_and_error(graded.rewards.tolist())
     return row
 
 

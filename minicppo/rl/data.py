@@ -18,9 +18,8 @@ from typing import Any
 from minicppo.rl.grading.answers import DEEPEST, LONGEST_GOLD, has_words, nesting
 from minicppo.rl.grading.extraction import last_boxed
 from minicppo.rl.grading.tidy import tidy
-from minicppo.text import install, nearest
+from minicppo.text import nearest, optional
 
-INSTALL = install("math")
 FOLDER_VARIABLE = "MINICPPO_DATA"
 SUFFIXES = (".jsonl", ".parquet")
 SHOWN = 5  # broken rows named in an error
@@ -83,11 +82,7 @@ class MathData:
 
 
 def check_name(name_or_path: str) -> None:
-    """Refuse, without reading anything, what can be neither a known name nor a file nor a hub name.
-
-
-    Raises DataError: with the nearest known name.
-    """
+    """Raises DataError, without reading anything: it can be neither a known name nor a file nor a hub name."""
     if name_or_path in SOURCES or name_or_path.endswith(SUFFIXES) or re.fullmatch(r"[\w.-]+/[\w.-]+", name_or_path):
         return
     raise DataError(
@@ -99,26 +94,22 @@ def check_name(name_or_path: str) -> None:
 def load_data(name_or_path: str) -> MathData:
     """The problems of a known data set, a local file, or (as OWNER/NAME, split "train") any set on the hub.
 
-
     Raises DataError: an unknown name, a file that is missing or cut off, a missing column, a broken row.
     ModuleNotFoundError: Parquet files and the hub need optional packages.
     """
     check_name(name_or_path)
     name, folder, source = name_or_path, os.environ.get(FOLDER_VARIABLE), SOURCES.get(name_or_path)
-    if source and folder:
-        path = Path(folder).expanduser() / source.file
-        if not path.is_file():
-            raise DataError(
-                f"{name}: the folder {FOLDER_VARIABLE} = {folder!r} has no {source.file}: put it there, give its path, "
-                f"or unset {FOLDER_VARIABLE} to fetch it from the hub"
-            )
-        return _load_file(name, path, path.stat().st_mtime_ns, source.only)
-    if name.endswith(SUFFIXES):
-        path = Path(name).expanduser()
-        if not path.is_file():
-            raise DataError(f"there is no file {name!r}")
-        return _load_file(path.stem, path, path.stat().st_mtime_ns, None)
-    return _load_hub(name, source or Source("", name, "train"))
+    if not (source and folder) and not name.endswith(SUFFIXES):
+        return _load_hub(name, source or Source("", name, "train"))
+    path = (Path(folder, source.file) if source and folder else Path(name)).expanduser()
+    if source and not path.is_file():
+        raise DataError(
+            f"{name}: the folder {FOLDER_VARIABLE} = {folder!r} has no {source.file}: put it there, give its path, "
+            f"or unset {FOLDER_VARIABLE} to fetch it from the hub"
+        )
+    if not path.is_file():
+        raise DataError(f"there is no file {name!r}")
+    return _load_file(name if source else path.stem, path, path.stat().st_mtime_ns, source and source.only)
 
 
 @lru_cache(maxsize=8)
@@ -130,14 +121,9 @@ def _load_file(name: str, path: Path, mtime: int, only: str | None) -> MathData:
 @lru_cache(maxsize=8)
 def _load_hub(name: str, source: Source) -> MathData:
     instead = f"set {FOLDER_VARIABLE} to a folder that holds"
+    datasets = optional("datasets", f"{source.hub}, from the hub (or {instead} it),", "math")
     try:
-        from datasets import load_dataset
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"{source.hub} comes from the hub, which needs the package 'datasets': {INSTALL}; or {instead} the files"
-        ) from error
-    try:
-        rows = load_dataset(source.hub, source.configuration, split=source.split)
+        rows = datasets.load_dataset(source.hub, source.configuration, split=source.split)
     except Exception as error:  # of many libraries: no network, no such set, a set that asks for a login
         raise DataError(
             f"{source.hub} could not be fetched from the hub ({type(error).__name__}: {error}): give a local file, or "
@@ -147,11 +133,7 @@ def _load_hub(name: str, source: Source) -> MathData:
 
 
 def collect(name: str, origin: str, rows: Iterable[tuple[int, Row]], only: str | None) -> MathData:
-    """Check numbered rows and drop repeated questions.
-
-
-    Raises DataError: naming the first broken rows and how many there are.
-    """
+    """Check numbered rows and drop repeated questions. Raises DataError: how many are broken, and the first of them."""
     kept: dict[str, MathProblem] = {}
     broken: list[str] = []
     count = conflicts = 0
@@ -161,11 +143,9 @@ def collect(name: str, origin: str, rows: Iterable[tuple[int, Row]], only: str |
         count += 1
         try:
             problem = parse_row(number, row)
+            conflicts += kept.setdefault(problem.question, problem).answer != problem.answer
         except DataError as error:
             broken.append(f"row {number}: {error}")
-            continue
-        first = kept.setdefault(problem.question, problem)
-        conflicts += first.answer != problem.answer
     if broken:
         more = f"; and {len(broken) - SHOWN} more" if len(broken) > SHOWN else ""
         raise DataError(
@@ -228,18 +208,17 @@ def _answer(row: Mapping[str, Any]) -> tuple[str, str | None]:
     if not isinstance(solution, str):
         return "", None
     boxed = last_boxed(solution)
-    if boxed is None and len(solution.split()) > 1 and has_words(solution):
-        return "", solution  # it boxes nothing, and is no answer itself
-    return (boxed or solution).strip(), solution
+    unboxed = boxed is None and len(solution.split()) > 1 and has_words(solution)
+    return "" if unboxed else (boxed or solution).strip(), solution
 
 
 def _without_instructions(question: str) -> str:
     """The bare question: some copies of DAPO-Math carry their answer instructions in the first and last paragraph."""
     first, _, rest = question.partition("\n\n")
-    if rest and "Answer: $Answer" in first:
-        body, _, last = rest.rpartition("\n\n")
-        return body if '"Answer:"' in last else rest
-    return question
+    if not rest or "Answer: $Answer" not in first:
+        return question
+    body, _, last = rest.rpartition("\n\n")
+    return body if '"Answer:"' in last else rest
 
 
 def _read_jsonl(path: Path) -> Iterator[tuple[int, Row]]:
@@ -250,19 +229,15 @@ def _read_jsonl(path: Path) -> Iterator[tuple[int, Row]]:
                 continue
             try:
                 row = json.loads(line.decode("utf-8"))
+                yield number, row if isinstance(row, dict) else f"a JSON object is wanted, not {type(row).__name__}"
             except (ValueError, RecursionError) as error:
                 yield number, f"not a line of JSON ({error})"
-                continue
-            yield number, row if isinstance(row, dict) else f"a JSON object is wanted, not {type(row).__name__}"
 
 
 def _read_parquet(path: Path) -> Iterator[tuple[int, Row]]:
-    try:
-        import pyarrow
-        import pyarrow.parquet as parquet
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f"reading {path.name} needs the package 'pyarrow': {INSTALL}") from error
-    number = 0
+    pyarrow, number = optional("pyarrow", f"reading {path.name}", "math"), 0
+    import pyarrow.parquet as parquet
+
     try:
         with parquet.ParquetFile(path) as file:
             for batch in file.iter_batches():

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from minicppo.files import atomically, locked, write_atomically
-from minicppo.rl.data import INSTALL
 from minicppo.rl.tasks.base import Problem
+from minicppo.text import optional
 
 
 class Store:
@@ -41,7 +41,6 @@ class Store:
             file.writelines(json.dumps(row) + "\n" for row in rows)
             file.flush()
             os.fsync(file.fileno())
-        self.rows |= {row["index"]: row for row in rows}
 
     def write_parquet(self) -> None:
         """All rows by index, in a file beside."""
@@ -59,10 +58,7 @@ def claimed(folder: Path, settings: Mapping[str, Any]) -> Iterator[None]:
     Raises BlockingIOError: another process evaluates into it. ModuleNotFoundError: pyarrow is not installed.
     ValueError: it holds an evaluation with other settings.
     """
-    try:
-        import pyarrow  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f"writing results as Parquet needs the package 'pyarrow': {INSTALL}") from error
+    optional("pyarrow", "writing results as Parquet", "math")
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder, "evaluation: wait for it, or give another folder (--out)"):
         path = folder / "settings.json"

@@ -82,12 +82,11 @@ class Evaluation:
 
     @classmethod
     def of(cls, rows: Sequence[dict[str, Any]]) -> "Evaluation":
-        """The means over what `answer` gave."""
+        """The means over the rows of `answer`."""
         outcomes, lengths, finished = (
             [each for row in rows for each in row[key]] for key in ("outcomes", "lengths", "finished")
         )
-        accuracies = [row["accuracy"] for row in rows]
-        accuracy, error = clustered_mean(accuracies, 1) if len(rows) > 1 else (accuracies[0], None)
+        accuracy, error = mean_and_error([row["accuracy"] for row in rows])
         return cls(
             problems=len(rows),
             accuracy=accuracy,
@@ -119,17 +118,21 @@ def answer(
     greedy: bool = False,
     store: Store | None = None,
     on_progress: OnProgress | None = None,
-) -> list[dict[str, Any]]:
+) -> Evaluation:
     """`settings.samples` responses to each problem, `size` problems at a time; what `store` holds is not asked again.
 
     The random numbers of the problems from index i on come from `generator(i)`. With `greedy`, each problem is answered
-    by the likeliest tokens too. A row has the problem, its responses, their lengths in tokens, whether each ended
-    before the limit, and what `check` said.
+    by the likeliest tokens too. A stored row has the problem, its responses, and what became of them.
     """
     done = {} if store is None else store.rows
-    report = on_progress or (lambda done, total, accuracy: None)
     each = settings.samples + greedy  # responses to a problem
-    report(len(done), len(problems), _accuracy(done))
+
+    def report() -> None:
+        if on_progress:
+            accuracies = [row["accuracy"] for row in done.values()]
+            on_progress(len(done), len(problems), mean_and_error(accuracies)[0] if accuracies else None)
+
+    report()
     for start in range(0, len(problems), size):
         indices = range(start, min(start + size, len(problems)))
         missing = [index for index in indices if index not in done]
@@ -150,35 +153,28 @@ def answer(
         ids = [row[:length] for row, length in zip(rollout.response_ids.tolist(), lengths, strict=True)]
         rows = []
         for index in missing:
-            responses = ids[(index - start) * each : (index - start + 1) * each]
-            row = {"index": index} | _row(policy, problems[index], responses[greedy:], check)
+            problem, first = problems[index], (index - start) * each
+            responses = ids[first + greedy : first + each]
+            texts = [policy.decode(response) for response in responses]
+            scores, outcomes = zip(*(check(problem, text) for text in texts), strict=True)
+            row = {
+                "index": index,
+                "question": problem.data.get("question", problem.prompt),
+                "answer": problem.answer,
+                "accuracy": sum(scores) / len(scores),
+                "outcomes": list(outcomes),
+                "lengths": [len(response) for response in responses],
+                "finished": [response[-1] == policy.eos_id for response in responses],
+                "responses": texts,
+            }
             if greedy:
-                row["greedy"] = check(problems[index], policy.decode(responses[0]))[0]
+                row["greedy"] = check(problem, policy.decode(ids[first]))[0]
             rows.append(row)
-        if store is None:
-            done |= {row["index"]: row for row in rows}
-        else:
+        if store:
             store.add(rows)
-        report(len(done), len(problems), _accuracy(done))
-    return [done[index] for index in range(len(problems))]
-
-
-def _row(policy: Policy, problem: Problem, responses: list[list[int]], check: Check) -> dict[str, Any]:
-    texts = [policy.decode(ids) for ids in responses]
-    scores, outcomes = zip(*(check(problem, text) for text in texts), strict=True)
-    return {
-        "question": problem.data.get("question", problem.prompt),
-        "answer": problem.answer,
-        "accuracy": sum(scores) / len(scores),
-        "outcomes": list(outcomes),
-        "lengths": [len(ids) for ids in responses],
-        "finished": [ids[-1] == policy.eos_id for ids in responses],
-        "responses": texts,
-    }
-
-
-def _accuracy(rows: dict[int, dict[str, Any]]) -> float | None:
-    return sum(row["accuracy"] for row in rows.values()) / len(rows) if rows else None
+        done |= {row["index"]: row for row in rows}
+        report()
+    return Evaluation.of([done[index] for index in range(len(problems))])
 
 
 def evaluate(policy: Policy, task: Task, config: RunConfig, on_progress: OnProgress | None = None) -> Evaluation:
@@ -187,7 +183,7 @@ def evaluate(policy: Policy, task: Task, config: RunConfig, on_progress: OnProgr
     With `on_progress` the evaluation goes piece by piece.
     Raises ValueError: the task has fewer different held-out problems than asked for.
     """
-    problems, settings = held_out_problems(task, config), config.eval
+    problems, settings, limit = held_out_problems(task, config), config.eval, config.max_new_tokens(task)
     generator = generator_for(settings.seed, "eval-samples")
 
     def check(problem: Problem, response: str) -> tuple[float, str]:
@@ -195,9 +191,7 @@ def evaluate(policy: Policy, task: Task, config: RunConfig, on_progress: OnProgr
         return score, "well-formed" if well_formed else Outcome.MALFORMED
 
     size = len(problems) if on_progress is None else settings.batch or math.ceil(len(problems) / PIECES)
-    limit = config.max_new_tokens(task)
-    rows = answer(policy, problems, check, settings, limit, lambda _: generator, size, True, on_progress=on_progress)
-    return Evaluation.of(rows)
+    return answer(policy, problems, check, settings, limit, lambda _: generator, size, True, on_progress=on_progress)
 
 
 def evaluate_data(
@@ -227,12 +221,14 @@ def evaluate_data(
         for name, bare in sets.items():
             problems = [as_problem(problem, settings.template) for problem in bare]
             store = Store(folder / f"{name}.jsonl", problems)
-            generator = partial(generator_for, settings.seed, f"eval-{name}")
-            report = on_progress and partial(on_progress, name)
-            limit, size = settings.max_new_tokens, settings.batch
-            rows = answer(policy, problems, check, settings, limit, generator, size, store=store, on_progress=report)
+            found[name] = answer(
+                *(policy, problems, check, settings, settings.max_new_tokens),
+                generator=partial(generator_for, settings.seed, f"eval-{name}"),
+                size=settings.batch,
+                store=store,
+                on_progress=on_progress and partial(on_progress, name),
+            )
             store.write_parquet()
-            found[name] = Evaluation.of(rows)
         results: dict[str, Any] = {"settings": asdict(settings)}
         results["data"] = {name: each.as_result() for name, each in found.items()}
         if len(found) > 1:
@@ -271,13 +267,11 @@ def held_out_problems(task: Task, config: RunConfig) -> list[Problem]:
     return different
 
 
-def clustered_mean(values: Sequence[float], cluster: int) -> tuple[float, float]:
-    """Mean of n*k values in clusters of k consecutive ones, and its standard error from the n cluster means (n > 1).
+def mean_and_error(values: Sequence[float]) -> tuple[float, float | None]:
+    """Mean of independent values (say, of each problem's own mean), and its standard error; None for a single one.
 
-    >>> clustered_mean([1, 1, 0, 0], 2)
+    >>> mean_and_error([1, 0])
     (0.5, 0.5)
     """
-    means = [sum(values[i : i + cluster]) / cluster for i in range(0, len(values), cluster)]
-    mean = sum(means) / len(means)
-    variance = sum((m - mean) ** 2 for m in means) / (len(means) - 1)
-    return mean, math.sqrt(variance / len(means))
+    mean, n = sum(values) / len(values), len(values)
+    return mean, math.sqrt(sum((value - mean) ** 2 for value in values) / (n - 1) / n) if n > 1 else None

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from minicppo.rl import warmup
-from minicppo.rl.evaluate import clustered_mean, evaluate, held_out_problems
+from minicppo.rl.evaluate import evaluate, held_out_problems, mean_and_error
 from minicppo.rl.policy import Policy
 from minicppo.rl.seeding import derive_seed, generator_for, rng_for
 from minicppo.rl.tasks import is_held_out, make_task
@@ -79,11 +79,12 @@ def test_evaluation_is_held_out_and_repeatable(small_config, policy):
     assert batched.accuracy == evaluate(policy, task, config).accuracy
 
 
-def test_the_standard_error_is_that_of_the_problem_means():
-    values = np.random.default_rng(0).integers(0, 2, (12, 4)).astype(float)
-    mean, error = clustered_mean(values.flatten().tolist(), 4)
+def test_the_mean_and_its_standard_error():
+    values = np.random.default_rng(0).random(12)
+    mean, error = mean_and_error(values.tolist())
     assert mean == pytest.approx(values.mean())
-    assert error == pytest.approx(values.mean(1).std(ddof=1) / math.sqrt(12))
+    assert error == pytest.approx(values.std(ddof=1) / math.sqrt(12))
+    assert mean_and_error([0.5]) == (0.5, None)
 
 
 def test_streams_of_different_purposes_differ():

@@ -35,7 +35,7 @@ counts: Counter[Outcome] = Counter()  # of this process, since it started or `co
 
 def require_math_verify() -> None:
     """Raises ModuleNotFoundError, naming what to install, where math-verify is missing."""
-    if importlib.util.find_spec("math_verify") is None:
+    if importlib.util.find_spec("math_verify") is None:  # it is the worker that imports it
         raise ModuleNotFoundError(f"checking mathematical answers needs the package 'math-verify': {install('math')}")
 
 

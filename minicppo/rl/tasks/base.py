@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeVar
 from minicppo.rl.grading.confined import Unchecked, faults
 
 Split = Literal["train", "test"]
+PATIENCE = 10_000  # draws in a row that are of no use
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,11 @@ class Problem:
     answer: str
     data: Mapping[str, Any] = field(default_factory=dict)
     content: str | None = None
+
+    @property
+    def identity(self) -> str:
+        """What decides about its split."""
+        return self.content or self.prompt
 
 
 class Task(ABC):
@@ -77,13 +83,11 @@ def register_task(task: AnyTask) -> AnyTask:
 def judged(task: Task, problem: Problem, response: str) -> tuple[float, bool]:
     """Score and form of a response, whatever its checker does.
 
-    An exception about an answer scores 0 and counts in `faults` under its name; so does a score that is not finite or
-    outside [0, 1].
+    An exception about an answer scores 0 and counts in `faults` under its name; so does a score outside [0, 1].
     Raises ModuleNotFoundError: a package that the checker needs: no response could be checked at all.
     """
     try:
-        score = float(task.score(problem, response))
-        well_formed = bool(task.well_formed(problem, response))
+        score, well_formed = float(task.score(problem, response)), bool(task.well_formed(problem, response))
     except ModuleNotFoundError:
         raise
     except Exception as error:
@@ -97,7 +101,7 @@ def judged(task: Task, problem: Problem, response: str) -> tuple[float, bool]:
 
 def is_held_out(problem: Problem, fraction: float) -> bool:
     """Whether a problem belongs to the test split: decided by a hash of its content, never by order."""
-    digest = hashlib.sha256((problem.content or problem.prompt).encode()).digest()
+    digest = hashlib.sha256(problem.identity.encode()).digest()
     return int.from_bytes(digest[:8], "big") < fraction * 2**64
 
 
@@ -110,19 +114,16 @@ def sample_problems(task: Task, n: int, rng: random.Random, split: Split, unique
         raise ValueError(f"split must be 'train' or 'test', got {split!r}")
     problems: list[Problem] = []
     seen: set[str] = set()
-    misses, patience = 0, 10_000
-    while len(problems) < n:
-        candidate = task.draw(rng, split)
-        identity = (candidate.content or candidate.prompt) if candidate else ""
-        if candidate and not (unique and identity in seen):
-            problems.append(candidate)
-            seen.add(identity)
-            misses = 0
-            continue
-        misses += 1
-        if misses == patience:
+    for _ in range(n):
+        for _ in range(PATIENCE):
+            candidate = task.draw(rng, split)
+            if candidate and not (unique and candidate.identity in seen):
+                break
+        else:
             raise ValueError(
                 f"task {task.name!r} yielded only {len(problems)} of {n} {'different ' if unique else ''}"
-                f"{split} problems in {patience} further tries: ask for fewer or make the task harder"
+                f"{split} problems in {PATIENCE} further tries: ask for fewer or make the task harder"
             )
+        problems.append(candidate)
+        seen.add(candidate.identity)
     return problems

@@ -81,21 +81,19 @@ class MathTask(Task):
         """
         require_math_verify()
         everything = self._load(self.data)
-        if self.tests:
-            test = [each for name in self.tests for each in self._load(name)]
-        else:
+        test = [each for name in self.tests for each in self._load(name)]
+        if not self.tests:
             test = [each for each in everything if is_held_out(each, self.held_out_fraction)]
         held_out = {each.content for each in test}
-        train = [each for each in everything if each.content not in held_out]
-        return {"train": train, "test": test}
+        return {"train": [each for each in everything if each.content not in held_out], "test": test}
 
     def _load(self, name: str) -> list[Problem]:
-        return [as_problem(each, self.template) for each in load_data(name).problems if self._short_enough(each)]
-
-    def _short_enough(self, problem: MathProblem) -> bool:
-        solution = problem.solution or ""
-        sizes = (len(problem.question), len(problem.answer), len(solution.splitlines()))
-        return all(limit is None or size <= limit for size, limit in zip(sizes, self.limits, strict=True))
+        kept = []
+        for each in load_data(name).problems:
+            sizes = (len(each.question), len(each.answer), len((each.solution or "").splitlines()))
+            if all(limit is None or size <= limit for size, limit in zip(sizes, self.limits, strict=True)):
+                kept.append(as_problem(each, self.template))
+        return kept
 
 
 def template_text(template: str) -> str:
@@ -108,6 +106,6 @@ def template_text(template: str) -> str:
 
 def as_problem(problem: MathProblem, template: str) -> Problem:
     """What the policy sees. Copies that differ in white space alone share their content, and so their split."""
-    prompt = template.replace("{problem}", problem.question)
-    data = {"row": problem.row, "question": problem.question}
-    return Problem(prompt, problem.answer, data, content=" ".join(problem.question.split()))
+    question = problem.question
+    data = {"row": problem.row, "question": question}
+    return Problem(template.replace("{problem}", question), problem.answer, data, content=" ".join(question.split()))

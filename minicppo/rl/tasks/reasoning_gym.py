@@ -10,23 +10,20 @@ from typing import Any
 from minicppo.rl.grading.check_reasoning_gym import may_be_read
 from minicppo.rl.grading.confined import REASONING_GYM, Unchecked, confined, faults
 from minicppo.rl.tasks.base import Problem, Task, register_task
-from minicppo.text import install, nearest
+from minicppo.text import nearest, optional
 
 NUMBER = r"[-+]?\d(?:[\d,]*\d)?(?:\.\d+)?"
 THOUSANDS = re.compile(r"[-+]?\d{1,3}(?:,\d{3})+(?:\.\d+)?")
 LONGEST = 20_000  # characters of an answer worth checking
-ORDERLESS = ("gcd", "lcm")  # of the same numbers in any order: one problem, on one side of the split
-RESPONSE_TOKENS = {"countdown": 32}  # of a short answer; the others 16
 
 
 @register_task
 class ReasoningGymTask(Task):
     """Problems of one data set; every other option goes to the data set's own configuration.
 
-    A response may give its answer between `<answer>` and `</answer>`, as larger models are asked to; without these the
-    answer is its last number where a number is asked for, and else all of it. The package pays small partial scores
-    (for an answer that merely contains the right one, say), whose mean would not be an accuracy: unless
-    `partial_credit` is set, anything below the full score is 0.
+    A response may give its answer between `<answer>` and `</answer>`; else it is the last number where a number is
+    asked for, and all of it otherwise. The package pays small partial scores (for an answer that merely contains the
+    right one, say), whose mean would not be an accuracy: below the full score is 0 unless `partial_credit` is set.
     """
 
     name = "reasoning-gym"
@@ -40,12 +37,7 @@ class ReasoningGymTask(Task):
         **options: Any,
     ):
         """`instruction` is appended to every question. Raises ValueError for what the data set refuses."""
-        try:
-            from reasoning_gym.factory import DATASETS
-        except ModuleNotFoundError as error:
-            raise ModuleNotFoundError(
-                f"the task 'reasoning-gym' needs the package of that name: {install('tasks')}"
-            ) from error
+        DATASETS = optional("reasoning_gym.factory", "the task 'reasoning-gym'", "tasks").DATASETS
         if dataset not in DATASETS:
             raise ValueError(f"reasoning-gym has no data set {dataset!r}{nearest(dataset, sorted(DATASETS))}")
         self._dataset_class, self._config_class = DATASETS[dataset]
@@ -55,7 +47,7 @@ class ReasoningGymTask(Task):
                 raise ValueError(f"reasoning-gym data set {dataset!r} has no option {option!r}{nearest(option, valid)}")
         self.dataset, self.options = dataset, options
         self.instruction, self.partial_credit = instruction, partial_credit
-        self.max_new_tokens = max_new_tokens or RESPONSE_TOKENS.get(dataset, 16)
+        self.max_new_tokens = max_new_tokens or (32 if dataset == "countdown" else 16)
         try:
             first = self._entry(seed=0)
         except (AssertionError, TypeError) as error:
@@ -66,8 +58,8 @@ class ReasoningGymTask(Task):
     def problem(self, rng: random.Random) -> Problem:
         """One item of a data set seeded by `rng`."""
         entry = self._entry(seed=rng.getrandbits(31))
-        numbers = sorted(entry["metadata"]["numbers"]) if self.dataset in ORDERLESS else None
-        content = f"{self.dataset} {numbers}" if numbers else None
+        orderless = self.dataset in ("gcd", "lcm")  # the same numbers in any order are one problem, in one split
+        content = f"{self.dataset} {sorted(entry['metadata']['numbers'])}" if orderless else None
         return Problem(self._question(entry), str(entry["answer"]), entry, content)
 
     def score(self, problem: Problem, response: str) -> float:
@@ -101,8 +93,7 @@ class ReasoningGymTask(Task):
         return str(int(problem.answer) + rng.choice([-1, 1]) * rng.randint(1, 9))
 
     def _entry(self, seed: int) -> dict[str, Any]:
-        dataset = self._dataset_class(self._config_class(seed=seed, size=1, **self.options))
-        return _plain(dataset[0])
+        return _plain(self._dataset_class(self._config_class(seed=seed, size=1, **self.options))[0])
 
     def _question(self, entry: dict[str, Any]) -> str:
         return f"{entry['question']} {self.instruction}".strip()

@@ -14,23 +14,21 @@ VOWELS, CONSONANTS = "aeiou", "bdfgklmnprst"
 SUM = "What is {a} + {b}? Answer with the number only."
 
 
-class OneNumberTask(Task):
-    """An answer that is one whole number: the last of the response counts."""
+class SmallTask(Task):
+    """The last whole number of the response counts."""
 
     held_out_fraction = 0.25
-
-    def __init__(self, max_new_tokens: int = 16):
-        self.max_new_tokens = max_new_tokens
+    form = r"\d+"
 
     def score(self, problem: Problem, response: str) -> float:
         return float(re.findall(r"\d+", response)[-1:] == [problem.answer])
 
     def well_formed(self, problem: Problem, response: str) -> bool:
-        return re.fullmatch(r"\s*\d+\s*", response) is not None
+        return re.fullmatch(rf"\s*{self.form}\s*", response.lower()) is not None
 
 
 @register_task
-class AdditionTask(OneNumberTask):
+class AdditionTask(SmallTask):
     """`a + b` with both in `low..high`, uniformly: 3 + 4 and 4 + 3 are one problem, so both are in one split."""
 
     name = "addition"
@@ -39,11 +37,8 @@ class AdditionTask(OneNumberTask):
         if not 0 <= low < high:
             raise ValueError(f"addition: low = {low} and high = {high} must satisfy 0 <= low < high")
         if "{a}" not in prompt or "{b}" not in prompt:
-            raise ValueError(
-                f"addition: prompt = {prompt!r} must contain {{a}} and {{b}}, the places of the two numbers"
-            )
-        super().__init__(max_new_tokens)
-        self.low, self.high, self.prompt = low, high, prompt
+            raise ValueError(f"addition: prompt = {prompt!r} must contain {{a}} and {{b}}, the places of the numbers")
+        self.low, self.high, self.prompt, self.max_new_tokens = low, high, prompt, max_new_tokens
         self.alphabet = "".join(sorted({*prompt.replace("{a}", "").replace("{b}", ""), *digits}))
 
     def problem(self, rng: random.Random) -> Problem:
@@ -52,7 +47,7 @@ class AdditionTask(OneNumberTask):
         return Problem(text, str(a + b), {"a": a, "b": b}, content=f"{min(a, b)} + {max(a, b)}")
 
     def score(self, problem: Problem, response: str) -> float:
-        return float([each.lstrip("0") or "0" for each in re.findall(r"\d+", response)][-1:] == [problem.answer])
+        return super().score(problem, re.sub(r"(?<!\d)0+(?=\d)", "", response))
 
     def demonstration(self, problem: Problem, rng: random.Random, error_rate: float) -> str:
         """The sum, or with probability `error_rate` another number of the range of sums."""
@@ -63,7 +58,7 @@ class AdditionTask(OneNumberTask):
 
 
 @register_task
-class LetterCountTask(OneNumberTask):
+class LetterCountTask(SmallTask):
     """How often a letter occurs in a made-up word of `syllables` consonant-vowel pairs: each count equally likely."""
 
     name = "letter-count"
@@ -71,8 +66,7 @@ class LetterCountTask(OneNumberTask):
     def __init__(self, syllables: int = 3, max_new_tokens: int = 16):
         if not 2 <= syllables <= 9:
             raise ValueError(f"letter-count: syllables = {syllables} is outside 2..9 (counts are one digit)")
-        super().__init__(max_new_tokens)
-        self.syllables = syllables
+        self.syllables, self.max_new_tokens = syllables, max_new_tokens
 
     def problem(self, rng: random.Random) -> Problem:
         count = rng.randint(1, self.syllables)
@@ -88,7 +82,7 @@ class LetterCountTask(OneNumberTask):
 
 
 @register_task
-class MaxOfThreeTask(OneNumberTask):
+class MaxOfThreeTask(SmallTask):
     """The largest of three different numbers of `figures` digits; the order they are asked in does not count as new."""
 
     name = "max-of-three"
@@ -96,8 +90,7 @@ class MaxOfThreeTask(OneNumberTask):
     def __init__(self, figures: int = 2, max_new_tokens: int = 16):
         if not 1 <= figures <= 9:
             raise ValueError(f"max-of-three: figures = {figures} is outside 1..9")
-        super().__init__(max_new_tokens)
-        self.figures = figures
+        self.figures, self.max_new_tokens = figures, max_new_tokens
 
     def problem(self, rng: random.Random) -> Problem:
         low = 10 ** (self.figures - 1)
@@ -107,11 +100,11 @@ class MaxOfThreeTask(OneNumberTask):
 
 
 @register_task
-class ParityTask(Task):
+class ParityTask(SmallTask):
     """Whether a number below `high` is even or odd: chance is 1/2, so look at the answers' form as well."""
 
     name = "parity"
-    held_out_fraction = 0.25
+    form = r"(even|odd)\.?"
 
     def __init__(self, high: int = 1000, max_new_tokens: int = 8):
         if high < 10:
@@ -125,6 +118,3 @@ class ParityTask(Task):
     def score(self, problem: Problem, response: str) -> float:
         """1 if the response names the right one of the two words and not the other, in any case, else 0."""
         return float(set(re.findall(r"\b(?:even|odd)\b", response.lower())) == {problem.answer})
-
-    def well_formed(self, problem: Problem, response: str) -> bool:
-        return re.fullmatch(r"\s*(even|odd)\.?\s*", response.lower()) is not None
