@@ -12,7 +12,7 @@ TRITON  := .triton
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-llm demo demo-llm test test-fast test-kernels test-verl mutants lint format theory notebooks bench bench-gpu study study-gpu study-llm study-llm-gpu readings docs figures clean
+.PHONY: help setup setup-llm demo demo-llm test test-fast test-kernels test-verl fuzz mutants lint format theory notebooks bench bench-gpu study study-gpu study-llm study-llm-gpu readings docs figures clean
 
 help: ## show this text
 	@echo 'minicppo: CPPO to learn, check, use and reproduce'
@@ -63,7 +63,7 @@ demo-llm: $(LLM) ## train SmolLM2-135M on small sums; results in runs/demo-llm
 	$(BIN)/python -m experiments demo-llm
 
 # one thread a process: results do not depend on the machine's core count, and workers do not fight
-test test-fast test-kernels test-verl mutants bench bench-gpu study study-gpu study-llm study-llm-gpu: export OMP_NUM_THREADS = 1
+test test-fast test-kernels test-verl fuzz mutants bench bench-gpu study study-gpu study-llm study-llm-gpu: export OMP_NUM_THREADS = 1
 
 test: $(STAMP) ## run all tests
 	$(BIN)/python -m pytest $(SPREAD)
@@ -76,6 +76,9 @@ test-kernels: $(STAMP) $(TRITON)/.installed ## run the tests of the GPU's kernel
 
 test-verl: $(VERL)/.installed ## run the tests of the verl engine, in an environment of its own
 	$(VERL)/bin/python -m pytest $(SPREAD) tests/engines -k verl
+
+fuzz: $(STAMP) ## try odd settings, answers, data, run folders and texts for three minutes; SEED=1 for other ones
+	$(BIN)/python -m experiments.fuzz $(SEED)
 
 MUTMUT := $(VENV)/.installed-mutmut
 

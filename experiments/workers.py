@@ -22,7 +22,12 @@ def start_workers(count: int, runs_each: int | None = None) -> tuple[ProcessPool
     # where torch has threads; nor where CUDA may have been touched, nor on macOS, whose libraries do not survive it.
     forked = sys.platform == "linux" and not torch.cuda.is_available()
     context = multiprocessing.get_context("forkserver" if forked else "spawn")
-    context.set_forkserver_preload(["minicppo.rl.trainer"])
+    if forked:
+        context.set_forkserver_preload(["minicppo.rl.trainer"])
+        # an interruption while the server imports leaves no worker half begun
+        first = context.Process(target=int)  # type: ignore[attr-defined]
+        first.start()
+        first.join()
     events = context.SimpleQueue()  # its put returns when the event is on its way: none arrives after the job's result
     begin = (events, dict(os.environ))
     return ProcessPoolExecutor(count, context, _begin, begin, max_tasks_per_child=runs_each), events

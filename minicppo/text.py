@@ -21,7 +21,11 @@ def short(value: object, most: int = 100) -> str:
     >>> short("a" * 10_000, 5)
     "'aaaa ... (10,002 characters)"
     """
-    text = repr(value)
+    return cut(repr(value), most)
+
+
+def cut(text: str, most: int) -> str:
+    """The text, without what is beyond so many characters."""
     return text if len(text) <= most else f"{text[:most]} ... ({len(text):,} characters)"
 
 

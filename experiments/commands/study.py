@@ -38,21 +38,22 @@ def study(
     - `python -m experiments study configs/study.yaml --report-only`
     """
     from experiments.study.plan import load_study
-    from experiments.study.study import device_of, plan_table, run_study, write_report
+    from experiments.study.study import claimed, device_of, plan_table, run_study, write_report
 
     loaded = load_study(config)
     folder = out or Path("runs") / loaded.name
     if dry_run:
         console.print(plan_table(loaded, folder, only or []))
         return
-    failed = {}
-    if not report_only:
-        at_once = workers or (1 if device_of(loaded).type == "cuda" else os.cpu_count() or 1)
-        try:
-            failed = run_study(loaded, folder, at_once, only or [], console, again=again)
-        except KeyboardInterrupt:
-            stopped("Type the same command again to go on.")
-    say(*write_report(loaded, f"python -m experiments study {config}"))
+    failed: dict[str, str] = {}
+    with claimed(loaded, folder):
+        if not report_only:
+            at_once = workers or (1 if device_of(loaded).type == "cuda" else os.cpu_count() or 1)
+            try:
+                failed = run_study(loaded, folder, at_once, only or [], console, again=again)
+            except KeyboardInterrupt:
+                stopped("Type the same command again to go on.")
+        say(*write_report(loaded, f"python -m experiments study {config}"))
     for run, reason in failed.items():
         errors.print(f"{run} could not start: {reason}", soft_wrap=True)
     if failed:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,20 @@ from experiments.study.progress import StudyProgress
 from experiments.study.runner import is_done, work_through
 from experiments.study.summary import choose, rounded, summarise
 from experiments.study.table import collect, read_table, write_table
-from minicppo.files import write_atomically
+from minicppo.files import locked, write_atomically
 from minicppo.rl.config import ConfigError
 
 TABLE, SUMMARY, PAGE, FIGURES, MACHINES = "study.parquet", "summary.json", "README.md", "figures", "machines.json"
+
+
+@contextmanager
+def claimed(study: StudyConfig, out: Path) -> Iterator[None]:
+    """Hold the folders of runs and of results for one process. Raises BlockingIOError where another one has them."""
+    with ExitStack() as held:
+        for folder in dict.fromkeys([out.resolve(), Path(study.results).resolve()]):
+            folder.mkdir(parents=True, exist_ok=True)
+            held.enter_context(locked(folder, "study: wait for it, or give this one other folders (results and --out)"))
+        yield
 
 
 def run_study(

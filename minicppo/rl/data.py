@@ -18,7 +18,7 @@ from typing import Any
 from minicppo.rl.grading.answers import DEEPEST, LONGEST_GOLD, has_words, nesting
 from minicppo.rl.grading.extraction import last_boxed
 from minicppo.rl.grading.tidy import tidy
-from minicppo.text import nearest, optional
+from minicppo.text import cut, nearest, optional
 
 FOLDER_VARIABLE = "MINICPPO_DATA"
 SUFFIXES = (".jsonl", ".parquet")
@@ -166,7 +166,7 @@ def parse_row(number: int, row: Row) -> MathProblem:
     """
     if isinstance(row, str):
         raise DataError(row)
-    columns = f"the columns {', '.join(map(str, row))}" if row else "no columns"
+    columns = f"the columns {cut(', '.join(map(str, row)), 300)}" if row else "no columns"
     question: Any = next((row[key] for key in ("question", "problem", "prompt") if row.get(key) is not None), None)
     if isinstance(question, list):
         turns = [turn for turn in question if isinstance(turn, Mapping) and turn.get("role") == "user"]

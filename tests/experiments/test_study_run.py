@@ -2,10 +2,10 @@
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -19,8 +19,8 @@ from pandas.testing import assert_frame_equal
 
 from experiments.__main__ import main
 from experiments.study.plan import StudyConfig, grid, load_study
-from experiments.study.runner import DIVERGED, WARMUP, is_done, work_through
-from experiments.study.study import plan_table, run_study, update_table, write_report
+from experiments.study.runner import DIVERGED, WARMUP, work_through
+from experiments.study.study import claimed, plan_table, run_study, update_table, write_report
 from experiments.study.table import read_table, write_table
 from tests.experiments.fake_study import SMALL, TINY, fake_rows, study_at
 
@@ -121,35 +121,6 @@ def test_what_the_table_holds_is_run_only_again(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_kill_9_loses_no_finished_run(whole, tmp_path):
-    part = {**TINY["parts"]["headline"], "arms": {"none": {"method": "none"}, "CPPO": {"method": "cppo-exact"}}}
-    study, out = study_at(tmp_path, parts={"headline": part}), tmp_path / "runs"
-    command = ["study", str(tmp_path / "study.yaml"), "--out", str(out), "--workers", "1"]
-    child = subprocess.Popen(
-        [sys.executable, "-m", "experiments", *command],
-        cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL,
-    )  # fmt: skip
-    deadline = time.monotonic() + 300
-
-    def begun():
-        return [run for run in out.glob("*") if (run / "checkpoints").is_dir() and not is_done(run)]
-
-    while len(finished := [run for run in out.glob("*") if is_done(run)]) < 2 or not begun():
-        assert child.poll() is None, "the study ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-    child.send_signal(signal.SIGKILL)
-    assert child.wait() == -signal.SIGKILL
-    before = {run: (run / "summary.json").stat().st_mtime_ns for run in finished}
-    run(study, out)
-    assert before == {run: (run / "summary.json").stat().st_mtime_ns for run in finished}
-    rows = table(study_at(whole))
-    there = rows[(rows["part"] == "headline") & rows["arm"].isin(part["arms"])].reset_index(drop=True)
-    order = ["seed", "arm", "iteration"]
-    assert_frame_equal(*(frame.sort_values(order, ignore_index=True) for frame in (table(study), there)))
-
-
-@pytest.mark.slow
 def test_what_cannot_start_and_what_blows_up_do_not_stop_the_rest(tmp_path):
     settings = {
         "good": [],
@@ -185,7 +156,62 @@ def test_the_command_says_what_is_missing(tmp_path, capsys):
             main(["study", str(tmp_path / "study.yaml"), "--out", str(tmp_path / "runs"), *arguments])
         assert end.value.code == status
         assert says in "".join(capsys.readouterr())
-    assert not (tmp_path / "runs").exists()
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == [".lock"]
+
+
+@pytest.mark.parametrize("held", ["runs", "results"])
+def test_of_two_studies_in_one_folder_the_second_is_told(
+    held: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study, other = study_at(tmp_path), {"runs": tmp_path / "other", "results": tmp_path / "elsewhere"}
+    theirs = study.model_copy(update={"results": str(other["results"] if held == "runs" else study.results)})
+    with claimed(theirs, tmp_path / "runs" if held == "runs" else other["runs"]), pytest.raises(SystemExit) as end:
+        main(["study", str(tmp_path / "study.yaml"), "--out", str(tmp_path / "runs")])
+    assert end.value.code == 2
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 1
+    assert f"{held} is being written by another study: wait for it, or give this one other folders" in told[0]
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.name not in ("study.yaml", ".lock")]
+    with claimed(study, tmp_path / "runs"):
+        pass
+
+
+@pytest.mark.slow
+def test_signals_at_any_moment_lose_nothing(whole: Path, tmp_path: Path) -> None:
+    """MINICPPO_KILLS=40 sends that many, at moments that a seed decides, to studies one after another."""
+    part = {**TINY["parts"]["headline"], "arms": {"none": {"method": "none"}, "CPPO": {"method": "cppo-exact"}}}
+    rng, left, lives = random.Random(12), int(os.environ.get("MINICPPO_KILLS", "3")), 0
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    while left:
+        lives, folder = lives + 1, tmp_path / str(lives)
+        folder.mkdir()
+        study, done, status = study_at(folder, parts={"headline": part}), {}, -1
+        command = ["-m", "experiments", "study", str(folder / "study.yaml"), "--out", str(folder / "runs")]
+        while status != 0:
+            child = subprocess.Popen(
+                [sys.executable, *command, "--workers", "2"], cwd=ROOT, env=environment, text=True,
+                stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+            )  # fmt: skip
+            sent = rng.choice([signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+            try:
+                _, said = child.communicate(timeout=rng.uniform(3, 14) if left else None)
+            except subprocess.TimeoutExpired:
+                left -= 1
+                child.send_signal(sent)
+                _, said = child.communicate()
+                assert child.returncode in (-sent, 130, 0)
+            assert "Traceback" not in said, said
+            status = child.returncode
+            now = {path: path.stat().st_mtime_ns for path in folder.glob("runs/*/summary.json")}
+            assert done.items() <= now.items(), "what was finished stays as it was"
+            done = now
+        assert len(done) == 4
+        rows = table(study_at(whole))
+        there = rows[(rows["part"] == "headline") & rows["arm"].isin(part["arms"])].reset_index(drop=True)
+        order = ["seed", "arm", "iteration"]
+        assert_frame_equal(*(frame.sort_values(order, ignore_index=True) for frame in (table(study), there)))
+        assert (folder / "results" / "README.md").is_file()
+        assert not [path for path in folder.rglob(".*") if path.name != ".lock"], "no scratch is left"
 
 
 @pytest.mark.slow
