@@ -54,8 +54,8 @@ VALUES: list[Any] = [
 KEYS = ["recipe", "warmup.lr", "task.options.steps", "method.params.delta", "method.params.x", "a.b", ""]
 for _name, _part in RunConfig().model_dump().items():
     KEYS += [_name, *(f"{_name}.{key}" for key in (_part if isinstance(_part, dict) else ()))]
-PIECES = r"""Answer: |\boxed{|}|{|$|$$|42|-|/|\frac|^|_|(|)|[|]|,|;| |\sqrt|\text{|e|E|.|%|x|=|\infty|9999999999|<answer>
-|1e9|±|½|²|°|million|'|"|\|&|#|[/b]|<script>|**|`|![|](|٣|</answer>""".replace("\n", "").split("|")
+PIECES = r"""Answer: |\boxed{|}|{|$|$$|42|-|/|\frac|^|_|(|)|[|]|,|;| |\sqrt|\text{|e|E|.|%|x|=|\infty|9999999999
+|<answer>|1e9|±|½|²|°|million|'|"|\|&|#|[/b]|<script>|**|`|![|](|٣|</answer>""".replace("\n", "").split("|")
 PIECES += ["\n", "|", "\0", "\x1b[2J", "\u202e", "\ud800", "\u2028"]
 GOLDS = ["42", "\\frac{1}{2}", "x^2+1", "(0,1]", "\\{1,2\\}", "3\\sqrt{2}", "-0.5", "\\text{red}", "10\\%", "x=3"]
 
