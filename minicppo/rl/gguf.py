@@ -30,11 +30,8 @@ def folder_of(source: str, apart: bool = False) -> Path:
     """The Hugging Face folder that `package:NAME` or a path to a `.gguf` file stands for, converted on first use.
 
     Its place in the cache, `models/`, goes by the file's content. With `apart` a process of its own converts, and what
-    that allocates (2 GB for SmolLM2-135M) goes with it.
-
-    Raises:
-        FileNotFoundError: there is no such file or package.
-        ModuleNotFoundError: the packages that read the format are missing.
+    that allocates (2 GB for SmolLM2-135M) goes with it. Raises FileNotFoundError without such a file or package, and
+    ModuleNotFoundError without the packages that read the format.
     """
     file = packaged_gguf(source.removeprefix(PACKAGE)) if source.startswith(PACKAGE) else Path(source).expanduser()
     if not file.is_file():
@@ -42,20 +39,14 @@ def folder_of(source: str, apart: bool = False) -> Path:
     with file.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()[:16]
     folder = cache_dir() / "models" / f"{file.stem}-{digest}"
-    if folder.is_dir():
-        return folder
-    if apart:
+    if apart and not folder.is_dir():
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
             return pool.submit(convert_gguf, file, folder).result()
-    return convert_gguf(file, folder)
+    return folder if folder.is_dir() else convert_gguf(file, folder)
 
 
 def packaged_gguf(package: str) -> Path:
-    """The one GGUF file among an installed distribution's files, found without importing it.
-
-    Raises:
-        FileNotFoundError: the package is not installed, or does not hold exactly one such file.
-    """
+    """The one GGUF file among an installed distribution's files, found without importing it; else FileNotFoundError."""
     try:
         files = importlib.metadata.files(package) or []
     except importlib.metadata.PackageNotFoundError:
@@ -79,12 +70,8 @@ def _missing_readers() -> list[str]:
 def convert_gguf(file: Path, folder: Path) -> Path:
     """Write a GGUF file's model, dequantised to float32, and its tokenizer as a Hugging Face folder.
 
-    The folder appears whole or not at all, and only after it has been read back and found to give the very logits of
-    the dequantised model. SmolLM2-135M: 98 MB become 540 MB.
-
-    Raises:
-        ModuleNotFoundError: the packages that read the format are missing.
-        RuntimeError: the written copy does not agree with the original.
+    The folder appears whole or not at all, and only after it has been read back and found to give the very tokens and
+    logits of the dequantised model, else RuntimeError. SmolLM2-135M: 98 MB become 540 MB.
     """
     if missing := _missing_readers():
         raise ModuleNotFoundError(f"reading {file.name} needs {' and '.join(missing)}: {install('gguf')}")

@@ -72,9 +72,7 @@ class Policy:
 
     def precision(self) -> AbstractContextManager[object]:
         """The autocast context of a forward pass."""
-        if self.autocast is None:
-            return nullcontext()
-        return torch.autocast(self.device.type, dtype=self.autocast)
+        return torch.autocast(self.device.type, dtype=self.autocast) if self.autocast else nullcontext()
 
 
 _PARAMETERS: WeakKeyDictionary[PreTrainedModel, int] = WeakKeyDictionary()  # counting takes a millisecond
@@ -100,10 +98,7 @@ def build_policy(config: ModelConfig, task: Task, seed: int) -> Policy:
     """The policy a run starts from: loaded if the config names a path, else a small Qwen3-like model from scratch.
 
     The small model (RMSNorm, rotary positions, query-key norm, SwiGLU, tied embeddings) is a pure function of the
-    sizes, the task's alphabet and the seed.
-
-    Raises:
-        ValueError: the task has no alphabet, so it needs a pretrained policy.
+    sizes, the task's alphabet and the seed; ValueError where the task has none.
     """
     if config.path is not None:
         return load_policy(config.path, chat=config.chat)
@@ -139,9 +134,7 @@ def load_policy(path: str | Path, chat: bool | None = None) -> Policy:
     Nothing is downloaded, but for `hub:OWNER/NAME`: once, into the hub's cache.
     `chat=None` uses the tokenizer's chat template if it has one.
 
-    Raises:
-        FileNotFoundError: there is no such folder, file or package.
-        ValueError: the tokenizer has no end-of-sequence token.
+    Raises FileNotFoundError without such a folder, file or package, ValueError without an end-of-sequence token.
     """
     if is_gguf(str(path)):
         from minicppo.rl.gguf import folder_of  # optional packages

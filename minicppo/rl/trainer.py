@@ -25,8 +25,7 @@ from minicppo.rl.run_dir import LOGS, RunDir, Stopwatch, peak_memory_mb
 from minicppo.rl.sampling import sample
 from minicppo.rl.seeding import generator_for, rng_for
 from minicppo.rl.tasks import Task, sample_problems
-from minicppo.rl.trace import TRACE_ROWS, write_trace
-from minicppo.rl.update import update
+from minicppo.rl.update import TRACE_ROWS, update, write_trace
 from minicppo.rl.warmup import initial_policy
 from minicppo.rules import Method, group_advantages
 

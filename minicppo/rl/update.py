@@ -1,4 +1,4 @@
-"""One optimiser step: log-probs of the responses now, a weight for every token by the method, a step."""
+"""One optimiser step: log-probs of the responses now, a weight for every token by the method, a step; and its trace."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -12,21 +12,21 @@ from minicppo.rl.config import RunConfig
 from minicppo.rl.lm_head import LogProbs
 from minicppo.rl.log_probs import response_log_probs
 from minicppo.rl.rollout import Rollout
+from minicppo.rl.run_dir import RunDir
 from minicppo.rules import Method, TokenBatch, TokenWeights, diagnostics, policy_loss
 from minicppo.rules.rows import join
+
+TRACE_ROWS = 256  # responses kept, token by token
 
 
 def update(state: TrainState, method: Method, minibatch: Rollout, config: RunConfig) -> dict[str, Any]:
     """One step with a minibatch; returns the row for the log.
 
-    Micro-batches share the denominators of the whole minibatch, so their size changes no gradient.
-
-    Raises:
-        FloatingPointError: a log-prob, the loss or the gradient is not finite.
+    Micro-batches share the denominators of the whole minibatch, so their size changes no gradient. Raises
+    FloatingPointError where a log-prob, the loss or the gradient is not finite.
     """
-    settings, horizon = config.train, config.horizon
-    total_tokens, total_sequences = int(minibatch.response_mask.sum()), len(minibatch)
-    losses, entropies, batches, weights = [], [], [], []
+    settings, losses, entropies, batches, weights = config.train, [], [], [], []
+    total_tokens = int(minibatch.response_mask.sum())
     for found, batch, out in weigh(state, method, minibatch, config, settings.micro_batch):
         loss = policy_loss(
             found.log_probs,
@@ -34,9 +34,9 @@ def update(state: TrainState, method: Method, minibatch: Rollout, config: RunCon
             batch.advantages,
             batch.mask,
             loss_agg_mode=settings.loss_agg_mode,
-            horizon=horizon,
+            horizon=config.horizon,
             total_tokens=total_tokens,
-            total_sequences=total_sequences,
+            total_sequences=len(minibatch),
         )
         _require_finite(state, "loss", loss)
         loss.backward()
@@ -80,3 +80,33 @@ def _require_finite(state: TrainState, name: str, value: Tensor) -> None:
             f"iteration {state.iteration}, update {state.update}: a {name} is not finite; "
             "lower train.lr or train.grad_clip, and resume from the last checkpoint"
         )
+
+
+def write_trace(run: RunDir, state: TrainState, method: Method, rollout: Rollout, config: RunConfig) -> None:
+    """Save per-token tensors of these responses as they are after the updates, and their texts; nothing is updated."""
+    with torch.no_grad():
+        found = [(batch, out) for _, batch, out in weigh(state, method, rollout, config, config.rows_per_forward)]
+    batch, out = (join(parts) for parts in zip(*found, strict=True))
+    tensors = {
+        "response_ids": rollout.response_ids,
+        "response_mask": rollout.response_mask,
+        "log_probs": batch.log_probs,
+        "rollout_log_probs": batch.rollout_log_probs,
+        "advantages": rollout.advantages,
+        "weight": out.weight,
+        "reason": out.reason,
+        "threshold": out.threshold,
+        "divergence": out.divergence,
+        "position_weight": out.position_weight,
+        "delta_b": out.delta_b,
+    }
+    decode = state.policy.tokenizer.decode
+    valid = zip(rollout.response_ids, rollout.response_mask, strict=True)
+    texts = {
+        "iteration": state.iteration,
+        "update": state.update,
+        "prompts": [problem.prompt for problem in rollout.problems],
+        "answers": [problem.answer for problem in rollout.problems],
+        "tokens": [[decode([token]) for token in ids[mask].tolist()] for ids, mask in valid],
+    }
+    run.write_trace({name: value for name, value in tensors.items() if value is not None}, texts)

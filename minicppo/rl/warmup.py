@@ -31,14 +31,12 @@ Progress = Callable[[int, float], None]  # (steps done, greedy accuracy so far)
 def initial_policy(config: RunConfig, task: Task, on_progress: Progress | None = None) -> Policy:
     """The policy that a run starts from, on the CPU: as built or loaded, or warmed up (from the cache if it is there).
 
-    Raises:
-        RuntimeError: the warm-up did not reach its target within `warmup.max_steps`.
+    Raises RuntimeError where the warm-up does not reach its target within `warmup.max_steps`.
     """
     if config.warmup is None:
         return build_policy(config.model, task, config.seed)
     torch.set_num_threads(config.threads)
-    key = warmup_key(config)
-    folder = cache_dir() / f"warmup-{key}"
+    folder = cache_dir() / f"warmup-{warmup_key(config)}"
     if not folder.is_dir():
         policy = build_policy(config.model, task, config.warmup.seed)
         _train(policy, task, config.warmup, config.max_new_tokens(task), on_progress)
@@ -51,7 +49,7 @@ def initial_policy(config: RunConfig, task: Task, on_progress: Progress | None =
 def warmup_identity(config: RunConfig) -> dict[str, object]:
     """Everything that determines the warmed-up weights."""
     assert config.warmup is not None
-    return {
+    identity = {
         "recipe": RECIPE,
         "model": config.model.model_dump(),
         "task": config.task.model_dump(),
@@ -60,16 +58,11 @@ def warmup_identity(config: RunConfig) -> dict[str, object]:
         "threads": config.threads,
         "torch": torch.__version__,
         "transformers": transformers.__version__,
-        **_plugin_of(config.task.name),
     }
-
-
-def _plugin_of(task: str) -> dict[str, object]:
-    """The content of the file that a task comes from, where that is not the library's."""
-    module = sys.modules[TASKS[task].__module__]
-    if module.__name__.startswith("minicppo.") or module.__file__ is None:
-        return {}
-    return {"plugin": hashlib.sha256(Path(module.__file__).read_bytes()).hexdigest()}
+    source = sys.modules[TASKS[config.task.name].__module__]
+    if source.__file__ is not None and not source.__name__.startswith("minicppo."):  # a plugin's: its content counts
+        identity["plugin"] = hashlib.sha256(Path(source.__file__).read_bytes()).hexdigest()
+    return identity
 
 
 def warmup_key(config: RunConfig) -> str:
