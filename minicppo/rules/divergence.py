@@ -48,7 +48,9 @@ def token_divergence(batch: TokenBatch, kind: str, *, topk_variant: str = "union
     if kind == "exact_tv":
         value = 0.5 * (top.log_probs.exp() - top.rollout_log_probs.exp()).abs().sum(-1, dtype=torch.float64)
     elif kind == "exact_kl":
-        value = exact_kl(top)
+        mu = top.rollout_log_probs.exp()
+        terms = mu * (top.rollout_log_probs - top.log_probs)
+        value = terms.masked_fill(mu == 0, 0.0).sum(-1, dtype=torch.float64).clamp(min=0)
     else:
         pi, mu = partition(top, batch.log_probs, batch.rollout_log_probs, topk_variant)
         if kind == "topk_tv":
@@ -70,13 +72,6 @@ def binary_kl(log_probs: Tensor, rollout_log_probs: Tensor) -> Tensor:
     mu = log_mu.exp()
     rest_mu, rest_pi = (-log_mu.expm1()).clamp(min=TINY), (-log_pi.expm1()).clamp(min=TINY)
     return (mu * (log_mu - log_pi) + rest_mu * (rest_mu.log() - rest_pi.log())).clamp(min=0)
-
-
-def exact_kl(top: TopLogProbs) -> Tensor:
-    """KL(mu || pi) over the vocabulary; tokens outside mu's support contribute nothing."""
-    mu = top.rollout_log_probs.exp()
-    terms = mu * (top.rollout_log_probs - top.log_probs)
-    return terms.masked_fill(mu == 0, 0.0).sum(-1, dtype=torch.float64).clamp(min=0)
 
 
 def partition(
@@ -109,7 +104,7 @@ def predicted_away(batch: TokenBatch) -> Bool[Tensor, "B T"]:
     The rate of KL(mu || pi), for a softmax-logit step on log pi(y), is (pi_y - mu_y) + sum over cells of pi (mu - pi),
     tail aggregated.
     """
-    top = batch.top
+    top, log_probs, rollout_log_probs = batch.top, batch.log_probs, batch.rollout_log_probs
     if top is None:
         raise ValueError(
             "direction='predicted' needs 'topk' or 'full' log-probs: pass TokenBatch(top=TopLogProbs(...))"
@@ -117,6 +112,6 @@ def predicted_away(batch: TokenBatch) -> Bool[Tensor, "B T"]:
     if top.ids is None:
         pi, mu = top.log_probs.double().exp(), top.rollout_log_probs.double().exp()
     else:
-        pi, mu = partition(top, batch.log_probs, batch.rollout_log_probs)
-    rate = batch.log_probs.double().exp() - batch.rollout_log_probs.double().exp() + (pi * (mu - pi)).sum(-1)
+        pi, mu = partition(top, log_probs, rollout_log_probs)
+    rate = log_probs.double().exp() - rollout_log_probs.double().exp() + (pi * (mu - pi)).sum(-1)
     return (batch.advantages * rate > 0) & batch.mask

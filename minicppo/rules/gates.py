@@ -25,8 +25,7 @@ def gate_values(mask: CPPOMask, gate: str) -> Float[Tensor, "B T"]:
     Z = mask.weighted_divergence
     if gate == "budget":
         cut = mask.threshold / Z.clamp(min=torch.finfo(Z.dtype).tiny)
-    else:
-        # S_t / (delta + delta_b W_{t-1}) with both sides from the slack: S_t = limit - slack + Z_t.
+    else:  # S_t / (delta + delta_b W_{t-1}) with both sides from the slack: S_t = limit - slack + Z_t
         limit = _prefix_limit(mask)
         spent = limit - mask.slack + Z
         x = torch.maximum(Z / mask.delta, torch.where(torch.isinf(limit), 0.0, spent / limit)).clamp(min=1.0)

@@ -9,17 +9,13 @@ from minicppo.text import nearest
 
 @dataclass(frozen=True)
 class Hyper:
-    """What is known of one hyper-parameter: where its default comes from, and which values are allowed.
-
-    low, high: limits, exclusive on the low side unless `closed`. choices: the allowed names; with a `low`, numbers
-    are allowed beside them.
-    """
+    """What is known of one hyper-parameter: where its default comes from, and which values are allowed."""
 
     source: str
-    low: float = -math.inf
+    low: float = -math.inf  # excluded unless `closed`
     high: float = math.inf
     closed: bool = False
-    choices: tuple[Any, ...] = ()
+    choices: tuple[Any, ...] = ()  # the allowed names; with a `low`, numbers are allowed beside them
 
     def check(self, name: str, value: Any) -> None:
         """Raise ValueError, naming the value, the limit and the way out."""

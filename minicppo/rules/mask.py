@@ -74,7 +74,7 @@ def cppo_mask(
         if broken.cpu().any():
             checked_inputs(packed, **inputs)  # raises, and says what is wrong where
         return mask
-    out: dict[str, Any] = {name: torch.empty_like(pi) for name in ("divergence", "threshold")}
+    out: dict[str, Any] = {"divergence": torch.empty_like(pi), "threshold": torch.empty_like(pi)}
     out["reason"] = torch.empty_like(pi, dtype=torch.int8)
     budgets = []
     for rows, tokens, block in layout.blocks(BLOCK if pi.device.type == "cpu" else sys.maxsize):
@@ -105,11 +105,9 @@ def mask_rows(
     return CPPOMask(reason, divergence, threshold, allowed, rule, layout)
 
 
-def verdicts(
-    weighted_divergence: Float[Tensor, "B T"], slack: Float[Tensor, "B T"], delta: float
-) -> Int8[Tensor, "B T"]:
+def verdicts(Z: Float[Tensor, "B T"], slack: Float[Tensor, "B T"], delta: float) -> Int8[Tensor, "B T"]:
     """Codes of `Reason` for tokens that move away: INSIDE, + 1 is TOKEN, + 2 is PREFIX, + 3 is BOTH."""
-    by_prefix, by_token = slack < weighted_divergence, weighted_divergence > delta
+    by_prefix, by_token = slack < Z, Z > delta
     return by_prefix.view(torch.int8) * 2 + by_token.view(torch.int8) + int(Reason.INSIDE)
 
 
@@ -126,16 +124,12 @@ def _kernel_takes(numbers: tuple[Tensor, ...], width: int, rule: MaskRule) -> bo
 def mask_in_one_kernel(
     first: Tensor, second: Tensor, advantages: Tensor | None, valid: Tensor, layout: Padded | Packed, rule: MaskRule
 ) -> tuple[CPPOMask, Tensor]:
-    """The mask, of the layout's own shape, and (B,) whether a valid token's log-prob or advantage is no fit number.
-
-    first, second: log-probs of pi and mu, with advantages (B, 1) or of their shape; without: D_t, and who moves away.
-    """
+    """The mask, and (B,) whether a valid token's log-prob or advantage is no fit number: `minicppo.kernels.mask`."""
     from minicppo.kernels.mask import mask  # Triton: not everywhere
 
     lengths = layout.lengths.to(first.device) if isinstance(layout, Packed) else None
-    reason, kept, divergence, threshold, limits, broken = mask(
-        first, second, advantages, valid, lengths, layout.width, rule, LOG_PROB_LIMIT
-    )
+    inputs = (first, second, advantages, valid, lengths)
+    reason, kept, divergence, threshold, limits, broken = mask(*inputs, layout.width, rule, LOG_PROB_LIMIT)
     found = CPPOMask(reason, divergence, threshold, limits, rule, layout)
     vars(found)["token_mask"] = kept  # the cached property's place
     return found, broken

@@ -41,8 +41,7 @@ class MaskRule(Record):
     def budgets(self, divergence: Tensor, counts: Tensor) -> Tensor | None:
         """Each response's delta_b, (B,), from its D_t (0 where invalid) and its number of valid tokens.
 
-        "dynamic": its P90 of the unweighted D_t within [delta_b, cap], paper Eq. 22. None without a budget, as with an
-        infinite one.
+        "dynamic": P90 of the unweighted D_t within [delta_b, cap], paper Eq. 22. None without a budget, or an infinite.
         """
         if self.budget == "off" or math.isinf(self.delta_b):
             return None

@@ -23,18 +23,17 @@ FAMILIES: dict[str, type["Method"]] = {}
 class Method(Record):
     """A rule that gives each token its weight g: call it with a `TokenBatch`, get `TokenWeights`.
 
-    A family is a subclass: its fields, made by `hyper`, are the hyper-parameters; `family`, `formula` (of g_t),
-    `source` and `level` ("token", or "sequence": one decision for the whole response) say what it is. A variant is the
-    same record with other values, a name and a summary. `register` makes both known.
+    A family is a subclass: its fields, made by `hyper`, are the hyper-parameters; the class variables say what it is. A
+    variant is the same record with other values, a name and a summary. `register` makes both known.
     """
 
     name: str = field(default="", kw_only=True)  # default: the family's
     summary: str = field(default="", kw_only=True)
 
     family: ClassVar[str]
-    formula: ClassVar[str]
+    formula: ClassVar[str]  # of g_t
     source: ClassVar[str]
-    level: ClassVar[str] = "token"
+    level: ClassVar[str] = "token"  # or "sequence": one decision for the whole response
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -62,9 +61,9 @@ def register(*variants: Method) -> None:
     """
     for method in variants:
         kind = type(method)
-        missing = [name for name in ("family", "formula", "source") if not hasattr(kind, name)]
-        if missing:
-            raise ValueError(f"{kind.__name__} has no {missing[0]!r}: set it in the class")
+        for name in ("family", "formula", "source"):
+            if not hasattr(kind, name):
+                raise ValueError(f"{kind.__name__} has no {name!r}: set it in the class")
         if FAMILIES.setdefault(method.family, kind) is not kind:
             raise ValueError(f"family {method.family!r} of {kind.__name__} is taken: choose another name")
         if METHODS.setdefault(method.name, method) is not method:

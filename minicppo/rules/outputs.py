@@ -30,9 +30,8 @@ class CPPOMask:
     """The mask and everything that decided it. (B, T) each, or 1-D for packed input; `delta_b` is (B,) or None.
 
     reason: codes of `Reason`. divergence: D_t. threshold: c_t = min(delta, slack), paper Eq. 10, the limit on Z_t.
-    rule: what the mask was made with. layout: of the fields. Derived when read: token_mask M_t, position_weight w_t,
-    weighted_divergence Z_t, and slack, what the prefix leaves.
-    Invalid positions hold zeros, but for slack, which carries on.
+    rule: what the mask was made with. layout: of the fields. The rest is derived when read. Invalid positions hold
+    zeros, but for slack, which carries on.
     """
 
     reason: Int8[Tensor, "*shape"]

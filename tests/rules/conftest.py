@@ -1,6 +1,5 @@
 """Set-up of the rules' tests."""
 
-
 import pytest
 
 

@@ -132,7 +132,7 @@ BAD_TYPES: list[tuple[Callable[[], Any], str]] = [
     (call(log_probs=X.numpy()), r"log_probs must be a torch.Tensor, got ndarray; pass torch.as_tensor"),
     (call(advantages=[1.0, 1.0]), r"advantages must be a torch.Tensor, got list; pass torch.as_tensor\(advantages\)"),
     (lambda: rules.TokenBatch(X, X.tolist(), ONES), r"rollout_log_probs must be a torch.Tensor, got list"),
-    (lambda: rules.TokenBatch.from_packed([2], log_probs=X[0], advantages=X[0]), r"lengths must be a torch.Tensor, got list"),
+    (lambda: rules.TokenBatch.from_packed([2], advantages=X), r"lengths must be a torch.Tensor, got list"),
 ]
 
 

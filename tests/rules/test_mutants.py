@@ -67,8 +67,10 @@ def clips_both_ways(out: rules.TokenWeights, method: Any, batch: rules.TokenBatc
     return replace(out, weight=out.weight * inside, token_mask=out.token_mask & inside)
 
 
-def turned_round(top: rules.TopLogProbs, *_: Any) -> rules.TopLogProbs:
-    return replace(top, log_probs=top.rollout_log_probs, rollout_log_probs=top.log_probs)
+def turned_round(batch: rules.TokenBatch, *_: Any) -> rules.TokenBatch:
+    top = batch.top
+    turned = top and replace(top, log_probs=top.rollout_log_probs, rollout_log_probs=top.log_probs)
+    return replace(batch, top=turned)
 
 
 def charges_what_it_keeps(right: Function) -> Function:
@@ -132,7 +134,7 @@ MUTANTS: dict[str, Mutant] = {
     "half the Binary TV": result(
         "divergence.binary_tv", lambda D, *_: D / 2, divergence.test_divergences_equal_their_loop
     ),
-    "KL turned round": argument("divergence.exact_kl", 0, turned_round, divergence.test_expectations_under_mu),
+    "KL turned round": argument("divergence.token_divergence", 0, turned_round, divergence.test_expectations_under_mu),
     "a gate on toward tokens": result(
         "gates.gate_values", lambda g, *_: g.clamp(max=0.5), gates.test_water_filling_fills_the_room
     ),

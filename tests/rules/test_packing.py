@@ -62,7 +62,7 @@ def test_packed_advantages_are_never_guessed():
         (rules.TokenBatch.from_packed, inputs),
         (rules.policy_loss, loss | ones),
     ):
-        with pytest.raises(ValueError, match=r"advantages\[:, None\] for one a response; .* leave out the responses of"):
+        with pytest.raises(ValueError, match=r"advantages\[:, None\] for one a response; .* leave out the"):
             function(advantages=A, **given_)
     assert rules.cppo_mask(advantages=A[:, None], **inputs).reason.tolist() == [2, 1, 1]
     assert rules.TokenBatch.from_packed(advantages=A[:, None], **inputs).advantages[:, 0].tolist() == A.tolist()
