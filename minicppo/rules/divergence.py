@@ -86,16 +86,18 @@ def partition(
         raise ValueError(f"topk_variant={variant!r} is unknown; use 'union' (paper) or 'replace_last'")
     assert top.ids is not None
     outside = (top.ids != top.token_ids[..., None]).all(-1, keepdim=True)
+    pairs = (top.log_probs, log_probs), (top.rollout_log_probs, rollout_log_probs)
+    pi, mu = (_masses(*pair, outside, variant) for pair in pairs)
+    return pi, mu
 
-    def masses(likeliest: Tensor, sampled: Tensor) -> Tensor:
-        single = likeliest.double().exp()
-        if variant == "replace_last":
-            single = torch.cat([single[..., :-1], single[..., -1:].masked_fill(outside, 0.0)], -1)
-        own = sampled.double().exp()[..., None].masked_fill(~outside, 0.0)
-        rest = (1 - single.sum(-1, keepdim=True) - own).clamp(min=0)
-        return torch.cat([single, own, rest], -1)
 
-    return masses(top.log_probs, log_probs), masses(top.rollout_log_probs, rollout_log_probs)
+def _masses(likeliest: Tensor, sampled: Tensor, outside: Tensor, variant: str) -> Tensor:
+    single = likeliest.double().exp()
+    if variant == "replace_last":
+        single = torch.cat([single[..., :-1], single[..., -1:].masked_fill(outside, 0.0)], -1)
+    own = sampled.double().exp()[..., None].masked_fill(~outside, 0.0)
+    rest = (1 - single.sum(-1, keepdim=True) - own).clamp(min=0)
+    return torch.cat([single, own, rest], -1)
 
 
 def predicted_away(batch: TokenBatch) -> Bool[Tensor, "B T"]:
