@@ -14,6 +14,7 @@ from tests.rl.models import DIRECT, build, model
 
 PROMPTS = [[5, 6, 7], [2, 3, 4, 5, 6, 7, 8, 9, 10], [4], [3, 9, 3, 9, 3]]
 CACHED = [*DIRECT, "gpt-neox", "gpt2", "lfm2"]
+QUICK = ("qwen3-grouped-tied", "gpt2", "lfm2")  # one of each kind of cache
 
 
 def forward(policy: Policy, ids: list[int]) -> Tensor:
@@ -49,7 +50,7 @@ def twin(
     return rows
 
 
-@pytest.mark.parametrize("name", CACHED)
+@pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in CACHED])
 @pytest.mark.parametrize(
     ("samples", "batch", "temperature", "greedy"),
     [(5, None, 0.7, False), (5, 3, 1.0, False), (1, 2, 1.0, True)],

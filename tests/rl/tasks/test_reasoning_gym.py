@@ -19,6 +19,8 @@ from minicppo.rl.tasks.reasoning_gym import ReasoningGymTask, extract_answer
 
 pytest.importorskip("reasoning_gym", reason="reasoning-gym is not installed (extra: tasks)")
 TABLE = [line.split("\t") for line in Path("tests/data/reasoning_gym.tsv").read_text().splitlines()[1:]]
+first, *others = sorted(ARITHMETIC | LITERAL)
+CHECKED = [first, *(pytest.param(name, marks=pytest.mark.slow) for name in others)]
 
 
 def test_without_the_package_the_error_says_what_to_install(monkeypatch):
@@ -136,7 +138,7 @@ def test_a_number_is_asked_for_so_a_sentence_is_not_well_formed():
     assert not task.well_formed(problem, "The answer is 5")
 
 
-@pytest.mark.parametrize("dataset", sorted(ARITHMETIC | LITERAL))
+@pytest.mark.parametrize("dataset", CHECKED)
 @pytest.mark.parametrize("form", ["{}", "'{}'", "['{}']", "('{}',)", "{{'{}': 1}}", "x + '{}'", "cos('{}')"])
 def test_code_inside_a_string_is_not_run(tmp_path, dataset, form):
     task = ReasoningGymTask(dataset=dataset)
