@@ -1,8 +1,7 @@
 """Mathematics problems from local files (JSON lines or Parquet) or from the Hugging Face hub.
 
 A known name, say `aime24`, is looked for in the folder that the environment variable MINICPPO_DATA names, or on the
-hub where that is not set. A path is read as it is. No row is skipped: one that cannot be read stops the loading, by
-number.
+hub where that is not set. No row is skipped: one that cannot be read stops the loading, by number.
 """
 
 import json
@@ -15,7 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from minicppo.rl.grading.answers import DEEPEST, LONGEST_GOLD, has_words, nesting
+from minicppo.rl.grading.answers import DEEPEST, LONGEST_GOLD, depths, has_words
 from minicppo.rl.grading.extraction import last_boxed
 from minicppo.rl.grading.tidy import tidy
 from minicppo.text import cut, nearest, optional
@@ -33,10 +32,7 @@ class DataError(ValueError):
 
 @dataclass(frozen=True)
 class Source:
-    """Where a known data set is: `file` in the folder, or `hub` with its configuration.
-
-    `only`: the value of `data_source` to keep, in a file that holds several sets.
-    """
+    """A known data set; `only` is the value of `data_source` to keep, in a file that holds several sets."""
 
     file: str
     hub: str
@@ -68,12 +64,7 @@ class MathProblem:
 
 @dataclass(frozen=True)
 class MathData:
-    """A data set without its repetitions.
-
-    Attributes:
-        problems: each question once, in order. rows: read, repetitions included.
-        conflicts: rows that repeat a question with another answer; the first answer counts.
-    """
+    """Each question once, in order. `rows` were read; `conflicts` repeat a question with an answer that is not kept."""
 
     name: str
     problems: tuple[MathProblem, ...]
@@ -114,8 +105,7 @@ def load_data(name_or_path: str) -> MathData:
 
 @lru_cache(maxsize=8)
 def _load_file(name: str, path: Path, mtime: int, only: str | None) -> MathData:
-    read = _read_jsonl if path.suffix == ".jsonl" else _read_parquet
-    return collect(name, str(path), read(path), only)
+    return collect(name, str(path), (_read_jsonl if path.suffix == ".jsonl" else _read_parquet)(path), only)
 
 
 @lru_cache(maxsize=8)
@@ -125,9 +115,9 @@ def _load_hub(name: str, source: Source) -> MathData:
     try:
         rows = datasets.load_dataset(source.hub, source.configuration, split=source.split)
     except Exception as error:  # of many libraries: no network, no such set, a set that asks for a login
+        why = f"{type(error).__name__}: {error}"
         raise DataError(
-            f"{source.hub} could not be fetched from the hub ({type(error).__name__}: {error}): give a local file, or "
-            f"{instead} it"
+            f"{source.hub} could not be fetched from the hub ({why}): give a local file, or {instead} it"
         ) from error
     return collect(name, source.hub, enumerate(rows, 1), None)
 
@@ -179,7 +169,7 @@ def parse_row(number: int, row: Row) -> MathProblem:
     for what, size, most in (
         ("a question of {:,} characters", len(question), LONGEST_QUESTION),
         ("an answer of {:,} characters", len(answer), LONGEST_GOLD),
-        ("an answer with brackets {} deep", nesting(answer), DEEPEST),
+        ("an answer with brackets {} deep", max(depths(answer)), DEEPEST),
     ):
         if size > most:
             raise DataError(f"{what.format(size)}, more than {most:,}")

@@ -32,10 +32,9 @@ OnProgress = Callable[[int, int, float | None], object]  # problems done, all of
 
 @dataclass(frozen=True)
 class DataSettings:
-    """What determines the responses to data sets, besides the policy. The sampling is the paper's.
+    """What determines the responses to data sets, besides the policy; the defaults are the paper's sampling.
 
-    `batch` problems are sampled together, `samples` times each; their random numbers come from the seed, the data set
-    and the first of them.
+    `batch` problems are sampled together; their random numbers come from the seed, the data set and the first of them.
     """
 
     model: str
@@ -48,7 +47,6 @@ class DataSettings:
     batch: int = 1
 
     def __post_init__(self) -> None:
-        """Raises ValueError where nothing could be sampled, before a folder is claimed for it."""
         if self.temperature <= 0 or not 0 < self.top_p <= 1:
             raise ValueError(
                 f"temperature = {self.temperature:g} must be positive and top_p = {self.top_p:g} in (0, 1]: Avg@k "
@@ -58,12 +56,11 @@ class DataSettings:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Of some problems, all equally weighted.
+    """Of problems of equal weight.
 
     Attributes:
         accuracy: Avg@k in [0, 1], the mean score of k samples to each problem.
-        accuracy_se: its standard error, clustered by problem: samples to one problem are not independent. None for a
-            single problem.
+        accuracy_se: its standard error, from the problems' own means; None for a single problem.
         greedy_accuracy: mean score of the likeliest tokens, where they were asked for.
         format_rate: share of well-formed samples. outcomes: how many were right, wrong, or malformed in which way.
         length: mean tokens of a sample. unfinished: share that were cut off at the limit.
@@ -134,7 +131,7 @@ def answer(
 
     report()
     for start in range(0, len(problems), size):
-        indices = range(start, min(start + size, len(problems)))
+        indices = range(len(problems))[start : start + size]
         missing = [index for index in indices if index not in done]
         if not missing:
             continue
@@ -203,7 +200,7 @@ def evaluate_data(
 ) -> dict[str, Evaluation]:
     """Evaluate on all problems of each data set; problems that `folder` holds already are not sampled again.
 
-    `on_progress` is called with a set's name, its problems done, all of them, and the accuracy so far (None: none yet).
+    `on_progress` is called with a set's name and what `OnProgress` says.
     Raises BlockingIOError, ValueError: the folder holds another evaluation, or one of other problems. DataError: the
     data cannot be read. ModuleNotFoundError: math-verify or pyarrow is not installed.
     """
@@ -229,8 +226,8 @@ def evaluate_data(
                 on_progress=on_progress and partial(on_progress, name),
             )
             store.write_parquet()
-        results: dict[str, Any] = {"settings": asdict(settings)}
-        results["data"] = {name: each.as_result() for name, each in found.items()}
+        of_sets = {name: each.as_result() for name, each in found.items()}
+        results: dict[str, Any] = {"settings": asdict(settings), "data": of_sets}
         if len(found) > 1:
             results["mean"] = dict(zip(("accuracy", "accuracy_se"), mean_accuracy(list(found.values())), strict=True))
         write_atomically(folder / "results.json", json.dumps(results, indent=1).encode())
@@ -239,9 +236,8 @@ def evaluate_data(
 
 def mean_accuracy(evaluations: Sequence[Evaluation]) -> tuple[float, float | None]:
     """The mean accuracy over data sets of equal weight (as in the paper's tables), and its standard error."""
-    errors = [each.accuracy_se for each in evaluations if each.accuracy_se is not None]
-    mean = sum(each.accuracy for each in evaluations) / len(evaluations)
-    return mean, math.hypot(*errors) / len(evaluations) if len(errors) == len(evaluations) else None
+    n, errors = len(evaluations), [each.accuracy_se for each in evaluations if each.accuracy_se is not None]
+    return sum(each.accuracy for each in evaluations) / n, math.hypot(*errors) / n if len(errors) == n else None
 
 
 def held_out_problems(task: Task, config: RunConfig) -> list[Problem]:

@@ -1,12 +1,9 @@
-"""When two final answers are the same: text and numbers first, exactly; math-verify for the rest.
-
-Settled here, before anything is parsed, is what a person decides at a glance and what math-verify gets wrong: hedged
-answers, foreign words, other units, percentages.
-"""
+"""When two final answers are the same: by rules where a person sees it at a glance, else by math-verify."""
 
 import re
 from fractions import Fraction
 from itertools import accumulate
+from typing import Any
 
 from minicppo.rl.grading.confined import MATH, confined
 from minicppo.rl.grading.tidy import tidy
@@ -16,12 +13,14 @@ LONGEST_GOLD = 1000
 DEEPEST = 12  # brackets within brackets
 HEDGES = re.compile(r"(?i)\b(?:or|either|maybe|perhaps|possibly|not|unless|unknown)\b|\?")
 FUNCTIONS = frozenset("arcsin arccos arctan sinh cosh tanh sin cos tan cot sec csc log exp gcd lcm max min mod".split())
-UNITS = {
-    "centimeter": "cm", "centimetre": "cm", "millimeter": "mm", "kilometer": "km", "kilometre": "km", "meter": "m",
-    "metre": "m", "in": "inch", "inche": "inch", "ft": "foot", "feet": "foot", "mi": "mile", "yd": "yard", "gram": "g",
-    "kilogram": "kg", "lb": "pound", "sec": "s", "second": "s", "min": "minute", "hr": "h", "hour": "h", "liter": "l",
-    "litre": "l", "usd": "dollar", "deg": "degree", "sq": "square", "cents": "cent",
-}  # fmt: skip
+UNITS = dict(
+    pair.split("=")
+    for pair in (
+        "centimeter=cm centimetre=cm millimeter=mm kilometer=km kilometre=km meter=m metre=m in=inch inche=inch "
+        "ft=foot feet=foot mi=mile yd=yard gram=g kilogram=kg lb=pound sec=s second=s min=minute hr=h hour=h liter=l "
+        "litre=l usd=dollar deg=degree sq=square cents=cent"
+    ).split()
+)
 SHORT_UNITS = frozenset({*UNITS.values(), *UNITS, "kmh", "mph", "l", "am", "pm", "cc", "ml"})
 NUMBER_WORDS = frozenset(  # no units, but part of the number; without a final s
     "dozen hundred thousand million billion trillion half halve third fourth fifth sixth seventh eighth ninth tenth "
@@ -41,8 +40,8 @@ NUMBERS = [
     re.compile(r"(?P<whole>[1-9]\d{0,2}(?:([, ])\d{3})(?:\2\d{3})*(?:\.\d+)?)"),
     re.compile(r"(?P<over>\d+(?:\.\d+)?)\s*/\s*(?P<under>\d+(?:\.\d+)?)"),
     re.compile(r"\\frac\s*\{\s*(?P<over>-?\d+(?:\.\d+)?)\s*\}\s*\{\s*(?P<under>-?\d+(?:\.\d+)?)\s*\}"),
-    re.compile(r"(?P<mixed>\d+)\s*\\frac\s*\{\s*(?P<over>\d+)\s*\}\s*\{\s*(?P<under>\d+)\s*\}"),
-    re.compile(r"(?P<mixed>\d+)(?:\s+|\s*[-+]\s*(?=\d+/))(?P<over>\d+)\s*/\s*(?P<under>\d+)"),
+    re.compile(r"(?P<whole>\d+)\s*\\frac\s*\{\s*(?P<over>\d+)\s*\}\s*\{\s*(?P<under>\d+)\s*\}"),
+    re.compile(r"(?P<whole>\d+)(?:\s+|\s*[-+]\s*(?=\d+/))(?P<over>\d+)\s*/\s*(?P<under>\d+)"),
     re.compile(rf"(?P<whole>{PLAIN})\s*(?:\\times|\\cdot|x|X|\*)\s*10\s*\^\s*\{{?\s*(?P<power>[-+]?\d{{1,3}})\s*\}}?"),
     re.compile(rf"(?P<whole>{PLAIN})[eE](?P<power>[-+]?\d{{1,3}})"),
     re.compile(r"(?P<whole>\d*)\.(?P<fixed>\d*)\\overline\s*\{\s*(?P<period>\d+)\s*\}"),
@@ -89,7 +88,6 @@ def _interval(text: str) -> str:
 
 
 def _same_quantity(gold: str, answer: str) -> bool | None:
-    """Compare what may carry a unit or name a variable."""
     (gold, gold_unit), (answer, answer_unit) = (_split_unit(text) or (text, "") for text in (gold, answer))
     if gold_unit != answer_unit and (
         (gold_unit and answer_unit) or not NUMBER_WORDS.isdisjoint(f"{gold_unit} {answer_unit}".split())
@@ -132,23 +130,17 @@ def _number(text: str) -> tuple[Fraction | None, bool]:
     text = text if scale == 1 else bare
     sign = -1 if text.startswith("-") else 1
     text = text.lstrip("+-").strip() if re.match(r"[-+]\s*[\d.\\(]", text) else text
-    for pattern in NUMBERS:
-        match = pattern.fullmatch(text)
-        if match is None:
-            continue
-        part = match.groupdict()
-        if "under" in part:
-            if not Fraction(part["under"]):
-                return None, percent
-            value = Fraction(part["over"]) / Fraction(part["under"]) + int(part.get("mixed") or 0)
-        elif "period" in part:
-            fixed, period = part["fixed"], part["period"]
-            value = Fraction(f"{part['whole'] or 0}.{fixed or 0}")
-            value += Fraction(int(period), 10 ** len(fixed) * (10 ** len(period) - 1))
-        else:
-            value = Fraction(re.sub("[, ]", "", part["whole"])) * Fraction(10) ** int(part.get("power") or 0)
-        return sign * value * scale, percent
-    return None, percent
+    match = next(filter(None, (pattern.fullmatch(text) for pattern in NUMBERS)), None)
+    if match is None:
+        return None, percent
+    part: dict[str, Any] = {"whole": "0", "over": 0, "under": 1, "power": 0} | match.groupdict()
+    if "period" in part:
+        part["over"], part["under"] = int(part["period"]), 10 ** len(part["fixed"]) * (10 ** len(part["period"]) - 1)
+        part["whole"] = f"{part['whole'] or 0}.{part['fixed'] or 0}"
+    if not Fraction(part["under"]):
+        return None, percent
+    value = Fraction(re.sub("[, ]", "", part["whole"])) + Fraction(part["over"]) / Fraction(part["under"])
+    return sign * scale * value * Fraction(10) ** int(part["power"]), percent
 
 
 def _split_unit(text: str) -> tuple[str, str] | None:
@@ -160,10 +152,8 @@ def _split_unit(text: str) -> tuple[str, str] | None:
     if any(word in FUNCTIONS or HEDGES.search(word) for word in (words[:-1] if words[-1] in UNITS else words)):
         return None  # but min and sec without an argument are units
     known = [UNITS.get(word, UNITS.get(word.rstrip("s"), word.rstrip("s"))) for word in words]
-    if any(len(word) < 3 and word not in SHORT_UNITS for word in words):
+    if any(len(word) < 3 and word not in SHORT_UNITS for word in words) or (len(words[0]) == 1 and not match["gap"]):
         return None  # a variable
-    if len(words[0]) == 1 and not match["gap"]:
-        return None
     power = re.sub(r"[^\d]", "", match["power"] or "")
     if known[0] in ("square", "cubic") and len(known) > 1:
         power, known = {"square": "2", "cubic": "3"}[known[0]], known[1:]
@@ -203,17 +193,13 @@ def _squeezed(text: str) -> str:
     return re.sub(r"(?<![\dA-Za-z])\s+|\s+(?![\dA-Za-z])", "", text)
 
 
-def nesting(text: str) -> int:
-    """How deep brackets lie within brackets."""
-    return max(_depths(text))
-
-
-def _depths(text: str, opening: str = "([{", closing: str = ")]}") -> list[int]:
+def depths(text: str, opening: str = "([{", closing: str = ")]}") -> list[int]:
+    """How many brackets are open before and after each character."""
     return list(accumulate(((each in opening) - (each in closing) for each in text), initial=0))
 
 
 def _balanced(text: str) -> bool:
     """Whether brackets close as many as they open (an interval may mix kinds, braces may not), none too deep."""
     text = re.sub(r"\\[{}]", "", text)
-    depths, braces = _depths(text), _depths(text, "{", "}")
-    return min(depths + braces) >= 0 and max(depths) <= DEEPEST and depths[-1] == braces[-1] == 0
+    all_kinds, braces = depths(text), depths(text, "{", "}")
+    return min(all_kinds + braces) >= 0 and max(all_kinds) <= DEEPEST and all_kinds[-1] == braces[-1] == 0

@@ -33,12 +33,9 @@ class ChainTask(Task):
         self.max_new_tokens = 6 * steps * rounds + 3
 
     def problem(self, rng: random.Random) -> Problem:
-        """A chain with uniform start, operators and operands."""
         start = rng.randrange(MODULUS)
-        steps = []
-        for _ in range(self.steps):
-            op = rng.choice("+-*")
-            steps.append((op, rng.randrange(1 if op == "*" else 0, MODULUS)))
+        operators = (rng.choice("+-*") for _ in range(self.steps))
+        steps = [(op, rng.randrange(op == "*", MODULUS)) for op in operators]
         value = start
         for op, operand in steps * self.rounds:
             value = apply(value, op, operand)
@@ -50,7 +47,6 @@ class ChainTask(Task):
         return float(response.endswith(f"#{problem.answer}"))
 
     def well_formed(self, problem: Problem, response: str) -> bool:
-        """Whether it is n steps and an answer, right or wrong."""
         return re.fullmatch(rf"([0-6][-+*][0-6]=[0-6];){{{self.steps * self.rounds}}}#[0-6]", response) is not None
 
     def demonstration(self, problem: Problem, rng: random.Random, error_rate: float) -> str:
@@ -67,5 +63,4 @@ class ChainTask(Task):
 
 def apply(value: int, op: str, operand: int) -> int:
     """One step modulo 7."""
-    result = value + operand if op == "+" else value - operand if op == "-" else value * operand
-    return result % MODULUS
+    return {"+": value + operand, "-": value - operand, "*": value * operand}[op] % MODULUS

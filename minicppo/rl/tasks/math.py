@@ -51,14 +51,10 @@ class MathTask(Task):
         self.limits = (max_question_chars, max_answer_chars, max_solution_lines)
 
     def problem(self, rng: random.Random) -> Problem:
-        """A problem of either split, each equally likely."""
         return rng.choice([*self.problems["train"], *self.problems["test"]])
 
     def draw(self, rng: random.Random, split: Split) -> Problem | None:
-        """A problem of that split, each equally likely.
-
-        Raises ValueError: the split is empty. DataError: the data cannot be read.
-        """
+        """Each equally likely. Raises ValueError: the split is empty. DataError: the data cannot be read."""
         if not self.problems[split]:
             raise ValueError(
                 f"math: no {split} problem of {', '.join([self.data, *self.tests])} is left: relax the max_... options"
@@ -66,19 +62,14 @@ class MathTask(Task):
         return rng.choice(self.problems[split])
 
     def score(self, problem: Problem, response: str) -> float:
-        """1 if the answer stated at the end is right (see `minicppo.rl.grading.reward`), else 0."""
         return score_response(response, problem.answer)
 
     def well_formed(self, problem: Problem, response: str) -> bool:
-        """Whether an answer is stated at all, on an `Answer:` line or in a box, right or wrong."""
         return extract_answer(response) is not None
 
     @cached_property
     def problems(self) -> dict[Split, list[Problem]]:
-        """Both splits, in the order of their files.
-
-        Raises DataError: the data cannot be read. ModuleNotFoundError: math-verify is not installed.
-        """
+        """In the order of their files. Raises DataError: they cannot be read; ModuleNotFoundError: no math-verify."""
         require_math_verify()
         everything = self._load(self.data)
         test = [each for name in self.tests for each in self._load(name)]

@@ -1,7 +1,4 @@
-"""The data sets of the `reasoning-gym` package, by name, with their own generators and checkers.
-
-The package's checkers run in a confined process, see `minicppo.rl.grading`.
-"""
+"""The data sets of the `reasoning-gym` package, with their own generators; its checkers run in a confined process."""
 
 import random
 import re
@@ -56,7 +53,6 @@ class ReasoningGymTask(Task):
             self.alphabet = "".join(sorted({*self._question(first), *"0123456789+-"}))
 
     def problem(self, rng: random.Random) -> Problem:
-        """One item of a data set seeded by `rng`."""
         entry = self._entry(seed=rng.getrandbits(31))
         orderless = self.dataset in ("gcd", "lcm")  # the same numbers in any order are one problem, in one split
         content = f"{self.dataset} {sorted(entry['metadata']['numbers'])}" if orderless else None
@@ -64,21 +60,19 @@ class ReasoningGymTask(Task):
 
     def score(self, problem: Problem, response: str) -> float:
         """The data set's own `score_answer`, in a confined process; 0, and counted, where it comes to no score."""
-        numeric = _is_number(problem.answer)
-        answer = extract_answer(response, numeric=numeric)
+        numeric, score = _is_number(problem.answer), None
+        answer = extract_answer(response, numeric)
         if numeric and THOUSANDS.fullmatch(answer):
             answer = answer.replace(",", "")
-        if not 0 < len(answer) <= LONGEST:
-            return 0.0
-        try:
-            score = confined(REASONING_GYM, self.dataset, self.options, problem.data, answer) or 0.0
-        except Unchecked as fault:
-            faults[str(fault)] += 1
-            return 0.0
-        return score if self.partial_credit and 0 <= score <= 1 else float(score == 1)
+        if 0 < len(answer) <= LONGEST:
+            try:
+                score = confined(REASONING_GYM, self.dataset, self.options, problem.data, answer)
+            except Unchecked as fault:
+                faults[str(fault)] += 1
+        return score if score and self.partial_credit and 0 <= score <= 1 else float(score == 1)
 
     def well_formed(self, problem: Problem, response: str) -> bool:
-        """Whether the answer, bare or tagged, could be right: a number if one is asked for, else anything at all."""
+        """Whether the answer, bare or tagged, could be right."""
         answer = extract_answer(response)
         if _is_number(problem.answer):
             return _is_number(answer)
