@@ -4,12 +4,10 @@ import json
 import os
 import sys
 import types
-from pathlib import Path
-from typing import Any
 
 import pytest
 
-from minicppo.rl.data import FOLDER_VARIABLE, SOURCES, DataError, MathData, load_data
+from minicppo.rl.data import FOLDER_VARIABLE, SOURCES, DataError, load_data
 
 REAL = os.environ.get(FOLDER_VARIABLE)
 GSM = [
@@ -17,12 +15,13 @@ GSM = [
 ]
 
 
-def write_jsonl(path: Path, rows: list[Any]) -> Path:
-    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows), "utf-8")
+def write_jsonl(path, rows):
+    lines = [(row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows]
+    path.write_text("".join(lines), "utf-8", "surrogateescape")
     return path
 
 
-def write_parquet(path: Path, rows: list[dict[str, Any]], row_group: int | None = None) -> Path:
+def write_parquet(path, rows, row_group=None):
     pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed (extra: math)")
     import pyarrow.parquet as parquet
 
@@ -30,7 +29,7 @@ def write_parquet(path: Path, rows: list[dict[str, Any]], row_group: int | None 
     return path
 
 
-def verl_row(question: str, answer: str) -> dict[str, Any]:
+def verl_row(question, answer):
     return {
         "data_source": "x",
         "prompt": [{"content": "Be brief.", "role": "system"}, {"content": question, "role": "user"}],
@@ -38,7 +37,7 @@ def verl_row(question: str, answer: str) -> dict[str, Any]:
     }
 
 
-def pairs(data: MathData) -> list[tuple[str, str]]:
+def pairs(data):
     return [(problem.question, problem.answer) for problem in data.problems]
 
 
@@ -70,10 +69,8 @@ def test_the_usual_layouts(tmp_path, row, answer):
 def test_answer_instructions_inside_a_question_are_dropped(tmp_path):
     wrapped = 'Solve it. Last line: Answer: $Answer\n\nWhat is 1\n\nplus 1?\n\nPut it after "Answer:".'
     rows = [{"prompt": wrapped, "answer": "2"}, {"prompt": "One?\n\nTwo?", "answer": "3"}]
-    assert pairs(load_data(str(write_jsonl(tmp_path / "r.jsonl", rows)))) == [
-        ("What is 1\n\nplus 1?", "2"),
-        ("One?\n\nTwo?", "3"),
-    ]
+    found = pairs(load_data(str(write_jsonl(tmp_path / "r.jsonl", rows))))
+    assert found == [("What is 1\n\nplus 1?", "2"), ("One?\n\nTwo?", "3")]
 
 
 def test_repetitions_and_contradictions_are_counted(tmp_path):
@@ -87,6 +84,7 @@ def test_repetitions_and_contradictions_are_counted(tmp_path):
     ("broken", "says"),
     [
         ('{"question": "Q", "answ', "not a line of JSON"),
+        ('{"question": "\udcff", "answer": "1"}', "not a line of JSON"),  # a byte that is no text
         ("[1, 2]", "a JSON object is wanted, not list"),
         ({"text": "Q", "answer": "1"}, "no question .* among the columns text, answer"),
         ({"question": "  ", "answer": "1"}, "no question"),
@@ -115,13 +113,6 @@ def test_a_broken_row_is_named_and_nothing_is_skipped(tmp_path, broken, says):
 def test_many_broken_rows_are_counted_and_the_first_named(tmp_path):
     path = write_parquet(tmp_path / "rows.parquet", [{"problem": "Q"}] * 9)
     with pytest.raises(DataError, match=r"9 of 9 rows .*row 1: no answer .* columns problem.*row 5: .*; and 4 more"):
-        load_data(str(path))
-
-
-def test_bytes_that_are_no_text_are_a_broken_row(tmp_path):
-    path = tmp_path / "rows.jsonl"
-    path.write_bytes(json.dumps(GSM[0]).encode() + b'\n{"question": "\xff", "answer": "1"}\n')
-    with pytest.raises(DataError, match="row 2: not a line of JSON"):
         load_data(str(path))
 
 
@@ -156,17 +147,11 @@ def test_a_changed_file_is_read_again(tmp_path):
         load_data(str(path))
 
 
-@pytest.mark.parametrize(
-    ("name", "says"),
-    [
-        ("aime42", "did you mean 'aime2"),
-        ("missing.jsonl", "there is no file"),
-        ("gsm8k.txt", "no .jsonl or .parquet file"),
-    ],
-)
-def test_names_and_paths_that_are_none(name, says):
-    with pytest.raises(DataError, match=says):
-        load_data(name)
+def test_names_and_paths_that_are_none():
+    wrong = {"aime42": "did you mean 'aime2", "missing.jsonl": "no file", "gsm8k.txt": "no .jsonl or .parquet file"}
+    for name, says in wrong.items():
+        with pytest.raises(DataError, match=says):
+            load_data(name)
 
 
 def test_known_names_are_read_from_a_folder(tmp_path, monkeypatch):
@@ -183,9 +168,6 @@ class TestTheHub:
     def _no_folder(self, monkeypatch):
         monkeypatch.delenv(FOLDER_VARIABLE, raising=False)
 
-    def fake(self, monkeypatch: pytest.MonkeyPatch, load: Any) -> None:
-        monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load))
-
     def test_known_names_and_any_other(self, monkeypatch):
         asked = []
 
@@ -193,7 +175,7 @@ class TestTheHub:
             asked.append((name, configuration, split))
             return [{"problem": name, "answer": "1"}]
 
-        self.fake(monkeypatch, load)
+        monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load))
         assert pairs(load_data("someone/some-set")) == [("someone/some-set", "1")]
         assert load_data("gsm8k-test").problems[0].row == 1
         assert asked == [("someone/some-set", None, "train"), ("openai/gsm8k", "main", "test")]
@@ -202,7 +184,7 @@ class TestTheHub:
         def load(*arguments, **options):
             raise ConnectionError("no route")
 
-        self.fake(monkeypatch, load)
+        monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load))
         with pytest.raises(DataError, match=r"could not be fetched .*no route.*set MINICPPO_DATA"):
             load_data("math-ai/other")
 

@@ -4,7 +4,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -25,20 +25,16 @@ ALPHABET = "0123456789Answer: +=?\n"
 PROBLEMS = 7
 
 
-class Parrot:
-    """Answers the sum of a prompt `a + b` rightly with the samples' even random numbers, without any model."""
+@pytest.fixture
+def parrot(monkeypatch):
+    """Answers the sum of a prompt `a + b` rightly now and then, without any model; `prompts` are those it was asked."""
+    parrot = SimpleNamespace(prompts=[], policy=Policy(torch.nn.Linear(1, 1), character_tokenizer(ALPHABET)))
 
-    def __init__(self) -> None:
-        self.prompts: list[str] = []
-        self.policy = Policy(torch.nn.Linear(1, 1), character_tokenizer(ALPHABET))
-
-    def sample(
-        self, policy: Policy, prompts: Any, limit: int, temperature: float, generator: Any, **options: Any
-    ) -> Rollout:
+    def sample(policy, prompts, limit, temperature, generator, **options):
         assert (temperature, options["top_p"], options["likeliest"]) == (0.7, 0.95, False)
         rows = []
         for prompt in map(policy.decode, prompts):
-            self.prompts.append(prompt)
+            parrot.prompts.append(prompt)
             total = sum(int(part) for part in prompt.replace("?", "").split("+"))
             for wrong in torch.rand(options["samples"], generator=generator).tolist():
                 text = f"Answer: {total + int(wrong > 0.5)}" if wrong > 0.1 else "?"
@@ -47,11 +43,7 @@ class Parrot:
         mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True).bool()
         return Rollout(ids, mask, ids, mask, torch.zeros(ids.shape))
 
-
-@pytest.fixture
-def parrot(monkeypatch):
-    parrot = Parrot()
-    monkeypatch.setattr(evaluate, "sample", parrot.sample)
+    monkeypatch.setattr(evaluate, "sample", sample)
     return parrot
 
 
@@ -65,7 +57,7 @@ def sums(tmp_path):
 SETTINGS = DataSettings("parrot", samples=16, max_new_tokens=20, template="{problem}?")
 
 
-def read(folder: Path) -> list[dict[str, Any]]:
+def read(folder):
     import pyarrow.parquet as parquet
 
     return parquet.read_table(folder / "sums.parquet").to_pylist()

@@ -1,23 +1,39 @@
-"""The three small tasks for a pretrained model: what they ask, and how they grade."""
+"""The small tasks for a pretrained model: what they ask, how they grade; sums, which a policy from scratch can try too."""
+
+from __future__ import annotations
 
 import dataclasses
 import random
 
 import pytest
 
-from minicppo.rl.tasks import make_task
+from minicppo.rl.config import ModelConfig
+from minicppo.rl.policy import build_policy
+from minicppo.rl.tasks import is_held_out, make_task, sample_problems
+
+ANSWERS = {"addition": "12", "parity": "even"}  # to the question that is graded; of the others "2"
 
 
 @pytest.mark.parametrize(
     ("name", "response", "score", "well_formed"),
     [
+        ("addition", "12", 1, True),
+        ("addition", " 12\n", 1, True),
+        ("addition", "5 + 7 = 12.", 1, False),
+        ("addition", "The answer is 012", 1, False),
+        ("addition", "12 is 5 + 7", 0, False),  # the last number counts
+        ("addition", "112", 0, True),
+        ("addition", "1 2", 0, False),
+        ("addition", "twelve", 0, False),
+        ("addition", "", 0, False),
+        ("addition", "1" * 5000, 0, True),
         ("letter-count", "2", 1, True),
         ("letter-count", "It occurs 2 times.", 1, False),
         ("letter-count", "two", 0, False),
         ("letter-count", "3", 0, True),
         ("max-of-three", " 2 ", 1, True),
         ("max-of-three", "Of 1, 2 and 0 it is 2", 1, False),
-        ("max-of-three", "Of 2, 1 and 0", 0, False),  # the last number counts
+        ("max-of-three", "Of 2, 1 and 0", 0, False),
         ("parity", "Even.", 1, True),
         ("parity", "It is even", 1, False),
         ("parity", "even or odd", 0, False),
@@ -27,14 +43,14 @@ from minicppo.rl.tasks import make_task
 )
 def test_small_tasks_grade(name, response, score, well_formed):
     task = make_task(name)
-    problem = dataclasses.replace(task.problem(random.Random(0)), answer="even" if name == "parity" else "2")
+    problem = dataclasses.replace(task.problem(random.Random(0)), answer=ANSWERS.get(name, "2"))
     assert task.score(problem, response) == score
     assert task.well_formed(problem, response) is well_formed
 
 
 def test_small_tasks_answer_their_own_questions():
     rng = random.Random(0)
-    counts = set()
+    counts, addends = set(), set()
     for _ in range(300):
         problem = make_task("letter-count").problem(rng)
         counts.add(problem.answer)
@@ -44,12 +60,54 @@ def test_small_tasks_answer_their_own_questions():
         assert len(set(problem.data["numbers"])) == 3
         problem = make_task("parity").problem(rng)
         assert problem.answer == ("odd" if problem.data["n"] % 2 else "even")
+        problem = make_task("addition").problem(rng)
+        addends |= {*problem.data.values()}
+        assert int(problem.answer) == problem.data["a"] + problem.data["b"]
     assert counts == {"1", "2", "3"}
+    assert addends == set(range(1, 20))
+
+
+def test_a_sum_and_its_mirror_image_are_in_one_split():
+    task, pairs = make_task("addition"), {}
+    for seed in range(3000):
+        problem = task.problem(random.Random(seed))
+        pairs.setdefault(frozenset(problem.data.values()), set()).add(is_held_out(problem, task.held_out_fraction))
+    assert all(len(sides) == 1 for sides in pairs.values())
+    assert 0.15 < sum(sides == {True} for sides in pairs.values()) / len(pairs) < 0.35
+    held_out = sample_problems(task, 48, random.Random(0), "test", unique=True)
+    assert len({p.content for p in held_out}) == 48  # 3 + 4 and 4 + 3 are one problem
+
+
+def test_demonstrations_are_right_or_wrong_as_asked():
+    task, rng = make_task("addition"), random.Random(0)
+    for _ in range(200):
+        problem = task.problem(rng)
+        assert task.score(problem, task.demonstration(problem, rng, error_rate=0.0)) == 1
+        wrong = task.demonstration(problem, rng, error_rate=0.999999)
+        assert (task.score(problem, wrong), task.well_formed(problem, wrong)) == (0, True)
+        assert 2 <= int(wrong) <= 38
+
+
+def test_a_policy_from_scratch_reads_and_writes_it():
+    task = make_task("addition", prompt="{a}+{b}=")
+    assert task.alphabet == "+0123456789="
+    policy = build_policy(ModelConfig(), task, seed=0)
+    prompt = task.problem(random.Random(0)).prompt
+    assert policy.decode(policy.encode(prompt)) == prompt
 
 
 @pytest.mark.parametrize(
-    ("name", "option"), [("letter-count", "syllables"), ("max-of-three", "figures"), ("parity", "high")]
+    ("name", "options", "message"),
+    [
+        ("addition", {"low": 5, "high": 5}, "low = 5 and high = 5"),
+        ("addition", {"low": -1}, "0 <= low < high"),
+        ("addition", {"prompt": "{a} plus?"}, "must contain"),
+        ("addition", {"hihg": 9}, "'high'"),
+        ("letter-count", {"syllables": 0}, "letter-count: syllables = 0 is"),
+        ("max-of-three", {"figures": 0}, "max-of-three: figures = 0 is"),
+        ("parity", {"high": 0}, "parity: high = 0 is"),
+    ],
 )
-def test_small_tasks_refuse_sizes_that_make_no_sense(name, option):
-    with pytest.raises(ValueError, match=f"{name}: {option} = 0 is"):
-        make_task(name, **{option: 0})
+def test_bad_options_are_refused(name, options, message):
+    with pytest.raises(ValueError, match=message):
+        make_task(name, **options)
