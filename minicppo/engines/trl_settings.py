@@ -8,6 +8,7 @@ import yaml
 
 from minicppo.engines.split import longest_response, micro_batches
 from minicppo.rl.config import RunConfig
+from minicppo.rl.settings_file import check_values, parse_yaml
 
 PIN = ">=1.16,<1.17"  # the adapter overrides methods inside GRPOTrainer
 # TRL's aggregations and ours. Its cispo, sapo and vespo are these again with a token weight of their own.
@@ -56,5 +57,12 @@ def trl_settings(config: RunConfig, run_dir: Path, processes: int) -> dict[str, 
         "report_to": "none",
         "disable_tqdm": True,
         "ddp_timeout": 24 * 3600,  # while the first process evaluates, the others wait
-        **{key: yaml.safe_load(value) for key, _, value in (text.partition("=") for text in config.cluster.overrides)},
+        **dict(map(_override, config.cluster.overrides)),
     }
+
+
+def _override(text: str) -> tuple[str, Any]:
+    """A setting of TRL's own, in the YAML that its own files are in; within the limits of all settings."""
+    key, _, value = text.partition("=")
+    check_values(parse_yaml(value), f"cluster.overrides: {key}")
+    return key, yaml.safe_load(value)
