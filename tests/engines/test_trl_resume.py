@@ -120,6 +120,7 @@ def test_a_run_reads_like_any_other(tmp_path, monkeypatch):
         ({"train": {"micro_batch": 3}}, "do not split into micro-batches of 3"),
         ({"rollout": {"autocast": "bfloat16"}}, r"rollout\.autocast = bfloat16"),
         ({"cluster": {"overrides": ["learning_rate=1e-5"]}}, r"learning_rate=1e-5 would change nothing.*train\.lr"),
+        ({"cluster": {"offload": True}}, r"cluster\.offload = true"),
         ({"cluster": {"overrides": ["use_vlm=true"]}}, "did you mean 'use_vllm'"),
         ({"cluster": {"overrides": ["beta=0.1"]}}, "KL penalty"),
     ],

@@ -42,12 +42,6 @@ def test_the_data_have_verls_columns_and_our_prompts(config, tmp_path):
     assert {row["data_source"] for row in evaluation} == {config.eval.data[0]}
 
 
-def test_fewer_problems_than_a_batch_are_refused(config, tmp_path):
-    larger = config.model_copy(update={"rollout": config.rollout.model_copy(update={"prompts": 6})})
-    with pytest.raises(ConfigError, match=r"5 training problems, and verl draws the 6 .* smaller rollout\.prompts"):
-        engine.write_data(larger, tmp_path / "run")
-
-
 def test_evaluating_a_run_of_verl_names_its_merger(config, tmp_path, capsys):
     from minicppo.cli import main
     from minicppo.rl.run_dir import RunDir
@@ -59,13 +53,14 @@ def test_evaluating_a_run_of_verl_names_its_merger(config, tmp_path, capsys):
     assert "verl.model_merger merge" in " ".join(capsys.readouterr().err.split())
 
 
-def test_no_evaluated_problem_is_trained_on(config, tmp_path):
-    options = {"data": config.task.options["data"]}  # nothing is named there as held out
-    leaking = load_config(
-        "qwen3-8b-base", [f"task.options={options}", f"eval.data=[{options['data']}, {config.eval.data[0]}]"]
-    )
-    with pytest.raises(ConfigError, match="would be trained on"):
-        engine.write_data(leaking, tmp_path / "run")
+def test_too_few_problems_and_evaluated_ones_are_refused(config, tmp_path):
+    larger = config.model_copy(update={"rollout": config.rollout.model_copy(update={"prompts": 6})})
+    data = config.task.options["data"]  # in the other's options, nothing is named as held out
+    leaking = load_config("qwen3-8b-base", [f"task.options={{data: {data}}}", f"eval.data=[{data}]"])
+    few = r"5 training problems, and verl draws the 6 .* smaller rollout\.prompts"
+    for each, message in ((larger, few), (leaking, "would be trained on")):
+        with pytest.raises(ConfigError, match=message):
+            engine.write_data(each, tmp_path / "run")
 
 
 @pytest.mark.filterwarnings("ignore")

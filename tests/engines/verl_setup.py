@@ -3,16 +3,16 @@
 import functools
 import warnings
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
-from minicppo.reference import LOOPS, Response
-from minicppo.reference import policy_loss as loop_loss
-from minicppo.rules import position_weights
+from minicppo.rules import Method, TokenBatch, policy_loss
 
 with warnings.catch_warnings():  # of verl's own imports
     warnings.simplefilter("ignore")
@@ -95,7 +95,7 @@ class Sample:
 def sample(seed: int = 0) -> Sample:
     """Six responses; two of them have tool tokens in the middle, and their masked values are garbage."""
     generator = torch.Generator().manual_seed(seed)
-    random = functools.partial(torch.rand, generator=generator, dtype=torch.float64)
+    random = partial(torch.rand, generator=generator, dtype=torch.float64)
     rollout = [(0.05 + 0.9 * random(n)).log() for n in RESPONSES]
     log_probs = [(x + 0.25 * torch.randn(len(x), generator=generator)).clamp(max=-1e-3) for x in rollout]
     values = (1, -1, 0.5, -0.25, 0.75, 0)
@@ -138,26 +138,13 @@ def verl_loss_of(
     return loss.detach(), [leaf.grad for leaf in leaves], metrics
 
 
-def reference_of(data: Sample, method: Any, mode: str) -> tuple[float, list[Tensor], float]:
-    """Loss, gradients and masked share by the reference's loops, on the valid tokens of each response."""
-    weights, advantages, gradients = [], [], []
-    for i, mask in enumerate(data.masks):
-        mu, pi = (values[i][mask].exp().tolist() for values in (data.rollout, data.log_probs))
-        advantages.append(data.advantages[i][mask].tolist())
-        given, params = None, method.params
-        if params.get("schedule") == "shuffled":  # the permutation itself is the rules' own
-            given = position_weights(mask[mask][None], params["w_min"], schedule="shuffled", seed=params["seed"])[0]
-        response = Response(mu, pi, advantages[-1], width=HORIZON, given_weights=given)
-        weights.append(LOOPS[method.family](response, **params))
-    for i, mask in enumerate(data.masks):
-        scale = {
-            "token-mean": data.tokens,
-            "seq-mean-token-mean": len(data) * int(mask.sum()),
-            "seq-mean-token-sum": len(data),
-            "seq-mean-token-sum-norm": len(data) * HORIZON,
-        }[mode]
-        gradient = torch.zeros(len(mask), dtype=torch.float64)
-        gradient[mask] = -torch.tensor(weights[i]).double() * torch.tensor(advantages[i]) / scale
-        gradients.append(gradient)
-    masked = sum(g == 0.0 for row in weights for g in row) / data.tokens
-    return loop_loss(weights, advantages, mode, HORIZON), gradients, masked
+def reference_of(data: Sample, method: Method, mode: str) -> tuple[float, list[Tensor], float]:
+    """Loss, its gradient by response and the masked share by the rules on a padded batch."""
+    padded = partial(pad_sequence, batch_first=True)
+    log_probs = padded(data.log_probs).requires_grad_()
+    batch = TokenBatch(log_probs, padded(data.rollout), padded(data.advantages), padded(data.masks))
+    out = method(batch)
+    loss = policy_loss(log_probs, out.weight, batch.advantages, batch.mask, loss_agg_mode=mode, horizon=HORIZON)
+    (gradient,) = torch.autograd.grad(loss, log_probs)
+    masked = float((batch.mask & (out.weight == 0)).sum() / data.tokens)
+    return float(loss), [row[: len(mask)] for row, mask in zip(gradient, data.masks, strict=True)], masked
