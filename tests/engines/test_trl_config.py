@@ -1,7 +1,5 @@
 """What would silently bias a method is refused, with the reason and the way out."""
 
-from __future__ import annotations
-
 import json
 import math
 from dataclasses import fields
@@ -57,17 +55,17 @@ FIELDS = dict(line.split() for line in (Path(__file__).parent / "golden" / "trl-
 
 
 @pytest.fixture(autouse=True)
-def _silent(monkeypatch: pytest.MonkeyPatch) -> None:
+def _silent(monkeypatch):
     monkeypatch.setenv("TRL_EXPERIMENTAL_SILENCE", "1")
 
 
 @pytest.mark.parametrize(("settings", "message"), SOME_VALUES)
-def test_bias_is_refused(settings: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_bias_is_refused(settings, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         config(tmp_path, **settings)
 
 
-def test_every_field_of_trl_is_classified(tmp_path: Path) -> None:
+def test_every_field_of_trl_is_classified(tmp_path):
     """A new version's new field fails here: read what it does to the loss, the sampler and the anchor, then add it."""
     assert FIELDS.keys() == {field.name for field in fields(CPPOConfig)}
     assert {name for name, kind in FIELDS.items() if kind == "refused"} == AT_DEFAULT.keys()
@@ -82,7 +80,7 @@ def test_every_field_of_trl_is_classified(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("preset", "method"), [("qwen3-8b-base", "cppo-topk"), ("qwen3-1.7b", "grpo")])
-def test_planned_settings_are_the_engines(preset: str, method: str, tmp_path: Path) -> None:
+def test_planned_settings_are_the_engines(preset, method, tmp_path):
     pytest.importorskip("math_verify", reason="task math needs math-verify: pip install -e '.[math]'")
     overrides = ["engine=trl", f"method={method}", "cluster.gpus_per_node=1", "cluster.overrides=[vllm_mode=server]"]
     run = load_config(preset, overrides)  # one process, hence one GPU
@@ -93,14 +91,14 @@ def test_planned_settings_are_the_engines(preset: str, method: str, tmp_path: Pa
     assert planned == {key: str(getattr(found, key)) for key in planned}
 
 
-def test_more_processes_than_responses_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_processes_than_responses_are_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "8")
     run = validate({"rollout": {"prompts": 4, "group_size": 2}, "train": {"minibatches": 4}})
     with pytest.raises(ValueError, match="2 responses an update do not split"):
         trl_config(run, tmp_path)
 
 
-def test_a_setting_changed_later_is_refused_too(tmp_path: Path) -> None:
+def test_a_setting_changed_later_is_refused_too(tmp_path):
     args = config(tmp_path)
     args.top_p = 0.9
     with pytest.raises(ValueError, match=r"top_p=0\.9: .*leave it at its default"):
@@ -109,7 +107,7 @@ def test_a_setting_changed_later_is_refused_too(tmp_path: Path) -> None:
         CPPOTrainer(tiny_policy().model, args=GRPOConfig(str(tmp_path), bf16=False), reward_funcs=no_reward)
 
 
-def test_the_defaults_are_taken_and_every_method_has_a_config(tmp_path: Path) -> None:
+def test_the_defaults_are_taken_and_every_method_has_a_config(tmp_path):
     assert set(LOSS_TYPES.values()) == set(LOSS_AGG_MODES)
     for name in METHODS:
         method = config(tmp_path, method=name).resolved_method()
@@ -118,15 +116,15 @@ def test_the_defaults_are_taken_and_every_method_has_a_config(tmp_path: Path) ->
     assert config(tmp_path, cells=7).top_log_probs == 7  # its old name
 
 
-def test_the_command_line_of_trl_reads_it(tmp_path: Path) -> None:
+def test_the_command_line_of_trl_reads_it(tmp_path):
     flags = ["--output_dir", str(tmp_path), "--method", "cppo-kl", "--method_params", json.dumps({"delta": 0.2})]
     (args,) = TrlParser((CPPOConfig,)).parse_args_and_config([*flags, "--bf16", "false", "--use_cpu"])
     assert args.resolved_method().params["delta"] == 0.2
 
 
 @pytest.mark.parametrize("found", ["1.15.0", "1.17.0", None])
-def test_another_version_of_trl_is_named(found: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    def version(name: str) -> str:
+def test_another_version_of_trl_is_named(found, monkeypatch):
+    def version(name):
         if found is None:
             raise trl.PackageNotFoundError(name)
         return found
@@ -148,8 +146,8 @@ ROLLOUTS: list[tuple[dict[str, Any], str]] = [  # of two tokens a response
 
 
 @pytest.mark.parametrize(("returned", "message"), ROLLOUTS)
-def test_a_rollout_without_a_log_prob_is_named(returned: dict[str, Any], message: str, tmp_path: Path) -> None:
-    def rollout_func(prompts: list[str], trainer: Any) -> dict[str, Any]:
+def test_a_rollout_without_a_log_prob_is_named(returned, message, tmp_path):
+    def rollout_func(prompts, trainer):
         ids = trainer.processing_class(text=prompts)["input_ids"]
         return {"prompt_ids": ids, "completion_ids": [[2, 3]] * len(ids), **returned}
 
@@ -158,11 +156,11 @@ def test_a_rollout_without_a_log_prob_is_named(returned: dict[str, Any], message
         trainer.train()
 
 
-def test_tokens_of_an_environment_need_no_log_prob() -> None:
+def test_tokens_of_an_environment_need_no_log_prob():
     require_log_probs([[2, 3, 4]], [[-1.0, None, math.nan]], [[1, 0, 0]])
 
 
-def test_an_anchor_that_cannot_be_used_raises(tmp_path: Path) -> None:
+def test_an_anchor_that_cannot_be_used_raises(tmp_path):
     with pytest.raises(ValueError, match="a rollout_func returns those"):
         trainer_of(tiny_policy(), tmp_path, rollout_func=lambda *_: {}, method="cppo-topk")
     with pytest.raises(ValueError, match="sampler needs a limit"):

@@ -23,7 +23,7 @@ def evaluating(folder: Path, **settings: Any) -> CPPOTrainer:
     return trainer_of(tiny_policy(), folder, **EVALUATED, **settings)
 
 
-def test_evaluating_before_training_and_beside_it(tmp_path: Path) -> None:
+def test_evaluating_before_training_and_beside_it(tmp_path):
     trainer = evaluating(tmp_path, steps_per_generation=2)
     found = trainer.evaluate()
     assert found["eval_mismatch/drift"] < 1e-4, "the policy is the one that sampled"
@@ -39,7 +39,7 @@ def test_evaluating_before_training_and_beside_it(tmp_path: Path) -> None:
     assert "2402.03300" not in card, "GRPO's paper"
 
 
-def test_a_run_saved_where_it_evaluates_resumes_to_the_bit(tmp_path: Path) -> None:
+def test_a_run_saved_where_it_evaluates_resumes_to_the_bit(tmp_path):
     whole, again = (evaluating(tmp_path / name, shuffle_dataset=False) for name in ("whole", "again"))
     whole.train()
     again.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-2"))
@@ -47,7 +47,7 @@ def test_a_run_saved_where_it_evaluates_resumes_to_the_bit(tmp_path: Path) -> No
         assert torch.equal(a, b)
 
 
-def test_dropout_that_is_a_number_is_off(tmp_path: Path) -> None:
+def test_dropout_that_is_a_number_is_off(tmp_path):
     policy, inputs = tiny_policy(), trl_inputs(stale_rollout(tiny_policy()))
     for layer in policy.model.model.layers:
         layer.self_attn.attention_dropout = 0.5  # as a configuration sets it
@@ -60,7 +60,7 @@ def test_dropout_that_is_a_number_is_off(tmp_path: Path) -> None:
     assert all(torch.equal(found[0][name], found[1][name]) for name in found[1])
 
 
-def test_virtual_tokens_are_refused(tmp_path: Path) -> None:
+def test_virtual_tokens_are_refused(tmp_path):
     policy = tiny_policy()
     policy.model.peft_config = {"default": SimpleNamespace(is_prompt_learning=True)}
     with pytest.raises(ValueError, match="virtual tokens before each prompt"):

@@ -1,7 +1,5 @@
 """What the sampling side hands over: mu's log-probs, and Top-K in the order that the rules expect."""
 
-from __future__ import annotations
-
 import math
 from types import SimpleNamespace
 from typing import Any
@@ -33,7 +31,7 @@ def vllm_outputs(log_probs: list[list[list[float]]], tokens: list[list[int]], k:
     return outputs
 
 
-def test_vllm_log_probs_are_told_apart() -> None:
+def test_vllm_log_probs_are_told_apart():
     generator = torch.Generator().manual_seed(0)
     log_p = torch.randn(2, 3, 7, generator=generator).log_softmax(-1)
     tokens = torch.randint(7, (2, 3), generator=generator)
@@ -50,7 +48,7 @@ def test_vllm_log_probs_are_told_apart() -> None:
     assert math.isnan(split_ranked([[1]], [[[None, -0.2]]], [[[1, 2]]], 2)[1]["rollout_top_log_probs"][0, 0, 0])
 
 
-def test_our_sampler_reads_a_group_once_and_repeats_itself() -> None:
+def test_our_sampler_reads_a_group_once_and_repeats_itself():
     policy = tiny_policy()
     one, other = policy.encode("3+5="), policy.encode("1+2*4=")
     prompts = [one] * 4 + [other] * 4
@@ -69,11 +67,10 @@ def test_our_sampler_reads_a_group_once_and_repeats_itself() -> None:
 
 
 @pytest.mark.parametrize("needs", ["topk", "full"])
-def test_top_log_probs_from_hidden_states_are_the_scorer_s(needs: Any) -> None:
+def test_top_log_probs_from_hidden_states_are_the_scorer_s(needs):
     policy = tiny_policy()
     rollout = stale_rollout(policy, needs=needs)
     wanted = response_log_probs(policy, rollout, TEMPERATURE, needs).top_log_probs
-    assert wanted is not None
     ids = torch.cat([rollout.prompt_ids, rollout.response_ids], 1)
     mask = torch.cat([rollout.prompt_mask, rollout.response_mask], 1)
     hidden = policy.model.base_model(input_ids=ids, attention_mask=mask.long()).last_hidden_state
@@ -83,7 +80,7 @@ def test_top_log_probs_from_hidden_states_are_the_scorer_s(needs: Any) -> None:
     torch.testing.assert_close(found[valid], wanted[valid], rtol=1e-4, atol=1e-5)
 
 
-def test_bent_logits_are_refused() -> None:
+def test_bent_logits_are_refused():
     model = tiny_policy().model
     require_plain_head(model)
     model.config.final_logit_softcapping = 30.0

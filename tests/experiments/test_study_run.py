@@ -160,9 +160,7 @@ def test_the_command_says_what_is_missing(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("held", ["runs", "results"])
-def test_of_two_studies_in_one_folder_the_second_is_told(
-    held: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_of_two_studies_in_one_folder_the_second_is_told(held, tmp_path, capsys):
     study, other = study_at(tmp_path), {"runs": tmp_path / "other", "results": tmp_path / "elsewhere"}
     theirs = study.model_copy(update={"results": str(other["results"] if held == "runs" else study.results)})
     with claimed(theirs, tmp_path / "runs" if held == "runs" else other["runs"]), pytest.raises(SystemExit) as end:
@@ -177,7 +175,7 @@ def test_of_two_studies_in_one_folder_the_second_is_told(
 
 
 @pytest.mark.slow
-def test_signals_at_any_moment_lose_nothing(whole: Path, tmp_path: Path) -> None:
+def test_signals_at_any_moment_lose_nothing(whole, tmp_path):
     """MINICPPO_KILLS=40 sends that many, at moments that a seed decides, to studies one after another."""
     part = {**TINY["parts"]["headline"], "arms": {"none": {"method": "none"}, "CPPO": {"method": "cppo-exact"}}}
     rng, left, lives = random.Random(12), int(os.environ.get("MINICPPO_KILLS", "3")), 0

@@ -31,6 +31,7 @@ def tell_and_sleep() -> None:
     time.sleep(60)
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_a_worker_before_its_next_job(tmp_path):
     """The next one is on its way to the worker already, where the pool cannot cancel it."""
     pool, events = start_workers(1)

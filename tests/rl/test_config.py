@@ -1,12 +1,8 @@
 """Configuration: presets, recipes, overrides, plugins, and every refusal with its message."""
 
-from __future__ import annotations
-
 import re
 import time
-from collections.abc import Callable
 from math import inf
-from pathlib import Path
 
 import pytest
 import torch
@@ -16,10 +12,10 @@ from experiments.study.plan import load_study
 from minicppo.cli.options import default_folder
 from minicppo.cli.train import train
 from minicppo.plugins import load_plugins
-from minicppo.rl.config import PRESETS, ConfigError, RunConfig, load_config, preset_names, recipe_names, validate
+from minicppo.rl.config import PRESETS, ConfigError, load_config, preset_names, recipe_names, validate
 
 
-def test_a_config_survives_its_yaml(tmp_path: Path) -> None:
+def test_a_config_survives_its_yaml(tmp_path):
     config = load_config("stale", ["seed=3", "method.params.delta=0.1"])
     path = tmp_path / "config.yaml"
     path.write_text(config.to_yaml())
@@ -27,7 +23,7 @@ def test_a_config_survives_its_yaml(tmp_path: Path) -> None:
     assert config.name in preset_names()
 
 
-def test_overrides_are_yaml_and_numbers_may_have_exponents() -> None:
+def test_overrides_are_yaml_and_numbers_may_have_exponents():
     config = load_config(
         "learn", ["train.lr=2e-4", "warmup=null", "method.params.delta=1e-1", "train.betas=[0.9, 0.95]"]
     )
@@ -37,7 +33,7 @@ def test_overrides_are_yaml_and_numbers_may_have_exponents() -> None:
     assert config.train.betas == (0.9, 0.95)
 
 
-def test_naming_another_method_drops_the_parameters_of_the_old() -> None:
+def test_naming_another_method_drops_the_parameters_of_the_old():
     changed = load_config("stale", ["method.params.delta=0.1", "method=grpo"])
     assert changed.method.name == "grpo"
     assert changed.method.params == {}
@@ -80,12 +76,12 @@ def test_naming_another_method_drops_the_parameters_of_the_old() -> None:
         ("plugins=3", "plugins = 3: input should be a valid list"),
     ],
 )
-def test_refusals(override: str, message: str) -> None:
+def test_refusals(override, message):
     with pytest.raises(ConfigError, match=f"(?s){message}"):
         load_config("stale", [override])
 
 
-def test_every_mistake_is_named_at_once() -> None:
+def test_every_mistake_is_named_at_once():
     with pytest.raises(ConfigError) as caught:
         load_config("stale", ["train.lrr=1", "train.epochs=0", "rollout.group_size=1"])
     assert len(str(caught.value).splitlines()) == 3
@@ -95,7 +91,7 @@ def test_every_mistake_is_named_at_once() -> None:
     ("source", "message"),
     [("stael", "no preset or file 'stael'; did you mean 'stale'"), ("runs/none.yaml", "no file 'runs/none.yaml'")],
 )
-def test_missing_presets_and_files(source: str, message: str) -> None:
+def test_missing_presets_and_files(source, message):
     with pytest.raises(ConfigError, match=message):
         load_config(source)
 
@@ -103,7 +99,7 @@ def test_missing_presets_and_files(source: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message"), [("a: [", "not valid YAML"), ("- 1", "must hold a mapping"), ("", "mapping")]
 )
-def test_files_that_hold_no_settings(tmp_path: Path, text: str, message: str) -> None:
+def test_files_that_hold_no_settings(tmp_path, text, message):
     path = tmp_path / "broken.yaml"
     path.write_text(text)
     with pytest.raises(ConfigError, match=message):
@@ -114,7 +110,7 @@ ODD_NAMES = ["a\nmkdir b", "../../away", "a/b", ".", "-rf", "$(id)", "a b", "", 
 
 
 @pytest.mark.parametrize("name", ODD_NAMES)
-def test_a_name_is_no_path_and_no_command(name: str, tmp_path: Path) -> None:
+def test_a_name_is_no_path_and_no_command(name, tmp_path):
     with pytest.raises(ConfigError, match=r"(?s)^name: .* is no name: up to 100 letters") as caught:
         validate({"name": name})
     assert len(str(caught.value)) < 250
@@ -125,7 +121,7 @@ def test_a_name_is_no_path_and_no_command(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["learn", "qwen3-1.7b", "größe_2", "a+b", "7", "a" * 100])
-def test_plain_names(name: str) -> None:
+def test_plain_names(name):
     assert default_folder(validate({"name": name}), []).parts == ("runs", f"{name}-cppo")
 
 
@@ -134,12 +130,12 @@ NUMBERS = ["train.lr", "train.betas", "eval.top_p", "seed", "task.options.steps"
 
 @pytest.mark.parametrize("number", [".inf", "-.inf", ".nan", "inf", "NaN", "1e999", "9" * 30, "'-inf'"])
 @pytest.mark.parametrize("key", NUMBERS)
-def test_numbers_are_finite(key: str, number: str) -> None:
+def test_numbers_are_finite(key, number):
     with pytest.raises(ConfigError, match=f"^({key}|task.options|steps)"):
         load_config("learn", [f"{key}={f'[0.9, {number}]' if key == 'train.betas' else number}"])
 
 
-def test_a_limit_whose_default_is_none_can_be_lifted_again() -> None:
+def test_a_limit_whose_default_is_none_can_be_lifted_again():
     lifted = load_config("learn", ["recipe=dppo", "method.params.ratio_cap=.inf"])
     assert lifted.make_method().params["ratio_cap"] == inf
 
@@ -169,7 +165,7 @@ BOMB = "a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n" + "".join(f"a{i}: &a{i} [{f'*a{i - 1},'
         ("a: \x00", "not valid YAML"),
     ],
 )
-def test_what_a_file_may_not_do(text: str, message: str, tmp_path: Path) -> None:
+def test_what_a_file_may_not_do(text, message, tmp_path):
     (tmp_path / "odd.yaml").write_text(text)
     start = time.process_time()
     for read in (load_config, load_study):
@@ -181,23 +177,21 @@ def test_what_a_file_may_not_do(text: str, message: str, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("key", "train.lr task.name method model.path device x recipe engine plugins".split())
-def test_no_error_repeats_a_long_value(key: str) -> None:
+def test_no_error_repeats_a_long_value(key):
     for value in ("x" * 9000, "[" + "y, " * 9000 + "]", "~" + "z" * 300):
         with pytest.raises(ConfigError) as caught:
             load_config("learn", [f"{key}={value}"])
         assert len(str(caught.value)) < 1500
 
 
-def test_aliases_for_a_few_settings_and_dates_are_texts(tmp_path: Path) -> None:
+def test_aliases_for_a_few_settings_and_dates_are_texts(tmp_path):
     (tmp_path / "own.yaml").write_text("name: 2026-02-31\neval: &few {problems: 4}\nrollout: {prompts: 8}\n")
     assert load_config(tmp_path / "own.yaml").name == "2026-02-31"
     (tmp_path / "own.yaml").write_text("rollout: {batch: &n 8, prompts: *n}")
     assert load_config(tmp_path / "own.yaml").rollout.prompts == 8
 
 
-def test_a_from_scratch_policy_needs_an_alphabet_and_a_warm_up_demonstrations(
-    small_config: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_from_scratch_policy_needs_an_alphabet_and_a_warm_up_demonstrations(small_config, monkeypatch):
     from minicppo.rl.tasks.base import Task
     from minicppo.rl.tasks.chain import ChainTask
 
@@ -211,7 +205,7 @@ def test_a_from_scratch_policy_needs_an_alphabet_and_a_warm_up_demonstrations(
 
 
 @pytest.mark.parametrize("native", [True, False])
-def test_native_is_bfloat16_where_the_processor_multiplies_it(native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_native_is_bfloat16_where_the_processor_multiplies_it(native, monkeypatch):
     monkeypatch.setattr("minicppo.rl.config.has_native_bfloat16", lambda: native)
     config = load_config("smollm2-demo", ["device=cpu"])
     assert config.train.autocast == "native"
@@ -219,13 +213,13 @@ def test_native_is_bfloat16_where_the_processor_multiplies_it(native: bool, monk
     assert load_config("learn", ["device=cpu"]).autocast_dtype() is None
 
 
-def test_off_is_a_word_and_true_a_boolean() -> None:
+def test_off_is_a_word_and_true_a_boolean():
     for text in ("off", "'off'"):
         config = load_config("learn", [f"train.autocast={text}", "train.normalize_std=true"])
         assert (config.train.autocast, config.train.normalize_std) == ("off", True)
 
 
-def test_the_old_name_of_top_log_probs_is_read() -> None:
+def test_the_old_name_of_top_log_probs_is_read():
     assert load_config("learn", ["rollout.cells=7"]).rollout.top_log_probs == 7
     with pytest.raises(ConfigError, match="cells is the old name of top_log_probs: give one of them"):
         load_config("learn", ["rollout.cells=7", "rollout.top_log_probs=7"])
@@ -241,7 +235,7 @@ class Mine(ChainTask):
 """
 
 
-def test_a_plugin_is_loaded_before_its_task_is_looked_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plugin_is_loaded_before_its_task_is_looked_up(tmp_path, monkeypatch):
     (tmp_path / "mine.py").write_text(PLUGIN.format(name=tmp_path.name))
     (tmp_path / "own.yaml").write_text(f"plugins: [mine.py]\ntask: mine-of-{tmp_path.name}\n")
     monkeypatch.chdir(tmp_path)
@@ -258,7 +252,7 @@ def test_a_plugin_is_loaded_before_its_task_is_looked_up(tmp_path: Path, monkeyp
 
 
 @pytest.mark.parametrize("name", recipe_names())
-def test_a_recipe_sets_the_method_and_its_normalisation_alone(name: str) -> None:
+def test_a_recipe_sets_the_method_and_its_normalisation_alone(name):
     base, config = load_config("stale"), load_config("stale", [f"recipe={name}"])
     changed = {key for key, value in config.train if value != getattr(base.train, key)}
     assert changed <= {"loss_agg_mode", "normalize_std"}
@@ -270,13 +264,12 @@ def test_a_recipe_sets_the_method_and_its_normalisation_alone(name: str) -> None
     assert "loss_agg_mode:" in text
 
 
-def test_overrides_after_a_recipe_win() -> None:
+def test_overrides_after_a_recipe_win():
     config = load_config("stale", ["recipe=dppo", "method.params.delta=0.1", "train.loss_agg_mode=token-mean"])
     assert config.method.params == {"delta": 0.1, "ratio_cap": 5.0}
     assert config.train.loss_agg_mode == "token-mean"
 
 
-def test_the_help_lists_all_recipes() -> None:
+def test_the_help_lists_all_recipes():
     listed = re.search(r"recipes: ([^)]*)\)", train.__doc__ or "")
-    assert listed is not None
     assert re.split(r",\s+", listed[1]) == recipe_names()

@@ -1,6 +1,6 @@
 """Does another checkout train to the same bytes? Two iterations of every method in each, on one thread of a CPU.
 
-    python -m tests.compare_checkouts ../before [--methods cppo-exact grpo]
+    python -m experiments.benchmarks.same_bytes ../before [--methods cppo-exact grpo]
 
 Compares metrics.jsonl and trace.safetensors, byte for byte. The settings are tiny and harsh, so that the masks bind:
 several epochs at a high learning rate. Each checkout trains its own warm-up, so that this is compared too.
@@ -55,7 +55,7 @@ def main() -> None:
     given = parser.parse_args()
     if given.work:
         return work(given.other, given.methods)
-    checkouts = (Path(__file__).resolve().parents[1], given.other.resolve())
+    checkouts = (Path(__file__).resolve().parents[2], given.other.resolve())
     with tempfile.TemporaryDirectory() as scratch:
         folders = [Path(scratch) / side for side in ("here", "there")]
         for checkout, folder in zip(checkouts, folders, strict=True):
