@@ -14,13 +14,10 @@ LOSS_AGG_MODES = ("token-mean", "seq-mean-token-mean", "seq-mean-token-sum", "se
 
 @dataclass(frozen=True)
 class GroupAdvantages:
-    """advantages: (N,), zero in dropped groups. kept: (N,), false where all rewards of a group are equal.
+    """What `group_advantages` makes of the rewards of N responses."""
 
-    dropped_groups: how many those are.
-    """
-
-    advantages: Float[Tensor, " N"]
-    kept: Bool[Tensor, " N"]
+    advantages: Float[Tensor, " N"]  # zero in dropped groups
+    kept: Bool[Tensor, " N"]  # false in dropped groups, where all rewards are equal
     dropped_groups: int
 
 

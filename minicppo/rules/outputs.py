@@ -86,22 +86,15 @@ def prefix_slack(
 
 @dataclass(frozen=True)
 class TokenWeights:
-    """What every method returns: the detached token weight g and why.
+    """What every method returns: the detached token weight g and why. From `threshold` on, what the method has."""
 
-    weight: (B, T) float32, g_t; zero on masked and invalid tokens. token_mask: (B, T), false where the method gives the
-    token no gradient. reason: (B, T) int8 codes of `Reason`. raw_weight: (B, T), the importance weight before the mask,
-    clips and caps. threshold, divergence, position_weight: (B, T), and delta_b: (B,), where the method has them.
-    sequence_level: whether a response is kept or rejected whole. stats: what else the method wants logged as a mean,
-    (B,) over responses or (B, T) over valid tokens.
-    """
-
-    weight: Float[Tensor, "B T"]
-    token_mask: Bool[Tensor, "B T"]
-    reason: Int8[Tensor, "B T"]
-    raw_weight: Float[Tensor, "B T"]
+    weight: Float[Tensor, "B T"]  # g_t, float32; zero on masked and invalid tokens
+    token_mask: Bool[Tensor, "B T"]  # false where the method gives the token no gradient
+    reason: Int8[Tensor, "B T"]  # codes of `Reason`
+    raw_weight: Float[Tensor, "B T"]  # the importance weight before the mask, clips and caps
     threshold: Float[Tensor, "B T"] | None = None
     divergence: Float[Tensor, "B T"] | None = None
     position_weight: Float[Tensor, "B T"] | None = None
     delta_b: Float[Tensor, " B"] | None = None
-    sequence_level: bool = False
-    stats: dict[str, Tensor] = field(default_factory=dict)
+    sequence_level: bool = False  # is a response kept or rejected whole?
+    stats: dict[str, Tensor] = field(default_factory=dict)  # to log as means: (B,), or (B, T) over valid tokens

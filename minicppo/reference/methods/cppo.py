@@ -17,11 +17,13 @@ def allowed_drift(
 
 
 @loop("cppo")
+@loop("decoupled")
 def cppo(
     response: Response,
     *,
     delta: float,
     w_min: float = 0.8,
+    budget_w_min: float | None = None,
     schedule: str = "linear",
     length: str | int = "own",
     seed: int = 0,
@@ -32,42 +34,20 @@ def cppo(
     topk_variant: str = "union",
     **allowance: Any,
 ) -> list[float]:
-    """allowance: delta_b and what `allowed_drift` makes of it."""
-    D = response.divergence(divergence, topk_variant)
-    away, w = response.away(direction, divergence), response.position_weights(w_min, schedule, length)
-    allowed = allowed_drift(D, **allowance)
+    """allowance: delta_b and what `allowed_drift` makes of it. budget_w_min (ours): other weights for the budget."""
+    D, away = response.divergence(divergence, topk_variant), response.away(direction, divergence)
+    w, allowed = response.position_weights(w_min, schedule, length), allowed_drift(D, **allowance)
     steps = cppo_steps(D, away, delta=delta, delta_b=allowed, weights=w)
-    if gate == "hard":
+    if budget_w_min is not None:  # the token limit by w, the prefix's by v
+        v = response.position_weights(budget_w_min, length=length)
+        budgeted = cppo_steps(D, away, delta=delta, delta_b=allowed, weights=v)
+        capped = cppo_steps(D, away, delta=delta, delta_b=None, weights=w)
+        both = zip(capped, budgeted, strict=True)
+        passed = [float(a.keep and b.reason not in ("prefix", "both")) for a, b in both]
+    elif gate == "hard":
         passed = [float(step.keep) for step in steps]
     elif gate == "budget":
         passed = budget_gate(steps, delta=delta, delta_b=allowed)
     else:
         passed = soft_gate(steps, delta=delta, delta_b=allowed, kind=gate)
     return [x * min(rho, ratio_cap) for x, rho in zip(passed, response.ratios, strict=True)]
-
-
-@loop("decoupled")
-def decoupled(
-    response: Response,
-    *,
-    delta: float,
-    w_min: float = 0.8,
-    length: str | int = "own",
-    divergence: str = "binary_tv",
-    ratio_cap: float = math.inf,
-    direction: str = "ratio",
-    topk_variant: str = "union",
-    budget_w_min: float = 1.0,
-    **allowance: Any,
-) -> list[float]:
-    """Ours: Algorithm 1 with the weights w of the token limit and others, v, for the budget."""
-    D, away = response.divergence(divergence, topk_variant), response.away(direction, divergence)
-    allowed = allowed_drift(D, **allowance)
-    w, v = response.position_weights(w_min, length=length), response.position_weights(budget_w_min, length=length)
-    g = []
-    room = math.inf if allowed is None else delta
-    for t, rho in enumerate(response.ratios):
-        masked = away[t] and (w[t] * D[t] > delta or v[t] * D[t] > room)
-        g.append(0.0 if masked else min(rho, ratio_cap))
-        room += 0 if allowed is None else v[t] * (allowed - D[t])
-    return g
