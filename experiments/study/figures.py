@@ -29,13 +29,16 @@ NAMED = "as the panel says"  # where arms that have a panel each all look the sa
 
 
 def draw_all(plots: Mapping[str, Plot], folder: Path) -> list[Path]:
-    """Write NAME.png and NAME.json for every plot, and remove what no plot is called; returns the pictures.
+    """Write NAME.png and NAME.json for every plot, and remove those of plots that are no more; returns the pictures.
 
-    A picture bears the digest of its data: one that was not drawn again with them is found out.
+    A picture bears the digest of its data: one that was not drawn again with them is found out, and one that was not
+    drawn here is left alone.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob("*.*"):
-        if old.suffix in (".png", ".json") and old.stem not in plots:
+    for data in folder.glob("*.json"):
+        old = data.with_suffix(".png")
+        if data.stem not in plots and old.is_file() and digest(data.read_bytes()).encode() in old.read_bytes():
+            data.unlink()
             old.unlink()
     pictures = []
     for name, plot in plots.items():

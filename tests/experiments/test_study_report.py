@@ -15,7 +15,7 @@ pytest.importorskip("pyarrow")
 
 import pandas as pd
 
-from experiments.study.figures import digest, draw
+from experiments.study.figures import digest, draw, draw_all
 from experiments.study.page import BLOCK, _best, _masked, filled, in_short, page, short_p, study_table
 from experiments.study.plan import Seeds, StudyConfig, grid, load_study
 from experiments.study.plots import plots
@@ -113,6 +113,18 @@ def test_the_same_table_is_the_same_bytes(rows, tmp_path):
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
     pd.testing.assert_frame_equal(read_table(tmp_path / "one"), rows)
     assert collect([], tmp_path, rows).empty
+
+
+def test_only_pictures_that_were_drawn_here_are_removed(tmp_path):
+    line = {"arm": "a", "method": "none", "same": [], "x": [0], "value": [0], "low": [0], "high": [0]}
+    panels = [{"name": "x", "lines": [line]}]
+    plots = {name: {"kind": "profile", "title": name, "panels": panels} for name in ("old", "new")}
+    draw_all(plots, tmp_path)
+    for name in ("mine.png", "mine.json", "photo.png", "notes.json"):
+        (tmp_path / name).write_text(name)
+    draw_all({"new": plots["new"]}, tmp_path)
+    kept = {path.name for path in tmp_path.iterdir()}
+    assert kept == {"new.png", "new.json", "mine.png", "mine.json", "photo.png", "notes.json"}
 
 
 @pytest.mark.slow
