@@ -28,12 +28,12 @@ def saved_checkpoints(run: RunDir) -> list[Path]:
     """The folders RUN/trl/checkpoint-N, by N. What has another name, or is a link, is no checkpoint: it is left alone.
 
     Raises:
-        ValueError: RUN/trl is a link, so that what would be removed here lies elsewhere.
+        ValueError: RUN/trl or RUN/checkpoints is a link, so that what would be removed or written here lies elsewhere.
     """
-    folder = run.path / "trl"
-    if folder.is_symlink():
-        raise ValueError(f"{folder} is a link, and checkpoints are removed in it. Way out: put the folder in its place")
-    found = [path for path in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-[0-9]+", path.name)]
+    for link in (run.path / "trl", run.checkpoints):
+        if link.is_symlink():
+            raise ValueError(f"{link} is a link out of the run. Way out: put the folder itself in its place")
+    found = [path for path in (run.path / "trl").glob("checkpoint-*") if re.fullmatch(r"checkpoint-[0-9]+", path.name)]
     found = [path for path in found if path.is_dir() and not path.is_symlink()]
     return sorted(found, key=lambda path: int(path.name.split("-")[1]))
 

@@ -191,9 +191,11 @@ def test_only_our_own_half_written_checkpoints_are_removed(tmp_path):
     assert whole_checkpoint(run, remove=True) is None
     assert sorted(path.name for path in folder.iterdir()) == sorted([*mine, "checkpoint-5", "checkpoint-6"])
     folder.rename(tmp_path / "aside")
-    folder.symlink_to(elsewhere)
-    with pytest.raises(ValueError, match="trl is a link"):
-        whole_checkpoint(run, remove=True)
+    for name in ("trl", "checkpoints"):
+        (tmp_path / "run" / name).symlink_to(elsewhere)
+        with pytest.raises(ValueError, match=f"{name} is a link out of the run"):
+            whole_checkpoint(run, remove=True)
+        (tmp_path / "run" / name).unlink()
     assert (elsewhere / "checkpoint-4").exists()
 
 
