@@ -19,10 +19,9 @@ from minicppo.text import optional
 
 
 class Store:
-    """The finished problems of one data set, in a file that grows by whole lines."""
+    """The finished problems of one data set, in a file of lines. Raises ValueError: it is there, for other problems."""
 
     def __init__(self, path: Path, problems: Sequence[Problem]):
-        """Reads what is there already. Raises ValueError if that is of other problems."""
         self.path = path
         self.rows: dict[int, dict[str, Any]] = {}
         content = path.read_bytes() if path.is_file() else b""
@@ -36,7 +35,7 @@ class Store:
             self.rows[row["index"]] = row
 
     def add(self, rows: Sequence[dict[str, Any]]) -> None:
-        """Write to the disk; until they are there, they do not count."""
+        """Write to the disk."""
         with open(self.path, "a", encoding="utf-8") as file:
             file.writelines(json.dumps(row) + "\n" for row in rows)
             file.flush()
@@ -53,11 +52,7 @@ class Store:
 
 @contextmanager
 def claimed(folder: Path, settings: Mapping[str, Any]) -> Iterator[None]:
-    """Hold a folder, with the settings noted in it, for one evaluation at a time.
-
-    Raises BlockingIOError: another process evaluates into it. ModuleNotFoundError: pyarrow is not installed.
-    ValueError: it holds an evaluation with other settings.
-    """
+    """Hold a folder for one evaluation, its settings noted. Raises BlockingIOError, ValueError: it is another's."""
     optional("pyarrow", "writing results as Parquet", "math")
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder, "evaluation: wait for it, or give another folder (--out)"):
@@ -66,9 +61,8 @@ def claimed(folder: Path, settings: Mapping[str, Any]) -> Iterator[None]:
             theirs = json.loads(path.read_text())
             changes = [f"{k} = {theirs.get(k)!r} and not {v!r}" for k, v in settings.items() if theirs.get(k) != v]
             if changes:
-                raise ValueError(
-                    f"{folder} holds an evaluation with {', '.join(changes)}: give this one another folder (--out)"
-                )
+                with_these = ", ".join(changes)
+                raise ValueError(f"{folder} holds an evaluation with {with_these}: give another folder (--out)")
         else:
             write_atomically(path, json.dumps(dict(settings), indent=1).encode())
         yield

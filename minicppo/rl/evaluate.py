@@ -112,16 +112,15 @@ def answer(
     max_new_tokens: int,
     generator: Callable[[int], torch.Generator],
     size: int,
-    greedy: bool = False,
     store: Store | None = None,
     on_progress: OnProgress | None = None,
 ) -> Evaluation:
     """`settings.samples` responses to each problem, `size` problems at a time; what `store` holds is not asked again.
 
-    The random numbers of the problems from index i on come from `generator(i)`. With `greedy`, each problem is answered
+    The random numbers of the problems from index i on come from `generator(i)`. Without a store, each is answered
     by the likeliest tokens too. A stored row has the problem, its responses, and what became of them.
     """
-    done = {} if store is None else store.rows
+    done, greedy = ({}, True) if store is None else (store.rows, False)
     each = settings.samples + greedy  # responses to a problem
 
     def report() -> None:
@@ -167,7 +166,7 @@ def answer(
             if greedy:
                 row["greedy"] = check(problem, policy.decode(ids[first]))[0]
             rows.append(row)
-        if store:
+        if store is not None:
             store.add(rows)
         done |= {row["index"]: row for row in rows}
         report()
@@ -175,11 +174,7 @@ def answer(
 
 
 def evaluate(policy: Policy, task: Task, config: RunConfig, on_progress: OnProgress | None = None) -> Evaluation:
-    """Evaluate on the held-out problems of `config.eval`: always the same ones, with the same random numbers.
-
-    With `on_progress` the evaluation goes piece by piece.
-    Raises ValueError: the task has fewer different held-out problems than asked for.
-    """
+    """On the held-out problems of `config.eval`, always with the same random numbers; see `held_out_problems`."""
     problems, settings, limit = held_out_problems(task, config), config.eval, config.max_new_tokens(task)
     generator = generator_for(settings.seed, "eval-samples")
 
@@ -188,7 +183,7 @@ def evaluate(policy: Policy, task: Task, config: RunConfig, on_progress: OnProgr
         return score, "well-formed" if well_formed else Outcome.MALFORMED
 
     size = len(problems) if on_progress is None else settings.batch or math.ceil(len(problems) / PIECES)
-    return answer(policy, problems, check, settings, limit, lambda _: generator, size, True, on_progress=on_progress)
+    return answer(policy, problems, check, settings, limit, lambda _: generator, size, on_progress=on_progress)
 
 
 def evaluate_data(
@@ -198,9 +193,8 @@ def evaluate_data(
     folder: Path,
     on_progress: Callable[[str, int, int, float | None], None] | None = None,
 ) -> dict[str, Evaluation]:
-    """Evaluate on all problems of each data set; problems that `folder` holds already are not sampled again.
+    """On all problems of each data set, whose name `on_progress` is told; what `folder` holds is not sampled again.
 
-    `on_progress` is called with a set's name and what `OnProgress` says.
     Raises BlockingIOError, ValueError: the folder holds another evaluation, or one of other problems. DataError: the
     data cannot be read. ModuleNotFoundError: math-verify or pyarrow is not installed.
     """
@@ -243,7 +237,7 @@ def mean_accuracy(evaluations: Sequence[Evaluation]) -> tuple[float, float | Non
 def held_out_problems(task: Task, config: RunConfig) -> list[Problem]:
     """The different problems that runs of this configuration are evaluated on: all of `eval.data`, where it is given.
 
-    Raises ConfigError: `eval.data` with another task than math, with problems that the run trains on, or with only one.
+    Raises ConfigError, ValueError: `eval.data` of another task, of problems to train on, or of one; too few problems.
     """
     settings, names = config.eval, config.eval.data
     if not names:

@@ -49,15 +49,12 @@ NUMBERS = [
 
 
 def same_answer(gold: str, answer: str) -> bool | None:
-    """Whether a person would accept `answer` where `gold` is right; None where the answer cannot be read.
-
-    Raises Unchecked: math-verify came to no end, see `minicppo.rl.grading.confined`.
-    """
+    """Whether a person would accept `answer` where `gold` is right; None: it cannot be read. Raises Unchecked."""
     if not answer.strip() or len(answer) > LONGEST or len(gold) > LONGEST_GOLD:
         return None
     expected, given = tidy(gold), tidy(answer)
-    if not expected:
-        return None  # typography alone is the same as nothing
+    if not expected:  # typography alone is the same as nothing
+        return None
     if _squeezed(expected) == _squeezed(given):
         return True
     if not given or given.endswith("\\") or not _balanced(given):

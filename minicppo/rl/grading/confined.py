@@ -83,10 +83,7 @@ class ConfinedPool:
         _pools.add(self)
 
     def __call__(self, checker: Path, *arguments: Any) -> Any:
-        """What the function of a checker's file says to these arguments, which must be Python literals.
-
-        Raises Unchecked: no verdict. ModuleNotFoundError: the worker cannot import what the checker needs.
-        """
+        """What a checker's function says to Python literals. Raises Unchecked; ModuleNotFoundError: it cannot load."""
         with self._places:
             try:
                 worker = self._idle.pop()

@@ -1,7 +1,6 @@
 """The reward of a mathematics response: 1 if the answer it states is right, else 0, and a count of why.
 
-The same rule serves the trainer here, TRL (`math_reward`) and verl (`compute_score`). Nothing that a response says can
-raise an error or cost more than a few seconds of computing.
+Nothing that a response says can raise an error or cost more than a few seconds of computing.
 """
 
 import importlib.util
@@ -68,11 +67,7 @@ def score_response(response: str, answer: str) -> float:
 
 
 def math_reward(completions: Sequence[Any], answer: Sequence[str], **columns: Any) -> list[float]:
-    """A reward function for TRL: `reward_funcs=math_reward`, with the right answers in the column `answer`.
-
-    Args:
-        completions: texts, or chat messages of which the last is judged.
-    """
+    """A reward for TRL, `reward_funcs=math_reward`: of texts or the last of chat messages, with a column `answer`."""
     texts = [each if isinstance(each, str) else str(each[-1]["content"]) for each in completions]
     return [score_response(text, right) for text, right in zip(texts, answer, strict=True)]
 

@@ -55,7 +55,7 @@ def tidy(answer: str) -> str:
     >>> tidy("The answer is **$\\\\dfrac12$**."), tidy("x² − ４"), tidy(r"\\boxed{\\text{even}}")
     ('\\\\frac{1}{2}', 'x^{2} - 4', 'even')
     """
-    text = LEAD.sub("", ascii_mathematics(answer).strip().strip("*_ "))
+    text = LEAD.sub("", ascii_mathematics(answer).strip().rstrip(".").strip("*_ "))
     boxed = last_boxed(text)
     text = text if boxed is None else boxed
     text = text.strip("*_ ")

@@ -24,7 +24,7 @@ PATIENCE = 3  # seconds on the clock for a second of computing
 
 
 def set_timers(limit: float) -> None:
-    """End this process after `limit` seconds of computing, or some times that on the clock; 0 cancels."""
+    """The process ends after `limit` seconds of computing, or some times that on the clock; 0 cancels."""
     signal.setitimer(signal.ITIMER_PROF, limit)
     signal.setitimer(signal.ITIMER_REAL, PATIENCE * limit)
 
@@ -49,7 +49,6 @@ def reply(line: str, limit: float) -> dict[str, Any]:
 
 
 def main(limit: str, first: str) -> None:
-    """Answer until the input ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asks
     for timer in (signal.SIGPROF, signal.SIGALRM):
         signal.signal(timer, signal.SIG_DFL)

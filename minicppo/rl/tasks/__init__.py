@@ -1,7 +1,4 @@
-"""The tasks by name: every class in this folder, or in a plugin, that `register_task` decorates.
-
-A module of this folder imports an optional package only where a task is made, so that it stays optional.
-"""
+"""The tasks by name: every class in this folder, or in a plugin, that `register_task` decorates."""
 
 import importlib
 import inspect
@@ -16,10 +13,7 @@ for _module in pkgutil.iter_modules(__path__):
 
 
 def make_task(name: str, **options: Any) -> Task:
-    """The task of that name, built with its constructor's options.
-
-    Raises ValueError: unknown name or option; the message names the nearest valid one.
-    """
+    """The task of that name, built with these options. Raises ValueError: unknown name or option, or a bad value."""
     if name not in TASKS:
         raise ValueError(f"unknown task {name!r}{nearest(name, TASKS)}")
     parameters = inspect.signature(TASKS[name]).parameters

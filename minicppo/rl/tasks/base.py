@@ -15,15 +15,12 @@ PATIENCE = 10_000  # draws in a row that are of no use
 
 @dataclass(frozen=True)
 class Problem:
-    """One question. `prompt` is all that the policy sees; `data` is whatever the checker needs besides.
-
-    `content` is the same for problems that are the same but for their wording or order; None: the prompt itself.
-    """
+    """One question. The policy sees nothing but the prompt."""
 
     prompt: str
     answer: str
-    data: Mapping[str, Any] = field(default_factory=dict)
-    content: str | None = None
+    data: Mapping[str, Any] = field(default_factory=dict)  # what the checker needs besides
+    content: str | None = None  # the same for problems that differ in wording or order alone; None: the prompt
 
     @property
     def identity(self) -> str:
@@ -57,10 +54,7 @@ class Task(ABC):
         """Whether the response has the asked form, right or wrong."""
 
     def demonstration(self, problem: Problem, rng: random.Random, error_rate: float) -> str:
-        """A response to imitate in the supervised warm-up, each step wrong with probability `error_rate`.
-
-        Raises NotImplementedError: the task has none, so it needs a pretrained policy.
-        """
+        """A response to imitate in the supervised warm-up, each step wrong with probability `error_rate`."""
         raise NotImplementedError(
             f"task {self.name!r} has no demonstrations to warm up on: give a pretrained policy (model.path=...) "
             "and set warmup=null"
@@ -106,10 +100,7 @@ def is_held_out(problem: Problem, fraction: float) -> bool:
 
 
 def sample_problems(task: Task, n: int, rng: random.Random, split: Split, unique: bool = False) -> list[Problem]:
-    """`n` problems of one split, by `task.draw`; with `unique`, no two share their content.
-
-    Raises ValueError: an unknown split, or a task too small to hold `n` (different) problems of this split.
-    """
+    """`n` problems of a split, with `unique` all different. Raises ValueError: there are too few, or no such split."""
     if split not in ("train", "test"):
         raise ValueError(f"split must be 'train' or 'test', got {split!r}")
     problems: list[Problem] = []

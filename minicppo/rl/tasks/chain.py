@@ -1,8 +1,7 @@
 """Chained arithmetic modulo 7: every step needs the last one, so one early mistake ruins the answer.
 
-Prompt `x0 op x1 op x2 ... =`, read strictly from left to right; response, for each of n steps, `a op b = c ;` and at
-the end `# c`, all without the spaces. Multipliers are never 0: each step is a bijection of the running value, and a
-single wrong step always ends in a wrong answer.
+Prompt `x0 op x1 op x2 ... =`, read from left to right; response, for each step, `a op b = c ;` and at the end `# c`,
+all without spaces. No multiplier is 0: each step is a bijection, so a single wrong one always ruins the answer.
 """
 
 import random

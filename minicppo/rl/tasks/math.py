@@ -1,7 +1,4 @@
-"""Mathematics word problems with one right answer, from files or from the hub; only pretrained policies can try them.
-
-The protocol is the paper's: the response ends in a line `Answer: $Answer`. The wording of the templates is ours.
-"""
+"""Mathematics with one right answer, for pretrained policies; the protocol is the paper's, the wording ours."""
 
 import random
 from functools import cached_property
@@ -40,8 +37,7 @@ class MathTask(Task):
     ):
         """`template` is "steps", "short" or a text with {problem}; the `max_...` options drop longer problems.
 
-        `max_solution_lines` counts those of the worked solution (GSM8K has one step a line).
-        Raises ValueError: a template without {problem}, or data that can be neither a name nor a file.
+        `max_solution_lines` is of the worked solution (GSM8K has one step a line). Raises ValueError.
         """
         self.tests = [test] if isinstance(test, str) else test or []
         for source in (data, *self.tests):

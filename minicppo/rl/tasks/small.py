@@ -1,7 +1,6 @@
 """Small verifiable questions, which a chat model of 135M parameters gets right now and then.
 
-Sums are the easiest: a small model is neither at zero nor at one, and a policy from scratch can try them too, over the
-prompt's own characters. The others have no alphabet: a policy from scratch would have to learn English first.
+Sums are the easiest, and a policy from scratch can try them too; for the others it would have to learn English first.
 """
 
 import random

@@ -72,7 +72,8 @@ def test_tidying_never_fails(text):
 
 
 @pytest.mark.parametrize(
-    ("gold", "answer"), [("25", "025"), ("1,080", "1080"), ("42", "42."), ("3", "3.0"), ("50%", "0.5")]
+    ("gold", "answer"),
+    [("25", "025"), ("1,080", "1080"), ("42", "42."), ("3", "3.0"), ("50%", "0.5"), ("42", "**42**.")],
 )
 def test_plain_numbers_are_compared_without_a_process(gold, answer, monkeypatch):
     monkeypatch.setattr("minicppo.rl.grading.answers.confined", None)

@@ -1,4 +1,4 @@
-"""The small tasks for a pretrained model: what they ask, how they grade; sums, which a policy from scratch can try too."""
+"""The small tasks for a pretrained model: what they ask, how they grade; and sums, which a new policy can try too."""
 
 from __future__ import annotations
 
