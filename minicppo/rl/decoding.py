@@ -122,20 +122,19 @@ class DirectDecoder(GeneralDecoder):
         logits, cache, positions = _read(self.model, ids, mask)
         keys, device, kind = cache.layers[0].keys, ids.device, ids.device.type
         self.replay = Replay(device) if kind == "cuda" else None
-        rows, filled = len(ids) * samples, ids.shape[1]
-        width = -(-(filled + room) // self.block) * self.block
+        self.filled, self.column = ids.shape[1], torch.tensor([ids.shape[1]], device=device)
+        self.masked = self.block > 1 or not bool(mask.all())
+        rows, width = len(ids) * samples, -(-(self.filled + room) // self.block) * self.block
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else keys.dtype
         shape = (len(cache.layers), 2, rows, keys.shape[1], width, keys.shape[3])
         self.cache = torch.zeros(shape, dtype=dtype, device=device)
         for ours, theirs in zip(self.cache, cache.layers, strict=True):
-            ours[0, :, :, :filled] = theirs.keys.repeat_interleave(samples, 0)
-            ours[1, :, :, :filled] = theirs.values.repeat_interleave(samples, 0)
+            ours[0, :, :, : self.filled] = theirs.keys.repeat_interleave(samples, 0)
+            ours[1, :, :, : self.filled] = theirs.values.repeat_interleave(samples, 0)
+        mask, self.positions = (x.repeat_interleave(samples, 0) for x in (mask, positions))
+        self.starts = (~mask).sum(1)
         self.bias = torch.full((rows, 1, 1, width), -torch.inf, dtype=dtype, device=device)
-        self.bias[:, 0, 0, :filled].masked_fill_(mask.repeat_interleave(samples, 0), 0)
-        self.masked = self.block > 1 or not bool(mask.all())
-        self.filled, self.column = filled, torch.tensor([filled], device=device)
-        self.starts = (~mask).sum(1).repeat_interleave(samples, 0)
-        self.positions = positions.repeat_interleave(samples, 0)
+        self.bias[:, 0, 0, : self.filled].masked_fill_(mask, 0)
         reach = torch.arange(int(positions.max()) + room, device=device)[None]
         cos, sin = self.model.model.rotary_emb(self.model.model.embed_tokens.weight, reach)
         sign = torch.ones_like(sin[0])

@@ -88,15 +88,8 @@ def grade(policy: Policy, task: Task, problems: Sequence[Problem], rollout: Roll
     texts = [policy.decode(ids[:n]) for ids, n in zip(rollout.response_ids.tolist(), lengths, strict=True)]
     asked = [problem for problem in problems for _ in range(len(texts) // len(problems))]
     verdicts = [judged(task, problem, text) for problem, text in zip(asked, texts, strict=True)]
-    rewards, well_formed = zip(*verdicts, strict=True)
-    device = rollout.log_probs.device
-    return replace(
-        rollout,
-        problems=asked,
-        texts=texts,
-        rewards=torch.tensor(rewards, dtype=torch.float64, device=device),
-        well_formed=torch.tensor(well_formed, dtype=torch.bool, device=device),
-    )
+    rewards, well_formed = torch.tensor(verdicts, dtype=torch.float64, device=rollout.log_probs.device).unbind(1)
+    return replace(rollout, problems=asked, texts=texts, rewards=rewards, well_formed=well_formed.bool())
 
 
 def join(parts: Sequence[Rollout], pad_id: int) -> Rollout:

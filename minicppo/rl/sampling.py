@@ -98,7 +98,7 @@ class _Sampler:
         """Every step until all rows have ended, of each row up to its first end-of-sequence token."""
         device, pad_id = self.policy.device, self.policy.pad_id
         shape = len(prompts) * self.samples, self.max_new_tokens
-        prompt_ids, prompt_mask = pad_left(prompts, pad_id, device)
+        prompt_ids, prompt_mask = pad(prompts, pad_id, device, left=True)
         self.ids, self.log_probs = torch.full(shape, pad_id, device=device), torch.zeros(shape, device=device)
         self.t, self.rows, steps = self.ids.new_zeros(1), torch.arange(shape[0], device=device), 1
         self.alive, self.tokens = torch.ones_like(self.rows, dtype=torch.bool), torch.zeros_like(self.rows)
@@ -165,11 +165,13 @@ def _close_ranks(alive: Tensor, left: int) -> Tensor:
     return order
 
 
-def pad_left(prompts: list[list[int]], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """(N, P) ids and (N, P) bool mask of prompts of different lengths, aligned on the right."""
-    width = max(map(len, prompts))
-    ids = torch.tensor([[pad_id] * (width - len(p)) + p for p in prompts], device=device)
-    mask = torch.tensor([[False] * (width - len(p)) + [True] * len(p) for p in prompts], device=device)
+def pad(rows: list[list[int]], pad_id: int, device: torch.device, left: bool = False) -> tuple[Tensor, Tensor]:
+    """(N, T) ids and (N, T) bool mask of rows of different lengths, filled up on the right, or on the left."""
+    lengths = torch.tensor([[len(row)] for row in rows], device=device)
+    columns = torch.arange(int(lengths.max()), device=device)
+    mask = columns >= len(columns) - lengths if left else columns < lengths
+    ids = torch.full(mask.shape, pad_id, device=device)
+    ids[mask] = torch.tensor([token for row in rows for token in row], device=device)
     return ids, mask
 
 

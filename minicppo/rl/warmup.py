@@ -19,7 +19,7 @@ from minicppo.rl.config import RunConfig
 from minicppo.rl.log_probs import response_log_probs
 from minicppo.rl.policy import Policy, build_policy, load_policy, save_policy
 from minicppo.rl.rollout import Rollout, grade
-from minicppo.rl.sampling import pad_left, sample
+from minicppo.rl.sampling import pad, sample
 from minicppo.rl.sections import WarmupConfig
 from minicppo.rl.seeding import rng_for
 from minicppo.rl.tasks import TASKS, Task, sample_problems
@@ -115,10 +115,6 @@ def demonstrations(policy: Policy, task: Task, n: int, rng: random.Random, error
         + [policy.eos_id]
         for problem in problems
     ]
-    width, pad = max(map(len, responses)), policy.pad_id
-    return Rollout(
-        *pad_left(prompts, pad, policy.device),
-        torch.tensor([r + [pad] * (width - len(r)) for r in responses]),
-        torch.tensor([[True] * len(r) + [False] * (width - len(r)) for r in responses]),
-        torch.zeros(n, width),
-    )
+    prompt_ids, prompt_mask = pad(prompts, policy.pad_id, policy.device, left=True)
+    ids, mask = pad(responses, policy.pad_id, policy.device)
+    return Rollout(prompt_ids, prompt_mask, ids, mask, torch.zeros_like(ids, dtype=torch.float32))
