@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from minicppo.files import atomically, cache_dir
 from minicppo.text import install
@@ -87,20 +87,17 @@ def convert_gguf(file: Path, folder: Path) -> Path:
     with atomically(folder, shared=True) as scratch:
         model.save_pretrained(scratch)
         tokenizer.save_pretrained(scratch)
-        _check_copy(scratch, quantised, tokenizer)
+        copy = AutoModelForCausalLM.from_pretrained(scratch, dtype=torch.float32, local_files_only=True).eval()
+        again = AutoTokenizer.from_pretrained(scratch, local_files_only=True)(PROBE)["input_ids"]
+        ids = tokenizer(PROBE)["input_ids"]
+        if ids != again:
+            raise RuntimeError(
+                f"the tokenizer copied to {folder.name} splits {PROBE!r} differently from the GGUF file's"
+            )
+        with torch.inference_mode():
+            gap = (copy(torch.tensor([ids])).logits - quantised(torch.tensor([ids])).logits).abs().max().item()
+        if gap != 0:
+            raise RuntimeError(
+                f"the copy {folder.name} differs from the dequantised model by {gap:g} in its logits; 0 expected"
+            )
     return folder
-
-
-def _check_copy(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Read the folder back and compare tokens and logits with the original's, bit for bit."""
-    copy = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval()
-    ids = tokenizer(PROBE, return_tensors="pt")["input_ids"]
-    again = AutoTokenizer.from_pretrained(folder, local_files_only=True)(PROBE, return_tensors="pt")["input_ids"]
-    if not torch.equal(ids, again):
-        raise RuntimeError(f"the tokenizer copied to {folder.name} splits {PROBE!r} differently from the GGUF file's")
-    with torch.inference_mode():
-        gap = (copy(ids).logits - model(ids).logits).abs().max().item()
-    if gap != 0:
-        raise RuntimeError(
-            f"the copy {folder.name} differs from the dequantised model by {gap:g} in its logits; 0 expected"
-        )

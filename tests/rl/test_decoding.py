@@ -9,7 +9,7 @@ from torch import Tensor
 
 from minicppo.rl.decoding import DirectDecoder, GeneralDecoder, decoder_for
 from minicppo.rl.policy import Policy
-from minicppo.rl.sampling import sample
+from minicppo.rl.sampling import pad, sample
 from tests.rl.models import DIRECT, build, model
 
 PROMPTS = [[5, 6, 7], [2, 3, 4, 5, 6, 7, 8, 9, 10], [4], [3, 9, 3, 9, 3]]
@@ -113,17 +113,14 @@ def test_checkpointing_which_leaves_the_cache_empty_is_refused(name):
 
 def steps(decoder: DirectDecoder | GeneralDecoder, poison: float | None = None) -> list[Tensor]:
     """Logits of ten steps over ragged prompts, rows closing ranks on the way."""
-    width = max(map(len, PROMPTS))
-    device = decoder.model.device
-    ids = torch.tensor([[0] * (width - len(p)) + p for p in PROMPTS], device=device)
-    mask = torch.tensor([[False] * (width - len(p)) + [True] * len(p) for p in PROMPTS], device=device)
-    rng = torch.Generator().manual_seed(0)
+    device, rng = decoder.model.device, torch.Generator().manual_seed(0)
+    ids, mask = pad(PROMPTS, 0, device, left=True)
     with torch.no_grad():
         logits = [decoder.read(ids, mask, 3, 10).clone()]
         tokens, found = ids.new_zeros(12), logits[0].clone()  # steps may be recorded: these are theirs
         if poison is not None:
             assert isinstance(decoder, DirectDecoder)
-            decoder.cache[..., width:, :] = poison
+            decoder.cache[..., ids.shape[1] :, :] = poison
         for t in range(10):
             if t == 4:
                 decoder.keep(torch.tensor([0, 11, 2, 3, 10, 5, 6], device=device))

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from transformers import PreTrainedModel
 
 from minicppo.files import cache_dir
 from minicppo.rl import gguf as module
@@ -101,14 +102,14 @@ def test_the_cache_goes_by_content(tmp_path, monkeypatch):
 @needs_readers
 def test_a_copy_that_disagrees_is_never_published(tmp_path, monkeypatch):
     write_tiny_gguf(tmp_path / "tiny.gguf")
-    save = module.PreTrainedModel.save_pretrained
+    save = PreTrainedModel.save_pretrained
 
     def spoil(model, *args, **kwargs):
         with torch.no_grad():
             model.model.embed_tokens.weight[5, 0] += 1
         save(model, *args, **kwargs)
 
-    monkeypatch.setattr(module.PreTrainedModel, "save_pretrained", spoil)
+    monkeypatch.setattr(PreTrainedModel, "save_pretrained", spoil)
     with pytest.raises(RuntimeError, match="differs from the dequantised model"):
         convert_gguf(tmp_path / "tiny.gguf", tmp_path / "cache" / "tiny")
     assert list((tmp_path / "cache").iterdir()) == []

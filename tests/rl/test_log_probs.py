@@ -211,23 +211,6 @@ def test_the_ratio_is_one_after_a_rollout(policy, ragged_prompts, one_pass, temp
         torch.testing.assert_close(found.top_log_probs[valid], rollout.top_log_probs[valid], atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("name", ["qwen3-grouped-tied", "gpt2"])
-def test_micro_batches_change_no_gradient(name, tiled):
-    """Also where they cut through groups, so that prompts are shared by fewer rows, or by none."""
-    policy, rollout = policy_of(name), groups((4, 4, 4))
-    rollout = dataclasses.replace(rollout, advantages=torch.randn(12, generator=torch.Generator().manual_seed(2)))
-    found = []
-    for size in (12, 5, 1):
-        policy.model.zero_grad()
-        for part in rollout.split(size):
-            log_probs = response_log_probs(policy, part, 1.0).log_probs
-            (log_probs * part.response_mask * part.advantages[:, None]).sum().backward()
-        named = policy.model.named_parameters()
-        found.append({key: parameter.grad.clone() for key, parameter in named if parameter.grad is not None})
-    assert_near(found[1], found[0])
-    assert_near(found[2], found[0])
-
-
 @pytest.mark.parametrize("one_pass", [0, math.inf], ids=["many passes", "one pass"])
 def test_the_padding_does_not_matter(one_pass, tiled, set_cost):
     set_cost(one_pass)

@@ -117,15 +117,12 @@ def test_groups_without_variance_are_dropped_and_counted(small_config, run_folde
     assert json.loads((run_folder / "summary.json").read_text())["masked_share"] is None
 
 
-def test_the_learning_rate_warms_up(small_config, run_folder):
-    train(small_config(train={"lr": 1e-3, "lr_warmup": 4, "iterations": 3}), run_folder)
-    rates = [row["lr"] for row in RunDir.open(run_folder).rows(kind="update")]
+def test_the_learning_rate_warms_up_and_another_temperature_anchors(small_config, run_folder):
+    settings = {"lr": 1e-3, "lr_warmup": 4, "iterations": 3}
+    run = RunDir.open(train(small_config(train=settings, rollout={"temperature": 0.7}), run_folder))
+    rates = [row["lr"] for row in run.rows(kind="update")]
     assert rates[:5] == pytest.approx([2.5e-4, 5e-4, 7.5e-4, 1e-3, 1e-3])
-
-
-def test_the_anchor_under_another_temperature(small_config, run_folder):
-    train(small_config(rollout={"temperature": 0.7}), run_folder)
-    assert all(row["mismatch"] < 1e-5 for row in RunDir.open(run_folder).rows(kind="rollout"))
+    assert all(row["mismatch"] < 1e-5 for row in run.rows(kind="rollout"))
 
 
 def test_a_folder_holds_one_run(small_config, run_folder):
