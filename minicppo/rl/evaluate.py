@@ -56,26 +56,17 @@ class DataSettings:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Of problems of equal weight.
-
-    Attributes:
-        accuracy: Avg@k in [0, 1], the mean score of k samples to each problem.
-        accuracy_se: its standard error, from the problems' own means; None for a single problem.
-        greedy_accuracy: mean score of the likeliest tokens, where they were asked for.
-        format_rate: share of well-formed samples. outcomes: how many were right, wrong, or malformed in which way.
-        length: mean tokens of a sample. unfinished: share that were cut off at the limit.
-        faults: answers about which no checker came to a verdict, by name, since they were last taken.
-    """
+    """Of problems of equal weight; accuracies and shares are in [0, 1]."""
 
     problems: int
-    accuracy: float
-    accuracy_se: float | None
-    greedy_accuracy: float | None
-    format_rate: float
-    outcomes: dict[str, int]
-    length: float
-    unfinished: float
-    faults: dict[str, int] = field(default_factory=take_faults, compare=False)
+    accuracy: float  # Avg@k, the mean score of k samples to each problem
+    accuracy_se: float | None  # its standard error, from the problems' own means; None for a single problem
+    greedy_accuracy: float | None  # mean score of the likeliest tokens, where they were asked for
+    format_rate: float  # share of well-formed samples
+    outcomes: dict[str, int]  # how many samples were right, wrong, or malformed in which way
+    length: float  # mean tokens of a sample
+    unfinished: float  # share of samples that were cut off at the limit
+    faults: dict[str, int] = field(default_factory=take_faults, compare=False)  # answers without a verdict, by name
 
     @classmethod
     def of(cls, rows: Sequence[dict[str, Any]]) -> "Evaluation":

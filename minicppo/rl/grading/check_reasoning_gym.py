@@ -104,10 +104,9 @@ def _is_cheap(node: ast.AST) -> bool:
             return type(value) in (int, float)
         case ast.Name(id=name):
             return "__" not in name
-        case ast.Call(func=ast.Name(id=name), keywords=[]):
-            return name in FUNCTIONS and sum(isinstance(each, ast.Call) for each in ast.walk(node)) == 1
-        case ast.Call():
-            return False
+        case ast.Call(func=function, keywords=keywords):
+            named = isinstance(function, ast.Name) and function.id in FUNCTIONS and not keywords
+            return named and sum(isinstance(each, ast.Call) for each in ast.walk(node)) == 1
         case ast.BinOp(left=base, op=ast.Pow(), right=exponent):
             tower = any(isinstance(each, ast.Pow) for each in ast.walk(base))
             return not tower and (_is_small(exponent) or isinstance(exponent, ast.Name))

@@ -29,16 +29,13 @@ class MathTask(Task):
         self,
         data: str = "gsm8k",
         test: str | list[str] | None = None,
-        template: str = "steps",
+        template: str = "steps",  # or "short", or a text with {problem}
         max_new_tokens: int = 1024,
         max_question_chars: int | None = None,
         max_answer_chars: int | None = None,
-        max_solution_lines: int | None = None,
+        max_solution_lines: int | None = None,  # of the worked solution: GSM8K has one step a line
     ):
-        """`template` is "steps", "short" or a text with {problem}; the `max_...` options drop longer problems.
-
-        `max_solution_lines` is of the worked solution (GSM8K has one step a line). Raises ValueError.
-        """
+        """The `max_...` options drop longer problems. Raises ValueError, before any data are read."""
         self.tests = [test] if isinstance(test, str) else test or []
         for source in (data, *self.tests):
             check_name(source)
