@@ -32,37 +32,35 @@ def test_without_the_package_the_error_says_what_to_install(monkeypatch):
 CODE = "__import__('os').system('x')|().__class__|open('x')|x[0]|[i for i in x]|lambda: 1|__import__('os')".split("|")
 
 
-@pytest.mark.parametrize("text", ["3*(39 - 61 + 76)", "x**2/2 + C", "-x*cos(x) + sin(x)", "x**-2", "12", "1.5*y"])
-def test_arithmetic_may_be_evaluated(text):
-    assert is_arithmetic(text)
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        *CODE,
+def test_only_cheap_arithmetic_may_be_evaluated():
+    cheap = ["3*(39 - 61 + 76)", "x**2/2 + C", "-x*cos(x) + sin(x)", "x**-2", "12", "1.5*y"]
+    costly = [
         *("9**9**9", "(9**64)**64", "2**65", "2**-99", "exp(exp(9**64))", "exp(x, evaluate=1)", "99999!"),
         *("", "1;2", "(1", "x**(65/2)", "x**(3/2/2**9)", "9**(9**9/9)"),
+    ]
+    strings = [
         *("'a'*10**9", "[0]*9**9", "'open(1)'", "['open(1)']", "('open(1)',)", "{'open(1)': 1}", "{1: 'open(1)'}"),
         *("b'open(1)'", "f'{x}'", "r'open(1)'", "'open' '(1)'", "x + 'open(1)'", "-'1'", "cos('open(1)')", "(1, 2)"),
         *("True", "None", "...", "2j"),
-    ],
-)
-def test_anything_else_is_no_arithmetic(text):
-    assert not is_arithmetic(text)
+    ]
+    assert [text for text in [*CODE, *cheap, *costly, *strings] if is_arithmetic(text)] == cheap
 
 
-@pytest.mark.parametrize(
-    "text",
-    ["[1, 2]", "['Q', '_']", "[[0, 1], [1, 0]]", "('a', 'b')", "-3", "0 1\n1 0", "Q _\n_ Q", "1;2", "", "(" * 999],
-)
-def test_a_literal_may_be_evaluated(text):
-    assert is_no_code(text)
-
-
-@pytest.mark.parametrize("text", [*CODE, "x", "2*3", "cos(1)", "f'{x}'", "'a'*10**9", "[open]"])
-def test_anything_else_is_no_literal(text):
-    assert not is_no_code(text)
+def test_only_a_literal_or_no_expression_may_be_evaluated():
+    literal = [
+        "[1, 2]",
+        "['Q', '_']",
+        "[[0, 1], [1, 0]]",
+        "('a', 'b')",
+        "-3",
+        "0 1\n1 0",
+        "Q _\n_ Q",
+        "1;2",
+        "",
+        "(" * 999,
+    ]
+    code = [*CODE, "x", "2*3", "cos(1)", "f'{x}'", "'a'*10**9", "[open]"]
+    assert [text for text in [*literal, *code] if is_no_code(text)] == literal
 
 
 @pytest.mark.parametrize(
@@ -127,15 +125,11 @@ def test_options_reach_the_data_set():
 
 def test_partial_credit_is_off_unless_asked_for():
     problem = Problem("6 + 2 =", "8", {"answer": "8", "metadata": {}})
-    assert make_task("reasoning-gym").score(problem, "<answer>8 or 9</answer>") == 0
-    assert 0 < make_task("reasoning-gym", partial_credit=True).score(problem, "<answer>8 or 9</answer>") < 1
-
-
-def test_a_number_is_asked_for_so_a_sentence_is_not_well_formed():
     task = make_task("reasoning-gym")
-    problem = task.problem(random.Random(0))
+    assert task.score(problem, "<answer>8 or 9</answer>") == 0
     assert task.well_formed(problem, "-1,234.5")
-    assert not task.well_formed(problem, "The answer is 5")
+    assert not task.well_formed(problem, "The answer is 8"), "a number is asked for"
+    assert 0 < make_task("reasoning-gym", partial_credit=True).score(problem, "<answer>8 or 9</answer>") < 1
 
 
 @pytest.mark.parametrize("dataset", CHECKED)
