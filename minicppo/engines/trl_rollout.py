@@ -71,8 +71,10 @@ def split_ranked(
             if token not in names or len(names) < k:
                 raise ValueError(f"vLLM returned {len(names)} log-probs for token {t} of response {row}, not {k}")
             sampled[-1].append([ranked[names.index(token)]])
-            ids[row, t] = torch.tensor(names[:k])
-            top[row, t] = torch.tensor([math.nan if x is None else x for x in ranked[:k]])
+        if tokens:
+            ids[row, : len(tokens)] = torch.tensor([names[:k] for names in row_ids])
+            listed = [[math.nan if x is None else x for x in ranked[:k]] for ranked in row_log_probs]
+            top[row, : len(tokens)] = torch.tensor(listed)
     return sampled, {"rollout_top_log_probs": top, "rollout_top_ids": ids}
 
 
