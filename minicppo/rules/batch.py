@@ -134,10 +134,10 @@ def require_tensors(**given: Any) -> None:
 
 
 def checked_inputs(packed: Packed | None, *, values: bool = True, **given: Tensor | None) -> dict[str, Tensor]:
-    """The arguments of a batch without gradient, `response_mask` as bool, advantages (B, 1) where one a response.
+    """The arguments that are given, without gradient, `response_mask` as bool, advantages (B, 1) where one a response.
 
-    Padded when `packed` is None. What invalid positions hold is harmless, but not zero. Absent arguments are left out.
-    values=False: look at shapes and types alone. Raises as `TokenBatch` says.
+    Padded when `packed` is None. What invalid positions hold is harmless, but not zero. values=False: look at shapes
+    and types alone. Raises as `TokenBatch` says.
     """
     require_tensors(**given)
     log_probs, advantages = given["log_probs"], given["advantages"]

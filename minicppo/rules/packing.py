@@ -52,12 +52,11 @@ class Packed:
     def pad(self, values: Shaped[Tensor, "N ..."]) -> Shaped[Tensor, "B T ..."]:
         """Zeros behind each row's length."""
         self.check("packed input", values)
-        rest = values.shape[1:]
-        slots = self.slots.reshape(*self.slots.shape, *(1 for _ in rest))
-        return values.new_zeros(*self.slots.shape, *rest).masked_scatter(slots, values)
+        padded = values.new_zeros(*self.slots.shape, *values.shape[1:])
+        return padded.masked_scatter(self.slots[(..., *(None,) * (values.ndim - 1))], values)
 
     def advantages(self, values: Tensor) -> Shaped[Tensor, "B 1"] | Shaped[Tensor, " N"]:
-        """Advantages as a column where there is one a response, (B,) or already (B, 1); (N,), one a token, as they are.
+        """(B, 1) of one a response, given as (B,) or (B, 1); one a token, (N,), as they are.
 
         Raises ValueError where (B,) could be either: N = B, yet not every response is one token.
         """

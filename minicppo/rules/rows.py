@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass
+from itertools import chain
 from typing import Any, TypeVar
 
 import torch
@@ -26,15 +27,11 @@ def map_rows(function: Callable[..., Any], *records: Any) -> Any:
 def take(record: T, index: Tensor) -> T:
     """Some rows of it. index: (M,) row numbers, or (N,) which rows as bool."""
     places = index.nonzero()[:, 0] if index.dtype == torch.bool else index
-    found: T = map_rows(lambda x: x[places] if isinstance(x, Tensor) else [x[i] for i in places.tolist()], record)
-    return found
+    return map_rows(lambda x: x[places] if isinstance(x, Tensor) else [x[i] for i in places.tolist()], record)
 
 
 def join(records: Sequence[T]) -> T:
     """The rows of all records, one after the other."""
-
-    def of_all(*parts: Any) -> Any:
-        return torch.cat(parts) if isinstance(parts[0], Tensor) else [x for part in parts for x in part]
-
-    found: T = records[0] if len(records) == 1 else map_rows(of_all, *records)
-    return found
+    if len(records) == 1:
+        return records[0]
+    return map_rows(lambda *of: torch.cat(of) if isinstance(of[0], Tensor) else list(chain(*of)), *records)
