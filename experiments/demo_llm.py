@@ -18,6 +18,7 @@ from rich.console import Console
 from experiments.demo import claim, present
 from experiments.demo_llm_answers import answers, coloured, side_by_side, side_by_side_markdown, write_html
 from minicppo.cli.progress import RunProgress
+from minicppo.files import reading
 from minicppo.plots.results import Result, result
 from minicppo.plots.runs import Run, load_run
 from minicppo.rl.checkpoint import list_checkpoints
@@ -79,8 +80,9 @@ def run_demo_llm(
     }
     record = folder / "demo.json"
     if record.exists():  # this call trained nothing: the run cost what it cost then
-        earlier = json.loads(record.read_text(encoding="utf-8"))
-        cost = {key: earlier[key] for key in cost}
+        with reading(record):
+            earlier = json.loads(record.read_text(encoding="utf-8"))
+            cost = {key: earlier[key] for key in cost}
     summary = {
         "preset": PRESET,
         **vars(row),

@@ -1,12 +1,19 @@
-"""Files and folders that are whole or not there, and held by one process; and where what can be made again is kept."""
+"""Files and folders that are whole or not there, held by one process, no links, and named where they are damaged.
+
+And where what can be made again is kept.
+"""
 
 import fcntl
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
+
+MOST = 300  # characters of a library's error that are shown
 
 
 def cache_dir() -> Path:
@@ -18,16 +25,19 @@ def cache_dir() -> Path:
 def atomically(path: Path, shared: bool = False) -> Iterator[Path]:
     """A path beside `path` to write a file or a folder at: forced to disk and renamed at the end of the block.
 
-    A reader finds the old content or the new, never half of one; what raises leaves nothing behind.
+    A reader finds the old content or the new, never half of one; what raises leaves nothing behind. It is written in a
+    new folder of this process's own, so that no link laid there is followed.
 
     Args:
         shared: several processes may write this folder at once, all the same content: the first one's stays.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.tmp")
-    _remove(scratch)  # of a writer that was killed
-    beside = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent)) if shared else None
-    scratch = beside / path.name if beside else scratch
+    for left in path.parent.iterdir():
+        writer = re.fullmatch(rf"\.{re.escape(path.name)}\.(\d{{1,9}})\.\w{{8}}", left.name)
+        if writer and not shared and not _alive(int(writer[1])):  # shared: maybe on another machine
+            _remove(left)
+    beside = Path(tempfile.mkdtemp(prefix=f".{path.name}.{os.getpid()}.", dir=path.parent))
+    scratch = beside / path.name
     try:
         yield scratch
         for part in [*scratch.rglob("*"), scratch]:
@@ -39,7 +49,7 @@ def atomically(path: Path, shared: bool = False) -> Iterator[Path]:
                 raise
         _force_to_disk(path.parent)
     finally:
-        _remove(beside or scratch)
+        _remove(beside)
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -55,7 +65,7 @@ def locked(folder: Path, taken: str) -> Iterator[None]:
     Raises:
         BlockingIOError: another process holds it; `taken` is the rest of the sentence.
     """
-    with open(os.open(folder / ".lock", os.O_CREAT | os.O_WRONLY | os.O_NOFOLLOW, 0o644), "w") as handle:
+    with open_in_place(folder / ".lock", "w") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -63,8 +73,48 @@ def locked(folder: Path, taken: str) -> Iterator[None]:
         yield
 
 
+def open_in_place(path: Path, mode: str) -> IO[str]:
+    """`open` for writing, UTF-8. Raises ValueError where the path is a link: what it points to is left alone."""
+    if path.is_symlink():
+        raise ValueError(f"{path} is a link, and would be written to. Way out: put the file itself there")
+    return open(path, mode, encoding="utf-8", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, 0o666))
+
+
+class Damaged(ValueError):
+    """A file is not what it should be."""
+
+
+@contextmanager
+def reading(path: Path, way_out: str = "put an undamaged copy there") -> Iterator[None]:
+    """Whatever a library raises about the content of a file, or folder of files, as one line that names it.
+
+    The system's own errors, and a package that is missing, have lines of their own.
+
+    Raises:
+        Damaged: with the path, the reason and the way out.
+    """
+    try:
+        yield
+    except (Damaged, ImportError):
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        why = " ".join((str(error) if not isinstance(error, KeyError) else f"no {error}").split())
+        why = (why if len(why) < MOST else f"{why[:MOST]} ...") or type(error).__name__
+        raise Damaged(f"{path} cannot be used: {why.rstrip('.')}. Way out: {way_out}") from error
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except OSError as error:
+        return isinstance(error, PermissionError)
+    return True
+
+
 def _remove(path: Path) -> None:
-    if path.is_dir():
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)

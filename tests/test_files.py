@@ -1,10 +1,11 @@
 """Files and folders that are whole or not there, and held by one process at a time."""
 
+import os
 from pathlib import Path
 
 import pytest
 
-from minicppo.files import atomically, locked, write_atomically
+from minicppo.files import atomically, locked, reading, write_atomically
 
 
 def test_a_writer_that_fails_leaves_the_old_content_and_nothing_beside(tmp_path):
@@ -20,13 +21,37 @@ def test_a_writer_that_fails_leaves_the_old_content_and_nothing_beside(tmp_path)
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("file", b"old")]
 
 
-def test_what_a_killed_writer_left_is_swept_away(tmp_path):
-    (tmp_path / ".folder.tmp").mkdir()
-    (tmp_path / ".folder.tmp" / "half").touch()
+def test_what_a_killed_writer_left_is_swept_away_and_no_link_followed(tmp_path):
+    mine = tmp_path / "folder.d" / "of mine"
+    mine.mkdir(parents=True)
+    (tmp_path / ".folder.9999999.abcdefgh" / "half").mkdir(parents=True)  # no process has this number
+    (tmp_path / ".folder.9999999.ijklmnop").symlink_to(mine.parent)
+    living = tmp_path / f".folder.{os.getpid()}.abcdefgh"
+    living.mkdir()
     with atomically(tmp_path / "folder") as scratch:
         scratch.mkdir()
         (scratch / "whole").touch()
-    assert [path.relative_to(tmp_path).as_posix() for path in sorted(tmp_path.rglob("*"))] == ["folder", "folder/whole"]
+    living.rmdir()
+    left = [path.relative_to(tmp_path).as_posix() for path in sorted(tmp_path.rglob("*"))]
+    assert left == ["folder", "folder/whole", "folder.d", "folder.d/of mine"]
+
+
+def test_two_writers_of_one_file_do_not_meet(tmp_path):
+    with atomically(tmp_path / "file") as first:
+        first.write_text("first")
+        write_atomically(tmp_path / "file", b"second")
+        assert first.read_text() == "first"
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("file", "first")]
+
+
+def test_an_error_about_a_file_names_it(tmp_path):
+    told = r"^\S+/x cannot be used: no 'key'\. Way out: look elsewhere$"
+    with pytest.raises(ValueError, match=told), reading(tmp_path), reading(tmp_path / "x", "look elsewhere"):
+        {}["key"]
+    with pytest.raises(ValueError, match=r"/x cannot be used: two lines\. Way out: "), reading(tmp_path / "x"):
+        raise ZeroDivisionError("two\n lines.")
+    with pytest.raises(FileNotFoundError, match="No such file"), reading(tmp_path / "x"):
+        (tmp_path / "x").read_text()
 
 
 def test_of_several_writers_of_the_same_folder_the_first_counts(tmp_path):

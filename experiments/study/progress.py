@@ -10,6 +10,7 @@ from rich.console import Console
 
 from experiments.study.runner import WARMUP, is_done
 from minicppo.cli.progress import Lines
+from minicppo.files import reading
 from minicppo.rl.config import RunConfig
 
 
@@ -48,4 +49,5 @@ class StudyProgress(Lines):
 
     def _accuracy(self, run: str) -> str:
         path = self.out / run / "summary.json"
-        return f": accuracy {json.loads(path.read_text())['last']['accuracy']:.2f}" if path.is_file() else ""
+        with reading(path):
+            return f": accuracy {json.loads(path.read_text())['last']['accuracy']:.2f}" if path.is_file() else ""

@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from safetensors.numpy import load_file
 
+from minicppo.files import reading
 from minicppo.rl.run_dir import RunDir
+from minicppo.rl.settings_file import read_settings
 from minicppo.rules import get_method
+
+PER_RESPONSE = ("advantages", "delta_b")  # one number each, not one a token
 
 
 class Trace:
@@ -23,10 +26,22 @@ class Trace:
     """
 
     def __init__(self, folder: Path):
-        arrays = load_file(folder / "trace.safetensors")
-        texts = json.loads((folder / "trace.json").read_text(encoding="utf-8"))
-        self.tokens: list[list[str]] = texts["tokens"]
-        self.prompts: list[str] = texts["prompts"]
+        """Raises ValueError: a file is damaged, or not of the other's responses."""
+        with reading(folder / "trace.safetensors"):
+            arrays = load_file(folder / "trace.safetensors")
+            self._take(arrays)
+            if {array.shape for name, array in arrays.items() if name not in PER_RESPONSE} != {self.gap.shape}:
+                raise ValueError("its arrays differ in shape")
+        with reading(folder / "trace.json"):
+            texts = json.loads((folder / "trace.json").read_text(encoding="utf-8"))
+            self.tokens: list[list[str]] = texts["tokens"]
+            self.prompts: list[str] = texts["prompts"]
+            if [len(tokens) for tokens in self.tokens] != self.response_mask.sum(1).tolist():
+                raise ValueError("its tokens are not those of trace.safetensors")
+            if [type(prompt) for prompt in self.prompts] != [str] * len(self.tokens):
+                raise ValueError("its prompts are not one text for each response")
+
+    def _take(self, arrays: dict[str, np.ndarray]) -> None:
         self.response_mask = arrays["response_mask"].astype(bool)
         self.log_probs, self.rollout_log_probs = arrays["log_probs"], arrays["rollout_log_probs"]
         self.gap = np.abs(np.exp(self.log_probs) - np.exp(self.rollout_log_probs))
@@ -80,14 +95,19 @@ def load_run(path: Path) -> Run:
 
     Raises:
         FileNotFoundError: `path` is not a run directory, or nothing has been logged yet.
+        ValueError: a file is damaged.
     """
     folder = RunDir.open(path)
     metrics = folder.rows()
     if not metrics:
         raise FileNotFoundError(f"{path} has logged nothing yet: wait for its first evaluation, or resume it")
     # Read as plain data: a run made on a GPU, or by an older configuration, can still be looked at here.
-    config = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
-    return Run(path, config, metrics, folder.rows("timings.jsonl"))
+    with reading(path / "config.yaml"):
+        config = read_settings(path / "config.yaml")
+        run = Run(path, config, metrics, folder.rows("timings.jsonl"))
+        if not isinstance(run.params, dict):
+            raise ValueError("no settings of a run")
+    return run
 
 
 def labels(runs: list[Run]) -> list[str]:

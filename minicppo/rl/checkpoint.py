@@ -1,23 +1,28 @@
 """Checkpoints: the policy as a Hugging Face folder, optimiser and staleness snapshots as safetensors, counters as JSON.
 
-A folder with a checkpoint's name is always whole. Random numbers need no state: they are derived from the seed and the
-iteration.
+A folder with a checkpoint's name, six digits, is always whole. Random numbers need no state: they are derived from
+the seed and the iteration.
 """
 
 import copy
 import json
+import re
 import shutil
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from minicppo.files import atomically
+from minicppo.files import atomically, reading
 from minicppo.rl.config import RunConfig
 from minicppo.rl.policy import Policy, load_policy, save_policy
+from minicppo.rl.pretrained import require_finite
+from minicppo.rl.run_dir import LOGS
 
 Weights = dict[str, Tensor]
 
@@ -78,15 +83,19 @@ class TrainState:
 def save_checkpoint(root: Path, state: TrainState, log_sizes: dict[str, int], keep: int) -> Path:
     """Write `root/NNNNNN` for `state.iteration` and remove all but the newest `keep` checkpoints."""
     final = root / f"{state.iteration:06d}"
-    shutil.rmtree(final, ignore_errors=True)
+    if final in list_checkpoints(root):
+        shutil.rmtree(final)
     with atomically(final) as folder:
         folder.mkdir()
         save_policy(state.policy, folder / "policy")
-        save_file(_optimizer_tensors(state), folder / "optimizer.safetensors")
+        moments = _optimizer_tensors(state)
+        save_file(moments, folder / "optimizer.safetensors")
         if state.history:
             snapshots = {f"{i}/{k}": v for i, weights in enumerate(state.history) for k, v in weights.items()}
             save_file(snapshots, folder / "history.safetensors")
-        counters = {"iteration": state.iteration, "update": state.update, "log_sizes": log_sizes}
+        counters = {
+            "iteration": state.iteration, "update": state.update, "moments": len(moments), "log_sizes": log_sizes
+        }  # fmt: skip
         (folder / "state.json").write_text(json.dumps(counters))
     for old in list_checkpoints(root)[:-keep]:
         shutil.rmtree(old)
@@ -94,31 +103,98 @@ def save_checkpoint(root: Path, state: TrainState, log_sizes: dict[str, int], ke
 
 
 def list_checkpoints(root: Path) -> list[Path]:
-    """All whole checkpoints, oldest first."""
-    return sorted(path for path in root.glob("[0-9]*") if path.is_dir())
+    """All whole checkpoints, oldest first. What is not named by six digits is none, and is left alone.
+
+    Raises:
+        ValueError: one of them, or their folder, is a link: what would be removed here lies elsewhere.
+    """
+    found = sorted(path for path in root.glob("*") if re.fullmatch("[0-9]{6}", path.name) and path.is_dir())
+    for path in (root, *found):
+        if path.is_symlink():
+            raise ValueError(
+                f"{path} is a link, and checkpoints are removed here. Way out: put the folder in its place"
+            )
+    return found
+
+
+def way_out(folder: Path) -> str:
+    """What to do about a damaged checkpoint."""
+    return f"remove {folder}, and resume from the checkpoint before"
 
 
 def load_checkpoint(folder: Path, state: TrainState) -> dict[str, int]:
-    """Set `state` to a checkpoint's, to the bit, and return the sizes that the logs had."""
-    saved = load_policy(folder / "policy", chat=state.policy.chat)
-    state.policy.model.load_state_dict(saved.model.state_dict())
-    tensors = load_file(folder / "optimizer.safetensors", device=str(state.policy.device))
-    for name, parameter in state.policy.model.named_parameters():
-        moments = {
-            key: tensors[f"{name}/{key}"] for key in ("step", "exp_avg", "exp_avg_sq") if f"{name}/{key}" in tensors
+    """Set `state` to a checkpoint's, to the bit, and return the sizes that the logs had.
+
+    Raises:
+        ValueError: a file is damaged, or its tensors have not the names, shapes, types or values of this run's.
+    """
+    iteration, update, moments, sizes = _counters(folder)
+    parameters = dict(state.policy.model.named_parameters())
+    for file in sorted((folder / "policy").glob("*.safetensors")):
+        with reading(file, way_out(folder)), safe_open(file, "pt") as weights:
+            for name in weights.keys():  # noqa: SIM118  (not a dictionary)
+                if weights.get_slice(name).get_dtype() != "F32":
+                    raise ValueError(f"{name} is not of type float32")
+    saved = load_policy(folder / "policy", state.policy.chat, way_out(folder))
+    scalar = torch.zeros((), dtype=torch.float32)
+    like = {f"{k}/{key}": p for k, p in parameters.items() for key in ("exp_avg", "exp_avg_sq")}
+    like |= {f"{name}/step": scalar for name in parameters}
+    found = _load(folder / "optimizer.safetensors", like, state.policy.device)
+    with reading(folder / "optimizer.safetensors", way_out(folder)):
+        owners = {name.rpartition("/")[0] for name in found}
+        if len(found) != 3 * len(owners) or moments not in (None, len(found)):
+            raise ValueError(
+                f"{len(found)} tensors for {len(owners)} parameters, but {moments} were saved, three for each"
+            )
+        require_finite({name: tensor for name, tensor in found.items() if name.endswith("/exp_avg_sq")}, low=0)
+        require_finite({name: tensor for name, tensor in found.items() if name.endswith("/step")}, low=1)
+    history: list[Weights] = []
+    if state.history.maxlen:
+        snapshots = range(min(update + 1, state.history.maxlen))
+        like = {f"{i}/{name}": p for i in snapshots for name, p in parameters.items()}
+        kept = _load(folder / "history.safetensors", like, state.policy.device, exactly=True)
+        history = [{name: kept[f"{i}/{name}"] for name in parameters} for i in snapshots]
+    with reading(folder / "policy", way_out(folder)):
+        state.policy.model.load_state_dict(saved.model.state_dict())
+    for name in owners:
+        state.optimizer.state[parameters[name]] = {
+            key: found[f"{name}/{key}"] for key in ("step", "exp_avg", "exp_avg_sq")
         }
-        if moments:
-            state.optimizer.state[parameter] = moments
     state.history.clear()
-    history = folder / "history.safetensors"
-    if history.is_file():
-        snapshots = load_file(history, device=str(state.policy.device))
-        for i in range(1 + max(int(key.partition("/")[0]) for key in snapshots)):
-            state.history.append({k.partition("/")[2]: v for k, v in snapshots.items() if k.startswith(f"{i}/")})
-    counters = json.loads((folder / "state.json").read_text())
-    state.iteration, state.update = counters["iteration"], counters["update"]
-    sizes: dict[str, int] = counters["log_sizes"]
+    state.history.extend(history)
+    state.iteration, state.update = iteration, update
     return sizes
+
+
+def _counters(folder: Path) -> tuple[int, int, int | None, dict[str, int]]:
+    """Of state.json: iterations, updates, number of the optimiser's tensors (None: an old file), bytes of the logs."""
+    with reading(folder / "state.json", way_out(folder)):
+        saved = json.loads((folder / "state.json").read_text())
+        sizes = {log: saved["log_sizes"][log] for log in LOGS}
+        numbers = (saved["iteration"], saved["update"], saved.get("moments", 0), *sizes.values())
+        if any(type(number) is not int or number < 0 for number in numbers) or numbers[0] != int(folder.name):
+            raise ValueError(f"{numbers} are no counts, or another iteration's")
+    return saved["iteration"], saved["update"], saved.get("moments"), sizes
+
+
+def _load(file: Path, like: Mapping[str, Tensor], device: torch.device, exactly: bool = False) -> Weights:
+    """The tensors of a file: each is to have its fellow's shape and type, and finite values. exactly: all are there.
+
+    Raises:
+        ValueError: with the file's name and the tensor's.
+    """
+    with reading(file, way_out(file.parent)):
+        tensors = load_file(file, device=str(device))
+        for name, tensor in tensors.items():
+            if name not in like:
+                raise ValueError(f"{name} is none of this run's tensors")
+            if (tensor.shape, tensor.dtype) != (like[name].shape, like[name].dtype):
+                have, want = (f"{t.dtype} {tuple(t.shape)}".removeprefix("torch.") for t in (tensor, like[name]))
+                raise ValueError(f"{name} is {have}, and not {want}")
+        if exactly and (missing := like.keys() - tensors):
+            raise ValueError(f"{min(missing)} is missing")
+        require_finite(tensors)
+    return tensors
 
 
 def _optimizer_tensors(state: TrainState) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from minicppo.files import atomically, locked, write_atomically
+from minicppo.files import atomically, locked, open_in_place, reading, write_atomically
 from minicppo.rl.tasks.base import Problem
 from minicppo.text import optional
 
@@ -27,16 +27,18 @@ class Store:
         content = path.read_bytes() if path.is_file() else b""
         whole = content[: content.rfind(b"\n") + 1]
         if len(whole) < len(content):  # the last line was cut off when the writer was stopped
-            os.truncate(path, len(whole))
-        for row in map(json.loads, whole.splitlines()):
-            asked = problems[row["index"]] if row["index"] < len(problems) else None
-            if asked is None or (row["question"], row["answer"]) != (asked.data["question"], asked.answer):
-                raise ValueError(f"{path} was written for other problems: remove it, or give another folder (--out)")
-            self.rows[row["index"]] = row
+            with open_in_place(path, "a") as file:
+                file.truncate(len(whole))
+        with reading(path, "remove it, or give another folder (--out)"):
+            for row in map(json.loads, whole.splitlines()):
+                asked = problems[row["index"]] if row["index"] in range(len(problems)) else None
+                if asked is None or (row["question"], row["answer"]) != (asked.data["question"], asked.answer):
+                    raise ValueError("it was written for other problems")
+                self.rows[row["index"]] = row
 
     def add(self, rows: Sequence[dict[str, Any]]) -> None:
         """Write to the disk."""
-        with open(self.path, "a", encoding="utf-8") as file:
+        with open_in_place(self.path, "a") as file:
             file.writelines(json.dumps(row) + "\n" for row in rows)
             file.flush()
             os.fsync(file.fileno())
@@ -58,7 +60,8 @@ def claimed(folder: Path, settings: Mapping[str, Any]) -> Iterator[None]:
     with locked(folder, "evaluation: wait for it, or give another folder (--out)"):
         path = folder / "settings.json"
         if path.is_file():
-            theirs = json.loads(path.read_text())
+            with reading(path, "give another folder (--out)"):
+                theirs = dict(json.loads(path.read_text()))
             changes = [f"{k} = {theirs.get(k)!r} and not {v!r}" for k, v in settings.items() if theirs.get(k) != v]
             if changes:
                 with_these = ", ".join(changes)

@@ -11,12 +11,11 @@ import logging
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from minicppo.files import atomically, cache_dir
+from minicppo.rl.pretrained import load_pretrained
 from minicppo.text import install
 
 PACKAGE = "package:"
@@ -71,14 +70,12 @@ def convert_gguf(file: Path, folder: Path) -> Path:
     """Write a GGUF file's model, dequantised to float32, and its tokenizer as a Hugging Face folder.
 
     The folder appears whole or not at all, and only after it has been read back and found to give the very tokens and
-    logits of the dequantised model, else RuntimeError. SmolLM2-135M: 98 MB become 540 MB.
+    logits of the dequantised model, else RuntimeError. SmolLM2-135M: 98 MB become 540 MB. ValueError on a damaged file.
     """
     if missing := _missing_readers():
         raise ModuleNotFoundError(f"reading {file.name} needs {' and '.join(missing)}: {install('gguf')}")
     logger.info("converting %s to %s (once)", file.name, folder)
-    source: dict[str, Any] = {"gguf_file": file.name, "local_files_only": True}
-    tokenizer = AutoTokenizer.from_pretrained(file.parent, **source)
-    quantised = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **source).eval()
+    quantised, tokenizer = load_pretrained(file.parent, gguf_file=file.name)
     config = type(quantised.config).from_dict(quantised.config.to_dict())
     vars(config).pop("quantization_config", None)  # else it refuses to save what is no longer quantised
     model = type(quantised)(config)
@@ -87,9 +84,8 @@ def convert_gguf(file: Path, folder: Path) -> Path:
     with atomically(folder, shared=True) as scratch:
         model.save_pretrained(scratch)
         tokenizer.save_pretrained(scratch)
-        copy = AutoModelForCausalLM.from_pretrained(scratch, dtype=torch.float32, local_files_only=True).eval()
-        again = AutoTokenizer.from_pretrained(scratch, local_files_only=True)(PROBE)["input_ids"]
-        ids = tokenizer(PROBE)["input_ids"]
+        copy, its_tokenizer = load_pretrained(scratch)
+        ids, again = tokenizer(PROBE)["input_ids"], its_tokenizer(PROBE)["input_ids"]
         if ids != again:
             raise RuntimeError(
                 f"the tokenizer copied to {folder.name} splits {PROBE!r} differently from the GGUF file's"

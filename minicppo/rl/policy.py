@@ -8,8 +8,6 @@ from weakref import WeakKeyDictionary
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
@@ -18,6 +16,8 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from minicppo.files import reading
+from minicppo.rl.pretrained import ANEW, load_pretrained
 from minicppo.rl.sections import HUB, ModelConfig
 from minicppo.rl.tasks.base import Task
 
@@ -44,7 +44,8 @@ class Policy:
         """Token ids of a prompt, chat template included where the policy has one."""
         if self.chat:
             turn = [{"role": "user", "content": prompt}]
-            prompt = str(self.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True))
+            with reading(Path(self.tokenizer.name_or_path), "mend its chat template, or model.chat=false"):
+                prompt = str(self.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True))
         ids = self.tokenizer(prompt, add_special_tokens=not self.chat)["input_ids"]
         return [int(token) for token in ids]
 
@@ -127,14 +128,15 @@ def build_policy(config: ModelConfig, task: Task, seed: int) -> Policy:
     return Policy(model.float().eval(), tokenizer, chat=False)
 
 
-def load_policy(path: str | Path, chat: bool | None = None) -> Policy:
+def load_policy(path: str | Path, chat: bool | None = None, way_out: str = ANEW) -> Policy:
     """A policy from a Hugging Face folder, in float32.
 
     `path` may also be a `.gguf` file or `package:NAME`, a Python package that ships one; see `minicppo.rl.gguf`.
     Nothing is downloaded, but for `hub:OWNER/NAME`: once, into the hub's cache.
     `chat=None` uses the tokenizer's chat template if it has one.
 
-    Raises FileNotFoundError without such a folder, file or package, ValueError without an end-of-sequence token.
+    Raises FileNotFoundError without such a folder, file or package, ValueError without an end-of-sequence token, or
+    where a file is damaged (with `way_out`).
     """
     if is_gguf(str(path)):
         from minicppo.rl.gguf import folder_of  # optional packages
@@ -147,12 +149,11 @@ def load_policy(path: str | Path, chat: bool | None = None) -> Policy:
     folder = Path(path).expanduser()
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"model.path = {str(path)!r} is not a saved model: it has no config.json")
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    model, tokenizer = load_pretrained(folder, way_out)
     if tokenizer.eos_token_id is None:
         raise ValueError(f"the tokenizer in {str(path)!r} has no end-of-sequence token, so responses could not end")
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
     has_template = getattr(tokenizer, "chat_template", None) is not None
-    return Policy(model.eval(), tokenizer, chat=has_template if chat is None else chat)
+    return Policy(model, tokenizer, chat=has_template if chat is None else chat)
 
 
 def is_gguf(path: str) -> bool:

@@ -25,11 +25,28 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from minicppo.files import atomically, locked, write_atomically
+from minicppo.files import Damaged, atomically, locked, open_in_place, reading, write_atomically
 from minicppo.rl.config import RunConfig, load_config
 
 LOGS = ("metrics.jsonl", "timings.jsonl")
 SHOWN = 12  # runs named in an error
+
+
+class Row(dict[str, Any]):
+    """One line of a log: a kind, and numbers by name. What it lacks is an error with the file's name."""
+
+    def __init__(self, line: str, path: Path):
+        super().__init__(json.loads(line))
+        self.path = path
+        if not isinstance(self["kind"], str):
+            raise ValueError(f"kind = {self['kind']!r} is no text")
+        for name, value in self.items():
+            if name != "kind" and not isinstance(value, int | float | None):
+                raise ValueError(f"{name!r} is no number")
+
+    def __missing__(self, key: str) -> Any:
+        kind = f" of kind {self['kind']!r}" if "kind" in self else ""
+        raise Damaged(f"{self.path} has a row{kind} without {key!r}. Way out: remove the row, or the run")
 
 
 @dataclass(frozen=True)
@@ -94,20 +111,21 @@ class RunDir:
 
     def append(self, log: str, row: Mapping[str, Any]) -> None:
         """Add one row to `log`, one of `LOGS`."""
-        with open(self.path / log, "a") as file:
+        with open_in_place(self.path / log, "a") as file:
             file.write(json.dumps({k: _plain(v) for k, v in row.items()}) + "\n")
 
     def rows(self, log: str = "metrics.jsonl", kind: str | None = None) -> list[dict[str, Any]]:
         """The rows of a log, of one kind if given."""
         path = self.path / log
-        rows = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+        with reading(path):
+            rows = [Row(line, path) for line in path.read_text().splitlines()] if path.is_file() else []
         return [row for row in rows if kind is None or row["kind"] == kind]
 
     def log_sizes(self) -> dict[str, int]:
         """Bytes of each log now, forced to disk: what a checkpoint remembers."""
         sizes = {}
         for log in LOGS:
-            with open(self.path / log, "ab") as file:
+            with open_in_place(self.path / log, "a") as file:
                 os.fsync(file.fileno())
                 sizes[log] = file.tell()
         return sizes
@@ -120,12 +138,10 @@ class RunDir:
         """
         for log in LOGS:
             path = self.path / log
-            path.touch()
-            if path.stat().st_size < sizes[log]:
-                raise ValueError(
-                    f"{path} has {path.stat().st_size} bytes, fewer than the {sizes[log]} at the checkpoint"
-                )
-            os.truncate(path, sizes[log])
+            with open_in_place(path, "a") as file:
+                if file.tell() < sizes[log]:
+                    raise ValueError(f"{path} has {file.tell()} bytes, fewer than the {sizes[log]} at the checkpoint")
+                file.truncate(sizes[log])
 
     def write_trace(self, tensors: Mapping[str, Tensor], texts: Mapping[str, Any]) -> None:
         """Per-token tensors and texts of some responses."""

@@ -143,7 +143,7 @@ class RolloutConfig(Section):
 class TrainConfig(Section):
     """The updates made with each rollout batch."""
 
-    iterations: int = Field(40, ge=1)  # rollout batches
+    iterations: int = Field(40, ge=1, le=999_999)  # rollout batches
     minibatches: int = Field(8, ge=1)  # optimiser steps per epoch when no group is dropped
     minibatch_prompts: int | None = Field(None, ge=1)  # the same in prompts a step: minibatches = prompts / this
     epochs: int = Field(1, ge=1)  # passes over each rollout batch

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from minicppo.rl.certificate import certificate_row
-from minicppo.rl.checkpoint import TrainState, list_checkpoints, load_checkpoint, save_checkpoint
+from minicppo.rl.checkpoint import TrainState, list_checkpoints, load_checkpoint, save_checkpoint, way_out
 from minicppo.rl.config import RunConfig
 from minicppo.rl.evaluate import evaluate, held_out_problems
 from minicppo.rl.grading.confined import take_faults
@@ -170,7 +170,7 @@ def resume(run_dir: str | Path, on_event: OnEvent | None = None) -> Path:
     """Continue a run from its newest checkpoint as if it had never stopped: on a CPU, to the bit.
 
     Raises FileNotFoundError where the folder holds no run, BlockingIOError where another process is writing it, and
-    ValueError where a log is shorter than it was at the checkpoint.
+    ValueError where the checkpoint is damaged, a file is a link, or a log is shorter than it was at the checkpoint.
     """
     run = RunDir.open(run_dir)
     if not run.finished:
@@ -220,4 +220,4 @@ def trained_policy(run_dir: str | Path) -> Policy:
     saved = list_checkpoints(run.checkpoints)
     if not saved:
         raise FileNotFoundError(f"{run.path} has no checkpoint yet: resume the run until it has one")
-    return load_policy(saved[-1] / "policy", chat=run.config().model.chat)
+    return load_policy(saved[-1] / "policy", run.config().model.chat, way_out(saved[-1]))

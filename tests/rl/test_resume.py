@@ -1,6 +1,8 @@
 """A run that was stopped anywhere and resumed ends as one that was not: same bytes of metrics, same bits of weights."""
 
+import multiprocessing
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -12,6 +14,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
+from minicppo.cli import main
 from minicppo.rl.run_dir import RunDir
 from minicppo.rl.trainer import resume, train, train_or_resume, trained_policy
 
@@ -87,7 +90,7 @@ def test_a_half_written_checkpoint_is_never_read(small_config, whole, run_folder
     config = small_config()
     with pytest.raises(Stopped):
         train(config, run_folder, stop_at("rollout", 4))
-    half = run_folder / "checkpoints" / ".000004.tmp"
+    half = run_folder / "checkpoints" / ".000004.9999999.abcdefgh"  # no process has this number
     half.mkdir()
     (half / "state.json").write_text('{"iteration": 4')
     with open(run_folder / "metrics.jsonl", "a") as file:
@@ -136,6 +139,48 @@ def test_kill_9_in_the_middle_of_an_update(small_config, tmp_path):
         assert child.wait() == -signal.SIGKILL
     resume(broken)
     assert_same_runs(whole, broken)
+
+
+def command_line(arguments, cache):
+    os.environ["MINICPPO_CACHE"] = cache
+    main(arguments)
+
+
+@pytest.mark.slow
+def test_signals_at_any_moment_of_a_command_lose_nothing(small_config, tmp_path):
+    """At 12 moments; MINICPPO_KILLS=40 tries that many."""
+    config = small_config(train={"checkpoint_every": 1, "keep_checkpoints": 2, "staleness": 1}, eval={"every": 1})
+    (tmp_path / "settings.yaml").write_text(config.to_yaml())
+    processes = multiprocessing.get_context("forkserver")  # imports once
+    processes.set_forkserver_preload(["minicppo.rl.trainer", "minicppo.plots.results", "minicppo.cli.progress"])
+    draw = random.Random(0)
+
+    def command(folder, delay):
+        """The exit status of `minicppo train`, with the next signal after some seconds."""
+        typed = ["train", str(tmp_path / "settings.yaml"), "--run-dir", str(folder)]
+        child = processes.Process(target=command_line, args=(typed, os.environ["MINICPPO_CACHE"]))
+        child.start()
+        child.join(delay)
+        if child.is_alive() and child.pid:
+            os.kill(child.pid, draw.choice([signal.SIGTERM, signal.SIGINT, signal.SIGKILL]))
+        child.join()
+        return child.exitcode or 0
+
+    train(config, tmp_path / "first")  # warms up, and imports what is imported late
+    assert command(tmp_path / "second", None) == 0
+    begun = time.monotonic()
+    assert command(tmp_path / "whole", None) == 0
+    seconds = time.monotonic() - begun
+    rows, ends = (tmp_path / "whole" / "metrics.jsonl").read_bytes(), []
+    for i in range(int(os.environ.get("MINICPPO_KILLS", "12"))):
+        run = tmp_path / str(i)
+        ends.append(command(run, draw.uniform(0, seconds)))
+        logged = (run / "metrics.jsonl").read_bytes() if (run / "metrics.jsonl").exists() else b""
+        assert rows.startswith(logged)
+        train_or_resume(config, run)
+        assert_same_runs(tmp_path / "whole", run)
+        assert {path.name for path in run.iterdir()} == {path.name for path in (tmp_path / "whole").iterdir()}
+    assert {-signal.SIGTERM, -signal.SIGKILL, 130} <= {*ends}  # 130: a command that was interrupted
 
 
 def test_a_run_is_written_by_one_process_at_a_time(small_config, run_folder):

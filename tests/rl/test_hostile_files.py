@@ -1,0 +1,281 @@
+"""Runs, checkpoints and models from elsewhere, or damaged: refused in one line that names the file and a way out."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+
+from minicppo.cli import main
+from minicppo.plots.runs import Trace, load_run
+from minicppo.rl.checkpoint import list_checkpoints
+from minicppo.rl.eval_store import Store
+from minicppo.rl.gguf import convert_gguf
+from minicppo.rl.policy import load_policy
+from minicppo.rl.tasks.base import Problem
+from minicppo.rl.trainer import resume, train, trained_policy
+from tests.command_line import command
+from tests.fake_runs import write_run
+from tests.rl.test_gguf import needs_readers, write_tiny_gguf
+
+NEWEST = "checkpoints/000002"
+WEIGHTS = f"{NEWEST}/policy/model.safetensors"
+MOMENTS = f"{NEWEST}/optimizer.safetensors"
+HISTORY = f"{NEWEST}/history.safetensors"
+NORM = "model.norm.weight"
+
+
+@pytest.fixture(scope="module")
+def stopped(small_config, tmp_path_factory):
+    """A run that was stopped after two of its three iterations."""
+    config = small_config(train={"iterations": 2, "checkpoint_every": 1, "staleness": 1})
+    run = train(config, tmp_path_factory.mktemp("stopped") / "run")
+    (run / "summary.json").unlink()
+    settings = yaml.safe_load((run / "config.yaml").read_text())
+    settings["train"]["iterations"] = 3
+    (run / "config.yaml").write_text(yaml.safe_dump(settings))
+    return run
+
+
+@pytest.fixture
+def run(stopped, tmp_path):
+    return Path(shutil.copytree(stopped, tmp_path / "run"))
+
+
+@pytest.fixture(scope="module")
+def fake(tmp_path_factory):
+    return write_run(tmp_path_factory.mktemp("fake") / "run")
+
+
+def assert_refused(work, *named):
+    with pytest.raises(ValueError, match="Way out: ") as caught:
+        work()
+    text = str(caught.value)
+    assert "\n" not in text
+    for name in named:
+        assert name in text
+
+
+def change(path, key, value):
+    """One entry of a JSON file; None removes it."""
+    content = json.loads(path.read_text())
+    content[key] = value
+    path.write_text(json.dumps({k: v for k, v in content.items() if v is not None}))
+
+
+def without(tensors, *names):
+    return {name: tensor for name, tensor in tensors.items() if not name.startswith(names)}
+
+
+def changed(name, new):
+    return lambda tensors: tensors | {name: new(tensors[name]).contiguous()}
+
+
+@pytest.mark.parametrize(
+    ("file", "damage", "named"),
+    [
+        (MOMENTS, lambda t: without(t, f"{NORM}/exp_avg_sq"), "were saved, three for each"),
+        (MOMENTS, lambda t: without(t, f"{NORM}/"), "were saved, three for each"),
+        (MOMENTS, lambda t: {}, "0 tensors"),
+        (MOMENTS, lambda t: t | {"x/step": torch.ones(())}, "x/step"),
+        (
+            MOMENTS,
+            changed(f"{NORM}/exp_avg", lambda t: t[:1]),
+            f"{NORM}/exp_avg is float32 (1,), and not float32 (16,)",
+        ),
+        (MOMENTS, changed(f"{NORM}/exp_avg_sq", lambda t: t.repeat(2)), f"{NORM}/exp_avg_sq"),
+        (MOMENTS, changed(f"{NORM}/exp_avg", lambda t: t.double()), f"{NORM}/exp_avg is float64"),
+        (MOMENTS, changed(f"{NORM}/exp_avg", lambda t: t.half()), f"{NORM}/exp_avg is float16"),
+        (MOMENTS, changed(f"{NORM}/exp_avg", lambda t: t / 0), f"{NORM}/exp_avg has values"),
+        (MOMENTS, changed(f"{NORM}/exp_avg_sq", lambda t: -t - 1), f"{NORM}/exp_avg_sq has values"),
+        (MOMENTS, changed(f"{NORM}/step", lambda t: t * 0), f"{NORM}/step has values from 0 to 0"),
+        (MOMENTS, changed(f"{NORM}/step", lambda t: t.repeat(3)), f"{NORM}/step is float32 (3,)"),
+        (WEIGHTS, lambda t: without(t, "model.layers"), "weights are missing, such as model.layers.0."),
+        (WEIGHTS, lambda t: without(t, "model.layers.1"), "weights are missing, such as model.layers.1."),
+        (WEIGHTS, lambda t: without(t, NORM), f"1 weights are missing, such as {NORM}"),
+        (
+            WEIGHTS,
+            lambda t: t | {"model.layers.2.x": torch.ones(2)},
+            "1 weights are unexpected, such as model.layers.2.x",
+        ),
+        (WEIGHTS, changed(NORM, lambda t: t[:3]), "checkpoints/000002"),
+        (WEIGHTS, changed(NORM, lambda t: t.bfloat16()), f"{NORM} is not of type float32"),
+        (WEIGHTS, changed(NORM, lambda t: t * torch.nan), f"{NORM} has values from nan"),
+        (WEIGHTS, changed(NORM, lambda t: t / 0), f"{NORM} has values from inf"),
+        (HISTORY, lambda t: without(t, f"0/{NORM}"), f"0/{NORM} is missing"),
+        (HISTORY, lambda t: without(t, "1/"), "is missing"),
+        (HISTORY, lambda t: t | {"2/x": torch.ones(1)}, "2/x is none"),
+        (HISTORY, lambda t: t | {"x": torch.ones(1)}, "x is none"),
+        (HISTORY, changed(f"1/{NORM}", lambda t: t[:, None]), f"1/{NORM} is float32 (16, 1)"),
+        (HISTORY, changed(f"1/{NORM}", lambda t: t * torch.nan), f"1/{NORM} has values"),
+    ],
+)
+def test_tensors_that_do_not_fit(run, file, damage, named):
+    save_file(damage(load_file(run / file)), run / file, {"format": "pt"})
+    before = (run / "metrics.jsonl").read_bytes()
+    assert_refused(lambda: resume(run), named, Path(file).name if "(1" not in named else "", f"remove {run / NEWEST}")
+    assert (run / "metrics.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("layers", [0, 1, 3])
+def test_a_model_with_other_layers_than_its_weights(run, layers):
+    change(run / NEWEST / "policy" / "config.json", "num_hidden_layers", layers)
+    change(run / NEWEST / "policy" / "config.json", "layer_types", ["full_attention"] * layers)
+    assert_refused(lambda: trained_policy(run), "model.safetensors", "such as model.layers.")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("log_sizes", None), ("log_sizes", {"metrics.jsonl": 5}), ("log_sizes", 3), ("iteration", None),
+        ("iteration", 1), ("iteration", "2"), ("update", -1), ("update", True), ("update", 1.5), ("moments", 3),
+    ],
+)  # fmt: skip
+def test_counters_that_are_none(run, key, value):
+    change(run / NEWEST / "state.json", key, value)
+    assert_refused(lambda: resume(run), str(run / NEWEST))
+
+
+def test_a_checkpoint_of_an_older_version_is_read(run):
+    change(run / NEWEST / "state.json", "moments", None)
+    resume(run)
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "timings.jsonl", ".lock", "checkpoints", "checkpoints/000002"])
+def test_what_a_run_writes_to_is_no_link(run, tmp_path, name):
+    victim = tmp_path / "victim"
+    if (run / name).exists():
+        (run / name).rename(victim)
+    else:
+        victim.write_text("mine")
+    (run / name).symlink_to(victim)
+    before = {path: path.is_file() and path.read_bytes() for path in [victim, *victim.rglob("*")]}
+    assert_refused(lambda: resume(run), f"{run / name} is a link")
+    assert before == {path: path.is_file() and path.read_bytes() for path in [victim, *victim.rglob("*")]}
+
+
+def test_results_of_an_evaluation_are_no_link(tmp_path):
+    (tmp_path / "mine").write_text("half a line")
+    (tmp_path / "x.jsonl").symlink_to(tmp_path / "mine")
+    assert_refused(lambda: Store(tmp_path / "x.jsonl", []), "x.jsonl is a link")
+    assert (tmp_path / "mine").read_text() == "half a line"
+
+
+def test_only_six_digits_are_a_checkpoint(run):
+    own = ["000001-best", "000002-best", "000002.bak", "0000001", "99", "best", "٠٠٠٠٠١", " 000001", "000001 "]
+    for name in own:
+        (run / "checkpoints" / name / "of mine").mkdir(parents=True)
+    (run / "checkpoints" / "latest").symlink_to("000002")
+    resume(run)
+    assert [path.name for path in list_checkpoints(run / "checkpoints")] == ["000003"]
+    assert all((run / "checkpoints" / name / "of mine").is_dir() for name in own)
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        (WEIGHTS, b"abcd"), (WEIGHTS, b""), (WEIGHTS, b"\xff" * 99), (MOMENTS, b"abcd"), (HISTORY, b"\0" * 8),
+        (f"{NEWEST}/state.json", b"{"), (f"{NEWEST}/state.json", b"[]"), (f"{NEWEST}/state.json", b"\xff"),
+        (f"{NEWEST}/policy/config.json", b"{"), (f"{NEWEST}/policy/tokenizer.json", b"{"),
+        (f"{NEWEST}/policy/tokenizer.json", b""), (f"{NEWEST}/policy/tokenizer_config.json", b"["),
+    ],
+)  # fmt: skip
+def test_files_of_a_checkpoint_that_cannot_be_read(run, file, content):
+    (run / file).write_bytes(content)
+    assert_refused(lambda: resume(run), str(run / file))
+
+
+@pytest.mark.parametrize("content", [{}, [], {"model": {}}, {"version": "1.0", "model": {"type": "BPE"}}, {"model": 3}])
+def test_a_tokenizer_that_is_none(run, content):
+    (run / NEWEST / "policy" / "tokenizer.json").write_text(json.dumps(content))
+    assert_refused(lambda: trained_policy(run), str(run / NEWEST / "policy"))
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("timings.jsonl", '{"kind": "iteration"}'), ("timings.jsonl", "{"), ("timings.jsonl", "[1]"),
+        ("timings.jsonl", '{"kind": "iteration", "rollout_s": "x", "update_s": 1, "eval_s": 1}'),
+        ("timings.jsonl", "3"),
+        ("metrics.jsonl", '{"kind": "eval"}'), ("metrics.jsonl", '{"iteration": 3}'), ("metrics.jsonl", "\0"),
+        ("metrics.jsonl", '{"kind": "eval", "iteration": {}}'), ("metrics.jsonl", '{"kind": 3}'),
+        ("config.yaml", "method: {"), ("config.yaml", "- 3"), ("config.yaml", "method: 3"),
+        ("config.yaml", "method: {}"),
+        ("config.yaml", "method: {name: no-method}"), ("config.yaml", "method: {name: cppo, params: [3]}"),
+    ],
+)  # fmt: skip
+def test_logs_and_settings_that_are_none(fake, tmp_path, capsys, file, content):
+    run = Path(shutil.copytree(fake, tmp_path / "run"))
+    (run / file).write_text(content + "\n")
+    told = command(main, capsys)("compare", str(run), "--out", str(tmp_path / "out")).refused()
+    assert str(run / file) in told
+    assert "Way out: " in told
+
+
+def texts(**changes):
+    return lambda run: [change(run / "trace.json", key, value) for key, value in changes.items()] and None
+
+
+def arrays(damage):
+    return lambda run: save_file(damage(load_file(run / "trace.safetensors")), run / "trace.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("file", "damage"),
+    [
+        ("trace.safetensors", lambda run: (run / "trace.safetensors").write_bytes(b"cut")),
+        ("trace.safetensors", arrays(lambda t: {})),
+        ("trace.safetensors", arrays(lambda t: without(t, "reason"))),
+        ("trace.safetensors", arrays(changed("reason", lambda t: t[:, 1:]))),
+        ("trace.safetensors", arrays(changed("reason", lambda t: t[0]))),
+        ("trace.safetensors", arrays(changed("advantages", lambda t: t[1:]))),
+        ("trace.safetensors", arrays(changed("threshold", lambda t: t[1:]))),
+        ("trace.json", lambda run: (run / "trace.json").write_text("{")),
+        ("trace.json", texts(tokens=None)),
+        ("trace.json", texts(tokens=[["1"]])),
+        ("trace.json", texts(tokens=3)),
+        ("trace.json", texts(prompts=None)),
+        ("trace.json", texts(prompts=["one"])),
+        ("trace.json", texts(prompts=[1] * 24)),
+    ],
+)  # fmt: skip
+def test_a_trace_that_is_none(fake, tmp_path, file, damage):
+    run = Path(shutil.copytree(fake, tmp_path / "run"))
+    damage(run)
+    assert_refused(lambda: load_run(run).trace, str(run / file))
+
+
+def test_the_trace_of_a_run_is_read(stopped):
+    assert Trace(stopped).tokens
+
+
+@needs_readers
+@pytest.mark.parametrize("size", [0, 4, 8, 24, 100, 1000, 4000, -64])
+def test_a_gguf_file_that_is_cut_off(tmp_path, size):
+    write_tiny_gguf(tmp_path / "x.gguf")
+    (tmp_path / "x.gguf").write_bytes((tmp_path / "x.gguf").read_bytes()[:size])
+    assert_refused(lambda: convert_gguf(tmp_path / "x.gguf", tmp_path / "folder"), str(tmp_path / "x.gguf"))
+    assert [path.name for path in tmp_path.iterdir()] == ["x.gguf"]
+
+
+@pytest.mark.parametrize(
+    "template",
+    ["{{ raise_exception('two\n lines') }}", "{{ 1 / 0 }}", "{% for %}", "{{ messages[5].content.x }}", "{{ x.y.z }}",
+     "{{ messages | nofilter }}", "{{ ''.__class__.__mro__ }}"],
+)  # fmt: skip
+def test_a_chat_template_that_raises(run, template):
+    folder = run / NEWEST / "policy"
+    (folder / "chat_template.jinja").write_text(template)
+    assert_refused(lambda: load_policy(folder).encode("1+2="), str(folder), "chat template")
+
+
+@pytest.mark.parametrize(
+    "row", ["3", "{}", "{", '{"index": "x"}', '{"index": -1}', '{"index": 7}', '{"index": 0, "question": "q"}']
+)
+def test_results_that_are_none(tmp_path, row):
+    (tmp_path / "x.jsonl").write_text(row + "\n")
+    problem = Problem("q", "1", {"question": "q"})
+    assert_refused(lambda: Store(tmp_path / "x.jsonl", [problem]), "x.jsonl")
