@@ -69,7 +69,7 @@ def same_mask(expected: CPPOMask, found: CPPOMask) -> None:
     differ = expected.reason != found.reason
     Z = expected.weighted_divergence
     gaps = torch.minimum((Z - expected.slack).abs(), (Z - expected.delta).abs())
-    assert bool((gaps[differ] < 1e-5).all())
+    assert (gaps[differ] < 1e-5).all()
     torch.testing.assert_close(found.position_weight, expected.position_weight)
 
 

@@ -70,13 +70,13 @@ def test_sampler_is_its_twin(name, samples, batch, temperature, greedy):
             n = len(tokens)
             assert got.response_ids[row, :n].tolist() == tokens
             assert got.response_mask[row].tolist() == [t < n for t in range(got.response_mask.shape[1])]
-            assert bool((got.response_ids[row, n:] == policy.pad_id).all())
-            assert bool((got.log_probs[row, n:] == 0).all())
+            assert (got.response_ids[row, n:] == policy.pad_id).all()
+            assert (got.log_probs[row, n:] == 0).all()
             own = log_mu[torch.arange(n), tokens]
             torch.testing.assert_close(got.log_probs[row, :n], own, atol=1e-5, rtol=1e-5)
             if needs == "full":
                 torch.testing.assert_close(got.top_log_probs[row, :n], log_mu, atol=1e-5, rtol=1e-5)
-                assert bool((got.top_log_probs[row, n:] == 0).all())
+                assert (got.top_log_probs[row, n:] == 0).all()
             if needs == "topk":
                 top = log_mu.gather(1, got.top_ids[row, :n])
                 torch.testing.assert_close(got.top_log_probs[row, :n], top, atol=1e-5, rtol=1e-5)

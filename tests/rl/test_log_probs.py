@@ -105,7 +105,7 @@ def test_any_model_sees_a_row_as_it_does_alone(name, one_pass, padded, tiled, se
     policy, rollout = policy_of(name), groups(padded=padded)
     set_cost(one_pass)
     found, valid = assert_as_alone(policy, rollout, 0.8).log_probs, rollout.response_mask
-    assert bool((found[~valid] == 0).all())
+    assert (found[~valid] == 0).all()
     assert_near(gradients(policy, found[valid]), gradients(policy, plainly(policy, rollout, 0.8).log_probs))
 
 
@@ -135,7 +135,7 @@ def test_bfloat16_products_with_a_float32_log_sum_exp(name, tiled):
     lower, valid = dataclasses.replace(policy, autocast=torch.bfloat16), rollout.response_mask
     whole, low = (response_log_probs(p, rollout, 1.0, "topk") for p in (policy, lower))
     assert {x.dtype for x in vars(low).values()} == {torch.float32}
-    assert bool((low.top_log_probs[valid].exp().sum(-1) <= 1 + 1e-5).all())
+    assert (low.top_log_probs[valid].exp().sum(-1) <= 1 + 1e-5).all()
     torch.testing.assert_close(low.log_probs[valid], whole.log_probs[valid], atol=0.05, rtol=0.02)
     true, found = (gradients(policy, each.log_probs[valid]) for each in (whole, low))
     for key, value in true.items():
@@ -186,7 +186,7 @@ def test_responses_without_a_token_are_computed_with_the_others(one_pass, ends, 
     rollout = ending_at(whole, ends)
     found, valid = response_log_probs(policy, rollout, 1.0, "topk").log_probs, rollout.response_mask
     assert found.shape == valid.shape
-    assert bool(found.isfinite().all())
+    assert found.isfinite().all()
     torch.testing.assert_close(found[valid], plainly(policy, whole).log_probs.view(valid.shape)[valid])
 
 
@@ -240,7 +240,7 @@ def test_hidden_states_in_the_padding_are_never_touched(tiled, set_cost):
     with torch.no_grad():
         clean = response_log_probs(policy, rollout, 1.0, "topk")
         policy.model.base_model.register_forward_hook(poison)
-        assert bool(hidden_states(policy, rollout)[~valid].isnan().all())
+        assert hidden_states(policy, rollout)[~valid].isnan().all()
         dirty = response_log_probs(policy, rollout, 1.0, "topk")
     torch.testing.assert_close(dirty.log_probs, clean.log_probs, atol=1e-5, rtol=0)
     assert not any(bool(value.isnan().any()) for value in vars(dirty).values())

@@ -43,9 +43,9 @@ def test_the_mask_comes_from_lengths_where_padding_is_the_end_token(policy, ragg
     rollout = sample(policy, ragged_prompts, 24, 1.0, seeded(), samples=8)
     stopped = rollout.response_mask.sum(1) < 24
     last = rollout.response_mask.sum(1) - 1
-    assert bool(stopped.any())
-    assert bool((rollout.response_ids[stopped, last[stopped]] == policy.eos_id).all())
-    assert bool(rollout.response_mask[stopped, last[stopped]].all())
+    assert stopped.any()
+    assert (rollout.response_ids[stopped, last[stopped]] == policy.eos_id).all()
+    assert rollout.response_mask[stopped, last[stopped]].all()
 
 
 @pytest.mark.parametrize(
@@ -82,9 +82,9 @@ def test_draws_follow_the_softmax(width):
     grid = (torch.arange(n, dtype=torch.float64) + 0.5) / n
     tokens = torch.cat([inverse_cdf(logits.expand(len(part), width), part) for part in grid.split(2_000)])
     share = tokens.bincount(minlength=width) / n
-    assert bool((tokens.diff() >= 0).all()), "tokens in the order of the vocabulary"
+    assert (tokens.diff() >= 0).all(), "tokens in the order of the vocabulary"
     assert float((share - logits.double().softmax(-1)).abs().max()) < 1.1 / n + 1e-6
-    assert bool((share[1::3] == 0).all())
+    assert (share[1::3] == 0).all()
 
 
 def test_draws_at_the_ends_have_a_probability():

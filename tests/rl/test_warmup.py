@@ -63,7 +63,7 @@ def test_demonstrations_are_padded_around_their_mask(policy):
     task = make_task("chain", steps=2)
     batch = warmup.demonstrations(policy, task, 8, rng_for(0, "test"), 0.1)
     assert batch.response_mask.sum(1).tolist() == [15] * 8
-    assert bool((batch.response_ids[:, -1] == policy.eos_id).all())
+    assert (batch.response_ids[:, -1] == policy.eos_id).all()
     text = policy.decode(batch.prompt_ids[0][batch.prompt_mask[0]].tolist())
     assert text.endswith("=")
 

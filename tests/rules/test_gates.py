@@ -16,7 +16,7 @@ def gates(out: rules.CPPOMask, kind: str) -> list[float]:
     """The rules' gate values of a mask of one response."""
     if kind == "budget":
         out = charge_what_passes(out)
-        assert bool((out.threshold >= 0).all())
+        assert (out.threshold >= 0).all()
     return gate_values(out, kind)[0].tolist()
 
 
