@@ -9,8 +9,8 @@ from hypothesis import given
 
 from minicppo import reference
 from minicppo.reference import LOOPS
-from tests.strategies import limits, responses
-from tests.twins import steps
+from tests.rules.strategies import limits, responses
+from tests.rules.twins import steps
 
 
 def test_the_reference_does_without_torch():

@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minicppo import rules
-from tests.strategies import Drawn, Trace, tight, traces
-from tests.twins import close, drift, loop_weights, token_batch
+from tests.rules.strategies import Drawn, Trace, tight, traces
+from tests.rules.twins import close, drift, loop_weights, token_batch
 
 SCALES = st.sampled_from([1.0, 0.25, 0.5, 2.0, 4.0])
 

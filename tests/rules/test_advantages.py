@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minicppo import reference, rules
-from tests.strategies import multiples
-from tests.twins import close
+from tests.rules.strategies import multiples
+from tests.rules.twins import close
 
 rewards = st.lists(st.lists(multiples(1 / 4, 0, 4), min_size=4, max_size=4), min_size=1, max_size=3)
 

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minicppo import rules
+from tests.rules.strategies import traces
 from tests.rules.test_methods import BATCHES
-from tests.strategies import traces
-from tests.twins import close, token_batch
+from tests.rules.twins import close, token_batch
 
 
 @given(traces(), st.sampled_from(["cppo-soft", "cppo-soft-sigmoid", "cppo-budget-gate"]))

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from minicppo import reference, rules
 from minicppo.rules.divergence import DIVERGENCES, ESTIMATES, needs, predicted_away
-from tests.strategies import Token, Trace, distributions, tight, tokens, traces
-from tests.twins import close, implies, loop_divergence, near, token_batch
+from tests.rules.strategies import Token, Trace, distributions, tight, tokens, traces
+from tests.rules.twins import close, implies, loop_divergence, near, token_batch
 
 pytestmark = pytest.mark.usefixtures("unchecked_shapes")
 PAIRS = distributions(5), distributions(5)

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from minicppo import reference, rules
-from tests.strategies import Token, multiples, traces
-from tests.twins import close, loop_divergence, loop_weights, sampled, token_batch
+from tests.rules.strategies import Token, multiples, traces
+from tests.rules.twins import close, loop_divergence, loop_weights, sampled, token_batch
 
 pytestmark = pytest.mark.usefixtures("unchecked_shapes")
 LOW, HIGH = (multiples(1 / 8, 1, most).map(lambda x: x + 1e-4) for most in (7, 16))  # clips that no dyadic ratio meets

@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from minicppo import reference, rules
 from minicppo.rules.gates import charge_what_passes, gate_values
-from tests.strategies import limits, responses
-from tests.twins import close, mask, steps
+from tests.rules.strategies import limits, responses
+from tests.rules.twins import close, mask, steps
 
 pytestmark = pytest.mark.usefixtures("unchecked_shapes")
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from minicppo import reference, rules
-from tests.strategies import Limits, Response, drifting
-from tests.twins import log_response, mask, near, steps
+from tests.rules.strategies import Limits, Response, drifting
+from tests.rules.twins import log_response, mask, near, steps
 
 REASONS = {"toward": 1, "inside": 2, "token": 3, "prefix": 4, "both": 5}
 PAPER = Limits(delta=0.15, delta_b=0.02, w_min=0.8)

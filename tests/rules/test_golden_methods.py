@@ -11,8 +11,8 @@ import torch
 
 from minicppo import reference, rules
 from minicppo.reference import LOOPS
-from tests.strategies import Token, tight
-from tests.twins import log_response, loop_divergence, loop_weights, near, token_batch
+from tests.rules.strategies import Token, tight
+from tests.rules.twins import log_response, loop_divergence, loop_weights, near, token_batch
 
 
 def of(name: str, batch: rules.TokenBatch, **params: Any) -> rules.TokenWeights:

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from minicppo import reference, rules
 from minicppo.rules import LOSS_AGG_MODES
-from tests.strategies import BYTES, Drawn, Layout, limits, picks, responses, signed, tight, traces
-from tests.twins import close, mask, token_batch
+from tests.rules.strategies import BYTES, Drawn, Layout, limits, picks, responses, signed, tight, traces
+from tests.rules.twins import close, mask, token_batch
 
 MODES = st.sampled_from(LOSS_AGG_MODES)
 SHAPES = traces(lengths=(1, 2, 3, 4))

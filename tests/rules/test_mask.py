@@ -8,8 +8,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from minicppo import reference, rules
-from tests.strategies import Limits, Response, drifting, limits, multiples, responses
-from tests.twins import TWINS, implies, kept, mask, steps
+from tests.rules.strategies import Limits, Response, drifting, limits, multiples, responses
+from tests.rules.twins import TWINS, implies, kept, mask, steps
 
 pytestmark = pytest.mark.usefixtures("unchecked_shapes")
 AWAY = responses(all_away=True)

@@ -12,8 +12,8 @@ import minicppo
 from minicppo import rules
 from tests.rules import method_properties as holds
 from tests.rules.method_properties import SCALES, named, varied
-from tests.strategies import Token, Trace, tight, traces
-from tests.twins import token_batch
+from tests.rules.strategies import Token, Trace, tight, traces
+from tests.rules.twins import token_batch
 
 pytestmark = pytest.mark.usefixtures("unchecked_shapes")  # tests/rules/test_batch.py checks those of every method
 ANY = st.sampled_from(list(rules.METHODS.values()))

@@ -27,7 +27,7 @@ from tests.rules import test_methods as methods
 from tests.rules import test_packing as packing
 from tests.rules import test_position_weights as position_weights
 from tests.rules import test_refuted as refuted
-from tests.twins import token_batch
+from tests.rules.twins import token_batch
 
 Function = Callable[..., Any]
 Mutant = tuple[str, Function, Function]  # where a function stands, what makes the wrong one of it, who notices

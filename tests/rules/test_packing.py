@@ -13,8 +13,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from minicppo import rules
-from tests.strategies import Limits, batches, limits
-from tests.twins import mask, mask_inputs, mask_of, steps
+from tests.rules.strategies import Limits, batches, limits
+from tests.rules.twins import mask, mask_inputs, mask_of, steps
 
 REASONS = {"toward": 1, "inside": 2, "token": 3, "prefix": 4, "both": 5}
 pytestmark = pytest.mark.usefixtures("unchecked_shapes")

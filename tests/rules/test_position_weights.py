@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minicppo import reference, rules
-from tests.strategies import EXACT_LENGTHS, layouts, limits, multiples, responses, tight
-from tests.twins import mask, near
+from tests.rules.strategies import EXACT_LENGTHS, layouts, limits, multiples, responses, tight
+from tests.rules.twins import mask, near
 
 
 @given(st.lists(st.integers(1, 17), min_size=1, max_size=4), multiples(1 / 8, 1, 8), st.data())

@@ -3,8 +3,8 @@
 import math
 
 from minicppo import reference
-from tests.strategies import Limits, Response, drifting
-from tests.twins import mask, steps
+from tests.rules.strategies import Limits, Response, drifting
+from tests.rules.twins import mask, steps
 
 PAPER = Limits(0.15, 0.02, 0.8)
 FLAT = PAPER.replace(w_min=1.0)

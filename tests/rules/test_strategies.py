@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 
 from minicppo.rules.packing import Packed
-from tests.strategies import (
+from tests.rules.strategies import (
     EXACT_LENGTHS,
     Drawn,
     Response,

@@ -5,7 +5,7 @@ tie is a tie in the loop, in the prefix sum and in `fractions.Fraction` alike, a
 The weights of Eq. 9 are dyadic too when T - 1 is a power of two, hence EXACT_LENGTHS.
 
 The hard places are built, not hoped for: holes, left padding, width > length, T = 1, empty rows, ties, pi = mu,
-ratios from 1/60 to 60, both signs of the advantage, advantages by token. `tests/test_strategies.py` counts them.
+ratios from 1/60 to 60, both signs of the advantage, advantages by token. `tests/rules/test_strategies.py` counts them.
 Numbers are drawn as bytes that pick from a table, simplest entry first: fast, and a failure shrinks to the simplest.
 """
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from minicppo import reference, rules
-from tests.strategies import ROLLOUT_LOG_PROB, Batch, Layout, Limits, Response, Token, Trace, tight
+from tests.rules.strategies import ROLLOUT_LOG_PROB, Batch, Layout, Limits, Response, Token, Trace, tight
 
 
 def near(values: Any, places: float = 1e-9) -> Any:
