@@ -45,11 +45,10 @@ def say(*lines: object) -> None:
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None, words: int = 99) -> Table:
     """Rows under heads: the first `words` columns stand left, the others are numbers, close together."""
-    numbers = words < len(heads)
-    shown = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=numbers)
+    close = words < len(heads)
+    shown = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=close)
     for i, head in enumerate(heads):
-        number = i >= words
-        shown.add_column(head, justify="right" if number else "left", no_wrap=number, overflow="fold")
+        shown.add_column(head, justify="left" if i < words else "right", no_wrap=i >= words, overflow="fold")
     for row in rows:
         shown.add_row(*(Text(printable(str(cell))) for cell in row))
     return shown
@@ -97,17 +96,13 @@ def program() -> str:
     """What to type here for the command that runs: its script, or `python -m`, need not be on the path."""
     called, found = Path(sys.argv[0]), shutil.which("minicppo")
     if called.name == "__main__.py":
-        known = shutil.which("python") == sys.executable
-        return f"{'python' if known else shlex.quote(_from_here(sys.executable))} -m {called.absolute().parent.name}"
+        python, below = sys.executable, os.path.relpath(sys.executable)
+        short = python if below.startswith(os.pardir) else below
+        known = shutil.which("python") == python
+        return f"{'python' if known else shlex.quote(short)} -m {called.absolute().parent.name}"
     if called.name != "minicppo" or (found and called.exists() and called.samefile(found)):
         return "minicppo"
     return shlex.quote(str(called))
-
-
-def _from_here(path: str) -> str:
-    """The path relative to the working directory where it lies below it."""
-    below = os.path.relpath(path)
-    return path if below.startswith(os.pardir) else below
 
 
 def again(context: typer.Context) -> str:

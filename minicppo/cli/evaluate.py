@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,8 +15,9 @@ from minicppo.cli.console import console, errors, say, stopped, table
 from minicppo.cli.options import Json, Plugins, load
 
 if TYPE_CHECKING:
+    from minicppo.cli.progress import Lines
     from minicppo.rl.config import RunConfig
-    from minicppo.rl.evaluate import DataSettings, Evaluation
+    from minicppo.rl.evaluate import Evaluation
     from minicppo.rl.policy import Policy
 
 # what an option of --data is called among a run's settings; None: the run's own task has no such thing
@@ -24,6 +27,11 @@ SETTINGS = {
     "template": None,
     "out": None,
 }
+
+
+def _of_data(text: str, **limits: Any) -> Any:
+    """An option that counts with --data alone."""
+    return typer.Option(help=f"With --data{'.' if text.startswith('[') else ':'} {text}", **limits)
 
 
 def evaluate(
@@ -37,23 +45,16 @@ def evaluate(
     data: Annotated[
         str | None, typer.Option(help="Mathematics sets by name or path, with commas: aime24,aime25,aime26.")
     ] = None,
-    samples: Annotated[int | None, typer.Option(min=1, help="With --data: answers a problem. [default: 16]")] = None,
-    temperature: Annotated[float | None, typer.Option(help="With --data. [default: 0.7]")] = None,
-    top_p: Annotated[float | None, typer.Option("--top-p", help="With --data. [default: 0.95]")] = None,
-    max_new_tokens: Annotated[
-        int | None, typer.Option(min=1, help="With --data: longest answer. [default: the run's, or 1024]")
-    ] = None,
+    samples: Annotated[int | None, _of_data("answers a problem. [default: 16]", min=1)] = None,
+    temperature: Annotated[float | None, _of_data("[default: 0.7]")] = None,
+    top_p: Annotated[float | None, _of_data("[default: 0.95]")] = None,
+    max_new_tokens: Annotated[int | None, _of_data("longest answer. [default: the run's, or 1024]", min=1)] = None,
     template: Annotated[
-        str | None,
-        typer.Option(help="With --data: steps, short, or a text with {problem}. [default: the run's, or steps]"),
+        str | None, _of_data("steps, short, or a text with {problem}. [default: the run's, or steps]")
     ] = None,
-    batch: Annotated[
-        int | None, typer.Option(min=1, help="With --data: problems sampled together. [default: 1]")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="With --data. [default: 0]")] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="With --data: results. [default: RUN/eval, or runs/eval-MODEL]")
-    ] = None,
+    batch: Annotated[int | None, _of_data("problems sampled together. [default: 1]", min=1)] = None,
+    seed: Annotated[int | None, _of_data("[default: 0]")] = None,
+    out: Annotated[Path | None, _of_data("results. [default: RUN/eval, or runs/eval-MODEL]")] = None,
     device: Annotated[
         str | None, typer.Option(help="For a model: auto, cpu or cuda; a run has its own. [default: auto]")
     ] = None,
@@ -81,17 +82,12 @@ def evaluate(
     load(plugins)
     if data is None:
         _require_run(target, asked)
-        policy, config = _of_run(Path(target), overrides)
-        found = _on_its_task(policy, config)
-        if as_json:
-            counts = {"problems": found.problems, "samples": config.eval.samples}
-            print(json.dumps({"run": target, **found.as_row(), **counts}))
-        else:
-            _show({config.task.name: found}, config.eval.samples)
+        _on_its_task(target, overrides, as_json)
         return
+    from minicppo.plots.results import percent
     from minicppo.rl.checkpoint import list_checkpoints
     from minicppo.rl.data import load_data
-    from minicppo.rl.evaluate import DataSettings
+    from minicppo.rl.evaluate import DataSettings, evaluate_data
     from minicppo.rl.tasks.math import template_text
 
     names = [name.strip() for name in data.split(",") if name.strip()]
@@ -110,12 +106,31 @@ def evaluate(
     else:
         policy, settings = _of_model(target, device or "auto"), DataSettings(target, **asked)
     folder = out or (run / "eval" if run else Path("runs") / f"eval-{Path(target).name.split(':')[-1]}")
-    scores = _on_data(policy, names, settings, folder)
+    with _progress(f"Finished problems are kept in {folder}: the same command goes on from there.") as lines:
+
+        def show(name: str, done: int, total: int, accuracy: float | None) -> None:
+            lines.show(name, done, total, f"Avg@{settings.samples} {percent(accuracy)} %")
+
+        found = evaluate_data(policy, names, settings, folder, show)
     if as_json:
         print((folder / "results.json").read_text())
         return
-    _show(scores, settings.samples)
+    _show(found, settings.samples)
     say(f"Problem by problem: {folder}/*.parquet")
+
+
+def _on_its_task(run: str, overrides: list[str] | None, as_json: bool) -> None:
+    """A run on the held-out problems of its own task."""
+    from minicppo.rl.evaluate import evaluate as judge
+
+    policy, config = _of_run(Path(run), overrides)
+    with _progress("Nothing of it is kept: the same command starts over.") as lines:
+        found = judge(policy, config.make_task(), config, lambda done, n, _: lines.show("evaluation", done, n))
+    samples = config.eval.samples
+    if as_json:
+        print(json.dumps({"run": run, **found.as_row(), "problems": found.problems, "samples": samples}))
+    else:
+        _show({config.task.name: found}, samples)
 
 
 def _require_run(target: str, asked: dict[str, Any]) -> None:
@@ -130,33 +145,16 @@ def _require_run(target: str, asked: dict[str, Any]) -> None:
     RunDir.open(target)
 
 
-def _on_its_task(policy: Policy, config: RunConfig) -> Evaluation:
-    """A run on the held-out problems of its own task."""
+@contextmanager
+def _progress(hint: str) -> Iterator[Lines]:
+    """Lines of progress, and the hint after Ctrl-C."""
     from minicppo.cli.progress import Lines
-    from minicppo.rl.evaluate import evaluate as judge
 
     try:
         with Lines(errors) as lines:
-            return judge(policy, config.make_task(), config, lambda done, n, _: lines.show("evaluation", done, n))
+            yield lines
     except KeyboardInterrupt:
-        stopped("Nothing of it is kept: the same command starts over.")
-
-
-def _on_data(policy: Policy, names: list[str], settings: DataSettings, folder: Path) -> dict[str, Evaluation]:
-    """Every problem of each set, answers kept in the folder."""
-    from minicppo.cli.progress import Lines
-    from minicppo.plots.results import percent
-    from minicppo.rl.evaluate import evaluate_data
-
-    try:
-        with Lines(errors) as lines:
-
-            def show(name: str, done: int, total: int, accuracy: float | None) -> None:
-                lines.show(name, done, total, f"Avg@{settings.samples} {percent(accuracy)} %")
-
-            return evaluate_data(policy, names, settings, folder, show)
-    except KeyboardInterrupt:
-        stopped(f"Finished problems are kept in {folder}: the same command goes on from there.")
+        stopped(hint)
 
 
 def _show(found: dict[str, Evaluation], samples: int) -> None:

@@ -1,13 +1,18 @@
 """`minicppo methods`."""
 
+from __future__ import annotations
+
 import json
 import math
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from minicppo.cli.console import console, say, table
 from minicppo.cli.options import Json, Plugins, load
+
+if TYPE_CHECKING:
+    from minicppo.rules import Method
 
 
 def methods(
@@ -21,45 +26,32 @@ def methods(
 
     Examples: `minicppo methods`, `minicppo methods cppo-topk`, `minicppo methods --json`
     """
-    from minicppo.rules import METHODS
+    from minicppo.rules import METHODS, get_method
 
     load(plugins)
-    rows = [describe(each) for each in (METHODS if name is None else [name])]
+    chosen = [get_method(each) for each in (METHODS if name is None else [name])]
     if as_json:
-        print(json.dumps(rows, indent=1, allow_nan=False))
+        print(json.dumps([_data(method) for method in chosen], indent=1, allow_nan=False))
     elif name is None:
-        cells = [(row["name"], row["formula"], row["needs"].replace("_", "-"), row["summary"]) for row in rows]
+        cells = [(method.name, method.formula, method.needs.replace("_", "-"), method.summary) for method in chosen]
         console.print(table(("method", "token weight g", "needs", "what it is"), cells))
         say("needs: what is kept of the rollout policy: log-probs, its likeliest tokens, or whole distributions.")
         say("Hyper-parameters and their sources: minicppo methods NAME")
     else:
-        (row,) = rows
-        needs = row["needs"].replace("_", "-")
-        console.print(f"{row['name']}: {row['summary']}")
-        say(f"  g = {row['formula']}, decided by {row['level']}; needs {needs}", f"  source: {row['source']}")
-        params = [(f"method.params.{key}", entry["value"], entry["source"]) for key, entry in row["params"].items()]
+        (method,) = chosen
+        needs = method.needs.replace("_", "-")
+        console.print(f"{method.name}: {method.summary}")
+        say(f"  g = {method.formula}, decided by {method.level}; needs {needs}", f"  source: {method.source}")
+        params = [(f"method.params.{key}", value, note.source) for key, (value, note) in method.hypers.items()]
         if params:
             console.print(table(("hyper-parameter", "default", "source"), params))
 
 
-def describe(name: str) -> dict[str, Any]:
-    """One method as plain data.
-
-    Raises ValueError: there is no such method.
-    """
-    from minicppo.rules import get_method
-
-    method = get_method(name)
+def _data(method: Method) -> dict[str, Any]:
+    """A method as plain data; JSON has no infinity."""
+    entry = {name: getattr(method, name) for name in ("name", "summary", "formula", "level", "needs", "source")}
     params = {
         key: {"value": "inf" if value == math.inf else value, "source": note.source}
         for key, (value, note) in method.hypers.items()
     }
-    return {
-        "name": method.name,
-        "summary": method.summary,
-        "formula": method.formula,
-        "level": method.level,
-        "needs": method.needs,
-        "source": method.source,
-        "params": params,
-    }
+    return {**entry, "params": params}

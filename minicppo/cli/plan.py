@@ -96,12 +96,10 @@ def describe(made: Plan) -> list[Any]:
 
 def checks_table(checks: list[Check]) -> Table:
     """Each precondition, what was found, and the remedy where it fails."""
-    rows = [
-        ("ok", check.name, check.found, "")
-        if check.passed
-        else ("FAILS" if check.required else "later", check.name, check.found, check.remedy)
-        for check in checks
-    ]
+    rows = []
+    for check in checks:
+        verdict = "ok" if check.passed else "FAILS" if check.required else "later"
+        rows.append((verdict, check.name, check.found, "" if check.passed else check.remedy))
     return table(("", "precondition", "found", "remedy"), rows)
 
 

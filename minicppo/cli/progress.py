@@ -29,31 +29,26 @@ class RateColumn(ProgressColumn):
         return Text(f"{speed:.0f}/s" if speed >= 2 else f"{1 / speed:.1f} s each", style="cyan")
 
 
-def progress_lines(console: Console, amount: ProgressColumn | None = None, wide: bool = False) -> Progress:
-    """Lines with the amount done (as done/total, or by a column of your own), the rate, and the time left.
-
-    Each line has a field `note`, shown at its end. Rates look back over minutes: a step may take one.
-    """
-    return Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=None if wide else 40),
-        amount or MofNCompleteColumn(),
-        RateColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(elapsed_when_finished=False),
-        TextColumn("{task.fields[note]}", style="green", markup=False),
-        console=console,
-        speed_estimate_period=300.0,
-        expand=wide,
-    )
-
-
 class Lines:
-    """Progress lines by name: begun when first shown, live inside `with`."""
+    """Progress lines by name, begun when first shown, live inside `with`: done/total, the rate, the time left, a note.
+
+    Rates look back over minutes: a step may take one.
+    """
 
     def __init__(self, console: Console, wide: bool = False):
         self.console = console
-        self.progress = progress_lines(console, wide=wide)
+        self.progress = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=None if wide else 40),
+            MofNCompleteColumn(),
+            RateColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(elapsed_when_finished=False),
+            TextColumn("{task.fields[note]}", style="green", markup=False),
+            console=console,
+            speed_estimate_period=300.0,
+            expand=wide,
+        )
         self._tasks: dict[str, Task] = {}
 
     def __enter__(self) -> Self:

@@ -13,7 +13,7 @@ from minicppo.cli.console import console, say, table
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from minicppo.bounds.design import Design, Method
+    from minicppo.bounds.design import Method
 
 PAPER = (0.15, 0.02, 0.8)  # delta, delta_b, w_min
 SETTINGS = (PAPER, (0.05, 0.005, 1.0), (0.01, 0.001, 1.0), (0.001, 0.0001, 1.0))
@@ -38,9 +38,8 @@ def thresholds(
 
     from minicppo.bounds.design import HORIZONS, PREMISES, certified_residual, design_table, largest_horizon
 
-    rows: list[dict[Method, Design]] = []
-    for each in track(sorted({*HORIZONS, horizon}), "designing", console=console, transient=True):
-        rows += design_table(residual, reward_range, burst, w_min, [each])
+    horizons = track(sorted({*HORIZONS, horizon}), "designing", console=console, transient=True)
+    rows = design_table(residual, reward_range, burst, w_min, horizons)
     cells = [
         [row["path"].horizon, *(f"{design.delta:.3g}" for design in row.values()), f"({row['chi2'].tv:.2g})"]
         for row in rows

@@ -38,7 +38,7 @@ def curves(runs: list[Run]) -> Figure:
                 x, y = run.series(kind, key)
                 if kind == "update":
                     x, y = _mean_by_iteration(x, y)
-                if len(x) == 0:
+                if not len(x):
                     continue
                 ax.plot(x, factor * y, label=name, linewidth=1.6, markevery=max(1, len(x) // 8), **style.kwargs())
                 _, error = run.series(kind, f"{key}_se")
@@ -50,8 +50,7 @@ def curves(runs: list[Run]) -> Figure:
             ax.set_ylim(*limits)
         for ax in axes[1]:
             _count_iterations(ax, "iteration (one rollout batch each)")
-        handles, shown = axes[0, 0].get_legend_handles_labels()
-        figure.legend(handles, shown, loc="outside upper center", ncols=max(1, len(runs)))
+        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=max(1, len(runs)))
         return figure
 
 
@@ -67,19 +66,17 @@ def masked_share(runs: list[Run]) -> Figure:
         axes[0].set_ylabel("masked tokens (% of response tokens)")
         axes[0].set_ylim(bottom=0)
         pairs = [pair for ax in axes for pair in zip(*ax.get_legend_handles_labels(), strict=True)]
-        handles = {label: handle for handle, label in pairs}
-        if handles:
+        if handles := {label: handle for handle, label in pairs}:
             figure.legend(list(handles.values()), list(handles), loc="outside upper center", ncols=len(handles))
         return figure
 
 
 def _stack_reasons(ax: Axes, run: Run) -> None:
     x, masked = _mean_by_iteration(*run.series("update", "mask/frac"))
-    shares = [_mean_by_iteration(*run.series("update", key))[1] for key, *_ in REASONS]
-    rest = ("whole response", Reason.SEQUENCE)  # what no token's own test explains
-    kinds = [*((label, reason) for _, label, reason in REASONS), rest]
+    bands = [(_mean_by_iteration(*run.series("update", key))[1], label, reason) for key, label, reason in REASONS]
+    rest = masked - sum(share for share, *_ in bands)  # what no token's own test explains
     floor = np.zeros_like(x)
-    for share, (label, reason) in zip([*shares, masked - sum(shares)], kinds, strict=True):
+    for share, label, reason in [*bands, (rest, "whole response", Reason.SEQUENCE)]:
         if np.all(share < 1e-6):  # rounding of the shares in the log
             continue
         _, face, edge, hatch = LOOKS[reason]

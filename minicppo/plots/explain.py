@@ -67,10 +67,9 @@ def explain(
     for name, values in (("pi", pi), ("advantage", advantages), ("divergence", divergence)):
         if values is not None and len(values) != len(mu):
             raise ValueError(f"{name} has {len(values)} values for the {len(mu)} tokens of mu")
-    for name, values in (("mu", mu), ("pi", pi)):
-        for value in values:
-            if not 0 < value <= 1:
-                raise ValueError(f"{name} has the value {value}: the probability of a sampled token is in (0, 1]")
+    for name, value in [*(("mu", value) for value in mu), *(("pi", value) for value in pi)]:
+        if not 0 < value <= 1:
+            raise ValueError(f"{name} has the value {value}: the probability of a sampled token is in (0, 1]")
     if rule.params.get("direction") == "predicted":
         raise ValueError(f"method {method!r} predicts its direction from whole distributions: explain cannot show it")
     if rule.needs != "log_probs" and divergence is None:
@@ -89,12 +88,12 @@ def explain(
     columns |= {name: value[0].tolist() for name, value in found.items() if value is not None}
     columns.setdefault("c", _limits(rule, advantages))
     codes = [Reason(code) for code in out.reason[0].tolist()]
-    columns["verdict"] = [_verdict(code, g) for code, g in zip(codes, columns["g"], strict=True)]
-    columns |= {"reason": [code.name.lower() for code in codes], "t": range(1, len(mu) + 1)}
+    pairs = zip(codes, columns["g"], strict=True)  # a weight that is scaled rather than zeroed is a gate
+    words = [VERDICTS[code].replace("MASK", "gate" if g else "MASK") for code, g in pairs]
+    columns |= {"verdict": words, "reason": [code.name.lower() for code in codes], "t": range(1, len(mu) + 1)}
     columns["delta_b"] = [None if out.delta_b is None else float(out.delta_b[0])] * len(mu)
-    nothing = [None] * len(mu)
     names = [*COLUMNS, "reason", "delta_b"]
-    return [{name: columns.get(name, nothing)[t] for name in names} for t in range(len(mu))]
+    return [{name: columns[name][t] if name in columns else None for name in names} for t in range(len(mu))]
 
 
 def _limits(rule: Method, advantages: Sequence[float]) -> list[float | None]:
@@ -106,11 +105,6 @@ def _limits(rule: Method, advantages: Sequence[float]) -> list[float | None]:
     low = rule.params["clip_low"]
     up, down = math.log1p(rule.params["clip_high"]), math.inf if low == 1 else -math.log1p(-low)
     return [up if A > 0 else down for A in advantages]
-
-
-def _verdict(code: Reason, weight: float) -> str:
-    """The reason in words; "gate" where the weight is scaled rather than zeroed."""
-    return VERDICTS[code].replace("MASK", "gate" if weight != 0 else "MASK")
 
 
 def table(rows: Sequence[dict[str, Any]], title: str) -> Table:

@@ -93,9 +93,7 @@ class Run:
 def load_run(path: Path) -> Run:
     """Read a run directory, finished or still going.
 
-    Raises:
-        FileNotFoundError: `path` is not a run directory, or nothing has been logged yet.
-        ValueError: a file is damaged.
+    Raises FileNotFoundError: no such run, or nothing logged yet; ValueError: a file is damaged.
     """
     folder = RunDir.open(path)
     metrics = folder.rows()
@@ -126,7 +124,4 @@ def differing_settings(runs: list[Run]) -> dict[str, list[Any]]:
 
 def _flat(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in settings.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
+        yield from _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else [(prefix + key, value)]
