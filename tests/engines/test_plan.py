@@ -1,7 +1,5 @@
 """Plans: every preset on both engines with every method holds together, two of them word for word."""
 
-from __future__ import annotations
-
 import io
 import itertools
 import json
@@ -53,7 +51,7 @@ def checks_of(config: RunConfig, folder: Path = RUN) -> dict[str, Check]:
 
 
 @pytest.mark.parametrize(("preset", "engine"), [("qwen3-8b-base", "verl"), ("qwen3-1.7b", "trl")])
-def test_two_plans_word_for_word(preset: str, engine: str) -> None:
+def test_two_plans_word_for_word(preset, engine):
     """After a deliberate change: MINICPPO_GOLDEN=write pytest tests/engines/test_plan.py, then read the difference."""
     method = {"verl": "cppo", "trl": "cppo-topk"}[engine]
     made = make_plan(of(preset, f"engine={engine}", f"method={method}"), RUN, [preset, "--engine", engine])
@@ -69,7 +67,7 @@ def test_two_plans_word_for_word(preset: str, engine: str) -> None:
 
 @pytest.mark.parametrize("engine", ["trl", "verl"])
 @pytest.mark.parametrize("preset", PRESETS)
-def test_every_method_is_planned_or_refused_with_a_way_out(preset: str, engine: str) -> None:
+def test_every_method_is_planned_or_refused_with_a_way_out(preset, engine):
     plans = {method: plan_of(preset, f"engine={engine}", f"method={method}") for method in METHODS}
     for name, made in plans.items():
         config = of(preset, f"engine={engine}", f"method={name}")
@@ -104,10 +102,7 @@ def test_every_method_is_planned_or_refused_with_a_way_out(preset: str, engine: 
         ("qwen3-30b-a3b-base", 256, 16, 32, 8, 16384, 0.20, 0.020, "dynamic"),
     ],
 )
-def test_presets_are_table_3(
-    preset: str, prompts: int, group: int, minibatch: int, updates: int, longest: int, delta: float, delta_b: float,
-    budget: str,
-) -> None:  # fmt: skip
+def test_presets_are_table_3(preset, prompts, group, minibatch, updates, longest, delta, delta_b, budget):
     config = of(preset)
     method = get_method(config.method.name, **config.method.params)
     rollout = config.rollout
@@ -121,7 +116,7 @@ def test_presets_are_table_3(
     assert config.task.options["data"] == "dapo-math-17k"
 
 
-def test_a_method_of_the_family_keeps_the_presets_thresholds() -> None:
+def test_a_method_of_the_family_keeps_the_presets_thresholds():
     assert of("qwen3-30b-a3b-base", "method=cppo-topk").method.params["delta"] == 0.2
     assert of("qwen3-1.7b", "method=cppo").method.params == of("qwen3-1.7b").method.params
     assert "budget" not in of("qwen3-1.7b", "method=cppo-no-budget").method.params
@@ -144,7 +139,7 @@ def test_a_method_of_the_family_keeps_the_presets_thresholds() -> None:
         (["rollout=64"], "rollout = 64: input should be"),
     ],
 )
-def test_refused_configurations(overrides: list[str], message: str) -> None:
+def test_refused_configurations(overrides, message):
     with pytest.raises(ConfigError, match=message):
         of("qwen3-8b-base", *overrides)
 
@@ -153,7 +148,7 @@ def test_refused_configurations(overrides: list[str], message: str) -> None:
     ("name", "billions", "active"),
     [("0.6B", 0.596, 0.596), ("1.7B", 1.72, 1.72), ("8B", 8.19, 7.57), ("30B-A3B", 30.5, 3.04)],
 )
-def test_parameters_are_those_of_the_model_and_the_published_ones(name: str, billions: float, active: float) -> None:
+def test_parameters_are_those_of_the_model_and_the_published_ones(name, billions, active):
     from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3MoeConfig
 
     a = memory.ARCHITECTURES[name]
@@ -174,11 +169,9 @@ def test_parameters_are_those_of_the_model_and_the_published_ones(name: str, bil
     assert (a.parameters / 1e9, a.active / 1e9) == pytest.approx((billions, active), rel=5e-3)
 
 
-def test_memory_by_hand() -> None:
+def test_memory_by_hand():
     """8B on 8 GPUs: 16 bytes a parameter in eighths; 147,456 bytes of cache a token; 12 bytes a kept log-prob."""
     load, topk = load_of(of("qwen3-8b-base")), load_of(of("qwen3-8b-base", "engine=trl", "method=cppo-topk"))
-    assert load is not None
-    assert topk is not None
     assert sum(memory.state_bytes(load).values()) == 16 * load.model.parameters / 8
     assert memory.cache(load)["a sequence"] == 147456 * (1024 + 8192)
     assert memory.training_bytes(load)["logits"] == 6 * 9216 * 151936
@@ -191,7 +184,7 @@ def test_memory_by_hand() -> None:
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_more_gpus_never_need_more_memory_or_time(preset: str) -> None:
+def test_more_gpus_never_need_more_memory_or_time(preset):
     small, large = plan_of(preset), plan_of(preset, f"cluster.nodes={2 * of(preset).cluster.nodes}")
     assert sum(large.state.values()) <= sum(small.state.values())
     assert large.hours["seconds of updates with it"] == small.hours["seconds of updates with it"] / 2
@@ -199,7 +192,7 @@ def test_more_gpus_never_need_more_memory_or_time(preset: str) -> None:
     assert large.hours[sampling] <= small.hours[sampling]
 
 
-def test_evaluations_in_a_plan() -> None:
+def test_evaluations_in_a_plan():
     for iterations, evaluations in ((100, 11), (101, 12), (5, 2)):  # the last counts
         made = plan_of("qwen3-8b-base", f"train.iterations={iterations}", "eval.every=10")
         assert made.hours["evaluations"] == evaluations
@@ -215,14 +208,14 @@ def test_evaluations_in_a_plan() -> None:
 # --- preconditions, files and the command -----------------------------------------------------------------------------
 
 
-def test_every_preset_fits_the_gpus_it_names() -> None:
+def test_every_preset_fits_the_gpus_it_names():
     for preset in PRESETS:
         checks = checks_of(of(preset))
         assert "engine" not in checks
         assert all(checks[name].passed for name in checks if name.startswith(("GPU memory", "KV cache"))), preset
 
 
-def test_a_smaller_gpu_than_is_planned_with_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_smaller_gpu_than_is_planned_with_counts(monkeypatch):
     small = SimpleNamespace(total_memory=24e9, name="a small one")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: small)
@@ -230,7 +223,7 @@ def test_a_smaller_gpu_than_is_planned_with_counts(monkeypatch: pytest.MonkeyPat
     assert (check.passed, check.found) == (False, "24 GB of a small one")
 
 
-def test_each_failing_precondition_has_a_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_failing_precondition_has_a_remedy(tmp_path, monkeypatch):
     monkeypatch.setenv("MINICPPO_DATA", str(tmp_path))
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     for preset, engine in itertools.product(PRESETS, ("trl", "verl")):
@@ -248,7 +241,7 @@ def test_each_failing_precondition_has_a_remedy(tmp_path: Path, monkeypatch: pyt
 
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("engine", ["trl", "verl"])
-def test_scripts_are_sound(preset: str, engine: str, tmp_path: Path) -> None:
+def test_scripts_are_sound(preset, engine, tmp_path):
     config = of(preset, f"engine={engine}", "method=cppo")
     paths = write_plan(config, tmp_path)
     assert load_config(tmp_path / "config.yaml") == config
@@ -288,7 +281,7 @@ NAMES = [
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_runs_name_is_never_a_command(name: str, tmp_path: Path) -> None:
+def test_a_runs_name_is_never_a_command(name, tmp_path):
     config, bash = of("qwen3-30b-a3b-base").model_copy(update={"name": name}), str(shutil.which("bash"))
     for path in write_plan(config, tmp_path):
         if path.suffix == ".sh":
@@ -298,7 +291,7 @@ def test_a_runs_name_is_never_a_command(name: str, tmp_path: Path) -> None:
     assert not (tmp_path / "PROOF").exists()
 
 
-def test_the_scripts_start_and_go_on(tmp_path: Path) -> None:
+def test_the_scripts_start_and_go_on(tmp_path):
     folder, run = tmp_path / "a folder", tmp_path / "my run"
     write_plan(of("qwen3-0.6b-base"), folder)
     started = shown_by(folder / "launch.sh", "minicppo", RUN_DIR=str(run))
@@ -318,7 +311,7 @@ def typed(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[Any, str
     return ended.value.code or 0, shown.out, " ".join(shown.err.split())
 
 
-def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command(tmp_path, capsys):
     arguments = ["plan", "qwen3-8b-base", "--engine", "verl", "--method", "dppo", "train.lr=2e-6"]
     status, shown, _ = typed(capsys, *arguments, "--write", str(tmp_path / "jobs"))
     assert status == 0
@@ -335,7 +328,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "No estimate" in shown
 
 
-def test_training_refuses_what_it_cannot_start(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_training_refuses_what_it_cannot_start(tmp_path, capsys):
     if torch.cuda.device_count() >= 8:
         pytest.skip("here it could start")
     run, torchrun = str(tmp_path / "run"), "torchrun --nproc-per-node=8 --no-python minicppo"

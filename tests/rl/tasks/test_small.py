@@ -1,7 +1,5 @@
 """The small tasks for a pretrained model: what they ask, how they grade; and sums, which a new policy can try too."""
 
-from __future__ import annotations
-
 import dataclasses
 import random
 
