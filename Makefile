@@ -20,7 +20,7 @@ help: ## show this text
 	@echo 'New here?  make demo    trains four methods side by side, about six minutes on two cores'
 	@echo '           make test    runs every check this repository has'
 	@echo
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo 'Each target installs what it needs into $(VENV) first. Another interpreter: make PYTHON=python3.12 setup'
 	@echo 'After make setup, $(BIN)/minicppo --help lists the commands.'
