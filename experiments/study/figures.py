@@ -35,10 +35,10 @@ def draw_all(plots: Mapping[str, Plot], folder: Path) -> list[Path]:
     drawn here is left alone.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for data in folder.glob("*.json"):
-        old = data.with_suffix(".png")
-        if data.stem not in plots and old.is_file() and digest(data.read_bytes()).encode() in old.read_bytes():
-            data.unlink()
+    for drawn in folder.glob("*.json"):
+        old = drawn.with_suffix(".png")
+        if drawn.stem not in plots and old.is_file() and digest(drawn.read_bytes()).encode() in old.read_bytes():
+            drawn.unlink()
             old.unlink()
     pictures = []
     for name, plot in plots.items():
