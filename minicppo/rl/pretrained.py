@@ -62,7 +62,7 @@ def _damaged(folder: Path) -> Path:
 def require_finite(tensors: dict[str, torch.Tensor], low: float = -float("inf")) -> None:
     """Raises ValueError with the name of a tensor that holds NaN, an infinity, or a number below `low`."""
     for name, tensor in tensors.items():
-        if tensor.numel():
+        if tensor.numel() and tensor.is_floating_point():
             least, most = (float(end) for end in torch.aminmax(tensor))
             if not (low <= least and abs(least) < float("inf") and abs(most) < float("inf")):
                 raise ValueError(f"{name} has values from {least:g} to {most:g}")
