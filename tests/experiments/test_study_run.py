@@ -192,7 +192,7 @@ def test_signals_at_any_moment_lose_nothing(whole, tmp_path):
             )  # fmt: skip
             sent = rng.choice([signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
             try:
-                _, said = child.communicate(timeout=rng.uniform(3, 14) if left else None)
+                _, said = child.communicate(timeout=rng.uniform(3, 9) if left else None)
             except subprocess.TimeoutExpired:
                 left -= 1
                 child.send_signal(sent)
