@@ -169,7 +169,7 @@ def folders(rng: random.Random, folder: Path) -> Case:
             try:
                 act(run)
             except (ValueError, OSError) as error:
-                one_error(error, "run")
+                one_error(error, "" if act is resume else "run", most=21)  # settings may be whole, and ask too much
         assert not (folder / "elsewhere").exists(), "it wrote through a link"
 
     return f"{file.relative_to(whole)} {how} {seed}", check

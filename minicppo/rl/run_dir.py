@@ -26,7 +26,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from minicppo.files import Damaged, atomically, locked, open_in_place, reading, write_atomically
-from minicppo.rl.config import RunConfig, load_config
+from minicppo.rl.config import ConfigError, RunConfig, load_config
 
 LOGS = ("metrics.jsonl", "timings.jsonl")
 SHOWN = 12  # runs named in an error
@@ -97,7 +97,12 @@ class RunDir:
 
     def config(self) -> RunConfig:
         """The run's settings."""
-        return load_config(self.path / "config.yaml")
+        path = self.path / "config.yaml"
+        try:
+            return load_config(path)
+        except ConfigError as error:
+            lines = str(error).splitlines()
+            raise ConfigError("\n".join(line if str(path) in line else f"{path}: {line}" for line in lines)) from None
 
     @property
     def checkpoints(self) -> Path:
