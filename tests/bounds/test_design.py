@@ -1,17 +1,14 @@
-"""Thresholds from bounds and back, and the command that prints them."""
+"""Thresholds from bounds and back."""
 
 from typing import get_args
 
 import pytest
-import typer
 from hypothesis import given
 from hypothesis import strategies as st
-from typer.testing import CliRunner
 
 from minicppo.bounds import design as dsg
 from minicppo.bounds import sharper as sh
 from minicppo.bounds.design import Method
-from minicppo.cli.thresholds import thresholds
 
 METHODS = get_args(Method)
 
@@ -97,31 +94,3 @@ def test_wrong_values_are_refused(change, message):
     values = {"horizon": 64, "residual": 0.5} | change
     with pytest.raises(ValueError, match=message):
         dsg.design_thresholds(**values)
-
-
-@pytest.fixture(scope="module")
-def app():
-    app = typer.Typer()
-    app.command("thresholds")(thresholds)
-    return app
-
-
-def test_command_prints_the_horizons_and_says_vacuous(app, tmp_path):
-    target = tmp_path / "frontier.png"
-    result = CliRunner().invoke(app, ["--horizon", "8192", "--residual", "0.5", "--plot", str(target)])
-    assert result.exit_code == 0, result.output
-    cells = [tuple(line.split()) for line in result.output.splitlines()]
-    assert ("0.15", "0.02", "0.8", "7", "11", "37") in cells
-    assert ("0.01", "0.001", "1", "100", "307", "991") in cells
-    assert result.output.count("is VACUOUS at T = 8192") == 2
-    assert target.read_bytes().startswith(b"\x89PNG")
-
-
-def test_command_says_when_the_values_are_not_vacuous(app):
-    result = CliRunner().invoke(app, ["--horizon", "8"])
-    assert "certifies 0.556: not vacuous at T = 8" in result.output
-
-
-def test_command_refuses_with_the_reason(app):
-    with pytest.raises(ValueError, match="at least 2 tokens"):
-        CliRunner().invoke(app, ["--horizon", "1"], catch_exceptions=False)

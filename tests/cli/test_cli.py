@@ -182,9 +182,17 @@ def test_train_resume_eval_from_the_command_line(minicppo, tmp_path):
     assert minicppo("compare", "runs/stale-grpo").status == 0
 
 
-def test_a_residual_as_large_as_the_reward_range_is_said_to_certify_nothing(minicppo):
+def test_thresholds_prints_the_horizons_and_says_what_is_vacuous_and_what_certifies_nothing(minicppo):
+    shown = minicppo("thresholds", "--horizon", "8192", "--residual", "0.5", "--plot", "frontier.png").done()
+    cells = [tuple(line.split()) for line in shown.splitlines()]
+    assert ("0.15", "0.02", "0.8", "7", "11", "37") in cells
+    assert ("0.01", "0.001", "1", "100", "307", "991") in cells
+    assert shown.count("is VACUOUS at T = 8192") == 2
+    assert Path("frontier.png").read_bytes().startswith(b"\x89PNG")
+    assert "certifies nothing" not in shown
     assert "certifies nothing" in minicppo("thresholds", "--horizon", "64", "--residual", "1").out
-    assert "certifies nothing" not in minicppo("thresholds", "--horizon", "64", "--residual", ".5").out
+    assert "certifies 0.556: not vacuous at T = 8" in minicppo("thresholds", "--horizon", "8").out
+    assert "at least 2 tokens" in minicppo("thresholds", "--horizon", "1").refused()
 
 
 def begin(folder: Path, *saved: int) -> None:
