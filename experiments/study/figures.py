@@ -42,9 +42,9 @@ def draw_all(plots: Mapping[str, Plot], folder: Path) -> list[Path]:
             old.unlink()
     pictures = []
     for name, plot in plots.items():
-        data = (json.dumps(plot, indent=1) + "\n").encode()
-        write_atomically(folder / f"{name}.json", data)
-        pictures.append(save(draw(plot), folder / f"{name}.png", digest(data)))
+        content = (json.dumps(plot, indent=1) + "\n").encode()
+        write_atomically(folder / f"{name}.json", content)
+        pictures.append(save(draw(plot), folder / f"{name}.png", digest(content)))
     return pictures
 
 
