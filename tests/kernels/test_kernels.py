@@ -89,7 +89,7 @@ def test_the_mask(budget, seed, rows, width, length, **rule):
     pi, mu, advantages, valid = batch(seed, rows, width)
     rule |= {"budget": budget, "delta": 0.1, "w_min": 0.5}
     same_mask(*both(lambda: cppo_mask(pi, mu, advantages, valid, **rule, length=length)))
-    packed = pi[valid], mu[valid], advantages if advantages.ndim == 1 else advantages[valid]
+    packed = pi[valid], mu[valid], advantages[:, None] if advantages.ndim == 1 else advantages[valid]
     same_mask(*both(lambda: cppo_mask(*packed, lengths=valid.sum(1), **rule, length=length)))
 
 
