@@ -24,5 +24,5 @@ def test_nothing_is_found_in_a_few_seconds(capsys):
 def test_what_is_planted_is_found(kind, name, wrong, told, monkeypatch, capsys):
     monkeypatch.setattr(fuzz, name, wrong)
     monkeypatch.setattr(fuzz, "SHARES", {getattr(fuzz, kind): 1})
-    assert fuzz.main(0, 1) == 1
+    assert fuzz.main(0, 0.3) == 1
     assert told in capsys.readouterr().out
