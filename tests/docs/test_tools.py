@@ -42,6 +42,7 @@ def test_the_overview_shows_each_effect_once():
     assert set(cppo.reason[0].tolist()) >= {int(Reason.INSIDE), int(Reason.PREFIX)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(PICTURES))
 def test_a_committed_picture_is_what_the_code_draws(name, tmp_path):
     drawn, committed = imread(save(PICTURES[name](), tmp_path / "drawn.png")), imread(ROOT / name)

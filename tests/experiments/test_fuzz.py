@@ -4,8 +4,9 @@ import pytest
 
 from experiments import fuzz
 
+pytestmark = pytest.mark.slow
 
-@pytest.mark.slow
+
 def test_nothing_is_found_in_a_few_seconds(capsys):
     assert fuzz.main(1, 12) == 0, capsys.readouterr().out
 

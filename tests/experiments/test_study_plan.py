@@ -75,6 +75,7 @@ def test_a_setting_that_cannot_run_is_refused(tmp_path):
         load_study(tmp_path / "notes.md")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["study", "study-gpu", "study-llm", "study-llm-gpu"])
 def test_the_committed_studies(name):
     study = load_study(ROOT / "configs" / f"{name}.yaml")

@@ -121,6 +121,7 @@ def test_the_chosen_response_and_window_show_masking(trace):
     assert choose_window(reason[:8], 10) == (0, 8)
 
 
+@pytest.mark.slow
 def test_every_figure_can_be_drawn_and_saved_and_its_axes_are_labelled(runs, tmp_path):
     written = write_report(runs, tmp_path)
     assert {path.name for path in written} == {

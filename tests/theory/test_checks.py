@@ -67,6 +67,7 @@ PLANTED: list[tuple[str, object, str, object]] = [  # the check, and where which
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "module", "attribute", "mistake"), PLANTED, ids=[f"{p[0]}-{p[2]}" for p in PLANTED])
 def test_a_planted_mistake_is_seen(name, module, attribute, mistake, monkeypatch):
     (statement,) = (s for s in STATEMENTS if s.id == name)
