@@ -33,7 +33,7 @@ def atomically(path: Path, shared: bool = False) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     for left in path.parent.iterdir():
-        writer = re.fullmatch(rf"\.{re.escape(path.name)}\.(\d{{1,9}})\.\w{{8}}", left.name)
+        writer = re.fullmatch(r"\..+\.(\d{1,9})\.[a-z0-9_]{8}", left.name)  # also of a name that nobody writes again
         if writer and not shared and not _alive(int(writer[1])):  # shared: maybe on another machine
             _remove(left)
     beside = Path(tempfile.mkdtemp(prefix=f".{path.name}.{os.getpid()}.", dir=path.parent))
