@@ -2,6 +2,11 @@
 
 import json
 import math
+import multiprocessing
+import os
+import random
+import signal
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -181,3 +186,42 @@ def test_a_real_policy_is_sampled_the_same_way_whatever_was_done_before(sums, tm
     (tmp_path / "part" / "sums.jsonl").write_text(record[5] + record[2])
     evaluate_data(policy, [sums], settings, tmp_path / "part")
     assert read(tmp_path / "part") == read(tmp_path / "whole")
+
+
+def evaluated(data, folder):
+    torch.set_num_threads(1)
+    policy = build_policy(ModelConfig(hidden_size=16, intermediate_size=16, heads=2), SimpleNamespace(alphabet=ALPHABET), seed=0)
+    evaluate_data(policy, [data], replace(SETTINGS, template="{problem}=", max_new_tokens=40), folder)
+
+
+@pytest.mark.slow
+def test_signals_at_any_moment_of_an_evaluation_lose_nothing(tmp_path):
+    """At 6 moments; MINICPPO_KILLS=40 tries that many."""
+    data, draw = tmp_path / "sums.jsonl", random.Random(0)
+    data.write_text("".join(json.dumps({"question": f"{i}+8", "answer": f"{i + 8}"}) + "\n" for i in range(40)))
+    processes = multiprocessing.get_context("forkserver")  # imports once
+    processes.set_forkserver_preload(["minicppo.rl.evaluate"])
+
+    def run(folder, delay):
+        """The exit status of an evaluation, with a signal after some seconds."""
+        child = processes.Process(target=evaluated, args=(str(data), folder))
+        child.start()
+        child.join(delay)
+        if child.is_alive() and child.pid:
+            os.kill(child.pid, draw.choice([signal.SIGTERM, signal.SIGINT, signal.SIGKILL]))
+        child.join()
+        return child.exitcode
+
+    assert run(tmp_path / "first", None) == 0
+    begun = time.monotonic()
+    assert run(tmp_path / "whole", None) == 0
+    seconds, rows = time.monotonic() - begun, (tmp_path / "whole" / "sums.jsonl").read_bytes()
+    for i in range(int(os.environ.get("MINICPPO_KILLS", "6"))):
+        folder = tmp_path / str(i)
+        run(folder, draw.uniform(0, seconds))
+        file = folder / "sums.jsonl"
+        stopped = file.read_bytes() if file.exists() else b""
+        assert rows.startswith(stopped)
+        assert run(folder, None) == 0
+        assert file.read_bytes() == rows
+        assert (folder / "results.json").read_bytes() == (tmp_path / "whole" / "results.json").read_bytes()
