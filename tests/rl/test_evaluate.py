@@ -190,7 +190,8 @@ def test_a_real_policy_is_sampled_the_same_way_whatever_was_done_before(sums, tm
 
 def evaluated(data, folder):
     torch.set_num_threads(1)
-    policy = build_policy(ModelConfig(hidden_size=16, intermediate_size=16, heads=2), SimpleNamespace(alphabet=ALPHABET), seed=0)
+    task = SimpleNamespace(alphabet=ALPHABET)
+    policy = build_policy(ModelConfig(hidden_size=16, intermediate_size=16, heads=2), task, seed=0)
     evaluate_data(policy, [data], replace(SETTINGS, template="{problem}=", max_new_tokens=40), folder)
 
 
