@@ -7,9 +7,10 @@ import fcntl
 import os
 import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -74,9 +75,12 @@ def locked(folder: Path, taken: str) -> Iterator[None]:
 
 
 def open_in_place(path: Path, mode: str) -> IO[str]:
-    """`open` for writing, UTF-8. Raises ValueError where the path is a link: what it points to is left alone."""
-    if path.is_symlink():
-        raise ValueError(f"{path} is a link, and would be written to. Way out: put the file itself there")
+    """`open` for writing, UTF-8. Raises ValueError: the path is a link of either kind, or no file: it is left alone."""
+    with suppress(FileNotFoundError):
+        there = path.lstat()
+        if not stat.S_ISREG(there.st_mode) or there.st_nlink > 1:
+            kind = "a link" if path.is_symlink() or path.is_file() else "no file"
+            raise ValueError(f"{path} is {kind}, and would be written to. Way out: put the file itself there")
     return open(path, mode, encoding="utf-8", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, 0o666))
 
 

@@ -56,6 +56,8 @@ class Store:
 def claimed(folder: Path, settings: Mapping[str, Any]) -> Iterator[None]:
     """Hold a folder for one evaluation, its settings noted. Raises BlockingIOError, ValueError: it is another's."""
     optional("pyarrow", "writing results as Parquet", "math")
+    if folder.is_symlink():
+        raise ValueError(f"{folder} is a link, and would be written to. Way out: give another folder (--out)")
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder, "evaluation: wait for it, or give another folder (--out)"):
         path = folder / "settings.json"

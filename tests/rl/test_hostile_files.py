@@ -1,6 +1,7 @@
 """Runs, checkpoints and models from elsewhere, or damaged: refused in one line that names the file and a way out."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from minicppo.cli import main
 from minicppo.plots.runs import Trace, load_run
 from minicppo.rl.checkpoint import list_checkpoints
-from minicppo.rl.eval_store import Store
+from minicppo.rl.eval_store import Store, claimed
 from minicppo.rl.gguf import convert_gguf
 from minicppo.rl.policy import load_policy
 from minicppo.rl.tasks.base import Problem
@@ -157,11 +158,27 @@ def test_what_a_run_writes_to_is_no_link(run, tmp_path, name):
     assert before == {path: path.is_file() and path.read_bytes() for path in [victim, *victim.rglob("*")]}
 
 
-def test_results_of_an_evaluation_are_no_link(tmp_path):
+@pytest.mark.parametrize("name", ["metrics.jsonl", "timings.jsonl", ".lock"])
+@pytest.mark.parametrize(("make", "says"), [(os.link, "a link"), (lambda _, path: os.mkfifo(path), "no file")])
+def test_what_a_run_writes_to_has_no_second_name_and_is_no_pipe(run, tmp_path, name, make, says):
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    (run / name).unlink(missing_ok=True)
+    make(victim, run / name)
+    assert_refused(lambda: resume(run), f"{run / name} is {says}")
+    assert victim.read_text() == "mine"
+
+
+@pytest.mark.parametrize("link", [os.symlink, os.link])
+def test_results_of_an_evaluation_are_no_link(tmp_path, link):
+    pytest.importorskip("pyarrow")
     (tmp_path / "mine").write_text("half a line")
-    (tmp_path / "x.jsonl").symlink_to(tmp_path / "mine")
+    link(tmp_path / "mine", tmp_path / "x.jsonl")
     assert_refused(lambda: Store(tmp_path / "x.jsonl", []), "x.jsonl is a link")
     assert (tmp_path / "mine").read_text() == "half a line"
+    (tmp_path / "eval").symlink_to(tmp_path)
+    assert_refused(lambda: claimed(tmp_path / "eval", {}).__enter__(), "eval is a link")
+    assert not (tmp_path / "settings.json").exists()
 
 
 def test_only_six_digits_are_a_checkpoint(run):

@@ -187,6 +187,38 @@ def test_unbounded_work_ends_at_the_limit(dataset, answer):
     assert set(faults - before) <= {"timeout", "MemoryError"}
 
 
+PARTS = "simple_integration intermediate_integration n_queens coin_flip complex_arithmetic game_of_life_halting".split()
+
+
+@pytest.mark.slow
+def test_a_mixture_guards_each_part_as_it_is_guarded_alone(tmp_path):
+    mixture = make_task("reasoning-gym", dataset="composite", datasets=[{"name": name} for name in PARTS])
+    code = f'__import__("os").mkdir("{tmp_path / "ran"}")'
+    tried = [code, f"'{code}'", f"x + '{code}'", f"[{code}]", "nan+nanj", "0", "1/2", "True", "x**2", "['Q']"]
+    seen = set()
+    for problem in sample_problems(mixture, 40, random.Random(0), "train"):
+        alone = make_task("reasoning-gym", dataset=problem.data["metadata"]["source_dataset"])
+        seen.add(alone.dataset)
+        for answer in [*tried, problem.answer]:
+            response = f"<answer>{answer}</answer>"
+            assert mixture.score(problem, response) == alone.score(problem, response)
+            assert mixture.well_formed(problem, response) == alone.well_formed(problem, response)
+        assert mixture.score(problem, f"<answer>{problem.answer}</answer>") == 1
+    assert seen == set(PARTS)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_mixture_has_weights_and_options_of_its_parts():
+    parts = [{"name": "gcd", "weight": 9, "config": {"max_value": 9}}, {"name": "countdown"}]
+    task = make_task("reasoning-gym", dataset="composite", datasets=parts, instruction="Be brief.")
+    problems = sample_problems(task, 100, random.Random(0), "train")
+    small = [problem for problem in problems if problem.data["metadata"]["source_dataset"] == "gcd"]
+    assert 80 <= len(small) < 100
+    assert max(number for problem in small for number in problem.data["metadata"]["numbers"]) <= 9
+    assert all(problem.prompt.endswith(" Be brief.") for problem in problems)
+    assert task.max_new_tokens == 32
+
+
 def test_every_data_set_that_evaluates_is_named():
     from reasoning_gym.factory import DATASETS
 
@@ -221,6 +253,18 @@ def test_other_data_sets_need_a_pretrained_policy():
         ({"dataset": "countdwon"}, "'countdown'"),
         ({"dataset": "gcd", "max_vlaue": 9}, "'max_value'"),
         ({"dataset": "gcd", "max_value": 0}, "refuses"),
+        ({"dataset": "composite"}, "needs datasets="),
+        ({"dataset": "composite", "datasets": {"name": "gcd"}}, "needs datasets="),
+        ({"dataset": "composite", "datasets": ["gcd"]}, "got 'gcd'"),
+        ({"dataset": "composite", "datasets": [{"name": "gcd"}] * 2}, "each once"),
+        ({"dataset": "composite", "datasets": [{"name": "gcd", "weight": 0}]}, "weights above 0"),
+        ({"dataset": "composite", "datasets": [{"name": "gcd", "weight": "2"}]}, "weights above 0"),
+        ({"dataset": "composite", "datasets": [{"name": "gcd", "wieght": 2}]}, "wieght"),
+        ({"dataset": "composite", "datasets": [{"name": "composite", "config": {}}]}, "needs datasets="),
+        ({"dataset": "composite", "datasets": [{"name": "gccd"}]}, "'gcd'"),
+        ({"dataset": "composite", "datasets": []}, "needs datasets="),
+        ({"dataset": "composite", "datasets": [{"name": "gcd", "config": {"seed": 1}}]}, "no option 'seed'"),
+        ({"dataset": "composite", "datasets": [{"name": "gcd", "config": ["max_value"]}]}, "needs datasets="),
     ],
 )
 def test_bad_options_are_refused(options, message):
