@@ -12,7 +12,7 @@ TRITON  := .triton
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-llm demo demo-llm test test-fast test-kernels test-verl fuzz mutants lint format theory notebooks bench bench-gpu study study-gpu study-llm study-llm-gpu readings docs figures clean
+.PHONY: help setup setup-llm demo demo-llm test test-fast test-kernels test-verl fuzz mutants lint format theory notebooks bench bench-gpu study study-gpu study-llm study-llm-gpu readings docs figures coq clean
 
 help: ## show this text
 	@echo 'minicppo: CPPO to learn, check, use and reproduce'
@@ -99,6 +99,12 @@ format: $(STAMP) ## mend what the linter can mend by itself
 
 theory: $(STAMP) ## check the paper's statements by enumeration and print the verdicts
 	$(BIN)/python -m theory.verify
+
+COQC ?= coqc
+
+coq: ## check the machine-checked proofs of theory/coq and print the axioms that each rests on
+	@command -v $(COQC) >/dev/null || { echo 'make coq needs the Coq proof assistant (8.16 or newer): apt-get install coq on Debian and Ubuntu, brew install coq on macOS'; exit 1; }
+	@cd theory/coq && for file in $$(grep '\.v$$' _CoqProject); do echo "$$file"; $(COQC) -Q . CPPO "$$file" || exit 1; done
 
 notebooks: $(STAMP) ## execute the notebooks from top to bottom; MINICPPO_FAST=1 for smaller numbers
 	OMP_NUM_THREADS=1 $(BIN)/python -m notebooks.run

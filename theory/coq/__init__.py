@@ -1,0 +1,1 @@
+"""Machine-checked proofs (Coq), and the page that lists their statements."""
