@@ -29,6 +29,9 @@ class Terminal(Console):
     def __init__(self, **options: Any):
         super().__init__(highlight=False, markup=False, **options)
 
+    def print(self, *objects: Any, **options: Any) -> None:
+        super().print(*objects, **{"crop": False, **options})
+
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         for segment in super().render(renderable, options):
             yield segment if segment.control else segment._replace(text=printable(segment.text))
@@ -43,14 +46,27 @@ def say(*lines: object) -> None:
         console.print(str(line), soft_wrap=True)
 
 
+LONGEST_WORD = 40  # characters; a longer one, such as a path, is broken
+
+
 def table(heads: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None, words: int = 99) -> Table:
-    """Rows under heads: the first `words` columns stand left, the others are numbers, close together."""
+    """Rows under heads: the first `words` columns stand left, the others are numbers, close together.
+
+    No word is broken: where the terminal is too narrow for the longest ones, lines are longer than it.
+    """
     close = words < len(heads)
     shown = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=close)
-    for i, head in enumerate(heads):
-        shown.add_column(head, justify="left" if i < words else "right", no_wrap=i >= words, overflow="fold")
-    for row in rows:
-        shown.add_row(*(Text(printable(str(cell))) for cell in row))
+    cells = [[printable(str(cell)) for cell in row] for row in rows]
+    longest = [max(len(word) for cell in column for word in [*cell.split(), ""]) for column in zip(heads, *cells)]
+    widths = [min(LONGEST_WORD, width) for width in longest]
+    for i, (head, width) in enumerate(zip(heads, widths, strict=True)):
+        shown.add_column(
+            head, justify="left" if i < words else "right", no_wrap=i >= words, overflow="fold", min_width=width
+        )
+    for row in cells:
+        shown.add_row(*map(Text, row))
+    if (least := sum(widths) + 3 * len(widths)) > console.width:
+        shown.width = least
     return shown
 
 

@@ -7,9 +7,10 @@ from typing import Any, Literal
 
 import torch
 import yaml
-from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+from pydantic import ValidationError, field_validator, model_validator
 
 from minicppo.plugins import require_loaded
+from minicppo.rl.keys import meant
 from minicppo.rl.sections import (
     ClusterConfig,
     EvalConfig,
@@ -21,6 +22,7 @@ from minicppo.rl.sections import (
     TaskConfig,
     TrainConfig,
     WarmupConfig,
+    key,
 )
 from minicppo.rl.settings_file import ConfigError, check_values, mistakes, parse_yaml, read_settings
 from minicppo.rl.tasks import Task, make_task
@@ -34,12 +36,12 @@ PRESETS = Path(__file__).parent.parent / "presets"
 class RunConfig(Section):
     """One run."""
 
-    name: Name = "run"
-    plugins: list[str] = Field([])  # Python files with methods and tasks of one's own, see `minicppo.plugins`
-    engine: Engine = "local"  # local: our own small trainer; the others outgrow one device
-    seed: int = Field(0, ge=0)
-    device: str = "auto"  # auto: cuda if there is one, else cpu
-    threads: int = Field(1, ge=1)  # CPU threads; also part of what determines the last bits of a run
+    name: Name = key("run", "what its folder is called after")
+    plugins: list[str] = key([], "Python files with methods and tasks of your own; a file names them, --plugin loads")
+    engine: Engine = key("local", "local: the small trainer of this package; the others outgrow one device")
+    seed: int = key(0, "of everything random but the evaluation and the warm-up", ge=0)
+    device: str = key("auto", "auto: cuda if there is one, else cpu")
+    threads: int = key(1, "CPU threads; they too decide on the last bits of a run", ge=1)
     model: ModelConfig = ModelConfig()
     task: TaskConfig = TaskConfig()
     method: MethodConfig = MethodConfig()
@@ -252,23 +254,11 @@ def _renamed(old: Any, name: Any) -> Any:
 
 
 def _explain(detail: Any) -> str:
-    """One line for one pydantic error: the dotted key, the value, and what to do."""
-    location = [str(part) for part in detail["loc"]]
-    key = ".".join(location)
+    """What is wrong by one pydantic error: the dotted key, the value, and what to do."""
+    key = ".".join(str(part) for part in detail["loc"])
     if detail["type"] == "extra_forbidden":
-        section: type[BaseModel] = RunConfig
-        for part in location[:-1]:
-            section = _section_of(section, part)
-        prefix = "".join(f"{part}." for part in location[:-1])
-        return f"unknown key {short(key)}{nearest(key, [prefix + name for name in section.model_fields])}"
+        return "\n".join(meant(RunConfig, key, detail["input"]))
     message = str(detail["msg"]).removeprefix("Value error, ")
     if detail["type"] == "value_error":
         return f"{key}: {message}" if key and not message.startswith(key) else message
     return f"{key} = {short(detail['input'])}: {message[:1].lower()}{message[1:]}"
-
-
-def _section_of(section: type[BaseModel], name: str) -> type[BaseModel]:
-    default = {"warmup": WarmupConfig}.get(name)
-    annotation = default or section.model_fields[name].annotation
-    assert isinstance(annotation, type)
-    return annotation

@@ -34,18 +34,23 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
 
+def key(default: Any, text: str, **limits: Any) -> Any:
+    """A key: its default, what it is (`minicppo config` prints that), and limits by pydantic's names."""
+    return Field(default, description=text, **limits)
+
+
 HUB = "hub:"  # model.path = hub:OWNER/NAME: a name on the Hugging Face hub
 
 
 class ModelConfig(Section):
     """The policy: a saved model (`path`) or, without a path, a small Qwen3-like one of these sizes."""
 
-    path: str | None = None  # a Hugging Face folder, a .gguf file, package:NAME, or (engines only) hub:OWNER/NAME
-    chat: bool | None = None  # wrap prompts in the chat template; null: if the tokenizer has one
-    hidden_size: int = Field(64, ge=1)
-    intermediate_size: int = Field(128, ge=1)
-    layers: int = Field(2, ge=1)
-    heads: int = Field(4, ge=1)
+    path: str | None = key(None, "a Hugging Face folder, a .gguf file, package:NAME, or (engines only) hub:OWNER/NAME")
+    chat: bool | None = key(None, "wrap prompts in the chat template; null: if the tokenizer has one")
+    hidden_size: int = key(64, "width of a policy from scratch", ge=1)
+    intermediate_size: int = key(128, "width of its feed-forward layers", ge=1)
+    layers: int = key(2, "its layers", ge=1)
+    heads: int = key(4, "its attention heads", ge=1)
 
     @model_validator(mode="after")
     def _check(self) -> "ModelConfig":
@@ -79,15 +84,15 @@ class ModelConfig(Section):
 class TaskConfig(Section):
     """A task by name, and its constructor's options."""
 
-    name: str = "chain"
-    options: dict[str, Any] = {}
+    name: str = key("chain", "one of `minicppo tasks`")
+    options: dict[str, Any] = key({}, "arguments of its constructor, listed there")
 
 
 class MethodConfig(Section):
     """A rule of `minicppo.rules.METHODS` by name, and its hyper-parameters."""
 
-    name: str = "cppo"
-    params: dict[str, Any] = {}
+    name: str = key("cppo", "one of `minicppo methods`")
+    params: dict[str, Any] = key({}, "its hyper-parameters; `minicppo methods NAME` has defaults and sources")
 
     @model_validator(mode="after")
     def _check(self) -> "MethodConfig":
@@ -106,15 +111,15 @@ class MethodConfig(Section):
 class RolloutConfig(Section):
     """What is sampled at each iteration."""
 
-    prompts: int = Field(32, ge=1)
-    group_size: int = 8
-    max_new_tokens: int | None = Field(None, ge=1)  # null: the task's
-    temperature: Temperature = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-    top_log_probs: int = Field(20, ge=1)  # K of the top-K divergences; `cells` before
-    batch: int | None = Field(None, ge=1)  # prompts per forward pass; null: all
-    autocast: Literal["same", "float32", "bfloat16"] = "same"  # precision of sampling; same: that of training
+    prompts: int = key(32, "prompts an iteration", ge=1)
+    group_size: int = key(8, "responses a prompt, judged against each other; 2 or more")
+    max_new_tokens: int | None = key(None, "longest response, in tokens; null: the task's", ge=1)
+    temperature: Temperature = key(1.0, "of sampling, and of every log-prob")
+    top_p: float = key(1.0, "only 1: truncated sampling biases every ratio")
+    top_k: int = key(0, "only 0, for the same reason")
+    top_log_probs: int = key(20, "K of the top-K divergences; `cells` before", ge=1)
+    batch: int | None = key(None, "prompts per forward pass; null: all", ge=1)
+    autocast: Literal["same", "float32", "bfloat16"] = key("same", "precision of sampling; same: that of training")
 
     @model_validator(mode="before")
     @classmethod
@@ -143,24 +148,25 @@ class RolloutConfig(Section):
 class TrainConfig(Section):
     """The updates made with each rollout batch."""
 
-    iterations: int = Field(40, ge=1, le=999_999)  # rollout batches
-    minibatches: int = Field(8, ge=1)  # optimiser steps per epoch when no group is dropped
-    minibatch_prompts: int | None = Field(None, ge=1)  # the same in prompts a step: minibatches = prompts / this
-    epochs: int = Field(1, ge=1)  # passes over each rollout batch
-    staleness: int = Field(0, ge=0)  # rollouts come from the weights of this many optimiser steps ago
-    lr: float = Field(3e-4, gt=0)
-    lr_warmup: int = Field(5, ge=0)  # optimiser steps of linear learning-rate warm-up
-    betas: tuple[float, float] = (0.9, 0.999)
-    weight_decay: float = Field(0.0, ge=0)
-    grad_clip: float = Field(1.0, gt=0)
-    loss_agg_mode: str = "seq-mean-token-sum-norm"
-    horizon: int | None = Field(None, ge=1)  # divisor of seq-mean-token-sum-norm; null: max_new_tokens
-    normalize_std: bool = False
-    micro_batch: int | None = Field(None, ge=1)  # responses per forward pass; null: the whole minibatch
-    checkpoint_every: int = Field(10, ge=1)  # iterations
-    keep_checkpoints: int = Field(1, ge=1)
-    # auto: bfloat16 on CUDA, off elsewhere; native: also on a CPU that multiplies it in hardware
-    autocast: Literal["auto", "native", "off", "bfloat16"] = "auto"
+    iterations: int = key(40, "rollout batches", ge=1, le=999_999)
+    minibatches: int = key(8, "optimiser steps per epoch when no group is dropped", ge=1)
+    minibatch_prompts: int | None = key(None, "the same in prompts a step: minibatches = prompts / this", ge=1)
+    epochs: int = key(1, "passes over each rollout batch", ge=1)
+    staleness: int = key(0, "rollouts come from the weights of this many optimiser steps ago", ge=0)
+    lr: float = key(3e-4, "AdamW's learning rate", gt=0)
+    lr_warmup: int = key(5, "optimiser steps of linear learning-rate warm-up", ge=0)
+    betas: tuple[float, float] = key((0.9, 0.999), "AdamW's")
+    weight_decay: float = key(0.0, "AdamW's", ge=0)
+    grad_clip: float = key(1.0, "largest norm of a gradient", gt=0)
+    loss_agg_mode: str = key("seq-mean-token-sum-norm", "how token losses are averaged")
+    horizon: int | None = key(None, "divisor of seq-mean-token-sum-norm; null: max_new_tokens", ge=1)
+    normalize_std: bool = key(False, "divide advantages by the group's standard deviation")
+    micro_batch: int | None = key(None, "responses per forward pass; null: the whole minibatch", ge=1)
+    checkpoint_every: int = key(10, "iterations", ge=1)
+    keep_checkpoints: int = key(1, "the newest so many stay", ge=1)
+    autocast: Literal["auto", "native", "off", "bfloat16"] = key(
+        "auto", "bfloat16 passes; auto: on CUDA alone; native: also on a CPU that multiplies it in hardware"
+    )
 
     @field_validator("loss_agg_mode")
     @classmethod
@@ -173,43 +179,43 @@ class TrainConfig(Section):
 class EvalConfig(Section):
     """Held-out evaluation: Avg@samples at `temperature`, and greedy."""
 
-    every: int = Field(10, ge=1)  # iterations; always at the start and at the end
-    problems: int = Field(64, ge=2)
-    data: list[str] = []  # test sets by name or path, all their problems; empty: the task's held-out problems
-    samples: int = Field(4, ge=1)
-    temperature: Temperature = 1.0
-    top_p: float = Field(1.0, gt=0, le=1)
-    batch: int | None = Field(None, ge=1)  # prompts per forward pass; null: all
-    seed: int = 0  # of the problems, which are the same for all methods and run seeds
+    every: int = key(10, "iterations; always at the start and at the end", ge=1)
+    problems: int = key(64, "held-out problems", ge=2)
+    data: list[str] = key([], "test sets by name or path, all their problems; empty: the task's held-out problems")
+    samples: int = key(4, "answers a problem: Avg@samples", ge=1)
+    temperature: Temperature = key(1.0, "of the sampled answers")
+    top_p: float = key(1.0, "of the sampled answers", gt=0, le=1)
+    batch: int | None = key(None, "prompts per forward pass; null: all", ge=1)
+    seed: int = key(0, "of the problems, which are the same for all methods and run seeds")
 
 
 class WarmupConfig(Section):
     """Supervised training on imperfect demonstrations, before the run and shared between runs."""
 
-    error_rate: float = Field(0.12, ge=0, lt=1)  # wrong steps in the demonstrations
-    target: float = Field(0.95, ge=0, le=1)  # stop once the greedy accuracy reaches it
-    check_every: int = Field(50, ge=1)
-    anneal: int = Field(200, ge=0)  # further steps, the learning rate falling to 0: a sharper start is a fragile one
-    max_steps: int = Field(3000, ge=1)  # to reach the target
-    batch: int = Field(64, ge=1)
-    lr: float = Field(4e-3, gt=0)
-    seed: int = 0  # of weights and demonstrations: runs with different seeds share one warm-up
+    error_rate: float = key(0.12, "wrong steps in the demonstrations", ge=0, lt=1)
+    target: float = key(0.95, "stop once the greedy accuracy reaches it", ge=0, le=1)
+    check_every: int = key(50, "steps between looks at the accuracy", ge=1)
+    anneal: int = key(200, "further steps, the learning rate falling to 0: a sharper start is a fragile one", ge=0)
+    max_steps: int = key(3000, "to reach the target", ge=1)
+    batch: int = key(64, "demonstrations a step", ge=1)
+    lr: float = key(4e-3, "AdamW's learning rate", gt=0)
+    seed: int = key(0, "of weights and demonstrations: runs with different seeds share one warm-up")
 
 
 class ClusterConfig(Section):
     """Where an engine runs and how it splits the work; the local trainer takes no notice of it."""
 
-    nodes: int = Field(1, ge=1)
-    gpus_per_node: int = Field(1, ge=1)
-    gpu: str = "h100-80gb"  # what `minicppo plan` estimates with; see `minicppo.engines.memory.GPUS`
-    max_prompt_tokens: int = Field(1024, ge=1)  # verl leaves longer prompts out; for the others an estimate
-    tensor_parallel: int = Field(1, ge=1)  # GPUs a layer is split over, in training (Megatron)
-    pipeline_parallel: int = Field(1, ge=1)  # GPUs the layers are dealt out to, in training (Megatron)
-    expert_parallel: int = Field(1, ge=1)  # GPUs the experts are dealt out to; more than 1 selects Megatron
-    rollout_tensor_parallel: int = Field(1, ge=1)  # GPUs a rollout replica is split over
-    rollout_memory: float = Field(0.5, gt=0, lt=1)  # share of a GPU's memory for rollout weights and KV cache
-    offload: bool = False  # keep parameters and optimiser in host memory while rolling out
-    overrides: list[str] = []  # further settings of the engine's own, KEY=VALUE, applied last
+    nodes: int = key(1, "machines", ge=1)
+    gpus_per_node: int = key(1, "GPUs of each", ge=1)
+    gpu: str = key("h100-80gb", "what `minicppo plan` estimates with; see `minicppo.engines.memory.GPUS`")
+    max_prompt_tokens: int = key(1024, "verl leaves longer prompts out; for the others an estimate", ge=1)
+    tensor_parallel: int = key(1, "GPUs a layer is split over, in training (Megatron)", ge=1)
+    pipeline_parallel: int = key(1, "GPUs the layers are dealt out to, in training (Megatron)", ge=1)
+    expert_parallel: int = key(1, "GPUs the experts are dealt out to; more than 1 selects Megatron", ge=1)
+    rollout_tensor_parallel: int = key(1, "GPUs a rollout replica is split over", ge=1)
+    rollout_memory: float = key(0.5, "share of a GPU's memory for rollout weights and KV cache", gt=0, lt=1)
+    offload: bool = key(False, "keep parameters and optimiser in host memory while rolling out")
+    overrides: list[str] = key([], "further settings of the engine's own, KEY=VALUE, applied last")
 
     @property
     def gpus(self) -> int:

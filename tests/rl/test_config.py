@@ -44,7 +44,7 @@ def test_naming_another_method_drops_the_parameters_of_the_old():
     ("override", "message"),
     [
         ("train.lrr=1", r"unknown key 'train\.lrr'; did you mean 'train\.lr'"),
-        ("trian.lr=1", "unknown key 'trian'; did you mean 'train'"),
+        ("trian.lr=1", r"unknown key 'trian\.lr'; did you mean 'train\.lr'"),
         ("warmup.eror_rate=0.1", r"did you mean 'warmup\.error_rate'"),
         ("method=cpo", "'cpo' is unknown.*did you mean 'cppo'"),
         ("method.params.detla=0.1", "detla.*did you mean 'delta'"),

@@ -1,0 +1,95 @@
+"""The keys of a configuration: what each of them is, and which of them an unknown one means."""
+
+import difflib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from minicppo.rl.settings_file import read_settings
+from minicppo.text import short
+
+FOREIGN = Path(__file__).with_name("foreign_names.yaml")
+SIGNS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
+
+
+@dataclass(frozen=True)
+class Key:
+    """One key: its dotted name, the type and limits of its values, its default, and what it is."""
+
+    name: str
+    type: str
+    default: Any
+    limits: str
+    text: str
+
+
+def keys(section: type[BaseModel], prefix: str = "") -> Iterator[Key]:
+    """Every key of a section and of the sections in it, in their order."""
+    for name, field in section.model_fields.items():
+        inner = next((kind for kind in (field.annotation, *get_args(field.annotation)) if _is_section(kind)), None)
+        if inner:
+            yield from keys(inner, f"{prefix}{name}.")
+        else:
+            text = field.description or ""
+            yield Key(prefix + name, _type(field.annotation), field.default, _limits(field), text)
+
+
+def meant(section: type[BaseModel], typed: str, value: Any) -> list[str]:
+    """What to say of a key that does not exist: for it, or for each key under it, a line with the one that it means.
+
+    First by meaning (what TRL, verl, OpenRLHF and others call it), then by its last word, then by its letters.
+    """
+    known = [key.name for key in keys(section)]
+    return [f"unknown key {short(name)}{_one_meant(known, name)}" for name in _leaves(typed, value)]
+
+
+@cache
+def foreign_names() -> tuple[dict[str, str], dict[str, str]]:
+    """Names of other libraries: the key that each means here, and why those that mean none are not here."""
+    table = read_settings(FOREIGN)
+    return tuple(
+        {name: ours for ours, names in table[part].items() for name in names} for part in ("keys", "absent")
+    )  # type: ignore[return-value]
+
+
+def _one_meant(known: list[str], typed: str) -> str:
+    ours, absent = foreign_names()
+    for name in sorted([*ours, *absent], key=len, reverse=True):  # the longest says most
+        if f".{typed}".endswith(f".{name}") or ("." in typed and name.endswith(f".{typed}")):
+            return f": here it is {ours[name]}" if name in ours else f": {absent[name]}"
+    same = [name for name in known if name.endswith(f".{typed}")]
+    like = same or difflib.get_close_matches(typed, [*known, *{name.partition(".")[0] for name in known}], 1)
+    return f"; did you mean {' or '.join(map(repr, like))}?" if like else "; minicppo config lists all"
+
+
+def _leaves(name: str, value: Any) -> Iterator[str]:
+    if isinstance(value, Mapping) and value:
+        for inner, below in value.items():
+            yield from _leaves(f"{name}.{inner}", below)
+    else:
+        yield name
+
+
+def _is_section(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
+
+
+def _type(kind: Any) -> str:
+    if get_origin(kind) is Literal:
+        return " | ".join(map(str, get_args(kind)))
+    if get_origin(kind) in (list, tuple, dict):
+        return {list: "list", tuple: "pair of numbers", dict: "mapping"}[get_origin(kind)]
+    if inner := get_args(kind):  # a union
+        return " | ".join(map(_type, inner))
+    return {NoneType: "null", str: "text", int: "whole number", float: "number", bool: "true | false"}[kind]
+
+
+def _limits(field: FieldInfo) -> str:
+    found = (f"{sign} {getattr(rule, name)}" for rule in field.metadata for name, sign in SIGNS.items() if hasattr(rule, name))
+    return ", ".join(found)
