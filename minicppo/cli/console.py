@@ -57,7 +57,9 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[object]], title: str | N
     close = words < len(heads)
     shown = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=close)
     cells = [[printable(str(cell)) for cell in row] for row in rows]
-    longest = [max(len(word) for cell in column for word in [*cell.split(), ""]) for column in zip(heads, *cells)]
+    longest = [
+        max(len(word) for cell in [*column, "-"] for word in cell.split()) for column in zip(heads, *cells, strict=True)
+    ]
     widths = [min(LONGEST_WORD, width) for width in longest]
     for i, (head, width) in enumerate(zip(heads, widths, strict=True)):
         shown.add_column(

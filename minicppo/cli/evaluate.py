@@ -100,6 +100,8 @@ def evaluate(
         policy, config = _of_run(run, overrides)
         task, newest = config.make_task(), list_checkpoints(run / "checkpoints")[-1]
         own = {"template": task.template} if hasattr(task, "template") else {}
+        if not as_json:
+            say(f"{newest}, the newest checkpoint: iteration {int(newest.name)} of {config.train.iterations}")
         settings = DataSettings(str(newest), **{"max_new_tokens": config.max_new_tokens(task), **own, **asked})
     elif overrides:
         raise ValueError(f"{target} is no run, so it has no settings to change: {' '.join(overrides)}")
@@ -121,15 +123,19 @@ def evaluate(
 
 def _on_its_task(run: str, overrides: list[str] | None, as_json: bool) -> None:
     """A run on the held-out problems of its own task."""
+    from minicppo.rl.checkpoint import list_checkpoints
     from minicppo.rl.evaluate import evaluate as judge
 
     policy, config = _of_run(Path(run), overrides)
+    checkpoint = list_checkpoints(Path(run) / "checkpoints")[-1]
     with _progress("Nothing of it is kept: the same command starts over.") as lines:
         found = judge(policy, config.make_task(), config, lambda done, n, _: lines.show("evaluation", done, n))
-    samples = config.eval.samples
+    samples, iteration = config.eval.samples, int(checkpoint.name)
     if as_json:
-        print(json.dumps({"run": run, **found.as_row(), "problems": found.problems, "samples": samples}))
+        where = {"run": run, "checkpoint": str(checkpoint), "iteration": iteration}
+        print(json.dumps({**where, **found.as_row(), "problems": found.problems, "samples": samples}))
     else:
+        say(f"{checkpoint}, the newest checkpoint: iteration {iteration} of {config.train.iterations}")
         _show({config.task.name: found}, samples)
 
 

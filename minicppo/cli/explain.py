@@ -1,6 +1,7 @@
 """`minicppo explain`."""
 
 import json
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,47 +11,120 @@ import yaml
 from minicppo.cli.console import console, say
 from minicppo.cli.options import Json, Plugins, load
 
+LISTS = ("mu", "pi", "advantage", "divergence", "tokens")  # what a JSON file may hold; mu and pi it must
+
 
 def explain(
-    mu: Annotated[str, typer.Option(help="Probabilities of the sampled tokens under the rollout policy.")],
-    pi: Annotated[str, typer.Option(help="Their probabilities under the current policy.")],
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Hyper-parameters of the method.")
     ] = None,
+    mu: Annotated[str, typer.Option(help="Probabilities, or log-probs, of the sampled tokens when sampled.")] = "",
+    pi: Annotated[str, typer.Option(help="The same under the current policy.")] = "",
     advantage: Annotated[str, typer.Option(help="One advantage for all tokens, or one for each.")] = "1",
-    method: Annotated[str, typer.Option(help="Any of `minicppo methods`.")] = "cppo",
     divergence: Annotated[str, typer.Option(help="D_t of each token, in the place of the method's own.")] = "",
+    file: Annotated[Path | None, typer.Option(help=f"A JSON file with the lists {', '.join(LISTS)}.")] = None,
+    run: Annotated[Path | None, typer.Option(help="A run: a response of its last batch, by its own method.")] = None,
+    row: Annotated[int, typer.Option(help="With --run: which of its responses.", min=1)] = 1,
+    method: Annotated[str | None, typer.Option(help="Any of `minicppo methods`. [default: cppo, or the run's]")] = None,
     plot: Annotated[Path | None, typer.Option(help="Also draw it to this PNG file.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Also write the tokens, coloured, to this HTML file.")] = None,
     plugins: Plugins = None,
     as_json: Json = False,
 ) -> None:
     """Show what a method does to one response, token by token: w, D, Z, S, W, c, the weight g, verdict and reason.
 
+    Negative numbers are log-probs.
+
     Examples:
 
-    `minicppo explain --mu .5,.4,.5,.9,.3 --pi .6,.48,.4,.91,.5 --advantage 1 budget=fixed`
-
-    `minicppo explain --mu .5,.4,.5,.9,.3 --pi .6,.48,.4,.91,.5 --method grpo --plot grpo.png`
+    - `minicppo explain --mu .5,.4,.5,.9,.3 --pi .6,.48,.4,.91,.5 --advantage 1 budget=fixed`
+    - `minicppo explain --mu .5,.4,.5,.9,.3 --pi .6,.48,.4,.91,.5 --method grpo --plot grpo.png`
+    - `minicppo explain --run runs/stale-cppo-exact --row 3 --html response.html`
     """
     from minicppo.plots import explain as shown
+    from minicppo.plots.explain_html import page
     from minicppo.plots.style import save
 
     load(plugins)
+    for path in (plot, html):
+        if path is not None and not path.parent.is_dir():
+            raise FileNotFoundError(f"there is no folder {path.parent} to write {path.name} to: make it first")
+    if [bool(mu or pi), file is not None, run is not None].count(True) != 1:
+        raise ValueError("say what to explain: --mu and --pi, or --file FILE.json, or --run RUN")
+    params = dict(_pair(text) for text in overrides or [])
+    if run is not None:
+        given, name, of_run = _of_run(run, row)
+        params = params if method else {**of_run, **params}
+        method = method or name
+    elif file is not None:
+        given = _of_file(file)
+    else:
+        typed = {"mu": mu, "pi": pi, "advantage": advantage, "divergence": divergence}
+        given = {key: _numbers(key, text) for key, text in typed.items() if text}
+    method = method or "cppo"
     rows = shown.explain(
-        _numbers("mu", mu),
-        _numbers("pi", pi),
-        _numbers("advantage", advantage),
+        _probabilities("mu", given.get("mu", [])),
+        _probabilities("pi", given.get("pi", [])),
+        given.get("advantage", [1.0]),
         method,
-        _numbers("divergence", divergence) if divergence else None,
-        **dict(_pair(text) for text in overrides or []),
+        given.get("divergence"),
+        **params,
     )
+    title = " ".join([method, *(overrides or [])])
     if as_json:
         print(json.dumps(rows, indent=1))
     else:
-        console.print(shown.table(rows, " ".join([method, *(overrides or [])])))
+        console.print(shown.table(rows, title))
         console.print(shown.legend(rows))
     if plot is not None:
         say(f"drawn to {save(shown.picture(rows, method), plot)}")
+    if html is not None:
+        html.write_text(page(rows, given.get("tokens"), title), encoding="utf-8")
+        say(f"written to {html}")
+
+
+def _of_run(run: Path, row: int) -> tuple[dict[str, Any], str, dict[str, Any]]:
+    """A response of the run's trace; the run's method and its hyper-parameters."""
+    from minicppo.plots.runs import load_run
+
+    loaded = load_run(run)
+    if loaded.trace is None:
+        raise FileNotFoundError(f"{run} has kept no responses yet: they are written at its evaluations")
+    trace = loaded.trace
+    if row > len(trace.tokens):
+        raise ValueError(f"--row {row}: {run} has kept {len(trace.tokens)} responses")
+    valid = trace.response_mask[row - 1]
+    arrays = {
+        "mu": trace.rollout_log_probs,
+        "pi": trace.log_probs,
+        "advantage": trace.advantages,
+        "divergence": trace.divergence,
+    }
+    given: dict[str, Any] = {name: array[row - 1][valid].tolist() for name, array in arrays.items()}
+    return {**given, "tokens": trace.tokens[row - 1]}, loaded.method, loaded.config["method"].get("params", {})
+
+
+def _of_file(path: Path) -> dict[str, Any]:
+    from minicppo.files import reading
+
+    with reading(path):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found, dict) or not {"mu", "pi"} <= set(found) <= set(LISTS):
+            raise ValueError(f"an object with the lists mu and pi is wanted, and perhaps {', '.join(LISTS[2:])}")
+        for name, values in found.items():
+            kind = str if name == "tokens" else int | float
+            if not isinstance(values, list) or not all(isinstance(value, kind) for value in values):
+                raise ValueError(f"{name} is no list of {'texts' if name == 'tokens' else 'numbers'}")
+    return found
+
+
+def _probabilities(name: str, values: list[float]) -> list[float]:
+    """Probabilities as they are; log-probs, known by a negative one among them, through exp."""
+    if not any(value < 0 for value in values):
+        return values
+    if any(value > 0 for value in values):
+        raise ValueError(f"{name} has negative numbers, as log-probs are, and positive ones: give one kind")
+    return [math.exp(value) for value in values]
 
 
 def _numbers(name: str, text: str) -> list[float]:

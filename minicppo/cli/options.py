@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,21 +15,32 @@ if TYPE_CHECKING:
     from minicppo.rl.config import RunConfig
 
 Preset = Annotated[str, typer.Argument(metavar="PRESET_OR_YAML", help="A preset's name or a YAML file.")]
-Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings to change, as dotted keys.")
-]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings to change, as dotted keys.")]
 Method = Annotated[str | None, typer.Option("--method", "-m", help="Any name that `minicppo methods` lists.")]
 Engine = Annotated[
     str | None, typer.Option("--engine", help="Where it runs: local, trl or verl. [default: the preset's]")
 ]
 Folder = Annotated[
     Path | None,
-    typer.Option("--run-dir", "-o", help="Where the run writes. [default: runs/PRESET-METHOD, or -RECIPE]"),
+    typer.Option(
+        "--run-dir",
+        "-o",
+        help="Where the run writes. [default: runs/PRESET-METHOD, or -RECIPE, and the settings given]",
+    ),
 ]
 Plugins = Annotated[
     list[Path] | None,
     typer.Option("--plugin", metavar="FILE.py", help="A file with methods or tasks of your own; repeatable."),
 ]
+UNNAMED = (
+    "plugins",
+    "engine",
+    "recipe",
+    "method",
+    "method.name",
+    "name",
+    "device",
+)  # settings no folder is named after
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -52,5 +65,9 @@ def recipes_in(given: Sequence[str]) -> list[str]:
 
 
 def default_folder(config: RunConfig, given: Sequence[str]) -> Path:
-    """Where a run goes unless told: named after the recipe, as two of them may share a method, or after the method."""
-    return Path("runs") / f"{config.name}-{[config.method.name, *recipes_in(given)][-1]}"
+    """Where a run goes unless told: PRESET-METHOD, or -RECIPE, and the settings that were given, as in -seed-1."""
+    told = (text.partition("=") for text in given)
+    parts = [f"{key.rpartition('.')[2]}-{value}" for key, _, value in told if key not in UNNAMED]
+    name = "-".join([config.name, [config.method.name, *recipes_in(given)][-1], *parts])
+    name = re.sub(r"[^\w.+-]+", "_", name)
+    return Path("runs") / (name if len(name) <= 120 else f"{name[:110]}-{zlib.crc32(name.encode()):08x}")

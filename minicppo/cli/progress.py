@@ -1,5 +1,7 @@
 """A live line for each run: how far, how fast, how long still, and the last held-out accuracy."""
 
+import threading
+import time
 from collections.abc import Mapping
 from typing import Any, Self
 
@@ -17,6 +19,7 @@ from rich.progress import (
 from rich.text import Text
 
 WARM_UP = "warm-up"
+EVERY = 15.0  # seconds of silence, at most, away from a terminal
 
 
 class RateColumn(ProgressColumn):
@@ -27,6 +30,18 @@ class RateColumn(ProgressColumn):
         if not speed:
             return Text("")
         return Text(f"{speed:.0f}/s" if speed >= 2 else f"{1 / speed:.1f} s each", style="cyan")
+
+
+def no_contrast(reward: float) -> str:
+    """Why no group of an iteration taught anything, from its mean reward, and what to change."""
+    cause = (
+        "Every reward was 0: the task is too hard for this policy, or it had no warm-up (warmup={})"
+        if reward == 0
+        else "Every reward was 1: the task is too easy for this policy"
+        if reward == 1
+        else "In every group all responses had the same reward: raise rollout.group_size or rollout.temperature"
+    )
+    return f"{cause}. Groups of equal rewards have no advantage, so they are dropped"
 
 
 class Lines:
@@ -67,14 +82,40 @@ class Lines:
 
 
 class RunProgress(Lines):
-    """Turns a trainer's events into progress lines; away from a terminal, into one printed line an evaluation."""
+    """Turns a trainer's events into progress lines.
+
+    Away from a terminal: into one printed line an evaluation, and one where nothing was printed for `EVERY` seconds.
+    """
 
     def __init__(self, console: Console):
         super().__init__(console, wide=True)
+        self._idle: dict[str, int] = {}  # iterations in a row without an update
+        self._reward = 0.0  # of the newest rollout
+        self._printed, self._end = time.monotonic(), threading.Event()
+
+    def __enter__(self) -> Self:
+        if not self.console.is_terminal:
+            threading.Thread(target=self._keep_printing, daemon=True).start()
+        return super().__enter__()
+
+    def __exit__(self, *_: object) -> None:
+        self._end.set()
+        super().__exit__(*_)
+
+    def _keep_printing(self) -> None:
+        while not self._end.wait(1):
+            running = [line for line in self._tasks.values() if line.started and not line.finished]
+            if running and time.monotonic() > self._printed + EVERY:
+                line = running[-1]
+                rate = RateColumn().render(line).plain
+                left = f", about {line.time_remaining / 60:.1f} min left" if line.time_remaining else ""
+                of = f" of {line.total:.0f}" if line.total else ""
+                self._print(f"{line.description}: {line.completed:.0f}{of}{rate and f', {rate}'}{left}")
 
     def add(self, name: str, iterations: int, done: int = 0) -> None:
         """A line for a run of so many iterations; its clock starts with its first event."""
         self.show(name, done, iterations, "waiting" if done < iterations else "done before", start=False)
+        self._idle[name] = 0
 
     def handle(self, name: str, event: Mapping[str, Any]) -> None:
         """Take one event of the run `name`: a row of its logs, or a step of its warm-up."""
@@ -93,8 +134,17 @@ class RunProgress(Lines):
         if not line.started:
             self.progress.start_task(line.id)
             self.progress.update(line.id, note="")
-        if event["kind"] == "iteration":
+        if event["kind"] == "rollout":
+            self._idle[name] += 1
+            self._reward = event["reward"]
+        elif event["kind"] == "update":
+            self._idle[name] = 0
+        elif event["kind"] == "iteration":
             self.progress.update(line.id, completed=event["iteration"])
+            if self._idle[name] == 1:
+                self.console.print(
+                    f"{name}: iteration {event['iteration']} made no update. {no_contrast(self._reward)}"
+                )
         elif event["kind"] == "eval":
             text = f"accuracy {100 * event['accuracy']:.0f} ± {100 * event['accuracy_se']:.0f} %"
             self.progress.update(line.id, note=text)
@@ -102,4 +152,5 @@ class RunProgress(Lines):
 
     def _print(self, text: str) -> None:
         if not self.console.is_terminal:
+            self._printed = time.monotonic()
             self.console.print(text)

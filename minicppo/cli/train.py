@@ -69,13 +69,15 @@ def train(
     folder = run_dir or default_folder(config, given)
     start, _ = _engine(config, folder, ["train", "..."])
     if _speaks():
-        RunDir(folder).require_vacant()  # before anything is shown
+        RunDir(folder).require_vacant(config)  # before anything is shown
         by_recipe = "".join(f" by recipe {name}" for name in recipes_in(given)[-1:])
         console.print(
             f"{config.method.name}{by_recipe} on {config.task.name}, {config.train.iterations} iterations of "
             f"{config.rollout.prompts} x {config.rollout.group_size} responses, {config.resolved_device()} -> {folder}",
             soft_wrap=True,
         )
+        if config.model.path is None and config.warmup is None:
+            say("There is no warm-up: a policy from scratch rarely gets a reward, and learns nothing until it does.")
     _follow(folder, config.train.iterations, 0, lambda handler: start(config, folder, handler))
 
 
@@ -163,7 +165,7 @@ def _speaks() -> bool:
 
 def _follow(folder: Path, iterations: int, done: int, work: Callable[[Handler | None], object]) -> None:
     """Run `work` under a progress bar, then show what came out."""
-    from minicppo.cli.progress import RunProgress
+    from minicppo.cli.progress import RunProgress, no_contrast
     from minicppo.plots.results import results
     from minicppo.plots.runs import load_run
 
@@ -171,10 +173,15 @@ def _follow(folder: Path, iterations: int, done: int, work: Callable[[Handler | 
         work(None)
         return
     try:
+        name = folder.name if len(folder.name) <= 30 else f"{folder.name[:29]}…"
         with RunProgress(console) as display:
-            display.add(folder.name, iterations, done)
-            work(lambda event: display.handle(folder.name, event))
+            display.add(name, iterations, done)
+            work(lambda event: display.handle(name, event))
     except KeyboardInterrupt:
         stopped_runs([folder], f"{program()} resume {folder}")
-    console.print(results_table(results([load_run(folder)])))
+    run = load_run(folder)
+    console.print(results_table(results([run])))
+    if not run.rows("update"):
+        reward = sum(row["reward"] for row in run.rows("rollout")) / max(1, len(run.rows("rollout")))
+        say(f"No update was made: this is the policy that it started from. {no_contrast(reward)}.")
     say(f"Figures: minicppo compare {folder} [OTHER RUNS]")

@@ -51,7 +51,7 @@ def train(config: RunConfig, run_dir: str | Path, on_event: OnEvent | None = Non
     trl_config(config, Path(run_dir))  # before any work
     run = RunDir(Path(run_dir))
     if is_main():
-        run.require_vacant()
+        run.require_vacant(config)
         held_out_problems(config.make_task(), config)
     start = starting_policy(config, on_event)
     if is_main():

@@ -33,10 +33,14 @@ MEANINGS = {
     "c": "limit on Z, min(delta, delta + delta_b W - S) with the sums before this token",
     "g": "weight of A grad log pi",
 }
-REASONS = (
-    "toward: the update brings pi no further from mu, always kept; inside: within the limits; "
-    "token: Z > delta, or the method's own test; prefix: Z > what the prefix leaves; both; response: all of it rejected"
-)
+REASONS = {
+    Reason.TOWARD: "toward: the update brings pi no further from mu, always kept",
+    Reason.INSIDE: "inside: within the limits",
+    Reason.TOKEN: "token: beyond the token's own limit",
+    Reason.PREFIX: "prefix: beyond what the prefix leaves",
+    Reason.BOTH: "both: beyond the token's limit and what the prefix leaves",
+    Reason.SEQUENCE: "response: all of it is rejected",
+}
 # what a method compares with its limit, as a column, in words and on an axis; of the first that it has
 TESTED = {
     "Z": r"weighted divergence $Z_t = w_t D_t$",
@@ -112,7 +116,8 @@ def table(rows: Sequence[dict[str, Any]], title: str) -> Table:
     shown = [name for name in COLUMNS if any(row[name] is not None for row in rows)]
     result = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for name in shown:
-        result.add_column(name, justify="left" if name == "verdict" else "right", no_wrap=True)
+        width = max(len(_cell(row[name])) for row in rows)
+        result.add_column(name, justify="left" if name == "verdict" else "right", no_wrap=True, min_width=width)
     for row in rows:
         style = "bold" if row["verdict"].startswith("MASK") else None
         result.add_row(*(_cell(row[name]) for name in shown), style=style)
@@ -124,12 +129,13 @@ def legend(rows: Sequence[dict[str, Any]]) -> str:
     meanings = MEANINGS if rows[0]["S"] is not None else {**MEANINGS, "c": f"limit on {_tested(rows)}"}
     columns = "; ".join(f"{name}: {text}" for name, text in meanings.items() if rows[0][name] is not None)
     used = "" if rows[0]["delta_b"] is None else f"\ndelta_b used: {_cell(rows[0]['delta_b'])}"
-    return f"{columns}{used}\nVerdicts. {REASONS}"
+    codes = sorted({Reason[row["reason"].upper()] for row in rows})
+    return f"{columns}{used}\nVerdicts. {'; '.join(REASONS[code] for code in codes)}"
 
 
 def _cell(value: Any) -> str:
     """Four digits and no leading zero, so that the table fits 80 columns."""
-    return re.sub(r"^(-?)0\.", r"\1.", f"{value:.4g}") if isinstance(value, float) else str(value)
+    return re.sub(r"^(-?)0\.", r"\1.", f"{value + 0.0:.4g}") if isinstance(value, float) else str(value)
 
 
 def _tested(rows: Sequence[dict[str, Any]]) -> str:

@@ -1,7 +1,6 @@
 """Reading a run directory into arrays for figures and tables."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +11,7 @@ from safetensors.numpy import load_file
 
 from minicppo.files import reading
 from minicppo.rl.run_dir import RunDir
-from minicppo.rl.settings_file import read_settings
+from minicppo.rl.settings_file import flat, read_settings
 from minicppo.rules import get_method
 
 PER_RESPONSE = ("advantages", "delta_b")  # one number each, not one a token
@@ -116,12 +115,7 @@ def labels(runs: list[Run]) -> list[str]:
 
 def differing_settings(runs: list[Run]) -> dict[str, list[Any]]:
     """The dotted settings in which the runs are not alike, each with every run's value; None where one has none."""
-    flat = [dict(_flat({**run.config, "method": {"name": run.method, "params": run.params}})) for run in runs]
-    keys = dict.fromkeys(key for settings in flat for key in settings if key != "name")
-    found = {key: [settings.get(key) for settings in flat] for key in keys}
+    told = [dict(flat({**run.config, "method": {"name": run.method, "params": run.params}})) for run in runs]
+    keys = dict.fromkeys(key for settings in told for key in settings if key != "name")
+    found = {key: [settings.get(key) for settings in told] for key in keys}
     return {key: values for key, values in found.items() if any(value != values[0] for value in values)}
-
-
-def _flat(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in settings.items():
-        yield from _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else [(prefix + key, value)]

@@ -53,9 +53,7 @@ def meant(section: type[BaseModel], typed: str, value: Any) -> list[str]:
 def foreign_names() -> tuple[dict[str, str], dict[str, str]]:
     """Names of other libraries: the key that each means here, and why those that mean none are not here."""
     table = read_settings(FOREIGN)
-    return tuple(
-        {name: ours for ours, names in table[part].items() for name in names} for part in ("keys", "absent")
-    )  # type: ignore[return-value]
+    return tuple({name: ours for ours, names in table[part].items() for name in names} for part in ("keys", "absent"))  # type: ignore[return-value]
 
 
 def _one_meant(known: list[str], typed: str) -> str:
@@ -91,5 +89,10 @@ def _type(kind: Any) -> str:
 
 
 def _limits(field: FieldInfo) -> str:
-    found = (f"{sign} {getattr(rule, name)}" for rule in field.metadata for name, sign in SIGNS.items() if hasattr(rule, name))
+    found = (
+        f"{sign} {getattr(rule, name)}"
+        for rule in field.metadata
+        for name, sign in SIGNS.items()
+        if hasattr(rule, name)
+    )
     return ", ".join(found)

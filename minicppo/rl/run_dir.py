@@ -27,6 +27,8 @@ from torch import Tensor
 
 from minicppo.files import Damaged, atomically, locked, open_in_place, reading, write_atomically
 from minicppo.rl.config import ConfigError, RunConfig, load_config
+from minicppo.rl.settings_file import flat, read_settings
+from minicppo.text import short
 
 LOGS = ("metrics.jsonl", "timings.jsonl")
 SHOWN = 12  # runs named in an error
@@ -63,18 +65,32 @@ class RunDir:
             FileExistsError: it already holds a run.
         """
         run = cls(Path(path))
-        run.require_vacant()
+        run.require_vacant(config)
         run.path.mkdir(parents=True, exist_ok=True)
         write_atomically(run.path / "config.yaml", config.to_yaml().encode())
         return run
 
-    def require_vacant(self) -> None:
-        """Raises FileExistsError where the folder already holds a run."""
-        if (self.path / "config.yaml").exists():
+    def require_vacant(self, config: RunConfig) -> None:
+        """Raises FileExistsError where the folder already holds a run, with what differs from this one."""
+        path = self.path / "config.yaml"
+        if not path.exists():
+            return
+        asked, there = dict(flat(config.model_dump(mode="json"))), dict(flat(read_settings(path)))
+        differing = [
+            f"{key} = {short(there.get(key))} there, {short(asked.get(key))} here"
+            for key in {**asked, **there}
+            if asked.get(key) != there.get(key)
+        ]
+        if not differing:
             raise FileExistsError(
-                f"{self.path} already holds a run: minicppo resume {self.path}, remove it, or give this run another "
-                "folder (--run-dir)"
+                f"{path.parent} already holds a run: minicppo resume {path.parent}, remove it, or give this run "
+                "another folder (--run-dir)"
             )
+        more = f" and {len(differing) - SHOWN} more" if len(differing) > SHOWN else ""
+        raise FileExistsError(
+            f"{path.parent} already holds another run ({'; '.join(differing[:SHOWN])}{more}): give this one a folder "
+            f"of its own (--run-dir); minicppo resume {path.parent} would go on with that one"
+        )
 
     @classmethod
     def open(cls, path: str | Path) -> "RunDir":

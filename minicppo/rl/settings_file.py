@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +98,12 @@ def check_values(value: Any, key: str = "", depth: int = 0) -> None:
         if isinstance(value, dict) and not isinstance(name, str):
             raise ConfigError(f"{short(name)} under {key or 'settings'}: keys are texts; quote it")
         check_values(part, f"{key}.{name}" if key else str(name), depth + 1)
+
+
+def flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and their values."""
+    for key, value in settings.items():
+        yield from flat(value, f"{prefix}{key}.") if isinstance(value, dict) else [(prefix + key, value)]
 
 
 def mistakes(error: ValidationError, explain: Callable[[Any], str]) -> ConfigError:

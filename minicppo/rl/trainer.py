@@ -157,7 +157,7 @@ def train(config: RunConfig, run_dir: str | Path, on_event: OnEvent | None = Non
     Raises FileExistsError where the folder already holds a run, ValueError where the task has fewer held-out problems
     than the evaluation asks for, and FloatingPointError where a loss, gradient or log-prob is not finite.
     """
-    RunDir(Path(run_dir)).require_vacant()
+    RunDir(Path(run_dir)).require_vacant(config)
     held_out_problems(config.make_task(), config)
     start = starting_policy(config, on_event)  # before the folder is made: what fails here leaves nothing behind
     run = RunDir.create(run_dir, config)

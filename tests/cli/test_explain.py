@@ -10,6 +10,7 @@ from matplotlib.patches import StepPatch
 from minicppo.plots.explain import COLUMNS, explain, legend, picture
 from minicppo.reference import cppo_steps, linear_weights
 from minicppo.rules import METHODS, get_method
+from tests.command_line import TINY
 
 MU, PI = [0.5, 0.4, 0.5, 0.9, 0.3], [0.6, 0.48, 0.4, 0.91, 0.5]
 EXAMPLE = ["explain", "--mu", ".5,.4,.5,.9,.3", "--pi", ".6,.48,.4,.91,.5", "budget=fixed"]
@@ -35,6 +36,28 @@ def test_the_command_prints_a_table_json_and_a_picture(minicppo):
     assert Path("picture.png").stat().st_size > 10_000
     rows = json.loads(minicppo(*EXAMPLE, "--json").done())
     assert [row["reason"] for row in rows] == ["inside", "prefix", "toward", "prefix", "both"]
+
+
+def test_log_probs_a_file_and_a_page_say_the_same(minicppo):
+    rows = json.loads(minicppo(*EXAMPLE, "--json").done())
+    logs = [",".join(str(math.log(p)) for p in values) for values in (MU, PI)]
+    again = json.loads(minicppo("explain", f"--mu={logs[0]}", f"--pi={logs[1]}", "budget=fixed", "--json").done())
+    assert [row["verdict"] for row in again] == [row["verdict"] for row in rows]
+    assert [row["Z"] for row in again] == pytest.approx([row["Z"] for row in rows])
+    Path("row.json").write_text(json.dumps({"mu": MU, "pi": PI, "tokens": ["a", "</p><script>", "b", "c", "d"]}))
+    minicppo("explain", "--file", "row.json", "budget=fixed", "--html", "row.html").done()
+    page = Path("row.html").read_text()
+    assert "<script>" not in page
+    assert "&lt;/p&gt;&lt;script&gt;" in page
+    assert page.count("line-through") == 3 + 2, "three masked tokens, and two verdicts in the key"
+
+
+def test_a_row_of_a_run_is_explained_by_its_own_method(minicppo):
+    minicppo("train", "learn", *TINY, "method=dppo", "method.params.delta=0.2", "--run-dir", "run").done()
+    shown = minicppo("explain", "--run", "run", "--row", "2").done()
+    assert "dppo" in shown
+    assert "delta" not in shown.partition("Verdicts")[0].partition("c:")[0]
+    assert "--row 999" in minicppo("explain", "--run", "run", "--row", "999").refused()
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -64,7 +87,12 @@ def test_masked_is_what_moves_away_beyond_its_limit(method, advantage):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--mu", ".5"], "Missing option '--pi'"),
+        ([], "say what to explain: --mu and --pi, or --file FILE.json, or --run RUN"),
+        (["--mu", ".5"], "pi has 0 values for the 1 tokens of mu"),
+        (["--mu", ".5,-1", "--pi", ".5,.5"], "mu has negative numbers, as log-probs are, and positive ones"),
+        (["--file", "none.json"], "none.json"),
+        (["--run", "nowhere"], "nowhere holds no run"),
+        (["--mu", ".5", "--pi", ".5", "--plot", "nowhere/p.png"], "there is no folder nowhere to write p.png to"),
         (["--mu", ".5,.4", "--pi", ".5"], "pi has 1 values for the 2 tokens of mu"),
         (["--mu", "1.5", "--pi", ".5"], "mu has the value 1.5: the probability of a sampled token is in (0, 1]"),
         (["--mu", "half", "--pi", ".5"], "'half' is not a list of numbers"),

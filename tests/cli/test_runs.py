@@ -1,0 +1,61 @@
+"""What a run says of itself: where it goes, what differs, and whether it learnt anything."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from minicppo.cli.options import default_folder
+from minicppo.rl.config import load_config
+from tests.command_line import TINY
+from tests.fake_runs import write_run
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ([], "stale-cppo-exact"),
+        (["seed=1"], "stale-cppo-exact-seed-1"),
+        (["method=grpo", "train.lr=3e-4"], "stale-grpo-lr-3e-4"),
+        (["recipe=dr-grpo"], "stale-dr-grpo"),
+        (["task.options={steps: 3}"], "stale-cppo-exact-options-_steps_3_"),
+    ],
+)
+def test_a_folder_is_named_after_what_was_given(given, name):
+    assert default_folder(load_config("stale", given), given) == Path("runs") / name
+    assert len(default_folder(load_config("stale"), [f"eval.data=[{'x' * 500}]"]).name) <= 120
+
+
+def test_another_run_in_the_folder_is_told_apart_from_the_same(minicppo):
+    minicppo("train", "learn", *TINY, "--run-dir", "run").done()
+    again = minicppo("train", "learn", *TINY, "--run-dir", "run").refused()
+    assert "already holds a run: minicppo resume run" in again
+    other = minicppo("train", "learn", *TINY, "seed=1", "train.lr=0.001", "--run-dir", "run").refused()
+    assert "another run (seed = 0 there, 1 here; train.lr = 0.0003 there, 0.001 here)" in other
+
+
+def test_a_run_without_an_update_says_so_and_why(minicppo):
+    shown = minicppo("train", "learn", *TINY, "warmup=null", "task.options.steps=9", "--run-dir", "run").done()
+    assert "There is no warm-up" in shown
+    assert "iteration 1 made no update. Every reward was 0: the task is too hard" in " ".join(shown.split())
+    assert "No update was made: this is the policy that it started from. Every reward was 0" in shown
+
+
+def test_compare_overwrites_nothing_and_keeps_tasks_apart(minicppo):
+    runs = [str(write_run(Path(name))) for name in "abc"]
+    settings = yaml.safe_load(Path("c/config.yaml").read_text())
+    Path("c/config.yaml").write_text(yaml.safe_dump(settings | {"task": {"name": "addition", "options": {}}}))
+    minicppo("compare", *runs[:2]).done()
+    minicppo("compare", *runs[:2]).done()
+    assert Path("runs/compare/report.md").read_bytes() == Path("runs/compare-2/report.md").read_bytes()
+    assert "already holds something" in minicppo("compare", *runs, "--out", "runs/compare").refused()
+    shown = minicppo("compare", *runs, "--out", "apart").done()
+    assert "Task 2 of 2" in shown
+    assert "addition" in shown
+    assert Path("apart/task-1/report.md").is_file()
+    assert Path("apart/task-2/report.md").is_file()
+
+
+def test_eval_names_its_checkpoint(minicppo):
+    minicppo("train", "learn", *TINY, "--run-dir", "run").done()
+    assert "run/checkpoints/000002, the newest checkpoint: iteration 2 of 2" in minicppo("eval", "run").done()
