@@ -57,10 +57,8 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[object]], title: str | N
     close = words < len(heads)
     shown = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=close)
     cells = [[printable(str(cell)) for cell in row] for row in rows]
-    longest = [
-        max(len(word) for cell in [*column, "-"] for word in cell.split()) for column in zip(heads, *cells, strict=True)
-    ]
-    widths = [min(LONGEST_WORD, width) for width in longest]
+    words_of = [" ".join([*column, "-"]).split() for column in zip(heads, *cells, strict=True)]
+    widths = [min(LONGEST_WORD, max(map(len, found))) for found in words_of]
     for i, (head, width) in enumerate(zip(heads, widths, strict=True)):
         shown.add_column(
             head, justify="left" if i < words else "right", no_wrap=i >= words, overflow="fold", min_width=width

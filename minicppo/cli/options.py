@@ -22,25 +22,13 @@ Engine = Annotated[
 ]
 Folder = Annotated[
     Path | None,
-    typer.Option(
-        "--run-dir",
-        "-o",
-        help="Where the run writes. [default: runs/PRESET-METHOD, or -RECIPE, and the settings given]",
-    ),
+    typer.Option("--run-dir", "-o", help="Where the run writes. [default: runs/PRESET-METHOD, and the settings given]"),
 ]
 Plugins = Annotated[
     list[Path] | None,
     typer.Option("--plugin", metavar="FILE.py", help="A file with methods or tasks of your own; repeatable."),
 ]
-UNNAMED = (
-    "plugins",
-    "engine",
-    "recipe",
-    "method",
-    "method.name",
-    "name",
-    "device",
-)  # settings no folder is named after
+UNNAMED = "plugins engine recipe method method.name name device".split()  # settings no folder is named after
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
