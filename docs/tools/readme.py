@@ -23,12 +23,12 @@ _BLOCK = re.compile(r"(<!-- generated: ([\w-]+) -->\n).*?(<!-- end -->)", re.S)
 
 
 def methods_table() -> str:
-    """One line a family: its token weight, what it needs, the paper, and the names of its variants."""
+    """One line a token weight: what it needs, the paper, and the names of its variants."""
     lines = ["| family | token weight g | decides by | source | names |", "|---|---|---|---|---|"]
-    families: dict[str, list[str]] = {}
+    families: dict[tuple[str, str], list[str]] = {}
     for name, spec in METHODS.items():
-        families.setdefault(spec.family, []).append(name)
-    for family, names in families.items():
+        families.setdefault((spec.family, spec.formula), []).append(name)
+    for (family, _), names in families.items():
         found = get_method(names[0])
         listed = ", ".join(f"`{name}`" for name in names)
         formula = found.formula.replace("|", r"\|")  # else it ends the table's cell

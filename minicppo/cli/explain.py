@@ -11,7 +11,7 @@ import yaml
 from minicppo.cli.console import console, say
 from minicppo.cli.options import Json, Plugins, load
 
-LISTS = ("mu", "pi", "advantage", "divergence", "tokens")  # what a JSON file may hold; mu and pi it must
+LISTS = ("mu", "pi", "advantage", "divergence", "old", "tokens")  # what a JSON file may hold; mu and pi it must
 
 
 def explain(
@@ -22,6 +22,7 @@ def explain(
     pi: Annotated[str, typer.Option(help="The same under the current policy.")] = "",
     advantage: Annotated[str, typer.Option(help="One advantage for all tokens, or one for each.")] = "1",
     divergence: Annotated[str, typer.Option(help="D_t of each token, in the place of the method's own.")] = "",
+    old: Annotated[str, typer.Option(help="The same under pi_old, the trainer's before its updates.")] = "",
     file: Annotated[Path | None, typer.Option(help=f"A JSON file with the lists {', '.join(LISTS)}.")] = None,
     run: Annotated[Path | None, typer.Option(help="A run: a response of its last batch, by its own method.")] = None,
     row: Annotated[int, typer.Option(help="With --run: which of its responses.", min=1)] = 1,
@@ -39,6 +40,7 @@ def explain(
 
     - `minicppo explain --mu .5,.4,.5,.9,.3 --pi .6,.48,.4,.91,.5 --advantage 1 budget=fixed`
     - `minicppo explain --mu .5,.4,.5,.9,.3 --pi .6,.48,.4,.91,.5 --method grpo --plot grpo.png`
+    - `minicppo explain --mu .5,.1,.4,.2 --old .5,.3,.1,.25 --pi .6,.3,.1,.4 correction=icepop`
     - `minicppo explain --run runs/stale-cppo-exact --row 3 --html response.html`
     """
     from minicppo.plots import explain as shown
@@ -59,7 +61,7 @@ def explain(
     elif file is not None:
         given = _of_file(file)
     else:
-        typed = {"mu": mu, "pi": pi, "advantage": advantage, "divergence": divergence}
+        typed = {"mu": mu, "pi": pi, "advantage": advantage, "divergence": divergence, "old": old}
         given = {key: _numbers(key, text) for key, text in typed.items() if text}
     method = method or "cppo"
     rows = shown.explain(
@@ -68,6 +70,7 @@ def explain(
         given.get("advantage", [1.0]),
         method,
         given.get("divergence"),
+        _probabilities("old", given["old"]) if "old" in given else None,
         **params,
     )
     title = " ".join([method, *(overrides or [])])
@@ -99,8 +102,10 @@ def _of_run(run: Path, row: int) -> tuple[dict[str, Any], str, dict[str, Any]]:
         "pi": trace.log_probs,
         "advantage": trace.advantages,
         "divergence": trace.divergence,
+        "old": trace.old_log_probs,
     }
-    given: dict[str, Any] = {name: array[row - 1][valid].tolist() for name, array in arrays.items()}
+    known = {name: array for name, array in arrays.items() if array is not None}
+    given: dict[str, Any] = {name: array[row - 1][valid].tolist() for name, array in known.items()}
     return {**given, "tokens": trace.tokens[row - 1]}, loaded.method, loaded.config["method"].get("params", {})
 
 

@@ -43,7 +43,7 @@ def _trl(config: RunConfig, gpus: int) -> Iterator[str]:
     cluster, train, name, horizon = config.cluster, config.train, config.method.name, longest_response(config)
     if cluster.nodes > 1 or is_megatron(cluster):
         yield "it puts a whole model on each GPU of one node: use --engine verl, or cluster={nodes: 1}"
-    yield from _staleness(config)
+    yield from _three_policies(config)
     if train.loss_agg_mode == "seq-mean-token-sum-norm" and train.horizon not in (None, horizon):
         yield f"train.horizon = {train.horizon}, but it divides by max_new_tokens = {horizon}: set it to null"
     if config.rollout.autocast != "same":
@@ -79,7 +79,7 @@ def _verl(config: RunConfig, gpus: int) -> Iterator[str]:
         yield "warmup is only for policies built from scratch: set warmup=null"
     if config.device == "cpu":
         yield "device = cpu, but it trains on GPUs: set device=auto"
-    yield from _staleness(config)
+    yield from _three_policies(config)
     if config.task.name != "math":
         yield f"task {config.task.name!r} has no data files and reward for it: use task math, or engine trl"
     if config.rollout.autocast != "same":
@@ -98,7 +98,13 @@ def _verl(config: RunConfig, gpus: int) -> Iterator[str]:
             yield f"cluster.overrides: {override} names another loss: use --method"
 
 
-def _staleness(config: RunConfig) -> Iterator[str]:
+def _three_policies(config: RunConfig) -> Iterator[str]:
+    method = config.make_method()
+    if method.corrects:
+        rule = getattr(method, "rule", method).name
+        yield f"{config.method.name} corrects pi_old, which is not known: use --engine local, or --method {rule}"
+    elif config.recomputes_old:
+        yield "train.old_log_probs = recompute is only for engine local: set it to null"
     if staleness := config.train.staleness:
         yield f"train.staleness = {staleness} is only for engine local: set train.staleness=0"
 

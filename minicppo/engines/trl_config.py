@@ -1,7 +1,7 @@
 """`CPPOConfig`: a `GRPOConfig` that names a method, and refuses what would silently bias it."""
 
 import json
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
 from trl import GRPOConfig
@@ -52,14 +52,17 @@ class CPPOConfig(GRPOConfig):
     def resolved_method(self) -> Method:
         """The method with its hyper-parameters. Raises ValueError, naming the nearest, if there is none such."""
         assert not isinstance(self.method_params, str)
-        return padded_to(self.max_completion_length, get_method(self.method, **(self.method_params or {})))
+        method = get_method(self.method, **(self.method_params or {}))
+        if method.corrects:
+            raise ValueError(f"method {self.method} corrects pi_old against mu, but here pi_old is mu: leave it out")
+        return padded_to(self.max_completion_length, method)
 
 
 def padded_to(horizon: int | None, method: Method) -> Method:
     """`length="padded"` as the longest response allowed, so that it does not depend on what a micro-batch holds."""
     if horizon is None and method.params.get("length") == "padded":
         raise ValueError(f"{method.name} has length='padded'. Way out: max_completion_length=N, or another length")
-    return replace(method, length=horizon) if method.params.get("length") == "padded" else method  # type: ignore[call-arg]
+    return method.having(length=horizon) if method.params.get("length") == "padded" else method
 
 
 TRUNCATED = (

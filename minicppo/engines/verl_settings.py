@@ -10,7 +10,7 @@ from typing import Any
 from minicppo.engines.refusals import ANCHOR, VERL, require_carried
 from minicppo.engines.split import is_megatron, longest_response, tokens_per_gpu
 from minicppo.rl.config import RunConfig
-from minicppo.rules import METHODS, get_method
+from minicppo.rules import METHODS
 
 PIN = ">=0.9.1,<0.10"
 TAKEN = ("cispo", "gspo", "sapo")  # names that verl's own losses have; ours differ from them and stand beside them
@@ -20,8 +20,8 @@ NEW = {f"{POLICY_LOSS}.params", f"{POLICY_LOSS}.plugins", ROUTER}  # keys that v
 
 
 def verl_methods() -> list[str]:
-    """The methods verl can carry: those that need nothing but the sampled tokens' log-probs."""
-    return [name for name in METHODS if get_method(name).needs == "log_probs"]
+    """The methods verl can carry: those that need nothing but the sampled tokens' log-probs under two policies."""
+    return [name for name, method in METHODS.items() if method.needs == "log_probs" and not method.corrects]
 
 
 def loss_mode(name: str) -> str:

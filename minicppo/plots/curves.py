@@ -23,6 +23,7 @@ REASONS = [
     ("mask/token_only", "token test alone", Reason.TOKEN),
     ("mask/both", "both", Reason.BOTH),
     ("mask/prefix_only", "prefix budget alone", Reason.PREFIX),
+    ("mask/mismatch", "mismatch", Reason.MISMATCH),
 ]
 
 
@@ -73,7 +74,8 @@ def masked_share(runs: list[Run]) -> Figure:
 
 def _stack_reasons(ax: Axes, run: Run) -> None:
     x, masked = _mean_by_iteration(*run.series("update", "mask/frac"))
-    bands = [(_mean_by_iteration(*run.series("update", key))[1], label, reason) for key, label, reason in REASONS]
+    logged = [row for row in REASONS if len(run.series("update", row[0])[1])]
+    bands = [(_mean_by_iteration(*run.series("update", key))[1], label, reason) for key, label, reason in logged]
     rest = masked - sum(share for share, *_ in bands)  # what no token's own test explains
     floor = np.zeros_like(x)
     for share, label, reason in [*bands, (rest, "whole response", Reason.SEQUENCE)]:

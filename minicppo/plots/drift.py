@@ -11,20 +11,23 @@ FLOOR = 1e-5  # smaller drift is drawn here
 BINS = 10  # at most; a trace has few responses, so finer bins would be mostly noise
 
 
-def by_position(trace: Trace) -> dict[str, np.ndarray]:
-    """|pi - mu| of the sampled tokens by token position (paper Figure 2).
+PARTS = {"mismatch": (r"mismatch $|\pi_{old} - \mu|$", ":"), "drift": (r"drift $|\pi - \pi_{old}|$", "-.")}
+
+
+def by_position(trace: Trace, part: str = "") -> dict[str, np.ndarray]:
+    """|pi - mu| of the sampled tokens by token position (paper Figure 2), or a part of it: "mismatch" or "drift".
 
     Returns arrays over the bins: `position` (centre, 1-based), `mean`, `top` (mean of the largest tenth of the tokens
     in that bin) and `weight` (mean position weight w_t). Positions that fewer than a tenth of the responses reach are
     left out.
     """
-    mask = trace.response_mask
+    mask, gap = trace.response_mask, trace.parts[part] if part else trace.gap
     length = int((mask.sum(0) >= max(1, 0.1 * len(mask))).sum())
     edges = np.unique(np.linspace(0, length, min(BINS, length) + 1).round().astype(int))
     rows = []
     for start, stop in zip(edges[:-1], edges[1:], strict=True):
         inside = mask[:, start:stop]
-        gaps = np.sort(trace.gap[:, start:stop][inside])
+        gaps = np.sort(gap[:, start:stop][inside])
         largest = gaps[-max(1, len(gaps) // 10) :]
         weight = trace.position_weight[:, start:stop][inside].mean()
         rows.append(((start + 1 + stop) / 2, gaps.mean(), largest.mean(), weight))
@@ -34,10 +37,13 @@ def by_position(trace: Trace) -> dict[str, np.ndarray]:
 def drift_by_position(runs: list[Run]) -> Figure:
     """Mean and top tenth of |pi - mu| by position, one line a run, with the token test's allowance delta / w_t.
 
+    A run that recorded pi_old has its mismatch and its drift beside it.
+
     Raises ValueError: none of the runs kept a trace.
     """
     styles = dict(zip((run.path for run in runs), line_styles([run.method for run in runs]), strict=True))
-    traced = [(run, by_position(run.trace)) for run in runs if run.trace is not None]
+    traces = {run.path: run.trace for run in runs if run.trace is not None}
+    traced = [(run, by_position(traces[run.path])) for run in runs if run.path in traces]
     if not traced:
         raise ValueError("none of these runs has a trace.safetensors: train with evaluation switched on")
     with house_style():
@@ -47,6 +53,10 @@ def drift_by_position(runs: list[Run]) -> Figure:
             for (run, bins), name in zip(traced, map(literal, labels([run for run, _ in traced])), strict=True):
                 look = styles[run.path].kwargs()
                 ax.plot(bins["position"], bins[key].clip(min=FLOOR), label=name, linewidth=1.5, markevery=2, **look)
+                for part in traces[run.path].parts:
+                    label, dash = PARTS[part]
+                    values = by_position(traces[run.path], part)[key].clip(min=FLOOR)
+                    ax.plot(bins["position"], values, label=f"{name}: {label}", linestyle=dash, color=look["color"])
             _draw_allowances(ax, traced)
             ax.set_title(title)
             ax.set_xlabel("token position in the response")

@@ -21,10 +21,13 @@ VERDICTS = {
     Reason.PREFIX: "MASK, prefix",
     Reason.BOTH: "MASK, both",
     Reason.SEQUENCE: "MASK, response",
+    Reason.MISMATCH: "MASK, mismatch",
 }
-COLUMNS = ("t", "mu", "pi", "rho", "A", "w", "D", "Z", "S", "W", "c", "g", "verdict")
+COLUMNS = ("t", "mu", "old", "pi", "rho", "mismatch", "drift", "A", "w", "D", "Z", "S", "W", "c", "g", "verdict")
 MEANINGS = {
     "rho": "pi / mu",
+    "mismatch": "pi_old / mu",
+    "drift": "pi / pi_old",
     "w": "position weight",
     "D": "divergence",
     "Z": "w D",
@@ -40,6 +43,7 @@ REASONS = {
     Reason.PREFIX: "prefix: beyond what the prefix leaves",
     Reason.BOTH: "both: beyond the token's limit and what the prefix leaves",
     Reason.SEQUENCE: "response: all of it is rejected",
+    Reason.MISMATCH: "mismatch: pi_old is too far from mu",
 }
 # what a method compares with its limit, as a column, in words and on an axis; of the first that it has
 TESTED = {
@@ -55,23 +59,25 @@ def explain(
     advantages: Sequence[float],
     method: str = "cppo",
     divergence: Sequence[float] | None = None,
+    old: Sequence[float] | None = None,
     **params: Any,
 ) -> list[dict[str, Any]]:
     """One row a token, keys as in COLUMNS plus "reason" and "delta_b"; None where the method has no such quantity.
 
     mu, pi: the sampled tokens' probabilities under the rollout and the current policy, each in (0, 1], of one response.
     advantages: one for each token, or one for all. divergence: D_t, in the place of the method's own; needed by methods
-    whose divergence looks beyond the sampled token. params: the method's hyper-parameters.
+    whose divergence looks beyond the sampled token. old: the probabilities under pi_old; without them it is mu.
+    params: the method's hyper-parameters.
     Raises ValueError on an unknown method, a probability outside (0, 1], or lists of different lengths.
     """
     rule = get_method(method, **params)
     if not mu:
         raise ValueError("mu is empty: give at least one token's probability")
     advantages = list(advantages) * len(mu) if len(advantages) == 1 else list(advantages)
-    for name, values in (("pi", pi), ("advantage", advantages), ("divergence", divergence)):
+    for name, values in (("pi", pi), ("advantage", advantages), ("divergence", divergence), ("old", old)):
         if values is not None and len(values) != len(mu):
             raise ValueError(f"{name} has {len(values)} values for the {len(mu)} tokens of mu")
-    for name, value in [*(("mu", value) for value in mu), *(("pi", value) for value in pi)]:
+    for name, value in [(name, x) for name, values in (("mu", mu), ("pi", pi), ("old", old or [])) for x in values]:
         if not 0 < value <= 1:
             raise ValueError(f"{name} has the value {value}: the probability of a sampled token is in (0, 1]")
     if rule.params.get("direction") == "predicted":
@@ -80,7 +86,8 @@ def explain(
         raise ValueError(f"method {method!r} looks beyond the sampled token: give its D_t with --divergence")
     row = [torch.tensor([list(x)], dtype=torch.float64) for x in (pi, mu, advantages)]
     given = None if divergence is None else torch.tensor([list(divergence)], dtype=torch.float64)
-    batch = TokenBatch(row[0].log(), row[1].log(), row[2], divergence=given)
+    before = None if old is None else torch.tensor([list(old)], dtype=torch.float64).log()
+    batch = TokenBatch(row[0].log(), row[1].log(), row[2], divergence=given, old_log_probs=before)
     out = rule(batch)
     found = {"rho": batch.ratio, "D": out.divergence, "c": out.threshold, "g": out.weight}
     if out.position_weight is not None and out.divergence is not None:
@@ -89,6 +96,9 @@ def explain(
         if "budget_w_min" not in rule.params:  # whose S and W have weights of their own
             found |= {"S": Z.cumsum(1), "W": w.cumsum(1)}
     columns: dict[str, Sequence[Any]] = {"mu": mu, "pi": pi, "A": advantages}
+    if old is not None:
+        columns["old"] = old
+        found |= {"mismatch": batch.log_mismatch.exp(), "drift": batch.since_old.ratio}
     columns |= {name: value[0].tolist() for name, value in found.items() if value is not None}
     columns.setdefault("c", _limits(rule, advantages))
     codes = [Reason(code) for code in out.reason[0].tolist()]

@@ -10,10 +10,10 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from minicppo.plots.runs import Run, Trace
-from minicppo.plots.style import BLACK, BLUE, GREY, ORANGE, SKY, house_style, literal, new_figure
+from minicppo.plots.style import BLACK, BLUE, GREEN, GREY, ORANGE, SKY, house_style, literal, new_figure
 from minicppo.rules import Reason
 
-MASKED = (Reason.TOKEN, Reason.PREFIX, Reason.BOTH, Reason.SEQUENCE)
+MASKED = (Reason.TOKEN, Reason.PREFIX, Reason.BOTH, Reason.SEQUENCE, Reason.MISMATCH)
 # label, face, edge, hatch
 LOOKS: dict[Reason, tuple[str, str, str, str]] = {
     Reason.TOWARD: (r"kept: moves back toward $\mu$", "white", GREY, ""),
@@ -22,6 +22,7 @@ LOOKS: dict[Reason, tuple[str, str, str, str]] = {
     Reason.PREFIX: ("masked: prefix budget", ORANGE, "white", "\\\\\\\\"),
     Reason.BOTH: ("masked: both", ORANGE, BLUE, "xxxx"),
     Reason.SEQUENCE: ("masked: whole response", SKY, "white", "...."),
+    Reason.MISMATCH: (r"masked: mismatch of $\pi_{old}$ and $\mu$", GREEN, "white", "----"),
 }
 WHITE = str.maketrans({"\n": "⏎", " ": "·", "\t": "⇥"})  # so that no label is empty
 

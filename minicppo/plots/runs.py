@@ -20,7 +20,8 @@ PER_RESPONSE = ("advantages", "delta_b")  # one number each, not one a token
 class Trace:
     """The last batch token by token, as one more update would see it: arrays (rows, tokens), and texts.
 
-    `gap` is |pi - mu| of the sampled tokens, the Binary TV, comparable between all methods. Where the method has none,
+    `gap` is |pi - mu| of the sampled tokens, the Binary TV, comparable between all methods; where the run recorded
+    pi_old, `parts` are its "mismatch" |pi_old - mu| and its "drift" |pi - pi_old|. Where the method has none,
     `divergence` is `gap`, `position_weight` 1 and `threshold` None.
     """
 
@@ -44,6 +45,11 @@ class Trace:
         self.response_mask = arrays["response_mask"].astype(bool)
         self.log_probs, self.rollout_log_probs = arrays["log_probs"], arrays["rollout_log_probs"]
         self.gap = np.abs(np.exp(self.log_probs) - np.exp(self.rollout_log_probs))
+        self.parts: dict[str, np.ndarray] = {}
+        self.old_log_probs: np.ndarray | None = arrays.get("old_log_probs")
+        if (old := self.old_log_probs) is not None:
+            ends = {"mismatch": self.rollout_log_probs, "drift": self.log_probs}
+            self.parts = {name: np.abs(np.exp(end) - np.exp(old)) for name, end in ends.items()}
         advantages = arrays["advantages"]
         self.advantages = advantages if advantages.ndim == 2 else np.broadcast_to(advantages[:, None], self.gap.shape)
         self.divergence = arrays.get("divergence", self.gap)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from minicppo.reference.divergence import divergence, predicted_drift, topk_partition
 from minicppo.reference.mask import linear_weights
@@ -35,7 +35,7 @@ class Response:
     distributions: of each token mu's, pi's and the sampled id, for methods that look beyond it. k: K of Top-K.
     width: of the padded batch that the response stood in, 0 for its own length.
     given_divergence, given_weights: D_t and w_t in the place of those that a method names. (A shuffled schedule must
-    be given: its order is that of a random generator.)
+    be given: its order is that of a random generator.) old: the sampled tokens' pi_old, None where it is mu.
     """
 
     mu: Floats
@@ -46,11 +46,22 @@ class Response:
     width: int = 0
     given_divergence: Floats | None = None
     given_weights: Floats | None = None
+    old: Floats | None = None
 
     @property
     def ratios(self) -> list[float]:
         """rho_t = pi / mu."""
         return [p / m for m, p in zip(self.mu, self.pi, strict=True)]
+
+    @property
+    def mismatches(self) -> list[float]:
+        """w_t = pi_old / mu."""
+        return [o / m for m, o in zip(self.mu, self.old or self.mu, strict=True)]
+
+    @property
+    def since_old(self) -> "Response":
+        """The same with pi_old in the place of mu."""
+        return replace(self, mu=self.old or self.mu, old=None)
 
     def divergence(self, kind: str, variant: str = "union") -> list[float]:
         """D_t by name; the binary ones, "k3" and "abs_log_ratio" need no distributions.

@@ -122,6 +122,11 @@ class RunConfig(Section):
             method = get_method(self.method.name, **params)
         return method
 
+    @property
+    def recomputes_old(self) -> bool:
+        """Whether the trainer records pi_old, its own log-probs before an iteration's first update."""
+        return (self.train.old_log_probs or ("recompute" if self.make_method().corrects else "rollout")) == "recompute"
+
     @cached_property
     def horizon(self) -> int:
         """The divisor of seq-mean-token-sum-norm."""

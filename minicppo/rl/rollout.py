@@ -30,6 +30,8 @@ class Rollout:
         top_log_probs: (N, T, K) float32, log mu of these, or of the whole vocabulary with needs="full"; else None.
         problems, texts, rewards, well_formed: of each row, from `grade`; (N,) float64 and (N,) bool the latter two.
         advantages: (N,) float32, zero in groups whose rewards are all equal; from `minicppo.rl.trainer.roll_out`.
+        old_log_probs: (N, T) float32, log pi_old of each sampled token, of the weights before the iteration's first
+            update; None where pi_old is mu.
     """
 
     prompt_ids: Tensor
@@ -44,6 +46,7 @@ class Rollout:
     rewards: Tensor = LATER
     well_formed: Tensor = LATER
     advantages: Tensor = LATER
+    old_log_probs: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.response_ids)
@@ -79,7 +82,8 @@ class Rollout:
         if top_log_probs is not None:
             assert self.top_log_probs is not None
             top = TopLogProbs(top_log_probs, self.top_log_probs, self.response_ids, self.top_ids)
-        return TokenBatch(log_probs, self.log_probs, self.advantages, self.response_mask, top)
+        old = self.old_log_probs
+        return TokenBatch(log_probs, self.log_probs, self.advantages, self.response_mask, top, old_log_probs=old)
 
 
 def grade(policy: Policy, task: Task, problems: Sequence[Problem], rollout: Rollout) -> Rollout:

@@ -97,7 +97,8 @@ class MethodConfig(Section):
     @model_validator(mode="after")
     def _check(self) -> "MethodConfig":
         try:
-            known = fields(get_method(self.name, **self.params))
+            method = get_method(self.name, **self.params)
+            known = (*fields(method), *fields(getattr(method, "rule", method)))
             unlimited = {field.name for field in known if field.default == math.inf}
             for key, value in self.params.items():
                 if value == math.inf and key not in unlimited:
@@ -153,6 +154,9 @@ class TrainConfig(Section):
     minibatch_prompts: int | None = key(None, "the same in prompts a step: minibatches = prompts / this", ge=1)
     epochs: int = key(1, "passes over each rollout batch", ge=1)
     staleness: int = key(0, "rollouts come from the weights of this many optimiser steps ago", ge=0)
+    old_log_probs: Literal["rollout", "recompute"] | None = key(
+        None, "pi_old: the rollout's log-probs, or the trainer's before an iteration's updates; null: as the method needs"
+    )
     lr: float = key(3e-4, "AdamW's learning rate", gt=0)
     lr_warmup: int = key(5, "optimiser steps of linear learning-rate warm-up", ge=0)
     betas: tuple[float, float] = key((0.9, 0.999), "AdamW's")

@@ -53,6 +53,8 @@ def learn(
         watch.lap("eval_s")
         rollout = roll_out(sampler, task, config, state.iteration, method.needs)
         log_row("rollout", **rollout_row(state, rollout, config))
+        if config.recomputes_old:
+            rollout = with_old_log_probs(state.policy, rollout, config)
         watch.lap("rollout_s")
         for minibatch in minibatches(rollout, config, state.iteration):
             row = update(state, method, minibatch, config)
@@ -95,6 +97,14 @@ def roll_out(
     rollout = grade(policy, task, problems, rollout)
     judged = group_advantages(rollout.rewards.float(), settings.group_size, normalize_std=config.train.normalize_std)
     return dataclasses.replace(rollout, advantages=judged.advantages)
+
+
+@torch.no_grad()
+def with_old_log_probs(policy: Policy, rollout: Rollout, config: RunConfig) -> Rollout:
+    """The rollout with what the policy says of it now: pi_old, when asked before the first update."""
+    parts = rollout.split(config.rows_per_forward)
+    found = [response_log_probs(policy, part, config.rollout.temperature).log_probs for part in parts]
+    return dataclasses.replace(rollout, old_log_probs=torch.cat(found))
 
 
 def minibatches(rollout: Rollout, config: RunConfig, iteration: int) -> Iterator[Rollout]:

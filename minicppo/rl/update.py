@@ -58,7 +58,7 @@ def update(state: TrainState, method: Method, minibatch: Rollout, config: RunCon
         "grad_norm": float(grad_norm),
         "lr": lr,
         "entropy": float(torch.cat(entropies).mean()),
-        "drift": float(whole.log_ratio[whole.mask].abs().mean()),
+        "drift": float(whole.since_old.log_ratio[whole.mask].abs().mean()),
         **diagnostics(whole, join(weights)),
     }
 
@@ -92,6 +92,7 @@ def write_trace(run: RunDir, state: TrainState, method: Method, rollout: Rollout
         "response_mask": rollout.response_mask,
         "log_probs": batch.log_probs,
         "rollout_log_probs": batch.rollout_log_probs,
+        "old_log_probs": batch.old_log_probs,
         "advantages": rollout.advantages,
         "weight": out.weight,
         "reason": out.reason,

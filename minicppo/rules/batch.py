@@ -18,6 +18,7 @@ _LOG_PROBS = (-math.inf, LOG_PROB_LIMIT, ": log-probs are <= 0; take the .log() 
 _LIMITS = {  # what valid tokens may hold
     "log_probs": _LOG_PROBS,
     "rollout_log_probs": _LOG_PROBS,
+    "old_log_probs": _LOG_PROBS,
     "divergence": (0.0, math.inf, ": a divergence is never negative"),
 }
 
@@ -49,7 +50,8 @@ class TokenBatch:
     rollout_log_probs: (B, T) mu's, of the policy that sampled. advantages: (B,) or (B, T).
     response_mask: (B, T), true on valid tokens (EOS included; prompt, padding and tool tokens excluded); default all.
     top: what Top-K and exact divergences are computed from. divergence: (B, T), D_t >= 0 given by the caller; it then
-    stands in for whichever divergence a method names.
+    stands in for whichever divergence a method names. old_log_probs: (B, T) pi_old's, of the trainer's weights before
+    the first update, for methods that correct its mismatch with mu; without them pi_old is mu.
     Raises on bf16/fp16 input, shape mismatch, and NaN or infinite values on valid tokens. Invalid positions may
     hold anything.
     """
@@ -60,9 +62,10 @@ class TokenBatch:
     response_mask: Tensor | None = None
     top: TopLogProbs | None = None
     divergence: Tensor | None = None
+    old_log_probs: Tensor | None = None
 
     def __post_init__(self) -> None:
-        names = ("log_probs", "rollout_log_probs", "advantages", "response_mask", "divergence")
+        names = ("log_probs", "rollout_log_probs", "advantages", "response_mask", "divergence", "old_log_probs")
         tensors = checked_inputs(None, **{name: getattr(self, name) for name in names})
         mask = tensors["response_mask"]
         for name, value in tensors.items():
@@ -102,7 +105,19 @@ class TokenBatch:
     @cached_property
     def log_ratio(self) -> Float[Tensor, "B T"]:
         """log pi - log mu, held within +-20; zero on invalid positions."""
-        return (self.log_probs - self.rollout_log_probs).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
+        return held(self.log_probs - self.rollout_log_probs)
+
+    @cached_property
+    def log_mismatch(self) -> Float[Tensor, "B T"]:
+        """log pi_old - log mu, not held; zero on invalid positions, and everywhere if pi_old is mu."""
+        return (self.rollout_log_probs if self.old_log_probs is None else self.old_log_probs) - self.rollout_log_probs
+
+    @cached_property
+    def since_old(self) -> "TokenBatch":
+        """The same batch with pi_old in the place of mu: its ratio is pi / pi_old. Without `top`, which is mu's."""
+        if self.old_log_probs is None:
+            return self
+        return replace(self, rollout_log_probs=self.old_log_probs, old_log_probs=None, top=None)
 
     @cached_property
     def ratio(self) -> Float[Tensor, "B T"]:
@@ -113,6 +128,11 @@ class TokenBatch:
     def away(self) -> Bool[Tensor, "B T"]:
         """A (rho - 1) > 0: this token's update moves pi further from mu."""
         return moves_away(self.log_probs, self.rollout_log_probs, self.advantages)
+
+
+def held(log_ratio: Tensor) -> Tensor:
+    """Within +-20: of one token's ratio, or of a whole response's sum or mean, never of the summands."""
+    return log_ratio.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
 
 
 def moves_away(log_probs: Tensor, rollout_log_probs: Tensor, advantages: Tensor) -> Bool[Tensor, "B T"]:

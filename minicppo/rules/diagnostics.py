@@ -19,7 +19,8 @@ def diagnostics(batch: TokenBatch, out: TokenWeights) -> dict[str, float]:
     disjoint. gate/frac: scaled down by a soft gate rather than masked. budget/*: effective delta_b, share of responses
     at its floor and cap, with any c_t < delta, and of tokens with c_t < 0. div/*: D_t; div/decile_k by position in the
     response. prefix/ratio_*: S_T / W_T over responses. ratio/*: rho. kl/k3: mean of rho - 1 - log rho. weight/*: g,
-    before and after clips. accept/*: share of responses not rejected whole, by length. One transfer from the device.
+    before and after clips. accept/*: share of responses not rejected whole, by length. Where pi_old is recorded,
+    mismatch/*: |log pi_old/mu|, and drift/*: |log pi/pi_old|. One transfer from the device.
     """
     valid, count = batch.mask, batch.mask.sum().clamp(min=1)
     masked = valid & ~out.token_mask
@@ -37,6 +38,9 @@ def diagnostics(batch: TokenBatch, out: TokenWeights) -> dict[str, float]:
     if len(ratio):
         rows |= {"ratio/mean": ratio.mean(), "ratio/min": ratio.min(), "ratio/max": ratio.max()}
         rows["kl/k3"] = (batch.log_ratio.expm1() - batch.log_ratio).sum() / count  # 0 on invalid positions
+    if len(ratio) and batch.old_log_probs is not None:
+        for name, gap in (("mismatch", batch.log_mismatch), ("drift", batch.since_old.log_ratio)):
+            rows |= {f"{name}/mean": gap.abs().sum() / count, f"{name}/max": gap.abs().max()}
     rows["weight/mean"] = out.weight.sum() / count
     rows["weight/raw_mean"] = out.raw_weight.sum() / count
     rows["weight/raw_max"] = out.raw_weight.max() if out.raw_weight.numel() else count * 0
@@ -48,7 +52,7 @@ def diagnostics(batch: TokenBatch, out: TokenWeights) -> dict[str, float]:
                 low, high = out.delta_b.min(), out.delta_b.max()
                 rows |= {"budget/delta_b": out.delta_b.mean(), "budget/delta_b_min": low, "budget/delta_b_max": high}
     if out.sequence_level:
-        rows |= _acceptance_rows(batch, (out.reason == Reason.SEQUENCE).any(1))
+        rows |= _acceptance_rows(batch, batch.mask.any(1) & ~out.token_mask.any(1))
     for name, value in out.stats.items():
         if value.ndim == 2:
             shares[name] = value, valid

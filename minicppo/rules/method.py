@@ -1,5 +1,6 @@
 """What a method is: a frozen record of hyper-parameters that gives tokens their weights; and all of them by name."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar
 
@@ -34,6 +35,7 @@ class Method(Record):
     formula: ClassVar[str]  # of g_t
     source: ClassVar[str]
     level: ClassVar[str] = "token"  # or "sequence": one decision for the whole response
+    corrects: ClassVar[bool] = False  # does it read `TokenBatch.old_log_probs`?
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -53,6 +55,17 @@ class Method(Record):
         """The hyper-parameters in which this variant differs from its family's defaults."""
         return {f.name: self.params[f.name] for f in fields(self) if self.params.get(f.name, f.default) != f.default}
 
+    def having(self, **params: Any) -> "Method":
+        """The same method with other hyper-parameters. Raises ValueError for one it does not have."""
+        self.require_known(params)
+        return replace(self, **params)
+
+    def require_known(self, names: Iterable[str]) -> None:
+        """Raise ValueError on a name that is no hyper-parameter's, naming the nearest."""
+        for name in names:
+            if name not in self.params:
+                raise ValueError(f"{self.family} has no hyper-parameter {name!r}{nearest(name, self.params)}")
+
 
 def register(*variants: Method) -> None:
     """Make these methods known to `get_method`, and their classes as families.
@@ -70,18 +83,22 @@ def register(*variants: Method) -> None:
             raise ValueError(f"method {method.name!r} is taken: choose another name")
 
 
-def get_method(name: str, **params: Any) -> Method:
+def get_method(name: str, *, correction: str | None = None, **params: Any) -> Method:
     """The method of that name, with hyper-parameters overridden.
 
+    correction: a decoupled method, such as "icepop", whose treatment of the mismatch of pi_old and mu goes with this
+    trust region in the place of its own.
     Raises ValueError for an unknown method or hyper-parameter (naming the nearest) and for a value outside its limits.
     """
     if name not in METHODS:
         raise ValueError(f"method {name!r} is unknown{nearest(name, METHODS)}")
     method = METHODS[name]
-    for key in params:
-        if key not in method.params:
-            raise ValueError(f"{method.family} has no hyper-parameter {key!r}{nearest(key, method.params)}")
-    return replace(method, **params)
+    if correction is not None:
+        known = [other for other, found in METHODS.items() if found.corrects]
+        if correction not in known or method.corrects:
+            raise ValueError(f"correction={correction!r} does not go with {name}{nearest(correction, known)}")
+        method = replace(METHODS[correction], rule=method, name=name)  # type: ignore[call-arg]
+    return method.having(**params)
 
 
 def masked_weights(

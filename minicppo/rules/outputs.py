@@ -23,6 +23,7 @@ class Reason(IntEnum):
     PREFIX = 4  # masked: Z_t > delta + delta_b W_{t-1} - S_{t-1} alone
     BOTH = 5  # masked by both
     SEQUENCE = 6  # the whole response was rejected (TRM, GSPO)
+    MISMATCH = 7  # masked by a correction alone: pi_old is too far from mu
 
 
 @dataclass(frozen=True)

@@ -72,6 +72,17 @@ def test_explains_every_method(method):
     assert picture(rows, method).axes
 
 
+def test_pi_old_adds_mismatch_and_drift(minicppo):
+    options = ("explain", "--mu", ".5,.1,.4", "--old", ".5,.3,.1", "--pi", ".6,.3,.1", "--method", "grpo")
+    rows = json.loads(minicppo(*options, "correction=icepop", "--json").done())
+    assert [row["mismatch"] for row in rows] == pytest.approx([1, 3, 0.25])
+    assert [row["drift"] for row in rows] == pytest.approx([1.2, 1, 1])
+    assert [row["verdict"] for row in rows] == ["keep, inside", "MASK, mismatch", "MASK, mismatch"]
+    assert "pi / pi_old" in minicppo(*options, "correction=icepop").done()
+    with pytest.raises(ValueError, match="old has 1 values for the 2 tokens"):
+        explain([0.5, 0.5], [0.5, 0.5], [1.0], old=[0.5])
+
+
 @pytest.mark.parametrize("method", ["cppo", "cppo-decoupled", "dppo", "dppo-kl", "ppo", "grpo"])
 @pytest.mark.parametrize("advantage", [1.0, -1.0])
 def test_masked_is_what_moves_away_beyond_its_limit(method, advantage):

@@ -77,7 +77,7 @@ def test_every_method_is_planned_or_refused_with_a_way_out(preset, engine):
         assert bool(made.top_log_probs) == (method.needs == "topk")
         if preset == "qwen3-30b-a3b-base" and engine == "trl":
             assert any("--engine verl" in text for text in made.refusals)
-        elif method.needs == "log_probs" or (engine == "trl" and method.needs == "topk"):
+        elif (method.needs == "log_probs" and not method.corrects) or (engine == "trl" and method.needs == "topk"):
             assert made.refusals == []
             if engine == "trl":
                 assert (made.settings["method"], made.settings["method_params"]) == (name, str(config.method.params))

@@ -109,9 +109,12 @@ def test_a_setting_changed_later_is_refused_too(tmp_path):
 
 def test_the_defaults_are_taken_and_every_method_has_a_config(tmp_path):
     assert set(LOSS_TYPES.values()) == set(LOSS_AGG_MODES)
-    for name in METHODS:
+    for name in [name for name, method in METHODS.items() if not method.corrects]:
         method = config(tmp_path, method=name).resolved_method()
         assert method.name == name
+    for params in ({"method": "icepop"}, {"method": "cppo", "method_params": {"correction": "tis"}}):
+        with pytest.raises(ValueError, match="corrects pi_old against mu"):  # else it would be off in silence
+            config(tmp_path, **params)
     assert config(tmp_path, method="cppo-verl").resolved_method().params["length"] == 12  # padded: to the horizon
     assert config(tmp_path, cells=7).top_log_probs == 7  # its old name
 

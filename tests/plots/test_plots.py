@@ -1,10 +1,12 @@
 """Figures and tables from synthetic run directories: what they compute, and that each can be drawn and saved."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgba
+from safetensors.numpy import load_file, save_file
 
 from minicppo.plots.curves import REASONS, curves, masked_share
 from minicppo.plots.drift import by_position, drift_by_position
@@ -99,6 +101,19 @@ def test_drift_by_position_equals_a_loop_over_tokens(runs, trace):
     assert np.all(np.diff(allowance[:8]) > 0), "the token test relaxes along the response"
     assert allowance.max() <= DELTA / W_MIN + 1e-6
     assert "smaller is drawn at the bottom" in drift_by_position(runs).axes[0].get_ylabel()
+
+
+def test_pi_old_parts_the_drift_from_the_mismatch(runs, tmp_path):
+    copy = tmp_path / "three"
+    shutil.copytree(runs[0].path, copy)
+    arrays = load_file(copy / "trace.safetensors")
+    between = (arrays["log_probs"] + arrays["rollout_log_probs"]) / 2
+    save_file({**arrays, "old_log_probs": between}, copy / "trace.safetensors")
+    run = load_run(copy)
+    gap, mismatch, drift = (by_position(run.trace, part)["mean"] for part in ("", "mismatch", "drift"))
+    assert np.all(np.abs(mismatch + drift - gap) < 1e-6)  # pi_old lies between the two
+    names = [text for text in drift_by_position([run]).axes[0].get_legend_handles_labels()[1] if "old" in text]
+    assert len(names) == 2
 
 
 def test_padding_never_enters_the_drift(runs):

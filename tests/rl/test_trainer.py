@@ -279,3 +279,25 @@ def test_every_method_trains_and_logs_what_it_should(name, small_config, run_fol
     assert rows[0]["ratio/mean"] == pytest.approx(1, abs=1e-4)
     assert max(row["grad_norm"] for row in rows) > 0
     assert rows[-1]["kl/k3"] > 0
+
+
+def test_pi_old_parts_mismatch_from_drift(small_config):
+    """Recorded before the first update: drift starts from 0 and grows, the mismatch of stale weights stays."""
+    settings = {"old_log_probs": "recompute", "staleness": 2, "epochs": 3}
+    begun = Begun.of(small_config(train=settings, method={"name": "cppo"}))
+    rows: list[dict[str, Any]] = []
+    learn(begun.config, begun.task, begun.method, begun.state, lambda row: rows.append(dict(row)))
+    updates = [row for row in rows if row["kind"] == "update" and row["iteration"] == 2]
+    assert updates[0]["drift"] < 1e-5 < updates[-1]["drift"]
+    assert updates[0]["drift/max"] < 1e-4
+    assert all(row["mismatch/mean"] > 1e-3 for row in updates)
+    assert updates[0]["div/mean"] > 0  # cppo bounds pi against mu, mismatch included
+
+
+@pytest.mark.parametrize(
+    ("name", "asked", "recorded"),
+    [("icepop", None, True), ("icepop", "rollout", False), ("grpo", None, False), ("grpo", "recompute", True)],
+)
+def test_a_method_that_corrects_has_pi_old_recorded(small_config, name, asked, recorded):
+    config = small_config(method={"name": name}, train={"old_log_probs": asked})
+    assert config.recomputes_old is recorded

@@ -32,7 +32,7 @@ def varied(method: rules.Method, scale: float) -> rules.Method:
         if isinstance(value, float):
             wanted = (value if math.isfinite(value) else max(4 * scale, 1.5)) * scale * (1 + 1e-5) + 1e-5
             changes[name] = value if math.isinf(value) and scale >= 1 else min(max(wanted, hyper.low), hyper.high)
-    return dataclasses.replace(method, **changes)
+    return method.having(**changes)
 
 
 # --- the properties ---------------------------------------------------------------------------------------------------
@@ -56,6 +56,8 @@ def gives_reasons(method: rules.Method, drawn: Drawn) -> None:
     R = rules.Reason
     batch = token_batch(*drawn, method.needs)
     out = method(batch)
+    if method.params.get("anchor") == "old":
+        batch = batch.since_old
     assert torch.equal(out.reason == R.PAD, ~batch.mask)
     assert out.threshold is None or not out.threshold[~batch.mask].any()
     if method.params.get("gate", "hard") == "hard":
@@ -77,7 +79,7 @@ def is_free_of_layout(method: rules.Method, drawn: Drawn) -> None:
     top = batch.top
     if top is not None:
         top = rules.TopLogProbs(**{k: None if v is None else layout.pack(v) for k, v in vars(top).items()})
-    names = ("log_probs", "rollout_log_probs", "advantages", "response_mask")
+    names = ("log_probs", "rollout_log_probs", "advantages", "response_mask", "old_log_probs")
     packed = rules.TokenBatch.from_packed(layout.lengths, top, **{k: layout.pack(getattr(batch, k)) for k in names})
     assert torch.equal(layout.pack(method(packed).weight), layout.pack(weight))
     for order in (torch.arange(len(rows)).flip(0), torch.tensor([len(rows) - 1])):
@@ -117,7 +119,8 @@ def leaves_some_gradient(method: rules.Method, drawn: Drawn) -> None:
 def moved(row: Trace, part: float) -> Trace:
     """The response with pi a part of its way from mu."""
     return tuple(
-        dataclasses.replace(t, pi=tuple(m + part * (p - m) for m, p in zip(t.mu, t.pi, strict=True))) for t in row
+        dataclasses.replace(t, pi=tuple(m + part * (p - m) for m, p in zip(t.mu, t.pi, strict=True)), old=None)
+        for t in row
     )
 
 

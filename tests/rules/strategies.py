@@ -227,12 +227,13 @@ def distributions(size: int) -> st.SearchStrategy[Distribution]:
 
 @dataclass(frozen=True)
 class Token:
-    """One step of a tiny policy: mu's and pi's distribution, the sampled token, A_t."""
+    """One step of a tiny policy: mu's and pi's distribution, the sampled token, A_t; pi_old's, None for mu's."""
 
     mu: Distribution
     pi: Distribution
     sampled: int
     advantage: float
+    old: Distribution | None = None
 
 
 Trace = tuple[Token, ...]
@@ -241,15 +242,18 @@ Drawn = tuple[tuple[Trace, ...], Layout]
 
 @st.composite
 def tokens(draw: st.DrawFn, size: int, count: int) -> Trace:
-    """pi = (1 - a) mu + a nu, so TV(mu, pi) = a TV(mu, nu), and a = 0 is on-policy."""
+    """pi = (1 - a) mu + a nu, so TV(mu, pi) = a TV(mu, nu), and a = 0 is on-policy; pi_old the same with another nu."""
     table, signs, raw = simplex(size), signed(1 / 2, 4), draw(BYTES)
 
-    def token(mu: int, nu: int, a: int, sampled: int, advantage: int) -> Token:
+    def mixed(mu: int, nu: int, a: int) -> Distribution:
         mix = MIXES[a % len(MIXES)]
-        pi = tuple((1 - mix) * m + mix * n for m, n in zip(table[mu % 128], table[nu % 128], strict=True))
-        return Token(table[mu % 128], pi, sampled % size, signs[advantage % len(signs)])
+        return tuple((1 - mix) * m + mix * n for m, n in zip(table[mu % 128], table[nu % 128], strict=True))
 
-    return tuple(token(*raw[i : i + 5]) for i in range(0, 5 * count, 5))
+    def token(mu: int, nu: int, a: int, sampled: int, advantage: int, other: int, b: int) -> Token:
+        old = mixed(mu, other, b)
+        return Token(table[mu % 128], mixed(mu, nu, a), sampled % size, signs[advantage % len(signs)], old)
+
+    return tuple(token(*raw[i : i + 7]) for i in range(0, 7 * count, 7))
 
 
 @st.composite

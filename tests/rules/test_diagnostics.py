@@ -30,7 +30,7 @@ def test_diagnostics_do_not_see_padding(drawn, name):
     """methods P3 and 9. Every logged figure is the same with padding on the left and on the right."""
     batch, method = token_batch(*drawn), rules.get_method(name)
     wide = {}
-    for key in ("log_probs", "rollout_log_probs", "advantages", "response_mask"):
+    for key in ("log_probs", "rollout_log_probs", "advantages", "response_mask", "old_log_probs"):
         value = getattr(batch, key)
         wide[key] = torch.cat([value.new_zeros(len(value), 2), value, value.new_zeros(len(value), 1)], 1)
     here, there = (rules.diagnostics(b, method(b)) for b in (batch, rules.TokenBatch(**wide)))

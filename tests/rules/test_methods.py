@@ -46,9 +46,9 @@ def test_every_method_at_its_own_limits(check, method, drawn):
 
 def separating_rows() -> tuple[Trace, ...]:
     """Responses at every staleness, so that each limit of each method is passed by some tokens and not by others."""
-    generator = torch.Generator().manual_seed(0)
+    generator, other = torch.Generator().manual_seed(0), torch.Generator().manual_seed(1)
 
-    def uniform(*shape: int) -> torch.Tensor:
+    def uniform(*shape: int, generator: torch.Generator = generator) -> torch.Tensor:
         return torch.rand(*shape, generator=generator, dtype=torch.float64)
 
     rows = []
@@ -57,10 +57,12 @@ def separating_rows() -> tuple[Trace, ...]:
             logits = 2 * uniform(12, 8)
             mu, pi = logits.softmax(-1), (logits + scale * (2 * uniform(12, 8) - 1)).softmax(-1)
             drawn = mu.multinomial(1, generator=generator)[:, 0].tolist()
-            pairs = zip(mu.tolist(), pi.tolist(), drawn, strict=True)
-            rows.append(tuple(Token(tuple(m), tuple(p), y, sign) for m, p, y in pairs))
+            old = (logits + scale * (2 * uniform(12, 8, generator=other) - 1)).softmax(-1)
+            pairs = zip(mu.tolist(), pi.tolist(), drawn, old.tolist(), strict=True)
+            rows.append(tuple(Token(tuple(m), tuple(p), y, sign, tuple(o)) for m, p, y, o in pairs))
     rare, now = (0.02, *[0.14] * 7), (0.3, *[0.1] * 7)
     rows.append((Token(rare, now, 0, 1.0), Token(now, rare, 1, 1.0)))  # rho = 15: beyond every weight cap
+    rows.append((Token(rare, rare, 0, 1.0, now),))  # the same of pi_old: beyond every limit of a correction
     seen, hidden = (0.3, 0.2, 0.15), (0.15, 0.1, 0.05, 0.03, 0.02)
     rows.append((Token((*seen, *hidden), (*seen, *hidden[::-1]), 0, 1.0),))  # all drift is outside the top K
     even, tilted = (0.44, *[0.08] * 7), (0.608, *[0.056] * 7)

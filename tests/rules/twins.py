@@ -128,6 +128,7 @@ def token_batch(
         advantages=spread(lambda t: t.advantage),
         response_mask=layout.mask,
         top=top,
+        old_log_probs=spread(lambda t: math.log((t.old or t.mu)[t.sampled])),
     )
 
 
@@ -139,7 +140,8 @@ def sampled(row: Trace) -> tuple[list[float], list[float]]:
 def loop_response(row: Trace, k: int = 2, **more: Any) -> reference.Response:
     """What a loop is given of one response."""
     distributions = [(t.mu, t.pi, t.sampled) for t in row]
-    return reference.Response(*sampled(row), [t.advantage for t in row], distributions, k, **more)
+    old = [(t.old or t.mu)[t.sampled] for t in row]
+    return reference.Response(*sampled(row), [t.advantage for t in row], distributions, k, old=old, **more)
 
 
 def loop_divergence(kind: str, row: Trace, k: int = 2, variant: str = "union") -> list[float]:
@@ -152,6 +154,8 @@ def loop_weights(method: rules.Method, row: Trace, *, width: int, k: int = 2) ->
     if params.get("schedule") == "shuffled":  # the permutation itself is the rules' own; that it is one is tested apart
         valid = torch.ones(1, len(row), dtype=torch.bool)
         weights = rules.position_weights(valid, params["w_min"], schedule="shuffled", seed=params["seed"])[0].tolist()
+    if method.corrects:
+        params |= {"rule": method.rule.family}
     return reference.LOOPS[method.family](loop_response(row, k, width=width, given_weights=weights), **params)
 
 
