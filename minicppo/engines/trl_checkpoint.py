@@ -9,14 +9,18 @@ import json
 import re
 import shutil
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from trl.trainer.utils import RepeatSampler
 
+from minicppo.files import reading
+from minicppo.rl.checkpoint import way_out
 from minicppo.rl.run_dir import LOGS, RunDir
 
 DONE = "minicppo.json"
@@ -63,7 +67,7 @@ def log_sizes(checkpoint: Path | None) -> dict[str, int]:
 def _require_readable(folder: Path) -> None:
     """Raise ValueError, naming the file, where the header or the index of one is not what it should be."""
     for file in sorted(folder.iterdir()):
-        try:
+        with reading(file, way_out(folder)):
             if file.suffix == ".safetensors":
                 with safe_open(file, "pt"):
                     pass
@@ -71,16 +75,10 @@ def _require_readable(folder: Path) -> None:
                 zipfile.ZipFile(file).close()
             elif file.suffix == ".json":
                 json.loads(file.read_text(encoding="utf-8"))
-        except Exception as error:
-            raise damaged(file, error) from None
-    sizes = log_sizes(folder)
-    if not isinstance(sizes, dict) or not all(type(sizes.get(log)) is int and sizes[log] >= 0 for log in LOGS):
-        raise damaged(folder / DONE, "it holds no sizes of the logs")
-
-
-def damaged(file: Path, why: object) -> ValueError:
-    """The error of a file that cannot be used: its name, why, and the way out."""
-    return ValueError(f"{file} is damaged ({why}). Way out: remove {file.parent}, and go on from the checkpoint before")
+    with reading(folder / DONE, way_out(folder)):
+        sizes = [log_sizes(folder)[log] for log in LOGS]
+        if not all(type(size) is int and size >= 0 for size in sizes):
+            raise ValueError(f"{sizes} are no sizes of the logs")
 
 
 def save_rollout(path: Path, step: int, parts: Sequence[Mapping[str, Any]]) -> None:
@@ -110,7 +108,7 @@ def load_rollout(path: Path, device: str) -> tuple[int, list[dict[str, Any]]]:
             f"{path.parent} has no {path.name}: it was saved by GRPOTrainer, or by another number of processes. Way "
             "out: as many processes as then; or begin anew from its weights, with that folder for the model"
         )
-    try:
+    with reading(path, way_out(path.parent)):
         with safe_open(path, "pt", device=device) as file:
             metadata = file.metadata()
             values = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (not a dictionary)
@@ -120,5 +118,21 @@ def load_rollout(path: Path, device: str) -> tuple[int, list[dict[str, Any]]]:
             index, _, name = key.partition("/")
             parts[int(index)][RENAMED.get(name, name)] = value
         return int(metadata["step"]), parts
-    except Exception as error:
-        raise damaged(path, error) from None
+
+
+class PromptOrder(RepeatSampler):
+    """TRL's order of prompts, in a resumed run too: TRL shuffles there as in the first epoch, whichever it is in.
+
+    epoch: how many are behind when a new one begins.
+    """
+
+    def __init__(self, of: RepeatSampler, epoch: Callable[[], int]):
+        self.__dict__.update(vars(of))
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        if self.shuffle:
+            self.generator.manual_seed(self.seed)
+            for _ in range(self.epoch()):
+                torch.randperm(self.num_samples, generator=self.generator)
+        return super().__iter__()

@@ -34,6 +34,14 @@ class CPPOConfig(GRPOConfig):
     rollout_batch: int | None = field(
         default=None, metadata={"help": "Prompts per forward pass when sampling without vLLM; null: all."}
     )
+    mismatch_limit: float | None = field(
+        default=None,
+        metadata={
+            "help": "Most that log pi and log mu may differ, on average over the tokens of an update before which the "
+            "policy has not moved: a first one beyond it stops the run, a later one warns. null: by precision, see "
+            "minicppo.engines.trl_statistics."
+        },
+    )
     loss_type: str = field(default="dr_grpo", metadata={"help": f"TRL's aggregation: one of {', '.join(LOSS_TYPES)}."})
     scale_rewards: str = field(default="none", metadata={"help": "none, group or batch, as in GRPOConfig."})
     disable_dropout: bool = field(default=True, metadata={"help": "Dropout would make every ratio random."})
@@ -43,7 +51,7 @@ class CPPOConfig(GRPOConfig):
 
     def __post_init__(self) -> None:
         if isinstance(self.method_params, str):  # as the command line passes it
-            self.method_params = json.loads(self.method_params)
+            self.method_params = _read_params(self.method_params)
         self.top_log_probs, self.cells = self.top_log_probs if self.cells is None else self.cells, None
         super().__post_init__()
         self.resolved_method()
@@ -56,6 +64,16 @@ class CPPOConfig(GRPOConfig):
         if method.corrects:
             raise ValueError(f"method {self.method} corrects pi_old against mu, but here pi_old is mu: leave it out")
         return padded_to(self.max_completion_length, method)
+
+
+def _read_params(text: str) -> dict[str, Any] | None:
+    try:
+        found = json.loads(text)
+        if not isinstance(found, dict | None):
+            raise ValueError(f"it is a {type(found).__name__}")
+    except ValueError as error:
+        raise ValueError(f"""method_params={text!r}: {error}. Way out: JSON such as '{{"delta": 0.15}}'""") from None
+    return found
 
 
 def padded_to(horizon: int | None, method: Method) -> Method:
@@ -111,8 +129,10 @@ def require_unbiased(args: CPPOConfig) -> None:
         "min_p": (args.min_p not in (None, 0.0), TRUNCATED),
         "repetition_penalty": (args.repetition_penalty not in (None, 1.0), TRUNCATED),
         "generation_kwargs": (
-            not known or not (with_vllm or generation <= {"seed"}),
-            "minicppo's sampler stops at end tokens alone. Way out: none, or use_vllm=True" if known else TRUNCATED,
+            not known or (generation and not with_vllm),
+            "minicppo's sampler stops at end tokens alone, and is seeded by seed. Way out: none, or use_vllm=True"
+            if known
+            else TRUNCATED,
         ),
         "temperature": (args.temperature <= 0, "log-probs are those of the softmax at it. Way out: more than 0"),
         "loss_type": (

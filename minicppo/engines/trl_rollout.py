@@ -6,9 +6,11 @@ TRL's fused head makes no logits, so those of pi are made here, a few rows at a 
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import groupby
+from inspect import signature
+from itertools import chain, groupby, pairwise
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -62,20 +64,33 @@ def split_ranked(
     With more than one log-prob a token, TRL 1.16 takes the first for the sampled token's, which is the likeliest's.
     Raises ValueError where a sampled token is not listed.
     """
-    n, width = len(completion_ids), max(map(len, completion_ids), default=0)
-    top, ids = torch.zeros(n, width, k), torch.zeros(n, width, k, dtype=torch.long)
-    sampled: list[list[list[float | None]]] = []
-    for row, (tokens, row_log_probs, row_ids) in enumerate(zip(completion_ids, log_probs, token_ids, strict=True)):
-        sampled.append([])
-        for t, (token, ranked, names) in enumerate(zip(tokens, row_log_probs, row_ids, strict=True)):
-            if token not in names or len(names) < k:
-                raise ValueError(f"vLLM returned {len(names)} log-probs for token {t} of response {row}, not {k}")
-            sampled[-1].append([ranked[names.index(token)]])
-        if tokens:
-            ids[row, : len(tokens)] = torch.tensor([names[:k] for names in row_ids])
-            listed = [[math.nan if x is None else x for x in ranked[:k]] for ranked in row_log_probs]
-            top[row, : len(tokens)] = torch.tensor(listed)
+    lengths = [len(row) for row in completion_ids]
+    values, names = (_padded([each for row in rows for each in row], k) for rows in (log_probs, token_ids))
+    tokens = np.fromiter(chain.from_iterable(completion_ids), np.int64, sum(lengths))
+    found = names == tokens[:, None]
+    unlisted = ~found.any(1) | np.isnan(names[:, k - 1])
+    if unlisted.any():
+        at = int(unlisted.argmax())
+        row = int(np.searchsorted(np.cumsum(lengths), at, side="right"))
+        listed = int((~np.isnan(names[at])).sum())
+        raise ValueError(
+            f"vLLM returned {listed} log-probs for token {at - sum(lengths[:row])} of response {row}, not {k}"
+        )
+    own = values[np.arange(len(values)), found.argmax(1)].tolist()
+    of_rows = [0, *np.cumsum(lengths).tolist()]
+    sampled = [[[x] for x in own[start:end]] for start, end in pairwise(of_rows)]
+    slots = torch.arange(max(lengths, default=0)) < torch.tensor(lengths)[:, None]
+    top, ids = torch.zeros(*slots.shape, k), torch.zeros(*slots.shape, k, dtype=torch.long)
+    top[slots], ids[slots] = torch.from_numpy(values[:, :k]).float(), torch.from_numpy(names[:, :k]).long()
     return sampled, {"rollout_top_log_probs": top, "rollout_top_ids": ids}
+
+
+def _padded(lists: list[list[Any]], k: int) -> np.ndarray:
+    """(N, K or more): one row a list, NaN for None and behind its end; every token id is a whole number in it."""
+    lengths = np.fromiter(map(len, lists), np.int64, len(lists))
+    table = np.full((len(lists), max(k, lengths.max(initial=0))), np.nan)
+    table[np.arange(table.shape[1]) < lengths[:, None]] = np.array(list(chain.from_iterable(lists)), dtype=np.float64)
+    return table
 
 
 def require_log_probs(
@@ -111,16 +126,31 @@ def require_plain_head(model: Any) -> None:
 
 @contextmanager
 def last_hidden_states(model: Any) -> Iterator[list[Tensor]]:
-    """Collects what the model's backbone returns while the block runs; detached."""
+    """Collects what the model's backbone returns while the block runs; detached.
+
+    A model with learned positions is told them, counted from the first token of the prompt: TRL leaves them out, so
+    that padding before a prompt would shift it (GPT-2). With rotary positions a shift changes nothing.
+    """
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    found: list[Tensor] = []
-    handle = base.base_model.register_forward_hook(
-        lambda module, args, output: found.append(output.last_hidden_state.detach())
-    )
+    backbone, found = base.base_model, []
+    rotary = any("rotary" in type(module).__name__.lower() for module in backbone.modules())
+
+    def place(module: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        if (mask := kwargs.get("attention_mask")) is not None and kwargs.get("position_ids") is None:
+            kwargs["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)
+        return args, kwargs
+
+    def keep(module: Any, args: Any, output: Any) -> None:
+        found.append(output.last_hidden_state.detach())
+
+    handles = [backbone.register_forward_hook(keep)]
+    if not rotary and "position_ids" in signature(backbone.forward).parameters:
+        handles.append(backbone.register_forward_pre_hook(place, with_kwargs=True))
     try:
         yield found
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
 
 
 @torch.no_grad()

@@ -21,11 +21,12 @@ from datasets import Dataset
 from transformers import PrinterCallback, TrainerCallback
 
 from minicppo.engines.refusals import require_carried
-from minicppo.engines.trl_checkpoint import DONE, damaged, log_sizes, saved_checkpoints, whole_checkpoint
+from minicppo.engines.trl_checkpoint import DONE, log_sizes, saved_checkpoints, whole_checkpoint
 from minicppo.engines.trl_config import CPPOConfig
 from minicppo.engines.trl_settings import trl_settings
 from minicppo.engines.trl_trainer import CPPOTrainer
-from minicppo.files import write_atomically
+from minicppo.files import reading, write_atomically
+from minicppo.rl.checkpoint import way_out
 from minicppo.rl.config import ConfigError, RunConfig
 from minicppo.rl.evaluate import evaluate, held_out_problems
 from minicppo.rl.grading.confined import take_faults
@@ -174,7 +175,8 @@ class RunLog(TrainerCallback):
         for parameter, moments in kwargs["optimizer"].state.items():  # the fused step would write out of bounds
             if any(moments[name].shape != parameter.shape for name in ("exp_avg", "exp_avg_sq")):
                 file = self.run.path / "trl" / f"checkpoint-{state.global_step}" / "optimizer.pt"
-                raise damaged(file, f"moments of another shape than their parameter's, {tuple(parameter.shape)}")
+                with reading(file, way_out(file.parent)):
+                    raise ValueError(f"moments of another shape than their parameter's, {tuple(parameter.shape)}")
         if state.global_step == 0:
             self._evaluate(0, 0)
         self._start = time.perf_counter()

@@ -4,9 +4,10 @@ TRL's loss is -agg(min(r A, clip(r) A)) with r = pi / pi_old. Given advantages g
 with the gradient of log pi, and the loss -agg(g A exp(logp - sg(logp))): `minicppo.rules.policy_loss`, for any method.
 """
 
-import math
 import time
+import warnings
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,7 +19,7 @@ from trl import GRPOTrainer
 from trl.models.utils import unwrap_model_for_generation
 
 from minicppo.engines import trl_rollout
-from minicppo.engines.trl_checkpoint import load_rollout, save_rollout
+from minicppo.engines.trl_checkpoint import PromptOrder, load_rollout, save_rollout
 from minicppo.engines.trl_config import CPPOConfig, padded_to, require_unbiased
 from minicppo.engines.trl_rollout import (
     VLLM_MOST_LOG_PROBS,
@@ -29,11 +30,11 @@ from minicppo.engines.trl_rollout import (
     split_ranked,
 )
 from minicppo.engines.trl_settings import LOSS_TYPES
+from minicppo.engines.trl_statistics import MISMATCH_LIMITS, Responses, joined, statistics, summarise, wrong_anchor
 from minicppo.rl.policy import Policy
 from minicppo.rl.seeding import generator_for
-from minicppo.rules import Method, TokenBatch, TokenWeights, TopLogProbs, diagnostics
-
-DRIFT = ("drift", "div/", "kl/", "ratio/", "prefix/")  # what mixes mismatch and drift unless kept apart
+from minicppo.rules import Method, TokenBatch, TokenWeights, TopLogProbs
+from minicppo.rules.rows import map_rows
 
 
 class CPPOTrainer(GRPOTrainer):
@@ -41,11 +42,14 @@ class CPPOTrainer(GRPOTrainer):
 
     mu, the anchor of every ratio and divergence, is what sampled: with vLLM its processed log-probs, with a
     `rollout_func` the "logprobs" it returns, else our own sampler's.
-    Metrics gain `minicppo.rules.diagnostics`; those that measure drift go under `mismatch/` while the policy is still
-    the one that sampled: there they show what sampler and scorer disagree on, which should be next to nothing.
+    Metrics gain `minicppo.engines.trl_statistics.statistics` of each update: all tokens of all processes at once.
 
+    newest: the `Responses` that these are computed from, of the newest update (or evaluation) and of all processes:
+    sampled tokens, log pi, log mu, mask, advantages, rewards, group, verdicts. With `state.global_step` what a callback
+    records in `on_step_end`.
     method: a rule of your own in the place of the one that `args` names; any `minicppo.rules.Method`.
-    Raises ValueError, with the way out, for settings that would bias the method or cannot supply what it needs.
+    Raises ValueError, with the way out, for settings that would bias the method or cannot supply what it needs, and
+    where the first rollout's log-probs are not the policy's (`CPPOConfig.mismatch_limit`).
     """
 
     _tag_names = ("trl", "cppo")
@@ -57,17 +61,34 @@ class CPPOTrainer(GRPOTrainer):
         "Region in LLM Reinforcement Learning}, year = {2026}, journal = {arXiv preprint arXiv:2606.10968}}",
     }
 
-    def __init__(self, model: Any, *positional: Any, args: CPPOConfig, method: Method | None = None, **kwargs: Any):
+    newest: Responses | None = None
+
+    def __init__(
+        self,
+        model: Any,
+        reward_funcs: Any = None,
+        args: CPPOConfig | None = None,
+        *positional: Any,
+        method: Method | None = None,
+        **kwargs: Any,
+    ):
+        if args is None:
+            name = model if isinstance(model, str) else model.config.name_or_path
+            args = CPPOConfig(f"{name.split('/')[-1]}-CPPO")
         if not isinstance(args, CPPOConfig):
             raise TypeError(f"args must be a minicppo.engines.trl.CPPOConfig, got {type(args).__name__}")
         require_unbiased(args)  # again: fields can be set after construction
         if args.max_completion_length is None and not (args.use_vllm or kwargs.get("rollout_func")):
             raise ValueError("max_completion_length=None: minicppo's sampler needs a limit. Way out: a number")
         self.method = padded_to(args.max_completion_length, method or args.resolved_method())
-        self._rows: dict[str, list[dict[str, float]]] = {"train": [], "eval": []}
+        self._rows: dict[str, list[dict[str, float]]] = {"train": [], "eval": []}  # of each update since the last log
+        self._parts: dict[str, list[Responses]] = {"train": [], "eval": []}  # micro-batches of the update under way
         self._top: Top = {}
+        self._rewards = torch.empty(0)  # (N, functions) of the newest rollout, all processes
         self._rollouts: dict[str, tuple[int, int]] = {}  # in training and evaluation: global step, rollouts in it
-        super().__init__(model, *positional, args=args, **kwargs)
+        self._sampled_at = -1  # global step of the newest rollout to train on
+        self._matched = False  # has a first rollout been found to be the policy's?
+        super().__init__(model, reward_funcs, args, *positional, **kwargs)
         self._require_samplable()
         if self.method.needs != "log_probs":
             self._require_top()
@@ -190,11 +211,22 @@ class CPPOTrainer(GRPOTrainer):
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         start = time.perf_counter()
         output = super()._generate_and_score_completions(inputs)
+        if self._mode == "train":
+            self._sampled_at = self.state.global_step
         ids, top, self._top = output["completion_ids"], self._top, {}
         for name, value in top.items():  # as wide as the responses, TRL shuffles and splits them by row
             output[name] = F.pad(value, (0, 0, 0, ids.shape[1] - value.shape[1])).to(ids.device)
+        n, rewards = len(ids), self._rewards
+        own = slice(self.accelerator.process_index * n, (self.accelerator.process_index + 1) * n)
+        size = self.num_generations if self._mode == "train" else self.num_generations_eval
+        output["rewards"] = (rewards * self.reward_weights.to(rewards.device)).nansum(1)[own]
+        output["group"] = (torch.arange(len(rewards), device=ids.device) // size)[own]
         self._metrics[self._mode]["rollout_time"].append(time.perf_counter() - start)
         return output
+
+    def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Tensor:
+        self._rewards = super()._calculate_rewards(*args, **kwargs)
+        return self._rewards
 
     # The loss
 
@@ -202,7 +234,35 @@ class CPPOTrainer(GRPOTrainer):
         # The base class reads `advantages` after its forward pass; `_get_per_token_logps_and_entropies` has by then
         # multiplied them by g. Without old log-probs it takes the current ones, detached.
         self._inputs = {k: v for k, v in inputs.items() if k != "old_per_token_logps"}
-        return super()._compute_loss(model, self._inputs)
+        loss: Tensor = super()._compute_loss(model, self._inputs)
+        if self._mode == "train" and self.accelerator.sync_gradients:
+            self._end_update("train")
+        return loss
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+        found = super().evaluation_loop(*args, **kwargs)
+        self._end_update("eval")
+        return found
+
+    def _end_update(self, mode: str) -> None:
+        """Statistics of all micro-batches and processes: here, where every process is; `log` may be called by one."""
+        parts, self._parts[mode] = self._parts[mode], []
+        if not parts:
+            return
+        self.newest = joined(gather_object([map_rows(Tensor.cpu, joined(parts))]))
+        self._rows[mode].append(statistics(self.newest))
+        if mode == "train" and (wrong := wrong_anchor(self.newest, self._mismatch_limit())):
+            if not self._matched:
+                raise ValueError(wrong)
+            warnings.warn(f"update {self.state.global_step + 1}: {wrong}", stacklevel=1)
+        self._matched = self._matched or bool(self.newest.fresh.any())
+
+    def _mismatch_limit(self) -> float:
+        if self.args.mismatch_limit is not None:
+            return self.args.mismatch_limit
+        precision = torch.float16 if self.args.fp16 else self.accelerator.unwrap_model(self.model).dtype
+        coarse = self.args.bf16 or self.use_vllm or self.rollout_func is not None  # of the last, nothing is known
+        return MISMATCH_LIMITS.get(torch.bfloat16 if coarse else precision, MISMATCH_LIMITS[torch.float32])
 
     def _get_per_token_logps_and_entropies(
         self, model: nn.Module, *args: Any, compute_entropy: bool = False, **kwargs: Any
@@ -230,20 +290,24 @@ class CPPOTrainer(GRPOTrainer):
         anchor, advantages = inputs["sampling_per_token_logps"].float(), inputs["advantages"].float()
         batch = TokenBatch(log_probs.float(), anchor, advantages, mask.bool(), top)
         out = self.method(batch)
-        self._rows[self._mode] += gather_object([self._diagnose(batch, out)])  # here, where every process is
+        self._parts[self._mode].append(self._seen(replace(batch, top=None), out))
         return out.weight * batch.advantages
 
-    def _diagnose(self, batch: TokenBatch, out: TokenWeights) -> dict[str, float]:
-        drift = (batch.log_ratio.abs() * batch.mask).sum() / batch.mask.sum().clamp(min=1)
-        row = {"drift": float(drift), **diagnostics(batch, out)}
-        if self.model.training:
-            since = self._step % (self.args.steps_per_generation * self.num_iterations)  # micro-batches of this rollout
-            if since >= self.current_gradient_accumulation_steps:
-                return row
-        return {f"mismatch/{key}" if key.startswith(DRIFT) else key: value for key, value in row.items()}
+    def _seen(self, batch: TokenBatch, out: TokenWeights) -> Responses:
+        inputs, ids = self._inputs, self._inputs["completion_ids"]
+        fresh = self._mode == "eval" or self._sampled_at == self.state.global_step
+        return Responses(
+            batch,
+            out,
+            ids,
+            rewards=inputs.get("rewards", torch.full_like(ids[:, 0], torch.nan, dtype=torch.float32)),
+            group=inputs.get("group", torch.full_like(ids[:, 0], -1)),  # both unknown: a rollout of an older version
+            fresh=torch.full_like(ids[:, 0], fresh, dtype=torch.bool),
+            padded=inputs["prompt_mask"][:, 0] == 0,
+        )
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """TRL's log with the method's diagnostics, over all processes and micro-batches since the last."""
+        """TRL's log with the statistics of the updates since the last."""
         metrics = self._metrics[self._mode]
         for key in [key for key in metrics if key.startswith("clip_ratio/")]:
             del metrics[key]  # TRL's clip sees a ratio of one
@@ -265,16 +329,10 @@ class CPPOTrainer(GRPOTrainer):
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
             self._step, parts = load_rollout(self._rollout_file(Path(checkpoint)), str(self.accelerator.device))
-            self._buffered_inputs = parts or None
+            self._buffered_inputs, self._sampled_at = parts or None, -1
+
+    def _get_train_sampler(self, dataset: Any = None) -> PromptOrder:
+        return PromptOrder(super()._get_train_sampler(dataset), lambda: int(self.state.epoch or 0))
 
     def _rollout_file(self, folder: Path) -> Path:
         return folder / f"rollout_{self.accelerator.process_index}.safetensors"
-
-
-def summarise(key: str, values: list[float]) -> float:
-    """One number of several micro-batches: the extreme of an extreme, else the mean; NaN is left out."""
-    present = [value for value in values if not math.isnan(value)]
-    if not present:
-        return math.nan
-    extreme = {"max": max, "min": min}.get(key[-3:])
-    return extreme(present) if extreme else sum(present) / len(present)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from minicppo.rules.batch import TokenBatch
 from minicppo.rules.outputs import Reason, TokenWeights
+from minicppo.rules.rows import take
 
 DECILES = 10
 
@@ -20,8 +21,10 @@ def diagnostics(batch: TokenBatch, out: TokenWeights) -> dict[str, float]:
     at its floor and cap, with any c_t < delta, and of tokens with c_t < 0. div/*: D_t; div/decile_k by position in the
     response. prefix/ratio_*: S_T / W_T over responses. ratio/*: rho. kl/k3: mean of rho - 1 - log rho. weight/*: g,
     before and after clips. accept/*: share of responses not rejected whole, by length. Where pi_old is recorded,
-    mismatch/*: |log pi_old/mu|, and drift/*: |log pi/pi_old|. One transfer from the device.
+    mismatch/*: |log pi_old/mu|, and drift/*: |log pi/pi_old|. Responses without a valid token count nowhere.
     """
+    if not bool((some := batch.mask.any(1)).all()):
+        batch, out = batch.rows(some), take(out, some)
     valid, count = batch.mask, batch.mask.sum().clamp(min=1)
     masked = valid & ~out.token_mask
     shares = {  # of a condition, among which tokens
