@@ -60,10 +60,7 @@ class CPPOConfig(GRPOConfig):
     def resolved_method(self) -> Method:
         """The method with its hyper-parameters. Raises ValueError, naming the nearest, if there is none such."""
         assert not isinstance(self.method_params, str)
-        method = get_method(self.method, **(self.method_params or {}))
-        if method.corrects:
-            raise ValueError(f"method {self.method} corrects pi_old against mu, but here pi_old is mu: leave it out")
-        return padded_to(self.max_completion_length, method)
+        return carried(get_method(self.method, **(self.method_params or {})), self.max_completion_length)
 
 
 def _read_params(text: str) -> dict[str, Any] | None:
@@ -76,11 +73,18 @@ def _read_params(text: str) -> dict[str, Any] | None:
     return found
 
 
-def padded_to(horizon: int | None, method: Method) -> Method:
-    """`length="padded"` as the longest response allowed, so that it does not depend on what a micro-batch holds."""
-    if horizon is None and method.params.get("length") == "padded":
+def carried(method: Method, horizon: int | None) -> Method:
+    """The method with `length="padded"` as the longest response allowed, whatever a micro-batch holds.
+
+    Raises ValueError where that has no limit, or the method corrects a pi_old that is not known.
+    """
+    if method.corrects:
+        raise ValueError(f"method {method.name} corrects pi_old against mu, but here pi_old is mu: leave it out")
+    if method.params.get("length") != "padded":
+        return method
+    if horizon is None:
         raise ValueError(f"{method.name} has length='padded'. Way out: max_completion_length=N, or another length")
-    return method.having(length=horizon) if method.params.get("length") == "padded" else method
+    return method.having(length=horizon)
 
 
 TRUNCATED = (

@@ -20,7 +20,7 @@ from trl.models.utils import unwrap_model_for_generation
 
 from minicppo.engines import trl_rollout
 from minicppo.engines.trl_checkpoint import PromptOrder, load_rollout, save_rollout
-from minicppo.engines.trl_config import CPPOConfig, padded_to, require_unbiased
+from minicppo.engines.trl_config import CPPOConfig, carried, require_unbiased
 from minicppo.engines.trl_rollout import (
     VLLM_MOST_LOG_PROBS,
     Top,
@@ -80,7 +80,7 @@ class CPPOTrainer(GRPOTrainer):
         require_unbiased(args)  # again: fields can be set after construction
         if args.max_completion_length is None and not (args.use_vllm or kwargs.get("rollout_func")):
             raise ValueError("max_completion_length=None: minicppo's sampler needs a limit. Way out: a number")
-        self.method = padded_to(args.max_completion_length, method or args.resolved_method())
+        self.method = carried(method or args.resolved_method(), args.max_completion_length)
         self._rows: dict[str, list[dict[str, float]]] = {"train": [], "eval": []}  # of each update since the last log
         self._parts: dict[str, list[Responses]] = {"train": [], "eval": []}  # micro-batches of the update under way
         self._top: Top = {}
