@@ -1,9 +1,9 @@
-"""When two final answers are the same: by rules where a person sees it at a glance, else by math-verify."""
+"""When two final answers are the same: lists, intervals, names and units by rules, one value by another exactly."""
 
 import re
 from fractions import Fraction
 from itertools import accumulate
-from typing import Any
+from string import ascii_lowercase
 
 from minicppo.rl.grading.confined import MATH, confined
 from minicppo.rl.grading.tidy import tidy
@@ -11,41 +11,46 @@ from minicppo.rl.grading.tidy import tidy
 LONGEST = 300  # characters of an answer worth judging
 LONGEST_GOLD = 1000
 DEEPEST = 12  # brackets within brackets
-HEDGES = re.compile(r"(?i)\b(?:or|either|maybe|perhaps|possibly|not|unless|unknown)\b|\?")
-FUNCTIONS = frozenset("arcsin arccos arctan sinh cosh tanh sin cos tan cot sec csc log exp gcd lcm max min mod".split())
+HEDGES = re.compile(r"(?i)\b(?:or|either|maybe|perhaps|possibly|not|unless|unknown|about|around)\b|\?")
+FUNCTIONS = frozenset(
+    "arcsin arccos arctan sinh cosh tanh sin cos tan cot sec csc ln log exp gcd lcm max min mod".split()
+)
 UNITS = dict(
     pair.split("=")
     for pair in (
         "centimeter=cm centimetre=cm millimeter=mm kilometer=km kilometre=km meter=m metre=m in=inch inche=inch "
         "ft=foot feet=foot mi=mile yd=yard gram=g kilogram=kg lb=pound sec=s second=s min=minute hr=h hour=h liter=l "
-        "litre=l usd=dollar deg=degree sq=square cents=cent"
+        "litre=l usd=dollar deg=degree sq=square cents=cent yr=year"
     ).split()
 )
 SHORT_UNITS = frozenset({*UNITS.values(), *UNITS, "kmh", "mph", "l", "am", "pm", "cc", "ml"})
 NUMBER_WORDS = frozenset(  # no units, but part of the number; without a final s
     "dozen hundred thousand million billion trillion half halve third fourth fifth sixth seventh eighth ninth tenth "
     "hundredth thousandth millionth squared cubed factorial negative minu plu over than double triple twice inverse "
-    "zero one two three four five six seven eight nine ten eleven twelve twenty".split()
+    "zero one two three four five six seven eight nine ten eleven twelve twenty quarter score gross below percent "
+    "permille modulo remainder".split()
 )
 UNIT = re.compile(
     r"(?P<value>.*?[\d})%a-z])(?P<gap>\s*)(?P<unit>(?<![A-Za-z\\])[A-Za-z]+(?:[ ./]+[A-Za-z]+)*)"
     r"\s*(?P<power>\^\s*\{?[23]\}?)?"
 )
-RAY = re.compile(r"[a-z]\s*(?P<sign>(?P<below><|\\leq?)|>|\\geq?)(?![a-z])\s*(?P<end>[^<>=]+)")
-BASED = re.compile(r"(?P<digits>[0-9A-Z]+)_\{?(?P<base>\d+)\}?")
-SCALES = {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9}
-PLAIN = r"\d+(?:\.\d*)?|\.\d+"
-NUMBERS = [
-    re.compile(rf"(?P<whole>{PLAIN})"),
-    re.compile(r"(?P<whole>[1-9]\d{0,2}(?:([, ])\d{3})(?:\2\d{3})*(?:\.\d+)?)"),
-    re.compile(r"(?P<over>\d+(?:\.\d+)?)\s*/\s*(?P<under>\d+(?:\.\d+)?)"),
-    re.compile(r"\\frac\s*\{\s*(?P<over>-?\d+(?:\.\d+)?)\s*\}\s*\{\s*(?P<under>-?\d+(?:\.\d+)?)\s*\}"),
-    re.compile(r"(?P<whole>\d+)\s*\\frac\s*\{\s*(?P<over>\d+)\s*\}\s*\{\s*(?P<under>\d+)\s*\}"),
-    re.compile(r"(?P<whole>\d+)(?:\s+|\s*[-+]\s*(?=\d+/))(?P<over>\d+)\s*/\s*(?P<under>\d+)"),
-    re.compile(rf"(?P<whole>{PLAIN})\s*(?:\\times|\\cdot|x|X|\*)\s*10\s*\^\s*\{{?\s*(?P<power>[-+]?\d{{1,3}})\s*\}}?"),
-    re.compile(rf"(?P<whole>{PLAIN})[eE](?P<power>[-+]?\d{{1,3}})"),
-    re.compile(r"(?P<whole>\d*)\.(?P<fixed>\d*)\\overline\s*\{\s*(?P<period>\d+)\s*\}"),
-]
+DEGREE = re.compile(r"(?:\s*\^\s*\{?\s*\\circ\s*\}?|\s*\\degree)\s*[CF]?$")
+NUMBER = re.compile(
+    r"(?P<sign>[-+]?)\s*(?:(?P<over>\d+(?:\.\d*)?|\.\d+)(?:\s*/\s*(?P<under>\d+))?"
+    r"|\\frac\s*\{\s*(?P<top>-?\d+)\s*\}\s*\{\s*(?P<bottom>-?\d+)\s*\})\s*(?P<percent>%?)"
+)
+CHOICE = re.compile(r"(?:(?i:option|choice)\s*)?\(?([A-Ha-h])(?:[).:]+(.*)|\s*)")
+ENCLOSED = re.compile(r"(\\\{|[(\[{])(.*?)(\\\}|[)\]}])")
+COMMA = re.compile(r"\s*[,;]\s*(?:(?:and|or)\s+)?|\s+(?:and|or)\s+")
+EQUAL = re.compile(r"(?<![<>!])=")
+BOUND = re.compile(r"(<|>|\\[lg]e(?![a-z]))")
+NAME = re.compile(  # what a value may be said of: x, f(2), AB, m/n, a - b; but not 2x, -x, x^2, 1/x
+    r"(?:\\(?:angle|triangle|overline|frac|alpha|beta|gamma|theta|lambda|cdot|vec)(?![a-z])|[fghPE]\([^()=]*\)"
+    r"|[A-Za-z]'*(?:_(?:\{\w+\}|\w))?(?:\([\w, ]*\))?|[()\[\]|{}+/,\s]|(?<=[\w)}])\s*-)+"
+)
+UNCLEAR = re.compile(  # 1/2x is read in two ways
+    r"(?<![_\d])\d+\s+\d|'|!!|\d\s*_|\\approx|/\s*\d+\s*(?:[a-zA-Z(]|\\(?!cdot|times|\\|end|cup|cap))"
+)
 
 
 def same_answer(gold: str, answer: str) -> bool | None:
@@ -57,50 +62,80 @@ def same_answer(gold: str, answer: str) -> bool | None:
         return None
     if _squeezed(expected) == _squeezed(given):
         return True
-    if not given or given.endswith("\\") or not _balanced(given):
+    if re.fullmatch(r"\(?[A-H]\)?", expected):
+        choice = CHOICE.fullmatch(given)
+        clear = choice and not HEDGES.search(given) and not re.search(r"\b[A-H]\b", choice[2] or "")
+        return bool(clear and choice and choice[1].upper() == expected.strip("()"))
+    if not given or not _balanced(given):
         return None
-    verdict = _same_number(expected, given)
-    if verdict is not None:
-        return verdict
-    if re.fullmatch(r"\(?[A-H]\)?", expected):  # one of several choices
-        choice = re.match(r"\(?([A-Ha-h])(?:\)|\.|:|$)", given)
-        return choice is not None and choice[1].upper() == expected.strip("()")
-    if (has_words(expected) or expected.lower() in ("yes", "no")) and _split_unit(expected) is None:
-        first, second = (re.sub(r"[^a-z0-9]", "", text.lower()) for text in (expected, given))
-        return first == second
-    if r"\cup" in expected:
-        given = r" \cup ".join(map(_interval, re.split(r"\s+or\s+", given)))
-    elif re.search(r",|\\pm|=", expected):
-        given = re.sub(r",?\s+(?:and|or)\s+", ", ", given)
-    return False if HEDGES.search(given) else _same_quantity(expected, given)
+    (gold_variable, expected), (variable, given) = _intervals(expected), _intervals(given)
+    return False if gold_variable and variable and gold_variable != variable else _same(expected, given)
 
 
-def _interval(text: str) -> str:
-    """What `x < 2` says, as an interval; anything else as it is."""
-    match = RAY.fullmatch(text.strip())
-    if match is None:
-        return text
-    opening, closing = ("(", ")") if match["sign"] in "<>" else ("[", "]")
-    return rf"(-\infty, {match['end']}{closing}" if match["below"] else rf"{opening}{match['end']}, \infty)"
-
-
-def _same_quantity(gold: str, answer: str) -> bool | None:
-    (gold, gold_unit), (answer, answer_unit) = (_split_unit(text) or (text, "") for text in (gold, answer))
-    if gold_unit != answer_unit and (
-        (gold_unit and answer_unit) or not NUMBER_WORDS.isdisjoint(f"{gold_unit} {answer_unit}".split())
-    ):
+def _same(gold: str, answer: str) -> bool | None:
+    """Of two texts that may be lists, equalities or single values."""
+    if _squeezed(gold) == _squeezed(answer):
+        return True
+    (gold_kind, golds), (kind, given) = _listed(gold), _listed(answer)
+    if len(golds) != len(given) and "=" not in gold + answer:
         return False
-    gold, answer = _bare_values(gold, answer)
-    if _squeezed(gold).lower() == _squeezed(answer).lower():
-        return _squeezed(gold) == _squeezed(answer)  # math-verify takes x for X
-    first, second = BASED.fullmatch(gold), BASED.fullmatch(answer)
-    if first and second:
-        return first.groups() == second.groups()
+    if len(golds) == 1 or len(given) == 1:
+        sides, given_sides = (_cut(part[0], EQUAL) if len(part) == 1 else [] for part in (golds, given))
+        if max(len(sides), len(given_sides)) > 1:
+            return _same_sides(sides or [gold], given_sides or [answer])
+        return len(golds) == len(given) and _same_value(golds[0], given[0])
+    ordered = not {gold_kind, kind} <= {"", "{}"}
+    if len(golds) != len(given) or (ordered and gold_kind != kind and {gold_kind, kind} != {"", "()"}):
+        return False
+    names, given_names = ([_name(each) for each in part] for part in (golds, given))
+    if all(names) and all(given_names) and sorted(names) != sorted(given_names):
+        return False
+    for named, part, other in ((names, golds, given_names), (given_names, given, names)):
+        if all(named) and len({name[0] for name in named} if not all(other) else {*named}) == len(part):
+            part.sort(key=_name)
+            ordered = True
+    left = list(given)
+    for each in golds:
+        found = next((i for i in range(1 if ordered else len(left)) if _same(each, left[i])), None)
+        if found is None:
+            return False
+        del left[found]
+    return True
+
+
+def _same_sides(golds: list[str], given: list[str]) -> bool | None:
+    """Of two chains of equalities: what is no mere name has to be the right value, on every side of the answer's."""
+    if len(golds) > 1 and len(given) > 1:
+        if _squeezed(golds[0]) != _squeezed(given[0]):  # 2x = 4 and x = 2, or x = 1 and y = 1
+            return len(golds) == len(given) == 2 and _confined("=".join(golds), "=".join(given))
+        given = given[1:]
+    elif len(golds) > 1 and not _is_name(golds[0]):
+        return False  # an equation, and a value
+    verdicts = {_same(golds[-1], each) for each in [each for each in given if not _is_name(each)] or given[-1:]}
+    return False if False in verdicts else None if None in verdicts else True
+
+
+def _same_value(gold: str, answer: str) -> bool | None:
     verdict = _same_number(gold, answer)
     if verdict is not None:
         return verdict
-    if (has_words(answer) and not has_words(gold)) or re.search(r"\d\s+\d", answer):
-        return False  # math-verify would multiply two numbers side by side
+    if (has_words(gold) or gold.lower() in ("yes", "no")) and _split_unit(gold) is None:
+        first, second = (re.sub(r"[^a-z0-9]", "", text.lower()) for text in (gold, answer))
+        return first == second
+    if HEDGES.search(answer):
+        return False
+    (gold, gold_unit), (answer, unit) = (_split_unit(text) or (text, "") for text in (gold, answer))
+    if gold_unit != unit and ((gold_unit and unit) or not NUMBER_WORDS.isdisjoint(f"{gold_unit} {unit}".split())):
+        return False
+    if _squeezed(gold) == _squeezed(answer):
+        return True
+    verdict = _same_number(gold, answer)
+    return verdict if verdict is not None else _confined(gold, answer)
+
+
+def _confined(gold: str, answer: str) -> bool | None:
+    if any(UNCLEAR.search(text) or has_words(text) for text in (gold, answer)):
+        return None
     return confined(MATH, gold, answer)
 
 
@@ -116,73 +151,110 @@ def _same_number(gold: str, answer: str) -> bool | None:
 
 
 def _number(text: str) -> tuple[Fraction | None, bool]:
-    """The value of a plain number in any usual spelling, and whether a per cent sign follows it."""
-    text = text.strip()
-    percent = text.endswith("%")
-    text = text.rstrip("% ")
+    """The value of a whole number, decimal or fraction of these, and whether a per cent sign follows it."""
     while re.fullmatch(r"\(.*\)|\{.*\}", text):
         text = text[1:-1].strip()
-    bare, _, word = text.rpartition(" ")
-    scale = SCALES.get(word.lower(), 1)
-    text = text if scale == 1 else bare
-    sign = -1 if text.startswith("-") else 1
-    text = text.lstrip("+-").strip() if re.match(r"[-+]\s*[\d.\\(]", text) else text
-    match = next(filter(None, (pattern.fullmatch(text) for pattern in NUMBERS)), None)
-    if match is None:
-        return None, percent
-    part: dict[str, Any] = {"whole": "0", "over": 0, "under": 1, "power": 0} | match.groupdict()
-    if "period" in part:
-        part["over"], part["under"] = int(part["period"]), 10 ** len(part["fixed"]) * (10 ** len(part["period"]) - 1)
-        part["whole"] = f"{part['whole'] or 0}.{part['fixed'] or 0}"
-    if not Fraction(part["under"]):
-        return None, percent
-    value = Fraction(re.sub("[, ]", "", part["whole"])) + Fraction(part["over"]) / Fraction(part["under"])
-    return sign * scale * value * Fraction(10) ** int(part["power"]), percent
+    found = NUMBER.fullmatch(text)
+    under = found and Fraction(found["under"] or found["bottom"] or 1)
+    if not found or not under:
+        return None, False
+    return (-1 if found["sign"] == "-" else 1) * Fraction(found["over"] or found["top"]) / under, bool(found["percent"])
 
 
 def _split_unit(text: str) -> tuple[str, str] | None:
     """A quantity as its value and its unit in one spelling; None if it ends in no unit."""
-    match = UNIT.fullmatch(text)
-    if match is None or not re.search(r"\d|\\pi", match["value"]):
+    match = UNIT.fullmatch(DEGREE.sub(" degree", text))
+    if match is None or not re.search(r"\d|\\pi", match["value"]) or re.search(r"\\[a-z]{3}(?![a-z])", match["value"]):
         return None
     words = [word.lower() for word in re.split(r"[ ./]+", match["unit"]) if word]
     if any(word in FUNCTIONS or HEDGES.search(word) for word in (words[:-1] if words[-1] in UNITS else words)):
         return None  # but min and sec without an argument are units
+    if any(word not in SHORT_UNITS and word.rstrip("s") not in SHORT_UNITS for word in words) and (
+        not match["gap"] or any(word not in SHORT_UNITS and not _is_word(word) for word in words)
+    ):
+        return None  # variables
+    if len(words[0]) == 1 and not match["gap"]:
+        return None  # 5m may be five times m
     known = [UNITS.get(word, UNITS.get(word.rstrip("s"), word.rstrip("s"))) for word in words]
-    if any(len(word) < 3 and word not in SHORT_UNITS for word in words) or (len(words[0]) == 1 and not match["gap"]):
-        return None  # a variable
     power = re.sub(r"[^\d]", "", match["power"] or "")
     if known[0] in ("square", "cubic") and len(known) > 1:
         power, known = {"square": "2", "cubic": "3"}[known[0]], known[1:]
     return match["value"].strip(), " ".join(known) + power
 
 
-def _bare_values(gold: str, answer: str) -> tuple[str, str]:
-    """Both without the variable they are assigned to, where only one names it, or both the same."""
-    gold, answer = (re.sub(r"^[A-Za-z]\s*\\in\s*", "", text) for text in (gold, answer))
-    first, second = _assigned(gold), _assigned(answer)
-    if first and second and [name for name, _ in first] != [name for name, _ in second]:
-        return gold, answer
-    if second and (first or "=" not in gold):
-        values = ",".join(value for _, value in second)
-        answer = f"({values})" if gold.startswith("(") and len(second) > 1 else values
-    elif "=" in answer and "=" not in gold and "," not in answer:
-        answer = answer.rpartition("=")[2].strip()  # 6 * 7 = 42
-    if first and (second or "=" not in answer):
-        gold = ",".join(value for _, value in first)
-    return gold, answer
+def _intervals(text: str) -> tuple[str, str]:
+    """The variable of inequalities, and as intervals what they say of it; "" and the text where it is anything else."""
+    variables, intervals = set(), []
+    for piece in re.split(r",?\s+or\s+", text) if BOUND.search(text) else []:
+        ends: dict[bool, list[tuple[str, bool]]] = {True: [], False: []}
+        for part in re.split(r",?\s+and\s+|,", piece):
+            sides = [side.strip() for side in BOUND.split(part)]
+            for left, sign, right in zip(sides[:-2:2], sides[1::2], sides[2::2], strict=True):
+                below = sign in ("<", r"\le")
+                names = [re.fullmatch(r"[A-Za-z]|\\theta", side) is not None for side in (left, right)]
+                ends[below == names[0]].append((right if names[0] else left, len(sign) == 1))
+                variables.add(left if names[0] else right)
+                if sum(names) != 1:
+                    return "", text
+        if max(map(len, ends.values())) > 1 or not any(ends.values()):
+            return "", text
+        (low, low_open), (high, high_open) = (*ends[False], (r"-\infty", True))[0], (*ends[True], (r"\infty", True))[0]
+        intervals.append(f"{'(' if low_open else '['}{low}, {high}{')' if high_open else ']'}")
+    return (variables.pop(), r" \cup ".join(intervals)) if len(variables) == 1 else ("", text)
 
 
-def _assigned(text: str) -> list[tuple[str, str]]:
-    """Names and values of `x = 1, y = 2`; nothing if it is anything else."""
-    parts = [part.strip() for part in text.split(",")]
-    found = [re.fullmatch(r"([A-Za-z](?:_\{?\w\}?)?(?:\([a-z]\))?)\s*=([^=]+)", part) for part in parts]
-    return [(match[1], match[2].strip()) for match in found if match] if all(found) else []
+def _listed(text: str) -> tuple[str, list[str]]:
+    """The brackets around a list, "" for none, and its elements: 1 \\pm 2 is two, and in x = 1, 2 both are x."""
+    whole, kind, inside = ENCLOSED.fullmatch(text), "", text
+    if whole and min(depths(whole[2])) >= 0:
+        kind, inside = (whole[1] + whole[3]).replace("\\", ""), whole[2].strip()
+    elements = _cut(inside, COMMA)
+    if len(elements) == 1 and (kind == "()" or inside.startswith("{")):
+        return _listed(inside)
+    if len(elements) == 1 and (kind != "{}" or inside == r"\emptyset"):
+        kind, elements = "", [text]
+    name = _name(elements[0])
+    if name and not any("=" in each for each in elements[1:]):
+        elements = [elements[0], *(f"{name} = {each}" for each in elements[1:])]
+    return kind, [
+        each.replace(r"\pm", sign).replace(r"\mp", "-+"[sign == "-"])
+        for each in elements
+        for sign in ("+-" if r"\pm" in each else "+")
+    ]
+
+
+def _cut(text: str, where: re.Pattern[str]) -> list[str]:
+    """The parts of a text between separators that stand in no brackets."""
+    depth, parts, start = depths(text), [], 0
+    for found in where.finditer(text):
+        if depth[found.start()] == 0:
+            parts.append(text[start : found.start()].strip())
+            start = found.end()
+    return [*parts, text[start:].strip()]
+
+
+def _name(text: str) -> str:
+    """What is left of the first equals sign, if that is a name."""
+    first, *others = _cut(text, EQUAL)
+    return _squeezed(first) if others and _is_name(first) else ""
+
+
+def _is_name(text: str) -> bool:
+    words = {word.lower() for word in re.findall(r"[A-Za-z]+", text)}
+    return bool(words) and NAME.fullmatch(text) is not None and words.isdisjoint(FUNCTIONS | NUMBER_WORDS)
 
 
 def has_words(text: str) -> bool:
-    """Whether it holds a word: three letters or more that are neither a command nor a function."""
-    return any(word.lower() not in FUNCTIONS for word in re.findall(r"(?<![\\A-Za-z{])[A-Za-z]{3,}", text))
+    """Whether it holds a word: three letters or more that are neither a command nor a function nor a product."""
+    words = re.findall(r"(?<![\\A-Za-z{])[A-Za-z]{3,}", text)
+    return any(word.lower() not in FUNCTIONS and (word != word.lower() or _is_word(word)) for word in words)
+
+
+def _is_word(letters: str) -> bool:
+    """Whether these are a word, and not variables side by side: abc, xyz, mnpq."""
+    product = len(letters) <= 3 and not set(letters) & set("eio")
+    in_a_row = "".join(sorted(letters)) in ascii_lowercase
+    return len(letters) > 2 and not product and not in_a_row and bool(set(letters) & set("aeiouy"))
 
 
 def _squeezed(text: str) -> str:

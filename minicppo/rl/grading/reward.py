@@ -66,10 +66,11 @@ def score_response(response: str, answer: str) -> float:
     return float(judge_response(response, answer) is Outcome.RIGHT)
 
 
-def math_reward(completions: Sequence[Any], answer: Sequence[str], **columns: Any) -> list[float]:
-    """A reward for TRL, `reward_funcs=math_reward`: of texts or the last of chat messages, with a column `answer`."""
+def math_reward(completions: Sequence[Any], answer: Sequence[Any], **columns: Any) -> list[float]:
+    """A reward for TRL, `reward_funcs=math_reward`: of texts or the last of chat messages, with a column `answer`,
+    of texts or numbers."""
     texts = [each if isinstance(each, str) else str(each[-1]["content"]) for each in completions]
-    return [score_response(text, right) for text, right in zip(texts, answer, strict=True)]
+    return [score_response(text, str(right)) for text, right in zip(texts, answer, strict=True)]
 
 
 def compute_score(data_source: str, solution_str: str, ground_truth: str, extra_info: Any = None) -> dict[str, float]:

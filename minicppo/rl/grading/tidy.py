@@ -9,33 +9,66 @@ from minicppo.rl.grading.extraction import last_boxed
 SIGNS = str.maketrans({
     "−": "-", "–": "-", "—": "-", "×": r"\times ", "·": r"\cdot ", "÷": "/", "⁄": "/", "π": r"\pi ", "θ": r"\theta ",
     "∞": r"\infty ", "°": r"^\circ ", "±": r"\pm ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "≤": r"\le ",
-    "≥": r"\ge ", "≠": r"\ne ", "∅": r"\emptyset ", "½": r"\frac{1}{2}", "⅓": r"\frac{1}{3}", "⅔": r"\frac{2}{3}",
-    "¼": r"\frac{1}{4}", "¾": r"\frac{3}{4}", "’": "'", "“": '"', "”": '"',
+    "≥": r"\ge ", "≠": r"\ne ", "≈": r"\approx ", "ℝ": r"\mathbb{R}", "∅": r"\emptyset ", "½": r"\frac{1}{2}",
+    "⅓": r"\frac{1}{3}", "⅔": r"\frac{2}{3}", "¼": r"\frac{1}{4}", "¾": r"\frac{3}{4}", "’": "'", "“": '"', "”": '"',
+    "…": r"\ldots ",
 })  # fmt: skip
 SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
 LEAD = re.compile(
     r"(?i)^(?:so|thus|hence|therefore)?,?\s*(?:the\s+)?(?:final\s+)?(?:correct\s+)?"
-    r"(?:answer|result)\s*(?:is\b|:|=)\s*:?\s*"
+    r"(?:answer|result)[\s*_]*(?:is\b|:|=)\s*:?\s*"
 )
-TEXT = r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox|underline|operatorname)\s*\{([^{}]*)\}"
+END = re.compile(r"(?:\s|</?s>|<\|[^|<>]*\|>|<(?:eos|end_of_turn)>|\\)+$")  # what a template writes after it
+SCALES = {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9}
+STYLES = "bf|it|rm|sf|tt|em|tiny|small|[lL]arge|[hH]uge|(?:text|display)style|limits"
+TEXT = (
+    r"\\(?:text(?:bf|it|rm|sf|tt|normal)?|math(?:bf|it|rm|sf|tt|normal)|boldsymbol|bm|pmb|mbox|underline|operatorname"
+    r"|(?:text)?color\s*\{\w+\})\s*\{((?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*)\}"
+)
+
+
+def repeated(found: re.Match[str]) -> str:
+    """A periodic decimal as a fraction: 0.1(6), 0.1\\overline{6} and 0.166... are 15/90."""
+    whole, fixed, period = found["whole"] or "0", found["fixed"], found["period"]
+    if period is None:  # the digits themselves show what comes again
+        shown = re.fullmatch(r"(\d*?)(\d+?)\2+", fixed)
+        if shown is None:
+            return found[0]
+        fixed, period = shown[1], shown[2]
+    over, under = int(fixed + period) - int(fixed or "0"), 10 ** len(fixed) * (10 ** len(period) - 1)
+    return rf"\frac{{{int(whole) * under + over}}}{{{under}}}"
+
+
+def ungrouped(found: re.Match[str]) -> str:
+    """1,234 without its comma; but (1,234) is a pair."""
+    return found[0] if found["open"] and found["close"] else found[0].replace(",", "")
+
+
 REPLACED: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [  # in this order
     (  # a row break of a matrix that lost one of its two backslashes
         r"(?s)\\begin\{[pbv]?matrix\}.*\\end\{[pbv]?matrix\}",
         lambda matrix: re.sub(r"(?<!\\)\\(?=[\d\-.])", r"\\\\", matrix[0]),
     ),
     *((TEXT, r" \1 "), (TEXT, r" \1 ")),  # one may hold another
+    (rf"\\(?:{STYLES}|color\s*\{{\w+\}})(?![a-zA-Z])", " "),
     (r"(?<!\\)\\[()\[\]]|\\?\$|[€£]|`", ""),  # mathematics mode and money
-    (r"\\(?:left|right|[bB]igg?[lr]?|displaystyle|limits|!)(?![a-zA-Z])", ""),
+    (r"\\(?:left|right|[bB]igg?[lr]?|!)(?![a-zA-Z])", ""),
     (r"\\[dt]frac(?![a-z])", r"\\frac"),
     (r"(?<!\\)\\[,;: ]|~|\\q?quad(?![a-z])", " "),
     (r"\{,\}", ","),
     (r"\\%|\\?\s*percent\b", "%"),
-    (r"(?:\s*\^\s*\{?\s*\\circ\s*\}?|\\degree)\s*[CF]?\s*$", " degree"),
+    (r"\\leq?(?:slant)?(?![a-z])|<=", r"\\le "),
+    (r"\\geq?(?:slant)?(?![a-z])|>=", r"\\ge "),
+    (r"\\lt(?![a-z])", "<"),
+    (r"\\gt(?![a-z])", ">"),
+    (r"\\langle(?![a-z])", "("),
+    (r"\\rangle(?![a-z])", ")"),
     (r"\*\*", "^"),
+    (r"\^\s*(-?\d+(?:\.\d+)?)", r"^{\1}"),
     (r"(?<=[\d\)])\s*\*\s*(?=[\d\(\\a-zA-Z])", r"\\cdot "),
     (r"(?<![\\a-zA-Z])(sqrt|pi)(?![a-zA-Z])", r"\\\1"),
+    (r"(?i)\+?\s*(?:(?<![\\a-zA-Z])(?:infinity|inf|oo)|\\infty)(?![a-zA-Z])", r"\\infty "),
     (r"(?<![\\a-zA-Z])((?:arc)?(?:sin|cos|tan)|cot|sec|csc|ln|log|exp)(?=\s*[(^_\\]| \d| [a-z]\b)", r"\\\1"),
-    (r"\\varnothing(?![a-z])", r"\\emptyset"),
     (r"\\sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}"),
     (r"√\s*\(([^()]*)\)", r"\\sqrt{\1}"),
     (r"√\s*(\d+|[a-zA-Z])", r"\\sqrt{\1}"),
@@ -44,6 +77,25 @@ REPLACED: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [  # in this 
     (r"\\frac\s*(\d)\s*\{", r"\\frac{\1}{"),
     (r"(\\frac\s*\{[^{}]*\})\s*(\d)", r"\1{\2}"),
     (r"\\(sin|cos|tan|cot|sec|csc|ln)(?=[a-z])(?!h\b)", r"\\\1 "),  # \cotx is no command
+    (r"(?<=\.)(\d*)\\dot\s*\{?(\d)\}?(?:(\d*)\\dot\s*\{?(\d)\}?)?", r"\1\\overline{\2\3\4}"),
+    (r"(?<=\.)(\d*)(?:\((\d+)\)|\\bar\s*\{?(\d+)\}?)", r"\1\\overline{\2\3}"),
+    (
+        r"(?P<whole>(?<![\d.])\d*)\.(?P<fixed>\d{0,40})"
+        r"(?:\\overline\s*\{\s*(?P<period>\d{1,40})\s*\}|\s*(?:\.\.\.|\\[lc]?dots(?![a-z])))",
+        repeated,
+    ),
+    (r"(?P<open>\\\{|[(\[])?\s*(?<![\d.,])\d{1,3}(?:,\d{3})+(?!,?\d)\s*(?P<close>\\\}|[)\]])?", ungrouped),
+    (r"^\s*[A-Za-z]\s*\\in(?![a-z])", ""),
+    (r"^\s*\\\{\s*[a-z]\s*(?:\\in\s*\\mathbb\s*\{?R\}?)?\s*(?::|\\mid(?![a-z])|\|)(.*)\\\}\s*$", r"\1"),
+    (r"(?i)^\s*(?:all|every|any)(?: real numbers?| reals?)\s*$|^\s*\\mathbb\s*\{?R\}?\s*$", r"(-\\infty,\\infty)"),
+    (r"(?i)^\s*(?:(?:the )?empty set|no (?:real )?solutions?|\\?\{\s*\\?\}|\\varnothing)\s*$", r"\\emptyset"),
+    (r"^([1-9]\d{0,2})((?: \d{3})+(?:\.\d+)?)\s*$", lambda number: number[0].replace(" ", "")),
+    (r"(\d+)\s+(\d+)\s*/\s*(\d+)", r"\1\\frac{\2}{\3}"),  # 3 1/2
+    (r"(?<=\d)\s*[xX]\s*(?=10\s*\^)", r"\\cdot "),
+    (r"(?<=\d)[eE]([-+]?\d{1,3})(?![\d.])", r"\\cdot 10^{\1}"),
+    (r"(?i)(?<=\d)\s+(hundred|thousand|million|billion)\b", lambda scale: rf" \cdot {SCALES[scale[1].lower()]}"),
+    (r"^(?:[A-Za-z]\s*)?\\approx(?![a-z])|(?<=[^\d.\s,])\s*\\approx\s*[\d.]+\s*$", ""),  # it is the exact one
+    (r"_\{(\w)\}", r"_\1"),
     (r"\s+", " "),
 ]
 PATTERNS = [(re.compile(pattern), replacement) for pattern, replacement in REPLACED]
@@ -52,13 +104,13 @@ PATTERNS = [(re.compile(pattern), replacement) for pattern, replacement in REPLA
 def tidy(answer: str) -> str:
     """The answer without boxes, dollar signs, words of introduction and final stops, in ASCII where it can be.
 
-    >>> tidy("The answer is **$\\\\dfrac12$**."), tidy("x² − ４"), tidy(r"\\boxed{\\text{even}}")
-    ('\\\\frac{1}{2}', 'x^{2} - 4', 'even')
+    >>> tidy("The answer is **$\\\\dfrac12$**."), tidy("x² − ４"), tidy(r"\\boxed{\\text{even}}"), tidy("0.1(6)</s>")
+    ('\\\\frac{1}{2}', 'x^{2} - 4', 'even', '\\\\frac{15}{90}')
     """
-    text = LEAD.sub("", ascii_mathematics(answer).strip().rstrip(".").strip("*_ "))
+    text = END.sub("", ascii_mathematics(answer).strip())
+    text = LEAD.sub("", text.strip().rstrip(".").strip("*_ "))
     boxed = last_boxed(text)
-    text = text if boxed is None else boxed
-    text = text.strip("*_ ")
+    text = (text if boxed is None else boxed).strip("*_ ")
     for pattern, replacement in PATTERNS:
         text = pattern.sub(replacement, text)
     text = re.sub(r"\s*(?:[.,;:]|(?<![\d)}])!)+$", "", text.strip(" '\"*"))
@@ -68,5 +120,7 @@ def tidy(answer: str) -> str:
 def ascii_mathematics(text: str) -> str:
     """Digits of any script, superscripts and mathematical signs in ASCII or LaTeX; invisible characters dropped."""
     text = re.sub(r"[⁻⁰¹²³⁴-⁹]+", lambda match: f"^{{{match.group().translate(SUPERSCRIPTS)}}}", text)
+    text = re.sub(r"(?:\d[\u0304\u0305])+", lambda match: rf"\overline{{{match.group()}}}", text)  # 3̅ repeats
+    text = re.sub(r"(\d)\u0307", r"\\dot{\1}", text).replace("...", r"\ldots ")
     shown = (c for c in text.translate(SIGNS) if c in "\n\t" or unicodedata.category(c) not in ("Cf", "Cc", "Mn"))
     return "".join(str(unicodedata.decimal(c, "")) or unicodedata.normalize("NFKC", c) for c in shown)
