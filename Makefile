@@ -1,7 +1,7 @@
 # Every target makes its own virtual environment when that is missing or older than what it is made from.
 PYTHON  ?= python3
 VENV    ?= .venv
-EXTRAS  ?= dev,tasks,math,study,trl
+EXTRAS  ?= dev,tasks,math,study,inspect,trl
 WORKERS ?= auto
 SPREAD  := -n $(WORKERS) --dist worksteal
 BIN     := $(VENV)/bin

@@ -20,7 +20,7 @@ TREES = ("minicppo", "experiments", "docs", "theory", "notebooks")
 BASE = {"text", "files", "plugins"}  # single files, below every floor
 RULES = {"kernels", "rules"}
 RL = {"bounds", "rl", *RULES}
-WHEEL = {"reference", "engines", "plots", "cli", "face", *RL}
+WHEEL = {"reference", "engines", "inspect", "plots", "cli", "face", *RL}
 FLOORS: dict[str, set[str]] = {
     **{name: set() for name in BASE},
     "reference": set(),
@@ -28,7 +28,8 @@ FLOORS: dict[str, set[str]] = {
     "kernels": set(),
     "rules": RULES,
     "rl": RL,
-    "engines": RL,
+    "inspect": RL,
+    "engines": {"inspect", *RL},
     "plots": RL,
     "cli": WHEEL,
     "face": {"rules", "cli"},  # minicppo/__init__.py and __main__.py

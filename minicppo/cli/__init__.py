@@ -15,6 +15,7 @@ from minicppo.cli.compare import compare
 from minicppo.cli.console import fail
 from minicppo.cli.evaluate import evaluate
 from minicppo.cli.explain import explain
+from minicppo.cli.inspect import inspect
 from minicppo.cli.lists import config, presets, tasks
 from minicppo.cli.methods import methods
 from minicppo.cli.plan import plan
@@ -36,7 +37,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (train, plan, resume, compare, methods, tasks, presets, config, explain, thresholds):
+for command in (train, plan, resume, compare, inspect, methods, tasks, presets, config, explain, thresholds):
     app.command()(command)
 app.command("eval")(evaluate)
 

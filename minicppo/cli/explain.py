@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
 
 from minicppo.cli.console import console, say
-from minicppo.cli.options import Json, Plugins, load
+from minicppo.cli.options import Json, Plugins, load, pair
 
 LISTS = ("mu", "pi", "advantage", "divergence", "old", "tokens")  # what a JSON file may hold; mu and pi it must
 
@@ -53,7 +52,7 @@ def explain(
             raise FileNotFoundError(f"there is no folder {path.parent} to write {path.name} to: make it first")
     if [bool(mu or pi), file is not None, run is not None].count(True) != 1:
         raise ValueError("say what to explain: --mu and --pi, or --file FILE.json, or --run RUN")
-    params = dict(_pair(text) for text in overrides or [])
+    params = dict(pair(text) for text in overrides or [])
     if run is not None:
         given, name, of_run = _of_run(run, row)
         params = params if method else {**of_run, **params}
@@ -138,9 +137,3 @@ def _numbers(name: str, text: str) -> list[float]:
     except ValueError:
         raise ValueError(f"--{name} {text!r} is not a list of numbers like .5,.4,.9") from None
 
-
-def _pair(text: str) -> tuple[str, Any]:
-    key, equals, value = text.partition("=")
-    if not equals:
-        raise ValueError(f"{text!r} must have the form key=value, e.g. budget=fixed or delta=0.2")
-    return key, yaml.safe_load(value)

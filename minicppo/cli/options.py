@@ -7,7 +7,7 @@ import re
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -59,3 +59,13 @@ def default_folder(config: RunConfig, given: Sequence[str]) -> Path:
     name = "-".join([config.name, [config.method.name, *recipes_in(given)][-1], *parts])
     name = re.sub(r"[^\w.+-]+", "_", name)
     return Path("runs") / (name if len(name) <= 120 else f"{name[:110]}-{zlib.crc32(name.encode()):08x}")
+
+
+def pair(text: str) -> tuple[str, Any]:
+    """KEY=VALUE as a name and a value. Raises ValueError."""
+    import yaml
+
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise ValueError(f"{text!r} must have the form key=value, e.g. budget=fixed or delta=0.2")
+    return key, yaml.safe_load(value)

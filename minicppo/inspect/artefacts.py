@@ -1,0 +1,246 @@
+"""Is the log what it claims to be? Each artefact found, with its share and evidence; and the table without it.
+
+Every test asks what a right log cannot show, however far the policy has drifted: tokens are drawn from mu, so that
+E[pi / mu] = 1 whatever pi is; drift does not know which number is written down exactly; log-probs one place off fit
+better when put back. So few tokens, long responses and strong drift make a test silent, not wrong.
+"""
+
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from minicppo.inspect.shape import Shape
+from minicppo.inspect.table import Column, Table
+from minicppo.rules.batch import LOG_PROB_LIMIT
+
+WITHOUT = "figures below are made without these tokens"
+NONE = "ratios, divergences, k1 to k3, ESS and every mask: no figure but lengths and rewards can be trusted"
+SPOILS = {
+    "nan": WITHOUT,
+    "positive": WITHOUT,
+    "placeholder": f"{WITHOUT}; prefix budgets and whole-response ratios miss what those tokens did",
+    "prompt": f"{WITHOUT}; positions count from what is left",
+    "shifted": "figures below are made with the log-probs put back; a training run that read them so is void",
+    "truncated": f"mu is not the sampler's: {NONE}",
+    "temperature": f"two temperatures are compared: {NONE}",
+    "equal": "no drift can be seen: masks, k1 to k3 and counterfactuals are those of a ratio of one",
+    "half_precision": "differences below about 1 % of a log-prob are rounding: mismatch, and k3 where it is small",
+    "advantages": "signs of advantage, and every mask, which they decide",
+    "per_token_advantages": "methods that expect one advantage a response: their masks follow each token's sign here",
+    "duplicates": "errors and intervals: repeated responses count as if they were independent",
+}
+ROUNDINGS = {"a bfloat16 number": 8, "a float16 number": 11, "of two decimals": 0}
+KEPT = 1 << 18  # responses that are remembered, to know them again
+
+
+@dataclass
+class Artefacts:
+    """Call `clean` with every portion of the log, `found` at the end."""
+
+    shape: Shape = field(default_factory=Shape)
+    counts: Counter[str] = field(default_factory=Counter)
+    of: Counter[str] = field(default_factory=Counter)
+    evidence: dict[str, str] = field(default_factory=dict)
+    seen: dict[int, tuple[int, float]] = field(default_factory=dict)  # of a response: how often, highest log mu(y)
+    advantages: Counter[float] = field(default_factory=Counter)
+
+    def note(self, kind: str, flags: Column, evidence: str = "") -> None:
+        """Count where it is so, among all; the first evidence stays."""
+        self.counts[kind] += int(flags.sum())
+        self.of[kind] += len(flags)
+        if flags.any():
+            self.evidence.setdefault(kind, evidence)
+
+    def clean(self, table: Table) -> Table:
+        """The portion put right where it can be, without the tokens that cannot."""
+        given = [values for values in (table.mu, table.pi, table.old) if values is not None]
+        unknown = np.isnan(table.advantages).all()
+        good = np.logical_and.reduce([np.isfinite(v) for v in given]) & (unknown | np.isfinite(table.advantages))
+        top = np.where(good, np.maximum.reduce(given), 0)
+        self.note("nan", ~good, "a log-prob or advantage is null, NaN or infinite")
+        self.note("positive", top > LOG_PROB_LIMIT, f"log-probs up to {top.max(initial=0):.3g}; none can exceed 0")
+        table = table.only(good & (top <= LOG_PROB_LIMIT))
+        table = replace(table, advantages=np.nan_to_num(table.advantages))
+        self._remember(table)
+        if table.pi is not None:
+            self._roundings(table)
+            table = self._put_back(table)
+            table = table.only(~self._placeholders(table))
+        if not unknown:
+            self._advantages(table)
+        self.shape.add(table)
+        return table
+
+    def found(self) -> list[dict[str, Any]]:
+        """Each artefact as {kind, share, count, evidence, spoils}, the gravest first."""
+        counts, of, evidence = Counter(self.counts), Counter(self.of), dict(self.evidence)
+
+        def conclude(kind: str, count: float, among: float, text: str) -> None:
+            counts[kind], of[kind], evidence[kind] = int(count), int(among), text
+
+        for name in ("pi", "mu"):
+            for form in ROUNDINGS:
+                key = f"every log {name} is {form}"
+                if of[key] >= 30 and counts[key] > 0.95 * of[key]:
+                    conclude("half_precision", counts[key], of[key], key)
+        unsure, equal = self.shape.unsure, self.shape.equal
+        if unsure >= 20 and equal > 0.99 * unsure:
+            conclude("equal", equal, unsure, "log pi is log mu to the last digit: what was logged is the sampler's own")
+        repeats = [seen for seen in self.seen.values() if self._improbable(*seen)]
+        if repeats:
+            text = "one response {} times, of probability e^{:.0f} each time".format(*max(repeats))
+            conclude("duplicates", sum(n - 1 for n, _ in repeats), of["response"], text)
+        for kind, text in self.shape.verdicts():
+            conclude(kind, self.shape.tokens, self.shape.tokens, text)
+        if len(self.advantages) == 1 and self.advantages.total() >= 4:
+            n = self.advantages.total()
+            conclude("advantages", n, n, f"every response has the advantage {next(iter(self.advantages)):g}")
+        if counts["per_token_advantages"] <= 0.02 * of["per_token_advantages"]:
+            counts["per_token_advantages"] = 0
+        keys = [kind for kind in SPOILS if counts[kind]]
+        rows = [
+            {"kind": k, "share": counts[k] / max(of[k], 1), "count": counts[k], "evidence": evidence[k]} for k in keys
+        ]
+        return [{**row, "spoils": SPOILS[str(row["kind"])]} for row in rows]
+
+    def _put_back(self, table: Table) -> Table:
+        """log pi moved by one place, in all responses or some, where it fits log mu better there."""
+        fits = {shift: misfit(table, shift) for shift in (0, 1, -1)}
+        means = {shift: gap.sum() / max(n.sum(), 1) for shift, (gap, n) in fits.items()}
+        each = {shift: gap / n.clip(1) for shift, (gap, n) in fits.items()}
+        many = fits[1][1] >= 8
+        for shift, other in ((1, -1), (-1, 1)):  # the other is the control: drift knows no direction
+            better, worse = (many & (each[s] < 0.5 * each[0]) for s in (shift, other))
+            whole = len(table) >= 30 and means[shift] < 0.75 * min(means[0], means[other])
+            if whole or better.sum() >= max(3, 0.03 * many.sum() + 3 * worse.sum()):
+                rows = np.ones(len(many), bool) if whole else better
+                text = f"log pi stands one place too {'early' if shift > 0 else 'late'}: |log pi - log mu| is "
+                text += f"{means[0]:.2f} as logged, {means[shift]:.3f} put back"
+                self.note("shifted", table.spread(rows), text)
+                return moved(table, shift, rows)
+        self.note("shifted", np.zeros(len(table), bool))
+        return table
+
+    def _placeholders(self, table: Table) -> Column:
+        """Which tokens hold a number that stands for none; leading runs of them are a prompt's."""
+        assert table.pi is not None
+        prompt = prompt_tokens(table)
+        lengths = table.sums(prompt)
+        text = (
+            f"{(lengths > 0).sum()} responses begin with tokens of log mu 0, no sampler's: {lengths.max():.0f} at most"
+        )
+        self.note("prompt", prompt, text)
+        gone = np.zeros(len(table), bool)
+        for name, values, other in (("mu", table.mu, table.pi), ("pi", table.pi, table.mu)):
+            for value in repeated(values[~prompt]):
+                at = (values == value) & ~prompt
+                if independent(at, values, other, value, ~prompt):
+                    off = at & (abs(other - value) > 0.01)
+                    middle = np.median(other[off])
+                    text = f"log {name} is exactly {value:g} where the other is {middle:.2f} in the middle"
+                    self.evidence.setdefault("placeholder", text)
+                    gone |= off
+        self.note("placeholder", gone)
+        return gone | prompt
+
+    def _remember(self, table: Table) -> None:
+        self.of["response"] += len(table.lengths)
+        total, names = table.sums(table.mu), table.ids if table.texts is None else table.texts
+        for i in np.flatnonzero(table.lengths >= 4):
+            part = names[table.starts[i] : table.starts[i] + table.lengths[i]]
+            key = hash(tuple(part)) if table.texts is not None else hash(part.tobytes())
+            if part[0] != -1 and (key in self.seen or len(self.seen) < KEPT):
+                count, best = self.seen.get(key, (0, -np.inf))
+                self.seen[key] = count + 1, max(best, float(total[i]))
+
+    def _improbable(self, count: int, log_prob: float) -> bool:
+        """Chernoff's bound of drawing a response so often among all, below e^-12 even if any of them may be it."""
+        n = self.of["response"]
+        expected = n * np.exp(log_prob) + 1e-300
+        return count > max(expected, 1) and count * np.log(count / expected) - count + expected > 12 + np.log(n)
+
+    def _roundings(self, table: Table) -> None:
+        for name, values in (("mu", table.mu), ("pi", table.pi)):
+            assert values is not None
+            tested = values[(values < -0.05) & (values > -60)]
+            for form, bits in ROUNDINGS.items():
+                self.note(f"every log {name} is {form}", representable(tested, bits))
+
+    def _advantages(self, table: Table) -> None:
+        first = table.advantages[table.starts[table.lengths > 0]]
+        rough = table.sums(table.advantages != np.repeat(first, table.lengths[table.lengths > 0])) > 0
+        text = "advantages change within a response, where one for all its tokens is expected"
+        self.note("per_token_advantages", rough, text)
+        if len(self.advantages) < 1000:
+            self.advantages.update(first.tolist())
+
+
+def misfit(table: Table, shift: int) -> tuple[Column, Column]:
+    """(B,) sums of |log mu_t - log pi_(t - shift)| up to 3 nats, and of how many tokens."""
+    assert table.pi is not None
+    n, s = len(table), min(abs(shift), len(table))
+    gap, same = np.zeros(n), table.position >= s  # both of one response
+    mu, pi = (table.mu[s:], table.pi[: n - s]) if shift >= 0 else (table.mu[: n - s], table.pi[s:])
+    gap[s:] = np.minimum(abs(mu - pi), 3) * same[s:]
+    return table.sums(gap), table.sums(same)
+
+
+def moved(table: Table, shift: int, rows: Column) -> Table:
+    """The table with log pi of some responses `shift` places later, without tokens for which nothing is left."""
+    assert table.pi is not None
+    place, chosen = table.position - shift, table.spread(rows)
+    source = (np.arange(len(table)) - shift).clip(0, len(table) - 1)
+    inside = (place >= 0) & (place < table.spread(table.lengths))
+    return replace(table, pi=np.where(chosen, table.pi[source], table.pi)).only(~chosen | inside)
+
+
+def repeated(values: Column, most: int = 8) -> list[float]:
+    """The values that occur exactly, far too often for chance."""
+    sample = values[:: max(len(values) // 50_000, 1)]
+    found, counts = np.unique(sample, return_counts=True)
+    order = np.argsort(-counts)[:most]
+    return [float(v) for v, n in zip(found[order], counts[order], strict=True) if n >= max(3, 3e-4 * len(sample))]
+
+
+def independent(at: Column, values: Column, other: Column, value: float, among: Column) -> bool:
+    """Does the other policy not know of the value? Where it is true of a token, its neighbours in value say the same.
+
+    Compared are the shares of tokens where the other is 0.7 nats away, at the value and next to it, by 5 sigma.
+    """
+    far = abs(other - value) > 0.7
+    near = among & ~at & (abs(values - value) < 0.05)
+    n, m = at.sum(), near.sum()
+    k = min((at & far).sum(), 3 * len(np.unique(other[at & far])) - 6)  # a repeated response is one witness, not many
+    expected = ((near & far).sum() + 0.5) / (m + 10)
+    sigma = np.sqrt(n * expected * (1 - expected) + n * n * expected / (m + 10))
+    return bool(k >= (3 if m < n / 4 else 5) and k - n * expected > 5 * sigma and k > 2 * n * expected)
+
+
+def prompt_tokens(table: Table) -> Column:
+    """Tokens of prompts that the mask lets pass.
+
+    Before a response has begun no sampler wrote a log-prob: leading runs of exact zeros in log mu, in far more
+    responses than zeros elsewhere explain. A sampler that is sure of its first tokens has zeros too, but pi agrees, and
+    it begins with the same words every time.
+    """
+    assert table.pi is not None
+    zero, filled = table.mu == 0, table.lengths > 0
+    broken = np.concatenate([[0], np.cumsum(~zero)])
+    leading = broken[1:] == table.spread(broken[table.starts])
+    begins = (table.sums(leading) > 0)[filled]
+    elsewhere = (zero.sum() - leading.sum()) / max(len(table) - leading.sum(), 1)
+    if begins.sum() < 3 or begins.mean() < max(0.1, 5 * elsewhere):
+        return np.zeros(len(table), bool)
+    first = table.ids[table.starts[filled]][begins]
+    disagree = (abs(table.pi[leading]) > 0.5).mean() > 0.1
+    differ = first[0] >= 0 and len(np.unique(first)) > max(2, 0.02 * len(first))
+    return leading & (disagree or differ or table.headed[filled][begins].mean() > 0.5)
+
+
+def representable(values: Column, bits: int) -> Column:
+    """Is each value, as far as six decimals tell, a number of so many binary digits? 0 bits: of two decimals."""
+    mantissa, _ = np.frexp(values)
+    spacing = abs(values / mantissa) * 2.0**-bits if bits else 0.01
+    return abs(values - np.round(values / spacing) * spacing) <= np.maximum(6e-7, 1e-6 * spacing)

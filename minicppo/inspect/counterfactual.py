@@ -1,0 +1,135 @@
+"""What other rules would have done with the same log, how far they agree, and which thresholds a share would take."""
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from minicppo.bounds import certified_residual, certify, design_thresholds
+from minicppo.inspect.statistics import batch_of, verdicts
+from minicppo.inspect.table import Column, Table
+from minicppo.rules import METHODS, Method, Reason, get_method
+
+SHARES = (0.01, 0.05, 0.1, 0.2)  # of masked tokens that thresholds are given for
+LIKE_ENGINES = {"ppo": {"clip_high": 0.28}}  # the clip that engines run today; the registry's own ppo is symmetric
+
+
+def readable() -> dict[str, Method]:
+    """Every method of the registry that reads log-probs of the sampled tokens alone."""
+    chosen = {name: get_method(name, **LIKE_ENGINES.get(name, {})) for name in METHODS}
+    return {name: method for name, method in chosen.items() if method.needs == "log_probs"}
+
+
+@dataclass
+class Counterfactuals:
+    """Call `add` with portions of the log.
+
+    both: (M, M) tokens that two methods mask. changed: (M,) tokens whose weight is not the bare ratio.
+    """
+
+    methods: dict[str, Method] = field(default_factory=readable)
+    both: Column | float = 0.0
+    changed: Column | float = 0.0
+    tokens: int = 0
+    failed: dict[str, str] = field(default_factory=dict)
+
+    def add(self, table: Table) -> None:
+        if table.pi is None or not len(table):
+            return
+        batch, flags, changed = batch_of(table), [], []
+        for name, method in self.methods.items():
+            try:
+                out = method(batch)
+            except (ValueError, TypeError) as error:  # it wants what this log does not have
+                self.failed[name] = str(error)
+            flags.append(~out.token_mask[batch.mask].numpy() & (name not in self.failed))
+            changed.append(int(((out.weight - batch.ratio).abs() > 1e-6)[batch.mask].sum()))
+        M = np.stack(flags).astype(np.float32)
+        self.both = self.both + (M @ M.T).astype(float)
+        self.changed = self.changed + np.array(changed)
+        self.tokens += len(table)
+
+    def rows(self) -> dict[str, dict[str, Any]]:
+        """By method: masked share, share of tokens whose weight it changes, parameters; or why it cannot be told."""
+        out: dict[str, dict[str, Any]] = {}
+        places = {name: i for i, name in enumerate(self.methods)}
+        for name, method in METHODS.items():
+            why = self.failed.get(name) or ("" if self.tokens else "the log has no pi")
+            if name not in places:
+                why = f"needs {method.needs} of both policies"
+            if why or not isinstance(self.both, np.ndarray) or not isinstance(self.changed, np.ndarray):
+                out[name] = {"masked": None, "why": why}
+                continue
+            i = places[name]
+            share = {"masked": self.both[i, i] / self.tokens, "changed": self.changed[i] / self.tokens}
+            out[name] = {**share, "params": self.methods[name].params, "summary": method.summary}
+        return out
+
+    def agreement(self) -> dict[str, dict[str, float]]:
+        """Of two methods that mask anything: tokens that both mask, over those that either does (Jaccard)."""
+        if not isinstance(self.both, np.ndarray):
+            return {}
+        both, own = self.both, self.both.diagonal()
+        names = [(i, name) for i, name in enumerate(self.methods) if own[i] > 0]
+        return {a: {b: float(both[i, j] / (own[i] + own[j] - both[i, j])) for j, b in names} for i, a in names}
+
+
+def masked_share(tables: list[Table], method: Method) -> float:
+    """Of all tokens."""
+    flags = [verdicts(batch_of(table), method) >= Reason.TOKEN for table in tables if len(table)]
+    return float(np.concatenate(flags).mean()) if flags else 0.0
+
+
+def thresholds(tables: list[Table], method: Any) -> list[dict[str, float]]:
+    """For each of SHARES: delta and delta_b, in the method's own proportion, that mask that much of this log.
+
+    The share falls as both grow; found by bisection on their logarithm, delta between a thousandth and 1.
+    """
+
+    def scaled(delta: float) -> Method:
+        made: Method = replace(method, delta=delta, delta_b=delta * method.delta_b / method.delta)
+        return made
+
+    rows = []
+    for wished in SHARES:
+        low, high = 1e-3, 1.0
+        for _ in range(14):
+            middle = float(np.sqrt(low * high))
+            low, high = (middle, high) if masked_share(tables, scaled(middle)) > wished else (low, middle)
+        row = {"wished": wished, "masked": masked_share(tables, scaled(high)), "delta": high}
+        rows.append({**row, "delta_b": high * method.delta_b / method.delta})
+    return rows
+
+
+def certifying(horizon: int, method: Any, reward_range: float = 1.0) -> list[dict[str, Any]]:
+    """Which thresholds certify half the reward's range at this horizon, and what those of the method certify.
+
+    A residual is the most by which the surrogate can misjudge the change of the expected reward: see `minicppo.bounds`.
+    """
+    rows, T, half = [], max(horizon, 2), reward_range / 2
+    for bound in ("theorem1", "path"):
+        made = design_thresholds(T, half, reward_range, method.delta / method.delta_b, method.w_min, bound)
+        now = certified_residual(T, method.delta, method.delta_b, method.w_min, reward_range, bound)
+        row: dict[str, Any] = {"bound": bound, "horizon": T, "residual": half, "delta": made.delta}
+        rows.append({**row, "delta_b": made.delta_b, "now": now, "vacuous": now >= reward_range})
+    return rows
+
+
+def certificate(tables: list[Table], most: int = 1 << 22) -> dict[str, Any] | None:
+    """`minicppo.bounds.certify` on the responses with rewards, of (N, T) at most `most`; None with fewer than two."""
+    chosen = [t.responses(np.isfinite(t.rewards) & (t.lengths > 0)) for t in tables if t.pi is not None]
+    count, T = sum(len(t.lengths) for t in chosen), max((int(t.lengths.max(initial=0)) for t in chosen), default=0)
+    count = min(count, most // max(T, 1))
+    if count < 2:
+        return None
+    mu, d, mask = np.zeros((count, T)), np.zeros((count, T)), np.zeros((count, T), bool)
+    rewards, groups = (np.concatenate([getattr(t, name) for t in chosen])[:count] for name in ("rewards", "groups"))
+    at = 0
+    for t in chosen:
+        fit = t.row + at < count
+        here = (t.row + at)[fit], t.position[fit]
+        mu[here], d[here], mask[here] = t.mu[fit], t.log_ratio[fit], True
+        at += len(t.lengths)
+    span, grouped = float(np.ptp(rewards)), bool((groups >= 0).all())
+    found = certify(mu + d, mu, rewards, mask, groups if grouped else None, reward_range=max(span, 1e-9))
+    return {**found.rows(), "verdict": found.verdict, "reward_range": span, "grouped": grouped}

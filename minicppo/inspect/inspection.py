@@ -1,0 +1,157 @@
+"""One reading of a log: every portion cleaned, counted and sampled; and the report, a plain dictionary."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from minicppo.inspect.artefacts import Artefacts
+from minicppo.inspect.counterfactual import Counterfactuals, certificate, certifying, thresholds
+from minicppo.inspect.early import mean, watched
+from minicppo.inspect.log import Log
+from minicppo.inspect.statistics import Statistics
+from minicppo.inspect.table import Column, Table, portions
+from minicppo.inspect.tokens import Decode, Strings
+from minicppo.rules import Method, get_method
+
+TRIED = 1_000_000  # tokens that every method is tried on
+SHOWN = 120_000  # tokens kept as they are: for thresholds, the certificate and the page
+BY = ("position", "length", "sign", "reward", "step", "turn")
+OnProgress = Callable[[Log, int], None]
+
+
+@dataclass
+class Inspection:
+    """A log read to its end, or to Ctrl-C: `report` is what `--json` prints, `sample` some of its responses."""
+
+    log: Log
+    statistics: Statistics
+    decode: Decode | None = None
+    artefacts: Artefacts = field(default_factory=Artefacts)
+    strings: Strings = field(default_factory=Strings)
+    others: Counterfactuals = field(default_factory=Counterfactuals)
+    sample: list[Table] = field(default_factory=list)
+    tokens: int = 0
+    responses: int = 0
+    expected: float = 0  # tokens of the whole log, as its first portion lets expect
+
+    @property
+    def method(self) -> Method:
+        return self.statistics.method
+
+    def take(self, table: Table) -> None:
+        """Count one portion."""
+        self.tokens += len(table)
+        self.responses += len(table.lengths)
+        self.expected = self.expected or self.tokens * max(self.log.place.total / max(self.log.place.done, 1), 1)
+        clean = self.artefacts.clean(table)
+        reason = self.statistics.add(clean)
+        if reason is not None:
+            self.strings.add(clean, reason)
+        self.others.add(clean.responses(every(clean, TRIED / max(self.expected, 1))))
+        self.sample.append(clean.responses(every(clean, SHOWN / max(self.expected, 1))))
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """Every number, as plain values."""
+        log, stats = self.log, self.statistics
+        has_pi = stats.total.sums[0] > 0
+        row = stats.total.row() if has_pi else {}
+        mismatch, drift, separated = self.apart()
+        out: dict[str, Any] = {
+            "format": "+".join(log.formats),
+            "files": [str(file) for file in log.files if str(file) not in log.other],
+            "pi": log.pi if has_pi else "none",
+            "responses": self.responses,
+            "tokens": self.tokens,
+            "tokens_used": stats.tokens,
+            "partial": log.partial,
+            "skipped": log.skipped,
+            "broken": log.broken,
+            "artefacts": self.artefacts.found(),
+            "mismatch": mismatch,
+            "drift": drift,
+            "separated": separated,
+            **{name: row.get(name) for name in ("k1", "k2", "k3", "chi2", "ess")},
+            "ess_responses": stats.ess_responses if has_pi else None,
+            "ratios": row,
+            "apart": {"mismatch": stats.mismatch.row(), "drift": stats.drift.row()} if stats.drift.sums[0] else None,
+            "surprise": stats.surprise / max(stats.tokens, 1),
+            "length": {"mean": stats.tokens / stats.responses, "max": stats.longest},
+            "rule": {"name": self.method.name, "params": self.method.params},
+            "by": {name: rows for name in BY if len(rows := stats.table_of(name))},
+            "methods": self.others.rows(),
+            "agreement": self.others.agreement(),
+            "tried_on": self.others.tokens,
+            "strings": self.strings.rows(self.decode),
+        }
+        if has_pi:
+            out |= {name: mean(out["by"]["sign"], name) for name in ("tv", "masked")}
+            out |= {"heat": stats.heat(), "certificate": certificate(self.sample)}
+            if hasattr(self.method, "delta_b"):
+                span = max(stats.rewards, default=1.0) - min(stats.rewards, default=0.0)
+                out["thresholds"] = thresholds(self.sample, self.method)
+                out["certifying"] = certifying(stats.longest, self.method, span or 1.0)
+        found: dict[str, Any] = plain(out | {"warnings": watched(out)})
+        return found
+
+    def apart(self) -> tuple[float | None, float | None, bool]:
+        """Mismatch, drift, and whether they were told apart.
+
+        With pi_old: mean |log pi_old - log mu| and mean |log pi - log pi_old|. Where the log's pi is pi_old, the first
+        alone. Else both are in |log pi - log mu|: its mean is given as drift, its median as mismatch, since half of all
+        tokens differ by no more, and what they all share is at most that.
+        """
+        stats = self.statistics
+        if stats.drift.sums[0]:
+            return stats.mismatch.row()["mean"], stats.drift.row()["mean"], True
+        if not stats.total.sums[0]:
+            return None, None, False
+        row = stats.total.row()
+        return (row["mean"], None, True) if self.log.pi == "old" else (row["median"], row["mean"], False)
+
+
+def plain(value: Any) -> Any:
+    """What JSON can say: NaN and infinities as null, keys as texts."""
+    if isinstance(value, dict):
+        return {str(key): plain(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(each) for each in value]
+    if isinstance(value, (float, np.floating)):
+        return float(value) if np.isfinite(value) else None
+    return value
+
+
+def every(table: Table, rate: float) -> Column:
+    """(B,) which responses make up such a share, evenly spread."""
+    number = table.first + np.arange(len(table.lengths))
+    return np.floor((number + 1) * min(rate, 1)) > np.floor(number * min(rate, 1))
+
+
+def inspect(
+    paths: Sequence[str | Path],
+    form: str | None = None,
+    skip_broken: bool = False,
+    decode: Decode | None = None,
+    method: Method | None = None,
+    on_progress: OnProgress | None = None,
+) -> Inspection:
+    """Read a log and report on it.
+
+    form: the format, unless it is to be detected. decode: a token's text by its number. method: the rule whose mask is
+    looked at; default CPPO's. Ctrl-C ends the reading, not the report, which then says "partial".
+    Raises Broken, naming file and line, FileNotFoundError, and ValueError where no response is found.
+    """
+    found = Inspection(Log(paths, form, skip_broken), Statistics(method or get_method("cppo")), decode)
+    try:
+        for table in portions(found.log.rows()):
+            found.take(table)
+            if on_progress is not None:
+                on_progress(found.log, found.tokens)
+    except KeyboardInterrupt:
+        found.log.partial = True
+    if not found.responses:
+        raise ValueError(f"no response in {', '.join(map(str, paths))}")
+    return found

@@ -1,0 +1,189 @@
+"""Sums over a log, portion by portion, and what they say: mismatch, drift, ratios, and where they stand."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from minicppo.inspect.table import Column, Table
+from minicppo.rules import Method, Reason, TokenBatch
+
+SUMS = ("tokens", "gap", "log_ratio", "k3", "tv", "masked")  # what is added up of every group of tokens
+BIN = 0.01  # nats of a bin of log-ratios
+QUANTILES = (0.001, 0.01, 0.05, 0.5, 0.95, 0.99, 0.999)
+MOST = 4096  # steps, and 40 rewards, that are told apart
+STRIDE = 64  # bins of position of one step
+Sums = dict[int, Column]
+
+
+@dataclass
+class Moments:
+    """Of log-ratios d = log q - log p on tokens of p: sums from which every estimate follows.
+
+    sums: of 1, |d|, d, d^2, rho, rho^2, exp |d|. bins: of d. scale: of |d|, 20 bins a decade from 1e-9.
+    """
+
+    sums: Column = field(default_factory=lambda: np.zeros(7))
+    range: tuple[float, float] = (0.0, 0.0)
+    bins: Column = field(default_factory=lambda: np.zeros(round(40 / BIN) + 1, np.int64))
+    scale: Column = field(default_factory=lambda: np.zeros(240, np.int64))
+
+    def add(self, d: Column) -> None:
+        ratio, gap = np.exp(d), abs(d)
+        self.sums += len(d), gap.sum(), d.sum(), d @ d, ratio.sum(), ratio @ ratio, np.maximum(ratio, 1 / ratio).sum()
+        self.range = min(self.range[0], d.min(initial=0)), max(self.range[1], d.max(initial=0))
+        self.bins += np.bincount(np.rint((d + 20) / BIN).astype(np.int64), minlength=len(self.bins))
+        at = (20 * (np.log10(np.maximum(gap, 1e-9)) + 9)).astype(np.int64)
+        self.scale += np.bincount(at, minlength=len(self.scale))
+
+    def row(self) -> dict[str, float]:
+        """k1 = E[-d], k2 = E[d^2] / 2, k3 = E[rho - 1 - d], chi-square E[(rho - 1)^2], ESS (E rho)^2 / E rho^2."""
+        n = max(self.sums[0], 1)
+        gap, d, d2, mean, square, error = (self.sums[1:] / n).tolist()
+        middle = int(np.searchsorted(self.scale.cumsum(), n / 2))
+        values, below = np.arange(len(self.bins)) * BIN - 20, self.bins.cumsum()
+        row = {"mean": gap, "median": 10 ** ((middle + 0.5) / 20 - 9) if middle else 0.0}
+        row |= {"k1": -d, "k2": d2 / 2, "k3": mean - 1 - d, "chi2": square - 2 * mean + 1}
+        row |= {"ess": mean * mean / square if square else 1.0, "ratio_mean": mean, "prob_error": error}
+        row["outside_half_to_two"] = float(self.bins[abs(values) > np.log(2)].sum() / n)
+        row |= {"ratio_min": float(np.exp(self.range[0])), "ratio_max": float(np.exp(self.range[1]))}
+        return row | {f"ratio_p{100 * q:g}": float(np.exp(values[np.searchsorted(below, q * n)])) for q in QUANTILES}
+
+
+def batch_of(table: Table) -> TokenBatch:
+    """The table as the rules read it; where advantages are unknown, they are 0 and nothing moves away."""
+    assert table.pi is not None
+    lengths = torch.from_numpy(table.lengths[table.lengths > 0])
+    mu, pi, A = (
+        torch.from_numpy(x).float() for x in (np.minimum(table.mu, 0), np.minimum(table.pi, 0), table.advantages)
+    )
+    A = A[:, None] if len(A) == len(lengths) else A  # of responses of one token each, one a response
+    return TokenBatch.from_packed(lengths, log_probs=pi, rollout_log_probs=mu, advantages=A)
+
+
+def verdicts(batch: TokenBatch, method: Method) -> Column:
+    """(N,) codes of `Reason` on the tokens of a table."""
+    found: Column = method(batch).reason[batch.mask].numpy()
+    return found
+
+
+def token_values(table: Table, reason: Column) -> Column:
+    """(len(SUMS), N): of each token what the groups add up."""
+    assert table.pi is not None
+    d, tv = table.log_ratio, abs(np.exp(np.minimum(table.pi, 0)) - np.exp(np.minimum(table.mu, 0)))
+    return np.stack([np.ones(len(d)), abs(d), d, np.expm1(d) - d, tv, reason >= Reason.TOKEN])
+
+
+def grouped(values: Column, codes: Column, into: Sums) -> None:
+    """Add the columns of (K, N) values to the sums of their groups, (N,) codes from 0 on; the first value counts 1."""
+    sums = np.stack([np.bincount(codes, row) for row in values], axis=1)
+    for code in np.flatnonzero(sums[:, 0]).tolist():
+        into[code] = into.get(code, 0) + sums[code]
+
+
+def octave(position: Column) -> Column:
+    """Bins of half an octave: 0, 1, 2, 3, 4-5, 6-7, 8-11, ..."""
+    return (2 * np.log2(position + 1.0)).astype(np.int64)
+
+
+def octave_start(code: int) -> int:
+    """The first position of a bin."""
+    return int(np.ceil(2 ** (code / 2))) - 1
+
+
+@dataclass
+class Statistics:
+    """Call `add` with every clean portion."""
+
+    method: Method
+    total: Moments = field(default_factory=Moments)
+    mismatch: Moments = field(default_factory=Moments)
+    drift: Moments = field(default_factory=Moments)
+    groups: dict[str, Sums] = field(default_factory=dict)
+    responses: int = 0
+    tokens: int = 0
+    longest: int = 0
+    surprise: float = 0.0
+    log_weights: tuple[float, float] = (-np.inf, -np.inf)  # log of the sums of whole-response ratios, and of squares
+    rewards: dict[float, int] = field(default_factory=dict)
+    steps: dict[int, int] = field(default_factory=dict)
+
+    def add(self, table: Table) -> Column | None:
+        """Returns the verdicts on the tokens, where there is a pi."""
+        self.responses += len(table.lengths)
+        self.tokens += len(table)
+        self.surprise -= table.mu.sum()
+        self.longest = max(self.longest, int(table.lengths.max(initial=0)))
+        if table.pi is None or not len(table):
+            return None
+        self.total.add(table.log_ratio)
+        if table.old is not None:
+            self.mismatch.add(np.clip(table.old - table.mu, -20, 20))
+            self.drift.add(np.clip(table.pi - table.old, -20, 20))
+        weight = table.sums(table.log_ratio)[table.lengths > 0]
+        one, two = (np.logaddexp.reduce(power * weight) for power in (1, 2))
+        self.log_weights = np.logaddexp(self.log_weights[0], one), np.logaddexp(self.log_weights[1], two)
+        reason = verdicts(batch_of(table), self.method)
+        self._group(table, token_values(table, reason))
+        return reason
+
+    def _group(self, table: Table, values: Column) -> None:
+        kept = table.lengths > 0
+        per_row = np.add.reduceat(values, table.starts[kept], axis=1)
+        steps = np.array([self.steps.setdefault(s, len(self.steps)) for s in table.steps.tolist()]).clip(max=MOST)
+        rewards = np.array([self._reward(reward) for reward in table.rewards[kept].tolist()])
+        codes = {
+            "step_position": table.spread(steps) * STRIDE + octave(table.position),
+            "turn": np.minimum(table.turn, 63),
+            "sign": np.sign(table.advantages).astype(np.int64) + 1,
+            "length": octave(table.lengths[kept]),
+            "reward": rewards,
+        }
+        for name, code in codes.items():
+            if len(code) == len(table) and (code == table.spread(code[table.starts % len(code)])).all():
+                code = code[table.starts[kept]]  # one a response
+            part, known = values if len(code) == len(table) else per_row, code >= 0
+            grouped(part[:, known], code[known], self.groups.setdefault(name, {}))
+
+    def _reward(self, reward: float) -> int:
+        """The number of a reward among those met, -1 unknown; of more than 40 the nearest of the first 40."""
+        if reward != reward:
+            return -1
+        if reward not in self.rewards and len(self.rewards) >= 40:
+            reward = min(self.rewards, key=lambda known: abs(known - reward))
+        return self.rewards.setdefault(reward, len(self.rewards))
+
+    @property
+    def ess_responses(self) -> float:
+        """Of whole-response ratios: how many independent responses the sample is worth, as a share."""
+        one, two = self.log_weights
+        return float(np.exp(2 * one - two) / max(self.responses, 1)) if np.isfinite(one) else 1.0
+
+    def table_of(self, name: str) -> list[dict[str, float]]:
+        """Means of each group by "position", "length", "sign", "reward", "step" or "turn", in its order."""
+        merged: Sums = {}
+        rewards, steps = list(self.rewards), [*self.steps, -1]
+        for code, row in self.groups.get("step_position" if name in ("position", "step") else name, {}).items():
+            key: float = {"position": code % STRIDE, "step": code // STRIDE}.get(name, code)
+            merged[int(key)] = merged.get(int(key), 0) + row
+
+        def label(code: int) -> float:
+            if name in ("position", "length"):
+                return octave_start(code)
+            return rewards[code] if name == "reward" else steps[code] if name == "step" else code - (name == "sign")
+
+        return sorted(({name: label(code), **means(row)} for code, row in merged.items()), key=lambda row: row[name])
+
+    def heat(self, most: int = 40) -> list[dict[str, float]]:
+        """Means by step and position: of many steps neighbours are joined under the first of them."""
+        steps, joined = sorted(self.steps), Sums()
+        first = {self.steps[s]: steps[i - i % -(-len(steps) // most)] for i, s in enumerate(steps)}
+        for code, row in self.groups.get("step_position", {}).items():
+            key = first.get(code // STRIDE, -1) * STRIDE + code % STRIDE
+            joined[key] = joined.get(key, 0) + row
+        return [{"step": k // STRIDE, "position": octave_start(k % STRIDE), **means(row)} for k, row in joined.items()]
+
+
+def means(sums: Column) -> dict[str, float]:
+    """The means behind a row of sums."""
+    return {"tokens": float(sums[0])} | dict(zip(SUMS[1:], (sums[1:] / sums[0]).tolist(), strict=True))

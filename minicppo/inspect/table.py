@@ -1,0 +1,153 @@
+"""The tidy table of a log: one row a token that counts, responses end to end, in portions of bounded size."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+PORTION = 1 << 18  # tokens of a portion
+MOST_GROUPS = 1 << 20  # names of groups that are told apart
+Column = NDArray[Any]
+
+
+@dataclass
+class Row:
+    """One response as a reader gives it: arrays over its T tokens that count, in order.
+
+    mu, pi, old: log-probs of the sampler, the trained policy and the trainer's before the first update. reward: NaN
+    where unknown. turn: of each token, from 0. texts: of the tokens. headed: the mask begins with the whole sequence.
+    """
+
+    mu: Column
+    pi: Column | None = None
+    old: Column | None = None
+    advantages: Column | float = float("nan")
+    ids: Column | None = None
+    texts: Column | None = None
+    reward: float = float("nan")
+    group: str | int | None = None
+    step: int = 0
+    turn: Column | None = None
+    headed: bool = False
+
+
+@dataclass
+class Table:
+    """Columns over N tokens of B responses. What a log does not have is None, or NaN within a column.
+
+    Of tokens, (N,): mu, pi, old (float64 log-probs), advantages, ids (-1: unknown), turn, texts. Of responses, (B,):
+    lengths, rewards, groups (-1: none), steps, headed. first: responses before this portion.
+    """
+
+    lengths: Column
+    mu: Column
+    pi: Column | None
+    old: Column | None
+    advantages: Column
+    ids: Column
+    turn: Column
+    rewards: Column
+    groups: Column
+    steps: Column
+    headed: Column
+    texts: Column | None = None
+    first: int = 0
+
+    def __len__(self) -> int:
+        return len(self.mu)
+
+    @cached_property
+    def starts(self) -> Column:
+        return self.lengths.cumsum() - self.lengths
+
+    @cached_property
+    def row(self) -> Column:
+        """Of each token, its response."""
+        return self.spread(np.arange(len(self.lengths)))
+
+    @cached_property
+    def position(self) -> Column:
+        """Of each token, how many of its response stand before it."""
+        return np.arange(len(self)) - self.spread(self.starts)
+
+    @cached_property
+    def log_ratio(self) -> Column:
+        """log pi - log mu, held within +-20 as by the rules; zeros without pi."""
+        return np.zeros(len(self)) if self.pi is None else np.clip(self.pi - self.mu, -20, 20)
+
+    def spread(self, values: Column) -> Column:
+        """(N,) of (B,): each response's value at its tokens."""
+        return np.repeat(values, self.lengths)
+
+    def sums(self, values: Column) -> Column:
+        """(B,) sums over the tokens of each response."""
+        out, filled = np.zeros(len(self.lengths)), self.lengths > 0
+        if filled.any():
+            out[filled] = np.add.reduceat(values, self.starts[filled], dtype=np.float64)
+        return out
+
+    def only(self, keep: Column) -> "Table":
+        """The table of some tokens; responses that lose all of theirs stay, with length 0."""
+        if keep.all():
+            return self
+        named = {name: getattr(self, name) for name in ("mu", "pi", "old", "advantages", "ids", "turn", "texts")}
+        left: dict[str, Any] = {name: None if values is None else values[keep] for name, values in named.items()}
+        return replace(self, lengths=np.bincount(self.row[keep], minlength=len(self.lengths)), **left)
+
+    def responses(self, chosen: Column) -> "Table":
+        """The table of some responses, (B,) bool."""
+        found = self.only(self.spread(chosen))
+        named = {name: getattr(found, name)[chosen] for name in ("lengths", "rewards", "groups", "steps", "headed")}
+        return replace(found, **named)
+
+
+def portions(rows: Iterable[Row], size: int = PORTION) -> Iterator[Table]:
+    """Tables of about `size` tokens each, whole responses."""
+    held: list[Row] = []
+    groups: dict[Any, int] = {None: -1}
+    count = first = 0
+    for row in rows:
+        held.append(row)
+        count += len(row.mu) + 16  # an empty response takes room too
+        if count >= size:
+            yield table(held, groups, first)
+            first += len(held)
+            held, count = [], 0
+    if held:
+        yield table(held, groups, first)
+
+
+def table(rows: Sequence[Row], groups: dict[Any, int] | None = None, first: int = 0) -> Table:
+    """The table of these responses. groups: the numbers of the groups met so far, None being -1."""
+    groups = {None: -1} if groups is None else groups
+    lengths = np.array([len(row.mu) for row in rows])
+
+    def joined(name: str, missing: Any, dtype: Any) -> Column:
+        given = [missing if getattr(row, name) is None else getattr(row, name) for row in rows]
+        parts = [p if isinstance(p, np.ndarray) else np.full(n, p, dtype) for p, n in zip(given, lengths, strict=True)]
+        return np.concatenate(parts).astype(dtype, copy=False)
+
+    def some(name: str, missing: Any, dtype: Any) -> Column | None:
+        return None if all(getattr(row, name) is None for row in rows) else joined(name, missing, dtype)
+
+    def number(name: Any) -> int:
+        return groups.setdefault(name, len(groups) - 1) if len(groups) < MOST_GROUPS else groups.get(name, -1)
+
+    return Table(
+        lengths=lengths,
+        mu=joined("mu", np.nan, np.float64),
+        pi=some("pi", np.nan, np.float64),
+        old=some("old", np.nan, np.float64),
+        advantages=joined("advantages", np.nan, np.float64),
+        ids=joined("ids", -1, np.int64),
+        turn=joined("turn", 0, np.int64),
+        rewards=np.array([row.reward for row in rows], np.float64),
+        groups=np.array([number(row.group) for row in rows]),
+        steps=np.array([row.step for row in rows], np.int64),
+        headed=np.array([row.headed for row in rows], bool),
+        texts=some("texts", "", object),
+        first=first,
+    )

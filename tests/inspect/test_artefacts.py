@@ -1,0 +1,130 @@
+"""Planted artefacts are named, and right logs show none."""
+
+import numpy as np
+import pytest
+
+from minicppo.inspect.artefacts import Artefacts, misfit, moved, representable
+from minicppo.inspect.shape import Shape
+from minicppo.inspect.table import Row, Table, portions, table
+from tests.inspect.made import PLANTED, made
+
+
+def rows(log) -> list[Row]:
+    columns = zip(log["mu"], log["pi"], log["advantages"], log["ids"], strict=True)
+    return [Row(mu, pi, advantages=A, ids=ids) for mu, pi, A, ids in columns]
+
+
+def kinds(log, size: int = 1 << 18) -> list[str]:
+    artefacts = Artefacts()
+    for part in portions(rows(log), size):
+        artefacts.clean(part)
+    return [row["kind"] for row in artefacts.found()]
+
+
+def tokens(mu, pi, advantages=1.0, ids=None) -> Table:
+    return table([Row(np.array(mu, float), np.array(pi, float), advantages=advantages, ids=ids)])
+
+
+@pytest.mark.parametrize("kind", PLANTED)
+def test_a_planted_artefact_is_named_and_nothing_else(kind):
+    assert kinds(made(kind, 3)) == [kind]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_right_log_shows_none(seed):
+    assert kinds(made("clean", seed)) == []
+    assert kinds(made("clean", seed), size=1500) == [], "in portions"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "least"),
+    [("clean", 1.0), *((kind, 0.85 if kind in ("truncated", "temperature") else 0.95) for kind in PLANTED)],
+)
+def test_how_often_artefacts_are_found_in_logs_of_many_shapes(kind, least):
+    """Strong drift hides truncation and temperatures; a right log never shows anything."""
+    found = [kinds(made(kind, seed)) for seed in range(100, 300 if kind == "clean" else 120)]
+    wanted = [] if kind == "clean" else [kind]
+    assert sum(names == wanted for names in found) >= least * len(found), found
+
+
+def test_log_probs_are_put_back():
+    log = made("clean", 0)
+    right = np.concatenate(log["pi"])
+    early = {**log, "pi": [np.concatenate([p[1:], p[-1:]]) for p in log["pi"]]}
+    found = Artefacts().clean(table(rows(early)))
+    firsts = np.cumsum([0, *map(len, log["pi"])])[:-1]
+    assert found.pi is not None
+    assert found.pi.tolist() == np.delete(right, firsts).tolist(), "the first of each response is lost"
+
+
+def test_some_shifted_responses_are_found_and_the_others_left_alone():
+    log = made("clean", 5)
+    chosen = range(0, len(log["pi"]), 4)
+    for i in chosen:
+        log["pi"][i] = np.concatenate([log["pi"][i][1:], log["pi"][i][-1:]])
+    artefacts = Artefacts()
+    artefacts.clean(table(rows(log)))
+    (row,) = artefacts.found()
+    assert row["kind"] == "shifted"
+    assert row["count"] <= sum(len(log["pi"][i]) for i in chosen)
+    assert row["count"] >= 0.7 * sum(len(log["pi"][i]) for i in chosen)
+
+
+def test_placeholders_are_left_out_and_counted():
+    log = made("clean", 4)
+    for mu in log["mu"]:
+        mu[::9] = 0.0
+    planted = sum((pi[::9] < -0.01).sum() for pi in log["pi"])  # elsewhere 0 may well be right
+    artefacts = Artefacts()
+    clean = artefacts.clean(table(rows(log)))
+    (row,) = artefacts.found()
+    assert row["kind"] == "placeholder"
+    assert row["count"] == planted
+    assert len(clean) == sum(map(len, log["mu"])) - row["count"]
+
+
+def test_misfit_and_moving():
+    t = table(
+        [Row(np.array([-1.0, -2.0, -9.0]), np.array([-2.0, -9.0, -9.0])), Row(np.array([-5.0]), np.array([-4.0]))]
+    )
+    gap, count = misfit(t, 0)
+    assert (gap.tolist(), count.tolist()) == ([4.0, 1.0], [3.0, 1.0]), "7 nats count 3"
+    gap, count = misfit(t, 1)
+    assert (gap.tolist(), count.tolist()) == ([0.0, 0.0], [2.0, 0.0])
+    back = moved(t, 1, np.array([True, False]))
+    assert back.pi is not None
+    assert (back.mu.tolist(), back.pi.tolist(), back.lengths.tolist()) == (
+        [-2.0, -9.0, -5.0],
+        [-2.0, -9.0, -4.0],
+        [2, 1],
+    )
+
+
+def test_representable():
+    bf16 = np.array([-0.76953125, -1.328125, -13.25])
+    assert representable(bf16, 8).all()
+    assert representable(bf16.round(6), 8).all(), "as six decimals say them"
+    assert not representable(bf16 - 1e-4, 8).any()
+    assert representable(np.array([-0.25, -1.37]), 0).all()
+
+
+def test_missing_mass_is_what_was_cut_off():
+    rng = np.random.default_rng(0)
+    p = np.array([0.5, 0.3, 0.15, 0.05])
+    y = rng.choice(2, 4000, p=p[:2] / 0.8)
+    shape = Shape()
+    shape.add(tokens(np.log(p[y] / 0.8), np.log(p[y])))
+    lack, errors = shape.missing_mass()
+    assert lack == pytest.approx(0.2)
+    assert errors > 50
+    shape = Shape()
+    shape.add(tokens(np.log(p[y]), np.log(p[y])))
+    assert shape.missing_mass() == (0.0, 0.0)
+
+
+def test_an_empty_response_and_one_token_are_fine():
+    empty = Row(np.array([]), np.array([]), advantages=np.array([]), ids=np.array([], int))
+    artefacts = Artefacts()
+    assert len(artefacts.clean(table([empty, Row(np.array([-1.0]), np.array([-1.1]), advantages=1.0)]))) == 1
+    assert artefacts.found() == []
