@@ -188,12 +188,16 @@ def misfit(table: Table, shift: int) -> tuple[Column, Column]:
 
 
 def moved(table: Table, shift: int, rows: Column) -> Table:
-    """The table with log pi of some responses `shift` places later, without tokens for which nothing is left."""
-    assert table.pi is not None
+    """The table with log pi (and log pi_old, of the same trainer) of some responses `shift` places later.
+
+    Tokens for which nothing is left are out.
+    """
     place, chosen = table.position - shift, table.spread(rows)
     source = (np.arange(len(table)) - shift).clip(0, len(table) - 1)
     inside = (place >= 0) & (place < table.spread(table.lengths))
-    return replace(table, pi=np.where(chosen, table.pi[source], table.pi)).only(~chosen | inside)
+    both: dict[str, Any] = {"pi": table.pi, "old": table.old}
+    both = {name: None if v is None else np.where(chosen, v[source], v) for name, v in both.items()}
+    return replace(table, **both).only(~chosen | inside)
 
 
 def repeated(values: Column, most: int = 8) -> list[float]:

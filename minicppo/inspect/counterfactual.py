@@ -11,7 +11,9 @@ from minicppo.inspect.table import Column, Table
 from minicppo.rules import METHODS, Method, Reason, get_method
 
 SHARES = (0.01, 0.05, 0.1, 0.2)  # of masked tokens that thresholds are given for
-LIKE_ENGINES = {"ppo": {"clip_high": 0.28}}  # the clip that engines run today; the registry's own ppo is symmetric
+LIKE_ENGINES: dict[str, dict[str, Any]] = {
+    "ppo": {"clip_high": 0.28}
+}  # the clip that engines run today; the registry's own ppo is symmetric
 
 
 def readable() -> dict[str, Method]:
@@ -39,6 +41,8 @@ class Counterfactuals:
         batch, flags, changed = batch_of(table), [], []
         for name, method in self.methods.items():
             try:
+                if method.corrects and batch.old_log_probs is None:
+                    raise ValueError("needs pi_old")
                 out = method(batch)
             except (ValueError, TypeError) as error:  # it wants what this log does not have
                 self.failed[name] = str(error)

@@ -114,7 +114,8 @@ def nemo(record: Record) -> Iterator[Row]:
         mu = needed(one, "generation_logprobs")
         n = len(mu)
         columns: Record = {"mu": mu, "pi": numbers(one, "prev_logprobs", n), "ids": whole(one, "token_ids", n)}
-        columns["advantages"], mask = advantages(one, n), needed(one, "token_loss_mask", n)
+        columns |= {"old": columns["pi"], "advantages": advantages(one, n)}
+        mask = needed(one, "token_loss_mask", n)
         used = int(number(one, "input_lengths", missing=n))
         yield masked(*_cut(mask, columns, 0, used), headed=bool(mask[:1].any()), **origin(one))
 

@@ -77,7 +77,7 @@ class Inspection:
             **{name: row.get(name) for name in ("k1", "k2", "k3", "chi2", "ess")},
             "ess_responses": stats.ess_responses if has_pi else None,
             "ratios": row,
-            "apart": {"mismatch": stats.mismatch.row(), "drift": stats.drift.row()} if stats.drift.sums[0] else None,
+            "apart": {"mismatch": stats.mismatch.row(), "drift": stats.drift.row()} if drift and separated else None,
             "surprise": stats.surprise / max(stats.tokens, 1),
             "length": {"mean": stats.tokens / stats.responses, "max": stats.longest},
             "rule": {"name": self.method.name, "params": self.method.params},
@@ -105,7 +105,7 @@ class Inspection:
         tokens differ by no more, and what they all share is at most that.
         """
         stats = self.statistics
-        if stats.drift.sums[0]:
+        if stats.drift.sums[0] and self.log.pi != "old":
             return stats.mismatch.row()["mean"], stats.drift.row()["mean"], True
         if not stats.total.sums[0]:
             return None, None, False

@@ -52,13 +52,14 @@ class Moments:
 
 def batch_of(table: Table) -> TokenBatch:
     """The table as the rules read it; where advantages are unknown, they are 0 and nothing moves away."""
-    assert table.pi is not None
-    lengths = torch.from_numpy(table.lengths[table.lengths > 0])
-    mu, pi, A = (
-        torch.from_numpy(x).float() for x in (np.minimum(table.mu, 0), np.minimum(table.pi, 0), table.advantages)
-    )
+
+    def tensor(values: Column | None) -> torch.Tensor | None:
+        return None if values is None else torch.from_numpy(np.minimum(values, 0)).float()
+
+    lengths, A = torch.from_numpy(table.lengths[table.lengths > 0]), torch.from_numpy(table.advantages).float()
     A = A[:, None] if len(A) == len(lengths) else A  # of responses of one token each, one a response
-    return TokenBatch.from_packed(lengths, log_probs=pi, rollout_log_probs=mu, advantages=A)
+    log_probs: dict[str, Any] = {"log_probs": tensor(table.pi), "old_log_probs": tensor(table.old)}
+    return TokenBatch.from_packed(lengths, rollout_log_probs=tensor(table.mu), advantages=A, **log_probs)
 
 
 def verdicts(batch: TokenBatch, method: Method) -> Column:
