@@ -1,6 +1,7 @@
 """Sums over a log, portion by portion, and what they say: mismatch, drift, ratios, and where they stand."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
