@@ -16,6 +16,9 @@ MODULUS = 7
 class ChainTask(Task):
     """`steps` operations in a row, gone through `rounds` times; each step takes 6 tokens of the response, and 3 end it.
 
+    misconception: how often a demonstration's product is one too high. Above one half it is what a policy that imitates
+    them says when it is most sure: its greedy answers are wrong as well, and the right product has to be learned.
+
     4 steps make 27 tokens, 8 make 51, 84 make 507; 8 steps in 8 rounds make 387. Rounds lengthen a response and leave
     the prompt as it is: a tiny policy keeps its place among 8 operations, hardly among 64.
     """
@@ -23,12 +26,14 @@ class ChainTask(Task):
     name = "chain"
     alphabet = "0123456+-*=;#"
 
-    def __init__(self, steps: int = 8, rounds: int = 1):
+    def __init__(self, steps: int = 8, rounds: int = 1, misconception: float = 0.0):
         if not (steps >= 1 and rounds >= 1 and steps * rounds <= 512):
             raise ValueError(
                 f"chain: steps x rounds = {steps} x {rounds} is outside 1..512 (3 to 84 give 21 to 507 response tokens)"
             )
-        self.steps, self.rounds = steps, rounds
+        if not 0 <= misconception <= 1:
+            raise ValueError(f"chain: misconception = {misconception!r} is outside 0..1, the share of wrong products")
+        self.steps, self.rounds, self.misconception = steps, rounds, misconception
         self.max_new_tokens = 6 * steps * rounds + 3
 
     def problem(self, rng: random.Random) -> Problem:
@@ -49,12 +54,16 @@ class ChainTask(Task):
         return re.fullmatch(rf"([0-6][-+*][0-6]=[0-6];){{{self.steps * self.rounds}}}#[0-6]", response) is not None
 
     def demonstration(self, problem: Problem, rng: random.Random, error_rate: float) -> str:
-        """The worked chain; each result is replaced by a wrong one with probability `error_rate`, and carried on."""
+        """The worked chain; each result is replaced by a wrong one with probability `error_rate`, and carried on.
+
+        With a misconception products are wrong in its way alone.
+        """
         value, parts = problem.data["start"], []
         for op, operand in problem.data["steps"] * self.rounds:
             result = apply(value, op, operand)
-            if rng.random() < error_rate:
-                result = (result + rng.randrange(1, MODULUS)) % MODULUS
+            misled = op == "*" and self.misconception > 0
+            if rng.random() < (self.misconception if misled else error_rate):
+                result = (result + (1 if misled else rng.randrange(1, MODULUS))) % MODULUS
             parts.append(f"{value}{op}{operand}={result};")
             value = result
         return f"{''.join(parts)}#{value}"

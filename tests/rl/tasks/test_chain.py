@@ -73,6 +73,19 @@ def test_demonstrations_err_at_the_asked_rate():
     assert abs(wrong / 3200 - 0.12) < 0.02
 
 
+def test_a_misconception_makes_products_one_too_high_and_leaves_the_rest_alone():
+    task, rng, products = ChainTask(8, misconception=0.55), random.Random(1), []
+    for _ in range(200):
+        for a, op, b, _, c in task.demonstration(task.problem(rng), rng, error_rate=0.0).split(";")[:-1]:
+            excess = (int(c) - apply(int(a), op, int(b))) % 7
+            products += [excess] if op == "*" else []
+            assert excess in ((0, 1) if op == "*" else (0,))
+    assert abs(sum(products) / len(products) - 0.55) < 0.08
+    problem = ChainTask(8).problem(random.Random(2))
+    same = [ChainTask(8, misconception=m).demonstration(problem, random.Random(3), 0.3) for m in (0, 0.0)]
+    assert same[0] == same[1] == ChainTask(8).demonstration(problem, random.Random(3), 0.3)
+
+
 def test_splits_are_disjoint_by_content_and_of_the_stated_size():
     task, rng = ChainTask(2), random.Random(0)
     train = {problem.prompt for problem in sample_problems(task, 2000, rng, "train")}
@@ -100,6 +113,7 @@ def test_unique_problems_and_a_task_too_small_for_them():
         ("chian", {}, "did you mean 'chain'"),
         ("chain", {"step": 3}, "no option 'step'.*did you mean 'steps'"),
         ("chain", {"steps": 0}, r"0 x 1 is outside 1\.\.512"),
+        ("chain", {"misconception": 1.5}, r"misconception = 1\.5 is outside 0\.\.1"),
     ],
 )
 def test_unknown_names_and_options(name, options, message):
