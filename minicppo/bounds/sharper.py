@@ -1,8 +1,9 @@
 """Bounds that are sharper than the paper's and as short to prove. All of it is ours; proofs: theory/sharper.md.
 
 Same names as `residual`: |Delta| <= the returned number, reward units. The reward matters only up to a constant per
-prompt, so xi may always be HALF the range of R: 1/2 for rewards in {0, 1}. Bounds that read the policies themselves
-(F1, F2) are in theory/pair_bounds.py.
+prompt, so xi may always be HALF the range of R: 1/2 for rewards in {0, 1}. Every bound needs pi << mu: whatever pi may
+emit, mu may sample; no function of numbers alone can check that. Bounds that read the policies themselves (F1, F2) are
+in theory/pair_bounds.py.
 """
 
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from minicppo.bounds.budget import Array
+from minicppo.bounds.residual import suffix_products
 
 
 def cap_theorem(caps: Array, xi: float = 1.0) -> Any:
@@ -32,6 +34,24 @@ def path_budget(total: float, xi: float = 1.0) -> float:
     return 2 * xi * total * min(1, total)
 
 
+def path_budget_exact(total: float, xi: float = 1.0) -> float:
+    """F4 without caps, exact for B <= 1: |Delta| <= 4 xi (B - 1 + e^-B); beyond, 2 xi B. Premise of `path_budget`."""
+    if total < 1e-4:  # its series, which does not cancel
+        return 2 * xi * total**2 * (1 - total / 3)
+    return 4 * xi * (total + float(np.expm1(-total))) if total <= 1 else 2 * xi * total
+
+
+def path_budget_capped(total: float, cap: float, xi: float = 1.0) -> float:
+    """F4 with a cap: |Delta| <= 2 xi B (1 - (1 - l)^(B / l)) when also D_t <= l at every state; 0 < l <= 1.
+
+    As l -> 0 it falls to 2 xi B (1 - e^-B), which many small tokens attain. Never above `path_budget_exact`.
+    """
+    if cap == 1:
+        return path_budget_exact(total, xi)
+    spread = -2 * xi * total * float(np.expm1(total / cap * np.log1p(-cap)))
+    return min(path_budget_exact(total, xi), spread)
+
+
 def path_budget_finite(total: float, horizon: int, xi: float = 1.0) -> float:
     """F4, elementary form: |Delta| <= 2 xi B^2 (1 - 1/T). Sharper than `path_budget` for B <= 1."""
     return 2 * xi * total**2 * (1 - 1 / horizon)
@@ -40,9 +60,26 @@ def path_budget_finite(total: float, horizon: int, xi: float = 1.0) -> float:
 def expected_budget(total: float, xi: float = 1.0) -> float:
     """F5: |Delta| <= 2 xi (U + min(1, U)) with U = E_mu sum_t D_t. Premise: pi << mu only.
 
-    It can never certify an improvement by itself, since L' <= 2 xi U; it limits how far J moves: `largest_change`.
+    `mean_budget` is sharper by up to 2. Neither can certify an improvement by itself, since L' <= 2 xi U; what U limits
+    is how far J moves: `largest_change`.
     """
     return 2 * xi * (total + min(1, total))
+
+
+def mean_budget(total: float, xi: float = 1.0) -> float:
+    """T2 without caps: |Delta| <= 2 xi U with U = E_mu sum_t D_t. Premise: pi << mu only. Attained at T = 2."""
+    return 2 * xi * total
+
+
+def mean_caps(u: Array, caps: Array, xi: float = 1.0) -> Any:
+    """T2: |Delta| <= 2 xi sum_j (tau_j u_j + (1 - tau_j) min(u_j, l_j r_j)); u, caps (T,).
+
+    tau_j = 1 - prod_{i>j} (1 - l_i) and r_j = min(1 - prod_{i<j} (1 - l_i), sum_{i<j} u_i). Premises: pi << mu, D_t <= l_t
+    at every state, u_t = E_mu D_t. Never above Prop. 4, B.9, F3 or `mean_budget`.
+    """
+    tau, reached = suffix_products(caps), suffix_products(caps[::-1])[::-1]
+    before = np.minimum(reached, np.cumsum(u) - u)
+    return 2 * xi * (tau * u + (1 - tau) * np.minimum(u, caps * before)).sum()
 
 
 def largest_change(total: float, xi: float = 1.0) -> float:
@@ -60,3 +97,17 @@ def chi_square_budget(total: float, xi: float = 1.0) -> float:
         return xi * total * float(np.sqrt(1 / 2 + total / 6 + total**2 / 24))
     with np.errstate(over="ignore"):
         return float(xi * np.sqrt(np.expm1(np.float64(total)) - total))
+
+
+def ratio_band(total: float, band: float, xi: float = 1.0) -> float:
+    """T5: F7 with C = 2 c B, when |rho_t - 1| <= c and sum_t D_t <= B along every path: v_t <= 2 c D_t."""
+    return chi_square_budget(2 * band * total, xi)
+
+
+def gated_gain(surrogate: float, total: float, xi: float = 1.0) -> float:
+    """T3: J(pi_w) - J(mu) >= E_mu[sum_t g_t (rho_t - 1) A_t] - F4(B) for the gated policy pi_w = mu + g (pi - mu).
+
+    surrogate: that mean, g_t = min(1, c_t(S^g_{t-1}) / Z_t); total: B, the budget's `path_divergence`. Premises: pi << mu,
+    exact TV, delta_b and weights fixed before the response, A = R - b with b fixed by the prompt.
+    """
+    return surrogate - path_budget(total, xi)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 PAPER = (0.15, 0.02, 0.8)  # delta, delta_b, w_min
 SETTINGS = (PAPER, (0.05, 0.005, 1.0), (0.01, 0.001, 1.0), (0.001, 0.0001, 1.0))
-CERTIFYING: tuple[Method, ...] = ("uniform", "theorem1", "path")  # chi2 has its own unit
+CERTIFYING: tuple[Method, ...] = ("uniform", "theorem1", "mean", "path", "band")  # chi2 has its own unit
 
 
 def thresholds(
@@ -26,25 +27,34 @@ def thresholds(
     reward_range: Annotated[float, typer.Option(help="max R - min R; xi is half of it.")] = 1.0,
     burst: Annotated[float, typer.Option(help="delta / delta_b.")] = 7.5,
     w_min: Annotated[float, typer.Option(help="The last position's weight, in (0, 1].")] = 1.0,
+    kappa: Annotated[float, typer.Option(help="Chi-square over 4 TV^2, for the TV that chi2 permits.")] = 1.0,
+    alpha: Annotated[float | None, typer.Option(help="L' / (2 xi U) of a logged step: prints the best budget.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Also draw the frontier into this PNG file.")] = None,
 ) -> None:
     """Thresholds that certify a residual, by bound and horizon, and how far the paper's thresholds reach.
 
     Derivations: theory/thresholds.md.
 
-    Examples: `minicppo thresholds --horizon 8192 --residual 0.5`, `minicppo thresholds --plot frontier.png`
+    Examples: `minicppo thresholds --horizon 8192 --residual 0.5`, `minicppo thresholds --alpha 0.3`,
+    `minicppo thresholds --plot frontier.png`
     """
     from rich.progress import track
 
     from minicppo.bounds.design import HORIZONS, PREMISES, certified_residual, design_table, largest_horizon
 
+    if alpha is not None:
+        say(_best_step(alpha, reward_range), "")
+    (asked,) = design_table(residual, reward_range, burst, w_min, [horizon], kappa)
+    cells = [[name, f"{d.delta:.3g}", "-" if name == "uniform" else f"{d.delta_b:.3g}"] for name, d in asked.items()]
+    title = f"T = {horizon}: thresholds that certify a residual of {residual:g}"
+    console.print(table(("bound", "delta", "delta_b"), cells, title))
     horizons = track(sorted({*HORIZONS, horizon}), "designing", console=console, transient=True)
-    rows = design_table(residual, reward_range, burst, w_min, horizons)
+    rows = design_table(residual, reward_range, burst, w_min, horizons, kappa)
     cells = [
         [row["path"].horizon, *(f"{design.delta:.3g}" for design in row.values()), f"({row['chi2'].tv:.2g})"]
         for row in rows
     ]
-    title = f"delta for a residual of {residual:g} (delta_b = delta / {burst:g})"
+    title = f"delta by horizon (delta_b = delta / {burst:g})"
     console.print(table(("T", *rows[0], ""), cells, title, words=0))  # the uniform rule has no delta_b
     if residual >= reward_range:
         say(
@@ -52,7 +62,8 @@ def thresholds(
             "the reward range. Ask for a smaller --residual.\n"
         )
     say(*(f"  {method}: {premise}" for method, premise in PREMISES.items()))
-    say("  chi2 thresholds are in chi-square units; in brackets the TV of a token at delta_b\n")
+    say("  every bound needs pi << mu: whatever pi may emit, mu may sample")
+    say(f"  chi2 thresholds are in chi-square units; in brackets the TV of a token at delta_b if kappa = {kappa:g}\n")
 
     def by_setting(title: str, value: Callable[..., object]) -> Table:
         values = [[value(*setting, method=method) for method in CERTIFYING] for setting in SETTINGS]
@@ -66,11 +77,24 @@ def thresholds(
     say(_verdict("Theorem 1 as implemented", "theorem1", horizon, residual, reward_range))
     say(_verdict("The path budget", "path", horizon, residual, reward_range), "")
     console.print(by_setting("largest T with a residual below 2 xi", largest_horizon))
+    console.print(by_setting("largest T with a residual below half of it", partial(largest_horizon, share=0.5)))
     if plot is not None:
         from minicppo.plots.frontier import draw_frontier
         from minicppo.plots.style import save
 
         say(f"frontier drawn into {save(draw_frontier(rows), plot)}")
+
+
+def _best_step(alpha: float, reward_range: float) -> str:
+    """T4 in words: the best budget after a step whose surrogate was alpha of what its divergence could buy."""
+    from minicppo.bounds.step import best_budget, best_chi_square
+
+    (budget, gain), (chi_square, root) = best_budget(alpha), best_chi_square(alpha)
+    return (
+        f"alpha = {alpha:g}: the best total TV along a response is B = {budget:.3g}, which guarantees a gain of "
+        f"{gain * reward_range:.3g}; of chi-square C = {chi_square:.3g}, with alpha = L' / (sigma_R sqrt C), "
+        f"{root:.3g} sigma_R at any T."
+    )
 
 
 def _verdict(name: str, method: Method, horizon: int, residual: float, reward_range: float) -> str:

@@ -1,0 +1,61 @@
+"""T4 and T5: how large a step to take, from what a log shows (ours). Proofs: theory/steps.md.
+
+Both guarantees are "surrogate less residual" in units that do not know the horizon: a step that spends the share
+alpha of the largest surrogate its divergence could buy earns alpha x - residual(x), and has one best x.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from scipy.optimize import minimize_scalar
+
+from minicppo.bounds.sharper import chi_square_budget
+
+
+def step_quality(surrogate: float, total: float, xi: float = 0.5) -> float:
+    """alpha = L' / (2 xi U), U = E_mu sum_t D_t: at most 1, observable. Raises ValueError if U or xi is not positive.
+
+    A value above 1 means that L' or U was estimated wrongly, or that D is a lower bound of the exact TV.
+    """
+    if not (total > 0 and xi > 0):
+        raise ValueError(f"total={total} and xi={xi} must be positive: without drift there is no step to judge")
+    return surrogate / (2 * xi * total)
+
+
+def best_budget(alpha: float) -> tuple[float, float]:
+    """T4: the path budget B that maximises alpha B - B (1 - e^-B), and that maximum, in units of 2 xi.
+
+    It solves (1 - B) e^-B = 1 - alpha: 1 at alpha = 1, about alpha / 2 for small alpha. Premises: pi << mu, sum_t D_t <= B
+    along every path, token caps small beside B (F4's limit), L' = 2 xi alpha B. Raises ValueError outside [0, 1].
+    """
+    return _peak(alpha, lambda total: -total * float(np.expm1(-total)))
+
+
+def best_chi_square(alpha: float) -> tuple[float, float]:
+    """T4 for chi-square: the budget C that maximises alpha sqrt(C) - sqrt(e^C - 1 - C), and that, in sigma_R.
+
+    alpha = L' / (sigma_R sqrt(C)) is at most 1 by T5. Premises: those of F7. Raises ValueError outside [0, 1].
+    """
+    root, gain = _peak(alpha, lambda root: chi_square_budget(root**2))
+    return root**2, gain
+
+
+def largest_tv_change(span: float) -> float:
+    """tanh(kappa / 4): the most a state's TV moves when its logits change by a vector of span kappa = max - min.
+
+    Attained by two halves. A passed test Z_t <= c_t survives such a step if c_t was tightened by w_t times this.
+    """
+    return float(np.tanh(span / 4))
+
+
+def _peak(alpha: float, residual: Callable[[float], float]) -> tuple[float, float]:
+    """Where alpha x - residual(x) is largest, and its value; residual convex, its slope at x at least x."""
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"alpha={alpha} must lie in [0, 1]: L' cannot exceed what the divergence buys")
+    if alpha == 0:
+        return 0.0, 0.0
+    tolerance = {"xatol": 1e-9 * alpha}
+    found = minimize_scalar(lambda x: residual(x) - alpha * x, bounds=(0, alpha), method="bounded", options=tolerance)
+    return float(found.x), float(-found.fun)
