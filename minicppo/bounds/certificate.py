@@ -37,8 +37,9 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import ndtr, stdtrit  # scipy.stats would cost a second of every start
 
-from minicppo.bounds.limits import betting_limit, expanded_tail, mean_score, student_limits, unseen_mass
+from minicppo.bounds.limits import betting_limit, mean_score, student_limits, unseen_mass
 from minicppo.bounds.residual import suffix_sums
 from minicppo.bounds.sharper import expected_budget, largest_change
 
@@ -116,8 +117,8 @@ class Certificate:
         for name, value in vars(self).items():
             if isinstance(value, Interval):
                 row |= {name: value.estimate, f"{name}_low": value.low, f"{name}_high": value.high}
-        numbers = ("largest_change", "certified", "responses", "groups", "betting_low", "ratio_score", "unseen", "refused")
-        row |= {name: max(float(getattr(self, name)), -1e9) for name in numbers}  # a score may be minus infinity
+        numbers = "largest_change certified responses groups betting_low ratio_score unseen refused"
+        row |= {name: max(float(getattr(self, name)), -1e9) for name in numbers.split()}  # a score may be -inf
         row |= {f"certified_{kind}": float(self.certifies(kind)) for kind in KINDS}
         return {f"certificate/{name}": value for name, value in row.items()}
 
@@ -141,8 +142,8 @@ def certify(
     log_probs, rollout_log_probs: (N, T) of pi and mu at the sampled tokens; rewards: (N,); response_mask: (N, T), 1 at
     tokens of the response; groups: (N,) integer prompt ids, None when every response has its own prompt; divergence:
     (N, T) exact TV in [0, 1]. Intervals resample whole groups, since responses to one prompt are not independent; with
-    one group only they resample its responses, and speak of that prompt. kind: of `KINDS`, what "certified" goes by. cap:
-    of m, in the kind "betting".
+    one group only they resample its responses, and speak of that prompt. kind: what "certified" goes by, of `KINDS`.
+    cap: of m in the kind "betting".
 
     Raises ValueError for shapes that disagree, non-finite values at valid tokens, a reward range exceeded by the
     rewards, fewer than two responses, or a confidence outside (0, 1).
@@ -174,19 +175,32 @@ def certify(
     samples = np.concatenate([means.mean(axis=0, keepdims=True), _resampled_means(means, resamples, seed)])
     surrogate, pair, total = samples[:, 0], 2 * xi * samples[:, 1], samples[:, 2]
     expected = np.array([expected_budget(u, xi) for u in total])
-    tail = expanded_tail(count, confidence)
+    # Expanded percentiles (Hesterberg 2015): as wide as Student's t would be, so that few groups do not shorten them.
+    tail = float(ndtr(np.sqrt(count / (count - 1)) * stdtrit(count - 1, (1 - confidence) / 2)))
 
     def interval(values: Vector) -> Interval:
         return Interval(float(values[0]), *map(float, np.quantile(values[1:], [tail, 1 - tail])))
 
-    estimates = (interval(surrogate), interval(pair), interval(expected))
-    gain = interval(surrogate - np.minimum(pair, expected))
-    limit = largest_change(float(total[0]), xi)
-    by_t = [Interval(float(v.mean()), *map(float, student_limits(v, confidence))) for v in exact[:3]]
-    bet = reward_range * (float(betting_limit(exact[3], confidence)) - 1)
-    score, unseen = float(mean_score(exact[4:]).min()), reward_range * unseen_mass(x)
+    def by_student(values: Vector) -> Interval:
+        return Interval(float(values.mean()), *map(float, student_limits(values, confidence)))
+
     return Certificate(
-        *estimates, gain, interval(total), *by_t, bet, score, unseen, limit, confidence, len(rewards), count, kind
+        surrogate=interval(surrogate),
+        pair=interval(pair),
+        expected=interval(expected),
+        gain=interval(surrogate - np.minimum(pair, expected)),
+        divergence=interval(total),
+        residual=by_student(exact[0]),
+        residual_gain=by_student(exact[1]),
+        importance_gain=by_student(exact[2]),
+        betting_low=reward_range * (float(betting_limit(exact[3], confidence)) - 1),
+        ratio_score=float(mean_score(exact[4:]).min()),
+        unseen=reward_range * unseen_mass(x),
+        largest_change=largest_change(float(total[0]), xi),
+        confidence=confidence,
+        responses=len(rewards),
+        groups=count,
+        kind=kind,
     )
 
 
@@ -195,8 +209,8 @@ def gain_columns(
 ) -> list[Vector]:
     """Of each response, the numbers whose means the kinds beside "pair" judge; all arguments and results (N,).
 
-    total: sum_t x_t; change: m - 1. Returns |Delta|'s worst integrand xi |m - 1 - sum x|; L' less it; (m - 1) (R - b); for
-    betting 1 + (min(m, cap) - 1) (R - lowest R) / reward_range, not negative; and the two that have mean 0: sum x, m - 1.
+    total: sum_t x_t; change: m - 1. Returns the worst residual's xi |m - 1 - sum x|; L' less it; (m - 1) (R - b); for
+    betting 1 + (min(m, cap) - 1) (R - lowest R) / reward_range, not negative; and what has mean 0: sum x, m - 1.
     """
     worst = reward_range / 2 * abs(change - total)
     above = rewards - (rewards.max(axis=-1, keepdims=True) - reward_range)  # the lowest reward there could be

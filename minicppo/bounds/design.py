@@ -64,8 +64,8 @@ def design_thresholds(
 ) -> Design:
     """The largest (delta, delta_b) with delta = burst * delta_b whose residual bound is `residual` (ours).
 
-    horizon: 2 <= T <= 2^20 tokens. residual: target for |Delta|, reward units. reward_range: max R - min R; xi is half of
-    it. kappa: chi-square over 4 TV^2, which the field `tv` of "chi2" assumes (1 if |rho - 1| is the same everywhere).
+    horizon: 2 <= T <= 2^20 tokens. residual: target for |Delta|, reward units. reward_range: max R - min R, 2 xi.
+    kappa: chi-square over 4 TV^2, which `tv` of "chi2" assumes (1 if |rho - 1| is the same everywhere).
     Raises ValueError for values outside their range.
 
     >>> design_thresholds(16, 0.5).delta_b.__format__(".3f")
@@ -127,6 +127,8 @@ def largest_horizon(
     """
 
     def useful(horizon: int) -> bool:
+        if method == "mean" and Budget.linear(horizon, delta, delta_b, w_min).path_divergence < share:
+            return True  # T2 without caps: no programme to solve
         return certified_residual(horizon, delta, delta_b, w_min, 1.0, method) < share
 
     low, high = 1, 2
@@ -177,8 +179,8 @@ def _invert_mean(horizon: int, residual: float, burst: float, w_min: float, xi: 
         return mean_budget_eq8(Budget.linear(horizon, burst * delta_b, delta_b, w_min), xi) - residual
 
     while excess(high) < 0 and high < 1:
-        low, high = high, 2 * high
-    return float(brentq(excess, low, high, rtol=1e-10)) if excess(low) < 0 < excess(high) else low
+        low, high = high, 1.5 * high
+    return (1 - 1e-6) * float(brentq(excess, low, high, rtol=1e-7)) if excess(low) < 0 < excess(high) else low
 
 
 def _path_total(horizon: int, delta: float, delta_b: float, w_min: float) -> float:
@@ -190,11 +192,10 @@ def _path_total(horizon: int, delta: float, delta_b: float, w_min: float) -> flo
 def _check(horizon: int, method: str, w_min: float, **positive: float) -> None:
     if method not in PREMISES:
         raise ValueError(f"unknown method {method!r}; choose one of {', '.join(PREMISES)}")
-    if not 2 <= horizon <= LONGEST:
-        raise ValueError(
-            f"horizon={horizon} must lie in 2 .. {LONGEST} (with 1 the residual is 0). Thresholds scale as 1/T: for a longer "
-            f"one divide those of {LONGEST} by the ratio of the horizons"
-        )
+    if horizon < 2:
+        raise ValueError(f"horizon={horizon}: thresholds need at least 2 tokens (with 1 the residual is 0)")
+    if horizon > LONGEST:
+        raise ValueError(f"horizon={horizon} is above {LONGEST}; thresholds scale as 1/T: divide those of {LONGEST}")
     if not 0 < w_min <= 1:
         raise ValueError(f"w_min={w_min} must lie in (0, 1]: the path budget divides by it")
     for name, number in positive.items():

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtr, ndtri, stdtr, stdtrit  # scipy.stats would cost a second of every start
+from scipy.special import ndtri, stdtr, stdtrit  # scipy.stats would cost a second of every start
 
 Array = NDArray[np.float64]
 
@@ -24,10 +24,9 @@ def student_limits(values: Array, confidence: float = 0.95) -> tuple[Any, Any]:
 def betting_limit(values: Array, confidence: float = 0.95, steps: int = 50) -> Any:
     """A lower limit (..) of the mean of values >= 0, wrong with probability at most (1 - confidence) / 2 at any n.
 
-    No other premise: nothing is asked of tails or of the number of samples. A gambler who stakes on "the mean is above
-    m" multiplies his capital by 1 + stake (value - m); if m were the mean, it would ever reach 1 / p with probability at
-    most p. The limit is the largest m against which he got there. Stakes use the past alone (Waudby-Smith and Ramdas,
-    "Estimating means of bounded random variables by betting", 2023; values above 1 only make the limit lower).
+    A gambler who stakes on "the mean is above m" multiplies his capital by 1 + stake (value - m); were m the mean, it
+    would ever reach 1 / p with probability at most p. The limit is the largest m against which he got there. Stakes use
+    the past alone and suit values about 1 (Waudby-Smith and Ramdas, "Estimating means by betting", 2023).
     """
     count, goal = values.shape[-1], -np.log((1 - confidence) / 2)
     seen = np.arange(1, count + 1)
@@ -58,15 +57,10 @@ def mean_score(values: Array) -> Any:
 
 
 def unseen_mass(excess: Array, level: float = 0.001) -> float:
-    """How much probability pi moved to tokens that the batch does not show, from x = rho - 1, (n, T): E x = 0 if it did.
+    """How much probability pi moved to tokens that the batch does not show, by x = rho - 1, (n, T): else E x = 0.
 
-    The sum of -mean x_t over the positions whose mean is below 0 by more than chance, at `level` for all T together.
+    The sum of -mean x_t over positions whose mean is below 0 by more than chance, at `level` for all T together.
     """
     limit = ndtri(level / excess.shape[-1])
     means, scores = excess.mean(axis=0), mean_score(excess.T)
     return float(-means[scores < limit].sum())
-
-
-def expanded_tail(count: int, confidence: float) -> float:
-    """The quantile of a bootstrap that is as wide as Student's t would be (Hesterberg 2015), for few samples."""
-    return float(ndtr(np.sqrt(count / (count - 1)) * stdtrit(count - 1, (1 - confidence) / 2)))

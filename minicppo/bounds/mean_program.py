@@ -17,7 +17,7 @@ def mean_budget_eq8(budget: Budget, xi: float = 1.0) -> float:
     Eq. 8 in mean over mu, fixed weights. A linear programme in u_t, z_t = min(u_t, l_t r_t) and both prefix sums; above
     512 tokens the simpler 2 xi sum_t u_t. Reward units.
     """
-    horizon, w, caps = budget.horizon, budget.weights, budget.token_caps
+    horizon, w, caps = budget.horizon, budget.weights, budget.token_caps.astype(float)
     if horizon == 1:
         return 0.0
     if horizon > LONGEST_PROGRAM:

@@ -74,7 +74,7 @@ def mean_budget(total: float, xi: float = 1.0) -> float:
 def mean_caps(u: Array, caps: Array, xi: float = 1.0) -> Any:
     """T2: |Delta| <= 2 xi sum_j (tau_j u_j + (1 - tau_j) min(u_j, l_j r_j)); u, caps (T,).
 
-    tau_j = 1 - prod_{i>j} (1 - l_i) and r_j = min(1 - prod_{i<j} (1 - l_i), sum_{i<j} u_i). Premises: pi << mu, D_t <= l_t
+    tau_j = 1 - prod_{i>j} (1 - l_i), r_j = min(1 - prod_{i<j} (1 - l_i), sum_{i<j} u_i). Premises: pi << mu, D_t <= l_t
     at every state, u_t = E_mu D_t. Never above Prop. 4, B.9, F3 or `mean_budget`.
     """
     tau, reached = suffix_products(caps), suffix_products(caps[::-1])[::-1]
@@ -102,12 +102,3 @@ def chi_square_budget(total: float, xi: float = 1.0) -> float:
 def ratio_band(total: float, band: float, xi: float = 1.0) -> float:
     """T5: F7 with C = 2 c B, when |rho_t - 1| <= c and sum_t D_t <= B along every path: v_t <= 2 c D_t."""
     return chi_square_budget(2 * band * total, xi)
-
-
-def gated_gain(surrogate: float, total: float, xi: float = 1.0) -> float:
-    """T3: J(pi_w) - J(mu) >= E_mu[sum_t g_t (rho_t - 1) A_t] - F4(B) for the gated policy pi_w = mu + g (pi - mu).
-
-    surrogate: that mean, g_t = min(1, c_t(S^g_{t-1}) / Z_t); total: B, the budget's `path_divergence`. Premises: pi << mu,
-    exact TV, delta_b and weights fixed before the response, A = R - b with b fixed by the prompt.
-    """
-    return surrogate - path_budget(total, xi)

@@ -14,21 +14,12 @@ from scipy.optimize import minimize_scalar
 from minicppo.bounds.sharper import chi_square_budget
 
 
-def step_quality(surrogate: float, total: float, xi: float = 0.5) -> float:
-    """alpha = L' / (2 xi U), U = E_mu sum_t D_t: at most 1, observable. Raises ValueError if U or xi is not positive.
-
-    A value above 1 means that L' or U was estimated wrongly, or that D is a lower bound of the exact TV.
-    """
-    if not (total > 0 and xi > 0):
-        raise ValueError(f"total={total} and xi={xi} must be positive: without drift there is no step to judge")
-    return surrogate / (2 * xi * total)
-
-
 def best_budget(alpha: float) -> tuple[float, float]:
     """T4: the path budget B that maximises alpha B - B (1 - e^-B), and that maximum, in units of 2 xi.
 
-    It solves (1 - B) e^-B = 1 - alpha: 1 at alpha = 1, about alpha / 2 for small alpha. Premises: pi << mu, sum_t D_t <= B
-    along every path, token caps small beside B (F4's limit), L' = 2 xi alpha B. Raises ValueError outside [0, 1].
+    alpha = L' / (2 xi U) is what a log shows. B solves (1 - B) e^-B = 1 - alpha: 1 at alpha = 1, alpha / 2 if small.
+    Premises: pi << mu, sum_t D_t <= B along every path, token caps small beside B (F4's limit), L' = 2 xi alpha B.
+    Raises ValueError outside [0, 1].
     """
     return _peak(alpha, lambda total: -total * float(np.expm1(-total)))
 
@@ -40,14 +31,6 @@ def best_chi_square(alpha: float) -> tuple[float, float]:
     """
     root, gain = _peak(alpha, lambda root: chi_square_budget(root**2))
     return root**2, gain
-
-
-def largest_tv_change(span: float) -> float:
-    """tanh(kappa / 4): the most a state's TV moves when its logits change by a vector of span kappa = max - min.
-
-    Attained by two halves. A passed test Z_t <= c_t survives such a step if c_t was tightened by w_t times this.
-    """
-    return float(np.tanh(span / 4))
 
 
 def _peak(alpha: float, residual: Callable[[float], float]) -> tuple[float, float]:

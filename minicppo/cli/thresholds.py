@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 PAPER = (0.15, 0.02, 0.8)  # delta, delta_b, w_min
 SETTINGS = (PAPER, (0.05, 0.005, 1.0), (0.01, 0.001, 1.0), (0.001, 0.0001, 1.0))
-CERTIFYING: tuple[Method, ...] = ("uniform", "theorem1", "mean", "path", "band")  # chi2 has its own unit
+CERTIFYING: tuple[Method, ...] = ("uniform", "theorem1", "mean", "path")
 
 
 def thresholds(
@@ -44,18 +44,19 @@ def thresholds(
 
     if alpha is not None:
         say(_best_step(alpha, reward_range), "")
-    (asked,) = design_table(residual, reward_range, burst, w_min, [horizon], kappa)
+    horizons = sorted({*HORIZONS, horizon})
+    track_them = track(horizons, "designing", console=console, transient=True)
+    rows = design_table(residual, reward_range, burst, w_min, track_them, kappa)
+    asked = rows[horizons.index(horizon)]
     cells = [[name, f"{d.delta:.3g}", "-" if name == "uniform" else f"{d.delta_b:.3g}"] for name, d in asked.items()]
     title = f"T = {horizon}: thresholds that certify a residual of {residual:g}"
-    console.print(table(("bound", "delta", "delta_b"), cells, title))
-    horizons = track(sorted({*HORIZONS, horizon}), "designing", console=console, transient=True)
-    rows = design_table(residual, reward_range, burst, w_min, horizons, kappa)
-    cells = [
+    console.print(table(("bound", "delta", "delta_b"), cells, title, words=0))
+    by_horizon = [
         [row["path"].horizon, *(f"{design.delta:.3g}" for design in row.values()), f"({row['chi2'].tv:.2g})"]
         for row in rows
     ]
     title = f"delta by horizon (delta_b = delta / {burst:g})"
-    console.print(table(("T", *rows[0], ""), cells, title, words=0))  # the uniform rule has no delta_b
+    console.print(table(("T", *rows[0], ""), by_horizon, title, words=0))  # the uniform rule has no delta_b
     if residual >= reward_range:
         say(
             f"A residual of {residual:g} certifies nothing: J itself can differ by at most {reward_range:g}, "

@@ -22,11 +22,12 @@ METHODS = get_args(Method)
     st.sampled_from(METHODS),
 )
 def test_a_design_certifies_what_it_promises(horizon, residual, reward_range, burst, w_min, method):
+    horizon = min(horizon, 40) if method == "mean" else horizon  # which solves programmes
     d = dsg.design_thresholds(horizon, residual, reward_range, burst, w_min, method)
     certified = dsg.certified_residual(horizon, d.delta, d.delta_b, d.w_min, reward_range, method)
     assert certified <= residual * (1 + 1e-9)
     if d.delta <= d.w_min and method != "theorem1":
-        assert certified == pytest.approx(residual, rel=1e-6) or d.delta > d.w_min / 2
+        assert certified == pytest.approx(residual, rel=2e-6) or d.delta > d.w_min / 2
     if method != "uniform":
         assert d.delta == pytest.approx(burst * d.delta_b)
 
@@ -65,14 +66,20 @@ def test_the_paper_would_have_to_divide_by():
 
 def test_largest_horizon_stops_at_its_limit():
     assert dsg.largest_horizon(1e-9, 1e-9, limit=1000) == 1000
+    assert dsg.largest_horizon(0.15, 0.02, 0.8, "mean", share=0.5) == 16  # 15 without the caps
     assert dsg.largest_horizon(0.15, 0.02, 0.8, limit=37) == dsg.largest_horizon(0.15, 0.02, 0.8, limit=38) == 37
 
 
-@pytest.mark.parametrize("method", ["uniform", "theorem1", "path", "chi2"])
+@pytest.mark.parametrize("method", METHODS)
 def test_residuals_grow_with_the_horizon(method):
     """The premise of the bisection in `largest_horizon`."""
     found = [dsg.certified_residual(t, 0.02, 0.004, 0.8, 1.0, method) for t in range(2, 120)]
     assert all(a < b for a, b in zip(found, found[1:], strict=False))
+
+
+def test_chi_square_as_tv_by_its_kappa():
+    one, four = (dsg.design_thresholds(64, 0.5, method="chi2", kappa=k) for k in (1.0, 4.0))
+    assert (one.delta_b, one.tv) == (four.delta_b, pytest.approx(2 * four.tv))
 
 
 def test_budgets_invert_their_bounds():
