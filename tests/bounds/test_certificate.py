@@ -4,9 +4,12 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from minicppo.bounds import sharper as sh
-from minicppo.bounds.certificate import certify
+from minicppo.bounds.certificate import KINDS, certify
+from minicppo.bounds.limits import betting_limit
 from theory import families as fam
 from theory import tabular as tab
 from theory.pair_bounds import pair_certificate
@@ -133,6 +136,7 @@ def test_rare_branches_are_invisible():
         ({"rewards": np.array([0, 1, 2, 3.0])}, "rewards span 3, above reward_range=1"),
         ({"rewards": np.zeros(3)}, "4 responses need"),
         ({"confidence": 1.0}, "confidence=1.0 must lie"),
+        ({"kind": "bayes"}, "kind='bayes' must be one of pair, residual"),
     ],
 )
 def test_wrong_values_are_refused(change, message):
@@ -179,3 +183,73 @@ def test_a_policy_fitted_to_the_batch_is_certified_wrongly_there_and_not_on_fres
         in_sample, fresh = in_sample + verdicts[0], fresh + verdicts[1]
     assert in_sample >= 18
     assert fresh <= 2
+
+
+def hidden_branch(rng, count=800):
+    """J falls by .05 through a token that mu hardly ever shows: a batch that seems to gain by .05."""
+    mu, pi, values = np.array([0.5, 0.5, 0.0]), np.array([0.45, 0.35, 0.2]), np.array([1.0, 0.0, 0.0])
+    token = rng.choice(3, count, p=mu)  # a third token of mass 1e-9 would not be drawn either
+    log_probs = np.log(pi / np.maximum(mu, 1e-9))[token][:, None]
+    arrays = {"log_probs": log_probs, "rollout_log_probs": np.zeros_like(log_probs)}
+    return arrays | {"response_mask": np.ones_like(log_probs), "rewards": values[token]}
+
+
+def test_a_batch_that_misses_where_pi_went_is_refused():
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        found = certify(**hidden_branch(rng), groups=np.arange(800) // 8, resamples=50)
+        assert found.gain.low > 0  # all that was looked at before
+        assert found.refused
+        assert not any(map(found.certifies, KINDS))
+        assert found.lower_limits["betting"] < -0.05
+    assert "pi moved where no response is" in found.verdict
+    assert found.unseen == pytest.approx(0.2, abs=0.01)
+
+
+def test_a_branch_missed_at_one_position_of_many_is_refused():
+    rng = np.random.default_rng(1)
+    x = rng.choice([-0.1, 0.1], (800, 64))
+    x[:, 40] = -0.01
+    rewards = (x[:, :3].sum(axis=1) > 0).astype(float)
+    arrays = {"rollout_log_probs": np.zeros_like(x), "response_mask": np.ones_like(x), "rewards": rewards}
+    found = certify(np.log1p(0.01 * x), **arrays)
+    assert not found.refused  # too little is missing to matter
+    found = certify(np.log1p(np.where(np.arange(64) == 40, 20, 0.1) * x), **arrays)
+    assert found.unseen == pytest.approx(0.2)
+    assert found.refused
+
+
+def test_the_kinds_estimate_the_exact_values(exhaustive):
+    pair, rewards = exhaustive
+    found = certify(**batch(pair), rewards=rewards, divergence=pair.path_divergence.T)
+    assert found.residual.estimate == pytest.approx(0.5 * abs(tab.kernel(pair)).sum())
+    assert found.importance_gain.estimate == pytest.approx(tab.improvement(pair, rewards))
+    assert found.residual_gain.estimate == pytest.approx(found.surrogate.estimate - found.residual.estimate)
+    assert found.gain.estimate <= found.residual_gain.estimate <= tab.improvement(pair, rewards)
+    assert max(found.lower_limits.values()) <= tab.improvement(pair, rewards)
+    assert not found.refused
+
+
+def test_the_verdict_goes_by_the_kind_asked_for():
+    x = np.where(np.arange(2000) % 2, 0.1, -0.1)[:, None] * np.ones(30) * np.where(np.arange(30) < 1, 1, 0.001)
+    arrays = {"rollout_log_probs": np.zeros_like(x), "response_mask": np.ones_like(x)}
+    found = {k: certify(np.log1p(x), rewards=(x[:, 0] > 0).astype(float), kind=k, **arrays) for k in KINDS}
+    assert [kind for kind in KINDS if found[kind].certified] == list(KINDS)
+    noisy = {k: certify(np.log1p(3 * x), rewards=np.arange(2000) % 4 / 3.0, kind=k, **arrays) for k in KINDS}
+    assert {kind: noisy[kind].certified for kind in KINDS} == {k: noisy["pair"].certifies(k) for k in KINDS}
+
+
+def test_ratios_beyond_all_numbers_stay_finite():
+    x = np.where(np.arange(40) % 2, 40.0, -40.0)[:, None] * np.ones(50)
+    row = certify(x, np.zeros_like(x), np.arange(40) % 2.0, np.ones_like(x)).rows()
+    assert all(map(math.isfinite, row.values()))
+
+
+@given(st.integers(2, 60), st.integers(0, 9))
+def test_a_betting_limit_stays_below_the_mean_and_asks_nothing_of_tails(count, seed):
+    values = np.random.default_rng(seed).pareto(1.1, (4, count))
+    limits = betting_limit(values)
+    assert ((0 <= limits) & (limits <= values.mean(axis=1))).all()
+    assert betting_limit(values[2]) == pytest.approx(limits[2])
+    shrunk = betting_limit(values, confidence=0.99)
+    assert (shrunk <= limits + 1e-9).all()
