@@ -88,8 +88,8 @@ def trainer(kind: str, size: str, small: bool) -> Callable[[], float]:
         """Its responses end at the cap alone."""
 
         @property
-        def eos_id(self) -> int:
-            return -1
+        def ends(self) -> tuple[int, ...]:
+            return ()
 
     ChainTask.score = lambda self, problem, response: float(sum(map(ord, response)) % 2)  # type: ignore[method-assign]
     prompts = 4 if small else 16

@@ -192,8 +192,8 @@ class Endless(Policy):
     """A policy whose responses end at the cap alone."""
 
     @property
-    def eos_id(self) -> int:
-        return -1
+    def ends(self) -> tuple[int, ...]:
+        return ()
 
 
 def toy(vocabulary: int, device: str) -> Endless:
@@ -211,7 +211,9 @@ def toy(vocabulary: int, device: str) -> Endless:
         tie_word_embeddings=True,
         pad_token_id=0,
     )
-    return Endless(Qwen3ForCausalLM(config).to(device).eval(), character_tokenizer("0123456789+*= "))
+    return Endless(
+        Qwen3ForCausalLM(config).to(device).eval(), character_tokenizer("0123456789+*= "), whole_vocabulary=True
+    )
 
 
 def growth(device: str, repeats: int, small: bool) -> Iterator[dict[str, Any]]:

@@ -60,7 +60,7 @@ def build(size: str, device: str) -> Policy:
     head.weight = model.model.embed_tokens.weight
     nn.init.zeros_(head.bias)
     model.lm_head = head
-    return Policy(model.to(device), character_tokenizer("abcdefghijklmn"))
+    return Policy(model.to(device), character_tokenizer("abcdefghijklmn"), whole_vocabulary=True)
 
 
 class _Recorder(LogitsProcessor):

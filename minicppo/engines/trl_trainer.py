@@ -178,7 +178,7 @@ class CPPOTrainer(GRPOTrainer):
         ) as model:
             precision = torch.bfloat16 if self.args.bf16 else torch.float16 if self.args.fp16 else None
             ids, log_probs, self._top = rolled_out(
-                Policy(model, self._tokenizer, autocast=precision),
+                Policy(model, self._tokenizer, autocast=precision, whole_vocabulary=True),  # TRL scores it
                 prompt_ids,
                 self.max_completion_length,
                 self.temperature,

@@ -174,18 +174,21 @@ def load_config(preset_or_path: str | Path, overrides: list[str] | None = None) 
     Raises:
         ConfigError: no such preset, recipe or file, an unknown key, or a value that cannot work; each names a way out.
     """
-    settings = read_settings(_locate(preset_or_path))
+    file = _locate(preset_or_path)
+    settings = read_settings(file)
     named = {key: value for key, _, value in (override.partition("=") for override in overrides or [])}
     method = named.get("method", named.get("method.name"))
     if "recipe" in named and method is not None:
         raise ConfigError(f"recipe {named['recipe']!r} has a method of its own: leave it out, or method {method!r}")
     for override in overrides or []:
         _apply(settings, override)
-    return validate(settings)
+    return validate(settings, begun=any((file.parent / "checkpoints").glob("*")))
 
 
-def validate(settings: dict[str, Any]) -> RunConfig:
+def validate(settings: dict[str, Any], begun: bool = False) -> RunConfig:
     """The configuration of a settings dictionary.
+
+    begun: of a run with checkpoints, which needs the model that it began from no longer.
 
     Raises:
         ConfigError: with one line for each thing that is wrong.
@@ -195,7 +198,7 @@ def validate(settings: dict[str, Any]) -> RunConfig:
             settings = {**settings, section: {"name": settings[section]}}
     check_values(settings)
     try:
-        return RunConfig.model_validate(settings)
+        return RunConfig.model_validate(settings, context={"begun": begun})
     except ValidationError as error:
         raise mistakes(error, _explain) from None
 

@@ -1,6 +1,6 @@
 """The folder of an evaluation on whole data sets: problem by problem, so that a stopped one can go on.
 
-DIR/settings.json    what determines the responses; another evaluation needs another folder
+DIR/settings.json    what determines the responses, a hash of the weights too; others need another folder
 DIR/NAME.jsonl       one line a finished problem: its responses and what became of them
 DIR/NAME.parquet     the same, one row a problem, once all are done
 DIR/results.json     accuracies with standard errors
@@ -64,7 +64,8 @@ def claimed(folder: Path, settings: Mapping[str, Any]) -> Iterator[None]:
         if path.is_file():
             with reading(path, "give another folder (--out)"):
                 theirs = dict(json.loads(path.read_text()))
-            changes = [f"{k} = {theirs.get(k)!r} and not {v!r}" for k, v in settings.items() if theirs.get(k) != v]
+            compared = {k: v for k, v in settings.items() if k != "model"}  # the weights say which, and not their path
+            changes = [f"{k} = {theirs.get(k)!r} and not {v!r}" for k, v in compared.items() if theirs.get(k) != v]
             if changes:
                 with_these = ", ".join(changes)
                 raise ValueError(f"{folder} holds an evaluation with {with_these}: give another folder (--out)")

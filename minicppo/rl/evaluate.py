@@ -12,11 +12,13 @@ from typing import Any
 import torch
 
 from minicppo.files import write_atomically
+from minicppo.rl.agreement import require_agreement
 from minicppo.rl.config import ConfigError, EvalConfig, RunConfig
 from minicppo.rl.data import load_data
 from minicppo.rl.eval_store import Store, claimed
 from minicppo.rl.grading.confined import take_faults
 from minicppo.rl.grading.reward import MALFORMED, Outcome, judge_response, require_math_verify
+from minicppo.rl.identity import policy_digest
 from minicppo.rl.policy import Policy
 from minicppo.rl.sampling import sample
 from minicppo.rl.seeding import generator_for, rng_for
@@ -136,6 +138,7 @@ def answer(
             top_p=settings.top_p,
             likeliest=greedy,
         )
+        require_agreement(policy, policy, rollout, settings.temperature)
         lengths = rollout.response_mask.sum(1).tolist()
         ids = [row[:length] for row, length in zip(rollout.response_ids.tolist(), lengths, strict=True)]
         rows = []
@@ -151,7 +154,7 @@ def answer(
                 "accuracy": sum(scores) / len(scores),
                 "outcomes": list(outcomes),
                 "lengths": [len(response) for response in responses],
-                "finished": [response[-1] == policy.eos_id for response in responses],
+                "finished": [response[-1] in policy.ends for response in responses],
                 "responses": texts,
             }
             if greedy:
@@ -186,7 +189,8 @@ def evaluate_data(
 ) -> dict[str, Evaluation]:
     """On all problems of each data set, whose name `on_progress` is told; what `folder` holds is not sampled again.
 
-    Raises BlockingIOError, ValueError: the folder holds another evaluation, or one of other problems. DataError: the
+    Raises BlockingIOError, ValueError: the folder holds another evaluation, or one of other problems or weights (of
+    the same path, too: a policy is known by its content). DataError: the
     data cannot be read. ModuleNotFoundError: math-verify or pyarrow is not installed.
     """
     require_math_verify()
@@ -199,7 +203,7 @@ def evaluate_data(
         return float(outcome is Outcome.RIGHT), str(outcome)
 
     found = {}
-    with claimed(folder, asdict(settings)):
+    with claimed(folder, asdict(settings) | {"weights": policy_digest(policy)}):
         for name, bare in sets.items():
             problems = [as_problem(problem, settings.template) for problem in bare]
             store = Store(folder / f"{name}.jsonl", problems)

@@ -14,12 +14,14 @@ from pathlib import Path
 
 import torch
 
-from minicppo.files import atomically, cache_dir
-from minicppo.rl.pretrained import load_pretrained
+from minicppo.files import Damaged, atomically, cache_dir, reading
+from minicppo.rl.pretrained import ANEW, load_pretrained
 from minicppo.text import install
 
 PACKAGE = "package:"
 READERS = ("gguf", "accelerate")  # what transformers needs to read the format
+# what transformers takes of a file's rotary settings, and what changes nothing by itself: it drops the others
+ROPE_READ = ("freq_base", "dimension_count", "scaling.finetuned", "scaling.original_context_length")
 PROBE = "Question: what is 17 + 25? Answer: 42."
 
 logger = logging.getLogger(__name__)
@@ -66,14 +68,36 @@ def _missing_readers() -> list[str]:
     return [name for name in READERS if importlib.util.find_spec(name) is None]
 
 
+def _require_plain_rope(file: Path) -> None:
+    """Raises ValueError where rotary angles are scaled (linear, YaRN, by tensors): they would be read plain."""
+    import gguf
+
+    with reading(file, ANEW):
+        reader = gguf.GGUFReader(file)
+        fields = {
+            key.partition(".rope.")[2]: field.contents() for key, field in reader.fields.items() if ".rope." in key
+        }
+        scaled = {
+            name: value for name, value in fields.items() if name not in ROPE_READ and value not in ("none", 0, 1)
+        }
+        scaled |= {tensor.name: "factors" for tensor in reader.tensors if tensor.name.startswith("rope_")}
+    if scaled:
+        raise Damaged(
+            f"{file} scales its rotary angles ({scaled}), which transformers does not read from this format. Way out: "
+            "the model's own folder, in safetensors"
+        )
+
+
 def convert_gguf(file: Path, folder: Path) -> Path:
     """Write a GGUF file's model, dequantised to float32, and its tokenizer as a Hugging Face folder.
 
     The folder appears whole or not at all, and only after it has been read back and found to give the very tokens and
-    logits of the dequantised model, else RuntimeError. SmolLM2-135M: 98 MB become 540 MB. ValueError on a damaged file.
+    logits of the dequantised model, else RuntimeError. SmolLM2-135M: 98 MB become 540 MB. ValueError on a damaged file
+    and on one whose rotary angles are scaled.
     """
     if missing := _missing_readers():
         raise ModuleNotFoundError(f"reading {file.name} needs {' and '.join(missing)}: {install('gguf')}")
+    _require_plain_rope(file)
     logger.info("converting %s to %s (once)", file.name, folder)
     quantised, tokenizer = load_pretrained(file.parent, gguf_file=file.name)
     config = type(quantised.config).from_dict(quantised.config.to_dict())

@@ -214,7 +214,8 @@ def linear_head(model: PreTrainedModel) -> nn.Linear | None:
     """The model's head, if its logits are exactly that linear layer of its base model's last hidden states.
 
     Some models cap or scale their logits (Gemma 2, Cohere, Granite), and the list grows. So the model is asked, once a
-    head: with its output replaced by a ramp, does it return that ramp? A head with hooks is more than its weights.
+    head: with its base model's states and its head's output replaced by ramps, does the head see the one, and does it
+    return the other? A head with hooks is more than its weights.
     """
     head = model.get_output_embeddings()
     if type(head) is not nn.Linear or head._forward_hooks or head._forward_pre_hooks:
@@ -226,16 +227,18 @@ def linear_head(model: PreTrainedModel) -> nn.Linear | None:
 
 @torch.no_grad()
 def _passes_through(model: PreTrainedModel, head: nn.Linear) -> bool:
-    seen: dict[str, Tensor] = {}
-    ids = torch.zeros(1, 2, dtype=torch.long, device=model.device)
-    ramp = torch.linspace(-90, 90, 2 * head.out_features, device=model.device).to(head.weight.dtype).view(1, 2, -1)
+    seen: list[Tensor] = []
+    ids = torch.arange(1, 5, device=model.device)[None] % head.out_features
+
+    def ramp(width: int) -> Tensor:  # never zero: what scales zeros goes unnoticed
+        return torch.linspace(-90, 91, 4 * width, device=model.device).to(head.weight.dtype).view(1, 4, -1)
 
     def after_base(module: nn.Module, inputs: Any, output: Any) -> None:
-        seen["base"] = output[0]
+        seen.append(output[0].copy_(ramp(output[0].shape[-1])))
 
     def after_head(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
-        seen["head"] = inputs[0]
-        return ramp
+        seen.append(inputs[0])
+        return ramp(head.out_features)
 
     hooks = [model.base_model.register_forward_hook(after_base), head.register_forward_hook(after_head)]
     try:
@@ -243,5 +246,5 @@ def _passes_through(model: PreTrainedModel, head: nn.Linear) -> bool:
     finally:
         for hook in hooks:
             hook.remove()
-    around = "base" not in seen  # some heads go around their base model (OPT)
-    return not around and torch.equal(logits.to(ramp.dtype), ramp) and torch.equal(seen["base"], seen["head"])
+    around = len(seen) != 2  # some heads go around their base model (OPT)
+    return not around and torch.equal(logits.to(head.weight.dtype), ramp(head.out_features)) and torch.equal(*seen)

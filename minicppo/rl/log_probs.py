@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
@@ -89,9 +89,12 @@ def _compute(policy: Policy, rollout: Rollout, temperature: float, needs: Needs)
             hidden = hidden_states(policy, rollout)
             tokens, columns = default_tile(hidden.device)
             if needs != "full" and rollout.response_ids.numel() * head.out_features > tokens * columns:
-                return _from_hidden(hidden, head, rollout, temperature, needs)
+                biases = [b for b in (head.bias, policy.barred(head.out_features)) if b is not None]
+                bias = torch.stack(biases).sum(0) if biases else None
+                return _from_hidden(hidden, head.weight, bias, rollout, temperature, needs)
             logits = head(hidden)
-    return _from_logits(logits, rollout, temperature, needs)
+    bar = policy.barred(logits.shape[-1])
+    return _from_logits(logits if bar is None else logits.float() + bar, rollout, temperature, needs)
 
 
 def hidden_states(policy: Policy, rollout: Rollout) -> Tensor:
@@ -153,12 +156,14 @@ def _inputs(rollout: Rollout) -> dict[str, Any]:
     return inputs | {"attention_mask": mask, "position_ids": (mask.cumsum(1) - 1).clamp(min=0)}
 
 
-def _from_hidden(hidden: Tensor, head: nn.Linear, rollout: Rollout, temperature: float, needs: Needs) -> LogProbs:
+def _from_hidden(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, rollout: Rollout, temperature: float, needs: Needs
+) -> LogProbs:
     """Tile by tile from (N, T, d) hidden states, of which the padding's are never touched; its values are 0."""
     valid = rollout.response_mask
     top_ids = rollout.top_ids[valid] if needs == "topk" and rollout.top_ids is not None else None
     ids = rollout.response_ids[valid]
-    found = token_log_probs(hidden[valid], head.weight, head.bias, ids, top_ids, temperature)
+    found = token_log_probs(hidden[valid], weight, bias, ids, top_ids, temperature)
 
     def spread(values: Tensor) -> Tensor:
         return values.new_zeros(*valid.shape, *values.shape[1:]).index_put((valid,), values)

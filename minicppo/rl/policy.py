@@ -2,11 +2,14 @@
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from torch import Tensor
 from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -20,10 +23,19 @@ from minicppo.files import reading
 from minicppo.rl.pretrained import ANEW, load_pretrained
 from minicppo.rl.sections import HUB, ModelConfig
 from minicppo.rl.tasks.base import Task
+from minicppo.rl.window import require_rows
 
 transformers_logging.disable_progress_bar()  # of loading and saving: they would break a run's own progress display
 
 PAD, EOS = "<pad>", "<eos>"
+NOW = datetime(2026, 1, 1, 12)  # what a chat template that asks for the time is told, always: a run must be repeatable
+DIRECTIVES = [f"%{flag}{letter}" for flag in ("-", "") for letter in "dmHIMSjyaAbBcpUwWxXYZ%"]
+CLOCK = (  # laid over the function of the same name, for values that are given to a template lose their methods
+    "{%- macro strftime_now(format) -%}{{ format"
+    + "".join(f".replace({name!r}, {NOW.strftime(name)!r})" for name in DIRECTIVES)
+    + " }}{%- endmacro %}\n"
+)
+BARRED = -3e4  # added to a logit: its probability is 0, and its log-prob still finite, in half precision too
 
 
 @dataclass(frozen=True)
@@ -33,32 +45,60 @@ class Policy:
     Attributes:
         chat: wrap every prompt in the tokenizer's chat template.
         autocast: lower precision of forward passes (log-probs are taken in float32 all the same); None: as stored.
+        whole_vocabulary: also the ids that no token has may be sampled: for log-probs that another library computes.
     """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     chat: bool = False
     autocast: torch.dtype | None = None
+    whole_vocabulary: bool = False
 
     def encode(self, prompt: str) -> list[int]:
-        """Token ids of a prompt, chat template included where the policy has one."""
+        """Token ids of a prompt, chat template included where the policy has one.
+
+        A start token that the tokenizer puts before texts is there once, whatever the template does; what it puts
+        after them, an end, is not.
+        """
         if self.chat:
             turn = [{"role": "user", "content": prompt}]
             with reading(Path(self.tokenizer.name_or_path), "mend its chat template, or model.chat=false"):
-                prompt = str(self.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True))
-        ids = self.tokenizer(prompt, add_special_tokens=not self.chat)["input_ids"]
-        return [int(token) for token in ids]
+                template = self.tokenizer.get_chat_template()
+                clock = CLOCK if "strftime_now" in template else ""
+                settings = {"chat_template": clock + template, "tokenize": False, "add_generation_prompt": True}
+                prompt = str(self.tokenizer.apply_chat_template(turn, **settings))
+        bare, whole = (list(self.tokenizer(prompt, add_special_tokens=add)["input_ids"]) for add in (False, True))
+        starts = (i for i in range(len(whole) - len(bare) + 1) if whole[i : i + len(bare)] == bare)
+        bos, before = self.tokenizer.bos_token_id, whole[: next(starts, 0)]
+        before = before or [bos] * (whole[:1] == [bos])
+        while bos in before and bare[:1] == [bos]:
+            bare = bare[1:]
+        return ([bos] * (bos in before) if self.chat else before) + bare
 
     def decode(self, ids: list[int]) -> str:
         """Text of a response. Only the final end-of-sequence token is dropped: a stray special token stays visible."""
-        if ids and ids[-1] == self.eos_id:
+        if ids and ids[-1] in self.ends:
             ids = ids[:-1]
         return str(self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
     @property
     def eos_id(self) -> int:
-        """The token that ends a response."""
+        """The tokenizer's end-of-sequence token, with which a demonstration ends."""
         return int(self.tokenizer.eos_token_id)
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """The tokens at which a response ends: those of the tokenizer, `generation_config` and `config`."""
+        holders = [self.tokenizer, *(getattr(self.model, name, None) for name in ("generation_config", "config"))]
+        holders += [holder.get_text_config() for holder in holders if hasattr(holder, "get_text_config")]
+        found = [getattr(holder, "eos_token_id", None) for holder in holders]
+        lists = [ids if isinstance(ids, list) else [ids] for ids in found if ids is not None]
+        return tuple(sorted({end for ends in lists for end in ends}))
+
+    def barred(self, vocabulary: int) -> Tensor | None:
+        """(V,) float32, to add to V logits: `BARRED` for ids that no token has, 0 for others; None if all have one."""
+        every = self.whole_vocabulary or self.tokenizer is None
+        return None if every else _barred(self.tokenizer, len(self.tokenizer), vocabulary, self.device)
 
     @property
     def pad_id(self) -> int:
@@ -74,6 +114,14 @@ class Policy:
     def precision(self) -> AbstractContextManager[object]:
         """The autocast context of a forward pass."""
         return torch.autocast(self.device.type, dtype=self.autocast) if self.autocast else nullcontext()
+
+
+@lru_cache(8)
+def _barred(tokenizer: PreTrainedTokenizerBase, tokens: int, vocabulary: int, device: torch.device) -> Tensor | None:
+    """tokens: their number, for a tokenizer can grow."""
+    bar = torch.full((vocabulary,), BARRED)
+    bar[[token for token in tokenizer.get_vocab().values() if token < vocabulary]] = 0
+    return bar.to(device) if bool(bar.any()) else None
 
 
 _PARAMETERS: WeakKeyDictionary[PreTrainedModel, int] = WeakKeyDictionary()  # counting takes a millisecond
@@ -135,9 +183,21 @@ def load_policy(path: str | Path, chat: bool | None = None, way_out: str = ANEW)
     Nothing is downloaded, but for `hub:OWNER/NAME`: once, into the hub's cache.
     `chat=None` uses the tokenizer's chat template if it has one.
 
-    Raises FileNotFoundError without such a folder, file or package, ValueError without an end-of-sequence token, or
-    where a file is damaged (with `way_out`).
+    Raises FileNotFoundError without such a folder, file or package, ValueError without an end-of-sequence token, with
+    a template of tokens that the model has no row for, or where a file is damaged (with `way_out`).
     """
+    folder = model_folder(path)
+    model, tokenizer = load_pretrained(folder, way_out)
+    if tokenizer.eos_token_id is None:
+        raise ValueError(f"the tokenizer in {str(path)!r} has no end-of-sequence token, so responses could not end")
+    has_template = getattr(tokenizer, "chat_template", None) is not None
+    policy = Policy(model, tokenizer, chat=has_template if chat is None else chat)
+    require_rows(model, tokenizer, [policy.eos_id, policy.pad_id, *policy.encode("")])
+    return policy
+
+
+def model_folder(path: str | Path) -> Path:
+    """The Hugging Face folder of `load_policy`'s path. Raises FileNotFoundError without such."""
     if is_gguf(str(path)):
         from minicppo.rl.gguf import folder_of  # optional packages
 
@@ -149,11 +209,7 @@ def load_policy(path: str | Path, chat: bool | None = None, way_out: str = ANEW)
     folder = Path(path).expanduser()
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"model.path = {str(path)!r} is not a saved model: it has no config.json")
-    model, tokenizer = load_pretrained(folder, way_out)
-    if tokenizer.eos_token_id is None:
-        raise ValueError(f"the tokenizer in {str(path)!r} has no end-of-sequence token, so responses could not end")
-    has_template = getattr(tokenizer, "chat_template", None) is not None
-    return Policy(model, tokenizer, chat=has_template if chat is None else chat)
+    return folder
 
 
 def is_gguf(path: str) -> bool:

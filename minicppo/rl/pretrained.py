@@ -9,7 +9,7 @@ from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from minicppo.files import reading
+from minicppo.files import Damaged, reading
 
 ANEW = "save it anew, or take an undamaged copy"
 
@@ -20,7 +20,8 @@ def load_pretrained(
     """The causal language model of a Hugging Face folder (or of a GGUF file in it), in float32, and its tokenizer.
 
     Raises:
-        ValueError: a file is damaged, or its weights are not exactly the model's; with the way out.
+        ValueError: a file is damaged, its weights are not exactly the model's, or it is none that reads from left to
+            right; with the way out.
     """
     source: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     if gguf_file:
@@ -42,7 +43,22 @@ def load_pretrained(
             if names := sorted(map(str, found.get(f"{kind}_keys", ()))):
                 raise ValueError(f"{len(names)} weights are {kind}, such as {names[0]}")
         require_finite(model.state_dict())
-    return model.eval(), tokenizer
+        model.eval()
+        require_causal(model)
+    return model, tokenizer
+
+
+@torch.no_grad()
+def require_causal(model: PreTrainedModel) -> None:
+    """Raises ValueError where logits depend on later tokens, as an encoder's do."""
+    ids = torch.arange(1, 9).repeat(2, 1) % len(model.get_input_embeddings().weight)
+    ids[1, -1] = 0
+    logits = model(input_ids=ids, use_cache=False).logits[:, :-1]
+    if float((logits[0] - logits[1]).abs().max()) > 1e-4 * float(logits.abs().max()):
+        raise Damaged(
+            f"{type(model).__name__} is an encoder: a token's logits depend on later ones, so it cannot be sampled. "
+            "Way out: a causal language model (or is_decoder=true in config.json, if it was trained as one)"
+        )
 
 
 def _damaged(folder: Path) -> Path:

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from minicppo.rl.decoding import GeneralDecoder, decoder_for
 from minicppo.rl.policy import Policy, layer_parameters
 from minicppo.rl.rollout import Needs, Rollout, join
+from minicppo.rl.window import require_room, require_rows
 
 ENDED, CUDA_ENDED = 1 / 16, 1 / 2  # share of the rows that may have ended before the others close ranks
 CUDA_PAUSE = 8  # steps between two looks at how many rows are left
@@ -32,8 +33,8 @@ def sample(
 ) -> Rollout:
     """Sample `samples` responses to each prompt from the untruncated softmax at `temperature`.
 
-    Rows are ordered prompt by prompt. A row stops at its end-of-sequence token and is soon computed no further. Each
-    row's random numbers are fixed in advance (CPU generator), so they depend neither on the device nor on `batch`.
+    Rows are ordered prompt by prompt. A row stops at one of `policy.ends` and is soon computed no further. Each row's
+    random numbers are fixed in advance (CPU generator), so they depend neither on the device nor on `batch`.
 
     Args:
         prompts: token ids, of any lengths; each is read once, beside others of about its length.
@@ -58,6 +59,8 @@ def sample(
             f"top_p must lie in (0, 1] and be 1 with needs={needs!r}, got {top_p}: truncated samples are for "
             "evaluation; to train, sample with top_p=1"
         )
+    require_room(policy.model, max(map(len, prompts)), max_new_tokens)
+    require_rows(policy.model, policy.tokenizer, [max(prompt) for prompt in prompts])
     uniforms = None
     if generator is not None:
         uniforms = torch.rand(len(prompts), samples, max_new_tokens, generator=generator, dtype=torch.float64)
@@ -101,12 +104,15 @@ class _Sampler:
         prompt_ids, prompt_mask = pad(prompts, pad_id, device, left=True)
         self.ids, self.log_probs = torch.full(shape, pad_id, device=device), torch.zeros(shape, device=device)
         self.t, self.rows, steps = self.ids.new_zeros(1), torch.arange(shape[0], device=device), 1
+        self.ends = torch.tensor(self.policy.ends, dtype=torch.long, device=device)
         self.alive, self.tokens = torch.ones_like(self.rows, dtype=torch.bool), torch.zeros_like(self.rows)
         cuda = device.type == "cuda"
         few = CUDA_WORK / layer_parameters(self.policy.model) if cuda else 1  # rows that are not worth closing ranks
         with self.policy.precision():  # one context for all steps: autocast casts the weights once
             logits = decoder.read(prompt_ids, prompt_mask, self.samples, self.max_new_tokens)
-            kept = logits.shape[1] if self.needs == "full" else min(self.k, logits.shape[1])
+            kept, self.bar = logits.shape[1], self.policy.barred(logits.shape[1])
+            if self.needs != "full":
+                kept = min(self.k, kept if self.bar is None else int((self.bar == 0).sum()))
             self.top_ids = self.ids.new_zeros(*shape, kept) if self.needs == "topk" else None
             self.top = None if self.needs == "log_probs" else self.log_probs.new_zeros(*shape, kept)
             self.take(logits)
@@ -121,7 +127,7 @@ class _Sampler:
                         self.rows, self.alive, self.tokens = self.rows[order], self.alive[order], self.tokens[order]
                 decoder.step(self.tokens, self.take)
                 steps = t + 1
-        ends = self.ids == self.policy.eos_id
+        ends = torch.isin(self.ids, self.ends)
         over = ends.cumsum(1) - ends.long() > 0  # computed after the end
         over[:, steps:] = True
         self.ids[over] = pad_id
@@ -139,7 +145,8 @@ class _Sampler:
 
     def take(self, logits: Tensor) -> None:
         """The next step from logits (B, V). Writes in place and asks the GPU nothing, so that it can be recorded."""
-        logits, at = logits.float() / self.temperature, (self.rows, self.t)
+        logits, at = logits.float(), (self.rows, self.t)
+        logits = (logits if self.bar is None else logits + self.bar) / self.temperature
         if self.uniforms is None:
             tokens = logits.argmax(-1)
         else:
@@ -154,7 +161,7 @@ class _Sampler:
         if self.top is not None:
             self.top[at] = logits - norm
         self.tokens.copy_(tokens)
-        self.alive &= tokens != self.policy.eos_id
+        self.alive &= (tokens[:, None] != self.ends).all(1)
         self.t += 1
 
 

@@ -6,7 +6,7 @@ import re
 from dataclasses import fields
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from minicppo.rules import LOSS_AGG_MODES, get_method
 from minicppo.text import nearest, short
@@ -53,7 +53,7 @@ class ModelConfig(Section):
     heads: int = key(4, "its attention heads", ge=1)
 
     @model_validator(mode="after")
-    def _check(self) -> "ModelConfig":
+    def _check(self, info: ValidationInfo) -> "ModelConfig":
         if self.hidden_size % (2 * self.heads):
             raise ValueError(f"hidden_size = {self.hidden_size} must be a multiple of 2 * heads = {2 * self.heads}")
         if self.chat and self.path is None:
@@ -64,7 +64,7 @@ class ModelConfig(Section):
             )
         if self.path is None or self.path.startswith(("package:", HUB)):
             return self
-        if os.path.exists(os.path.expanduser(self.path)):
+        if (info.context or {}).get("begun") or os.path.exists(os.path.expanduser(self.path)):
             return self
         raise ValueError(f"path = {short(self.path)} does not exist: give a saved model's folder or a .gguf file")
 

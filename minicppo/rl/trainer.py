@@ -13,6 +13,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from minicppo.rl.agreement import require_agreement
 from minicppo.rl.certificate import certificate_row
 from minicppo.rl.checkpoint import TrainState, list_checkpoints, load_checkpoint, save_checkpoint, way_out
 from minicppo.rl.config import RunConfig
@@ -141,6 +142,7 @@ def rollout_row(state: TrainState, rollout: Rollout, config: RunConfig) -> dict[
     scorer = dataclasses.replace(state.sampler, autocast=state.policy.autocast)
     part = next(rollout.split(config.rows_per_forward)).trim()
     again = response_log_probs(scorer, part, config.rollout.temperature).log_probs
+    require_agreement(scorer, state.sampler, part, config.rollout.temperature, again)
     return {
         "reward": float(rollout.rewards.float().mean()),
         "format_rate": int(rollout.well_formed.sum()) / len(rollout),

@@ -16,8 +16,9 @@ import transformers
 
 from minicppo.files import atomically, cache_dir
 from minicppo.rl.config import RunConfig
+from minicppo.rl.identity import folder_digest
 from minicppo.rl.log_probs import response_log_probs
-from minicppo.rl.policy import Policy, build_policy, load_policy, save_policy
+from minicppo.rl.policy import Policy, build_policy, load_policy, model_folder, save_policy
 from minicppo.rl.rollout import Rollout, grade
 from minicppo.rl.sampling import pad, sample
 from minicppo.rl.sections import WarmupConfig
@@ -49,9 +50,12 @@ def initial_policy(config: RunConfig, task: Task, on_progress: Progress | None =
 def warmup_identity(config: RunConfig) -> dict[str, object]:
     """Everything that determines the warmed-up weights."""
     assert config.warmup is not None
+    model = config.model.model_dump()
+    if config.model.path is not None:  # what is there, not where it is
+        model["path"] = folder_digest(model_folder(config.model.path))
     identity = {
         "recipe": RECIPE,
-        "model": config.model.model_dump(),
+        "model": model,
         "task": config.task.model_dump(),
         "max_new_tokens": config.rollout.max_new_tokens,
         "warmup": config.warmup.model_dump(),

@@ -49,6 +49,7 @@ def parrot(monkeypatch):
         return Rollout(ids, mask, ids, mask, torch.zeros(ids.shape))
 
     monkeypatch.setattr(evaluate, "sample", sample)
+    monkeypatch.setattr(evaluate, "require_agreement", lambda *args: None)  # there is no model to ask
     return parrot
 
 
@@ -134,6 +135,28 @@ def test_another_evaluation_needs_another_folder(parrot, sums, tmp_path):
     Path(sums).write_text(json.dumps({"question": "1 + 1", "answer": "2"}) + "\n")
     with pytest.raises(ValueError, match="written for other problems"):
         evaluate_data(parrot.policy, [sums], SETTINGS, tmp_path / "out")
+
+
+@pytest.mark.parametrize("changed", ["weights", "tokenizer", "template", "chat", "nothing", "place"])
+def test_an_evaluation_is_of_a_policy_and_not_of_a_path(changed, parrot, sums, tmp_path):
+    policy, settings = parrot.policy, SETTINGS
+    policy.tokenizer.chat_template = "{{ messages[0]['content'] }}"
+    evaluate_data(policy, [sums], settings, tmp_path / "out")
+    if changed == "weights":
+        policy.model.weight.data += 1e-3
+    elif changed == "tokenizer":
+        policy = Policy(policy.model, character_tokenizer(ALPHABET[::-1]))
+    elif changed in ("chat", "template"):
+        policy = replace(policy, chat=True)
+    else:
+        settings = replace(SETTINGS, model="parrot" if changed == "nothing" else "moved/parrot")
+    if changed in ("nothing", "place"):
+        parrot.prompts.clear()
+        evaluate_data(policy, [sums], settings, tmp_path / "out")
+        assert not parrot.prompts
+        return
+    with pytest.raises(ValueError, match=r"holds an evaluation with weights = '\w{16}' and not '\w{16}': .*\(--out\)"):
+        evaluate_data(policy, [sums], settings, tmp_path / "out")
 
 
 def test_two_at_once_is_one_too_many(parrot, sums, tmp_path):

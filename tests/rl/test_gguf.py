@@ -3,7 +3,9 @@
 import importlib.metadata
 import importlib.util
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,8 +26,11 @@ TOKENS = ["<unk>", "<s>", "<eos>", *"0123456789+=", "12", "34"]
 WIDTH, HEADS, INNER = 32, 2, 64
 
 
-def write_tiny_gguf(path: Path) -> dict[str, np.ndarray]:
-    """A llama of one layer with Q8_0 weights; returns what they dequantise to, under their names in the file."""
+def write_tiny_gguf(path: Path, add: Callable[[Any], object] = lambda writer: None) -> dict[str, np.ndarray]:
+    """A llama of one layer with Q8_0 weights; returns what they dequantise to, under their names in the file.
+
+    add: writes more.
+    """
     import gguf
 
     rng = np.random.default_rng(0)
@@ -60,6 +65,7 @@ def write_tiny_gguf(path: Path) -> dict[str, np.ndarray]:
         stored[name] = gguf.quants.dequantize(packed, gguf.GGMLQuantizationType.Q8_0)
     for name in ("output_norm", "blk.0.attn_norm", "blk.0.ffn_norm"):
         writer.add_tensor(f"{name}.weight", np.ones(WIDTH, dtype=np.float32))
+    add(writer)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -113,6 +119,34 @@ def test_a_copy_that_disagrees_is_never_published(tmp_path, monkeypatch):
     with pytest.raises(RuntimeError, match="differs from the dequantised model"):
         convert_gguf(tmp_path / "tiny.gguf", tmp_path / "cache" / "tiny")
     assert list((tmp_path / "cache").iterdir()) == []
+
+
+ROPES = {
+    "linear": lambda w: (w.add_string("llama.rope.scaling.type", "linear"), w.add_rope_scaling_factor(4.0)),
+    "yarn": lambda w: (w.add_string("llama.rope.scaling.type", "yarn"), w.add_rope_scaling_factor(2.0)),
+    "an old name": lambda w: w.add_float32("llama.rope.scale_linear", 2.0),
+    "factor alone": lambda w: w.add_rope_scaling_factor(8.0),
+    "rope_freqs": lambda w: w.add_tensor("rope_freqs.weight", np.ones(8, dtype=np.float32)),
+    "rope_factors_long": lambda w: w.add_tensor("rope_factors_long.weight", np.ones(8, dtype=np.float32)),
+}
+
+
+@needs_readers
+@pytest.mark.parametrize("name", ROPES)
+def test_scaled_rotary_angles_are_refused(name, tmp_path):
+    write_tiny_gguf(tmp_path / "tiny.gguf", ROPES[name])
+    with pytest.raises(ValueError, match=r"tiny\.gguf scales its rotary angles .*Way out: the model's own folder"):
+        convert_gguf(tmp_path / "tiny.gguf", tmp_path / "folder")
+    assert not (tmp_path / "folder").exists()
+
+
+@needs_readers
+def test_settings_that_scale_nothing_are_taken(tmp_path, monkeypatch):
+    monkeypatch.setenv("MINICPPO_CACHE", str(tmp_path / "cache"))
+    plain = lambda w: (w.add_string("llama.rope.scaling.type", "none"), w.add_rope_scaling_factor(1.0),  # noqa: E731
+                       w.add_rope_dimension_count(WIDTH // HEADS), w.add_rope_scaling_finetuned(True))  # fmt: skip
+    write_tiny_gguf(tmp_path / "tiny.gguf", plain)
+    assert load_policy(tmp_path / "tiny.gguf").model.model.rotary_emb.inv_freq[0] == 1
 
 
 def test_missing_things_are_named_with_the_way_out(tmp_path, monkeypatch):

@@ -1,10 +1,19 @@
 """Policies: the character tokenizer, saving and loading to the bit, what is refused."""
 
+import dataclasses
+import json
+from itertools import product
+
 import pytest
 import torch
+from tokenizers import processors
+from transformers import AutoConfig
 
+from experiments.architectures import ENCODERS, tiny_policy
 from minicppo.rl.config import ModelConfig
-from minicppo.rl.policy import build_policy, character_tokenizer, load_policy, save_policy
+from minicppo.rl.log_probs import response_log_probs
+from minicppo.rl.policy import NOW, Policy, build_policy, character_tokenizer, load_policy, save_policy
+from minicppo.rl.sampling import sample
 from minicppo.rl.tasks import make_task
 
 
@@ -74,4 +83,103 @@ def test_a_tokenizer_without_an_end_is_refused(policy, tmp_path):
     policy.tokenizer.eos_token = None
     save_policy(policy, tmp_path)
     with pytest.raises(ValueError, match="no end-of-sequence token"):
+        load_policy(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("of_tokenizer", "of_generation", "of_config", "ends"),
+    [(1, 1, 1, {1}), (1, None, None, {1}), (1, 2, 3, {1, 2, 3}), (1, [1, 4], [5, 6], {1, 4, 5, 6}), (3, [], 1, {1, 3})],
+)
+def test_any_end_ends_a_response(of_tokenizer, of_generation, of_config, ends, tmp_path):
+    policy = tiny_policy("llama")
+    policy.tokenizer.eos_token = policy.tokenizer.convert_ids_to_tokens(of_tokenizer)
+    policy.model.generation_config.eos_token_id, policy.model.config.eos_token_id = of_generation, of_config
+    save_policy(policy, tmp_path)
+    policy = load_policy(tmp_path)
+    assert set(policy.ends) == ends
+    rollout = sample(policy, [[5, 6]], 40, 1.0, torch.Generator().manual_seed(0), samples=40)
+    seen = set()
+    for ids, mask in zip(rollout.response_ids.tolist(), rollout.response_mask, strict=True):
+        n = int(mask.sum())
+        assert not ends & {*ids[: n - 1]}
+        assert n == 40 or ids[n - 1] in ends
+        assert policy.decode([7, ids[n - 1]]) == ("f" if ids[n - 1] in ends else policy.decode([7, ids[n - 1], 0])[:-5])
+        seen.add(ids[n - 1])
+    assert seen >= ends - {0}
+
+
+FORMS = {"none": "$A", "start": "<bos> $A", "end": "$A <eos>", "both": "<bos> $A <eos>"}
+TEMPLATES = [None, "{{ messages[0]['content'] }}", "{{ bos_token }}{{ messages[0]['content'] }}"]
+
+
+@pytest.mark.parametrize(("form", "template", "text"), product(FORMS, TEMPLATES, ["ab", "<bos>ab", "ab<eos>"]))
+def test_a_prompt_starts_once_and_does_not_end(form, template, text):
+    policy = dataclasses.replace(tiny_policy("llama"), chat=template is not None)
+    policy.tokenizer.add_special_tokens({"bos_token": "<bos>"})
+    special = [("<bos>", 16), ("<eos>", 1)]
+    policy.tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single=FORMS[form], special_tokens=special
+    )
+    policy.tokenizer.chat_template = template
+    ids = policy.encode(text)
+    starts = form in ("start", "both") or "bos" in (template or "") or "bos" in text
+    assert ids == [16] * starts + [2, 3] + [1] * text.endswith("<eos>"), "what was typed stays"
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2", "qwen3", "bloom", "cohere2"])
+@pytest.mark.parametrize("needs", ["log_probs", "topk", "full"])
+def test_ids_without_a_token_are_in_neither_pi_nor_mu(name, needs, monkeypatch):
+    policy = tiny_policy(name, vocab_size=60)
+    monkeypatch.setattr("minicppo.rl.log_probs.default_tile", lambda device: (4, 16))
+    rollout = sample(policy, [[5, 6, 7], [4]], 20, 1.0, torch.Generator().manual_seed(0), needs, k=30, samples=8)
+    assert int(rollout.response_ids.max()) < 16
+    found, valid = response_log_probs(policy, rollout, 1.0, needs), rollout.response_mask
+    torch.testing.assert_close(found.log_probs[valid].detach(), rollout.log_probs[valid], atol=1e-5, rtol=0)
+    if needs == "topk":
+        assert rollout.top_ids.shape[2] == 16
+    if needs != "log_probs":
+        assert not found.top_log_probs[valid].isinf().any()
+        total = found.top_log_probs[valid].exp().sum(-1)
+        torch.testing.assert_close(total, torch.ones_like(total))
+    whole = response_log_probs(policy, rollout, 1.0).log_probs[valid].sum()
+    (slope,) = torch.autograd.grad(whole, policy.model.get_output_embeddings().weight)
+    assert torch.isfinite(slope).all()
+    tied = policy.model.get_output_embeddings().weight is policy.model.get_input_embeddings().weight
+    assert tied or not slope[16:].any()
+
+
+def test_a_hole_among_the_tokens_is_barred_too():
+    policy = tiny_policy("llama", vocab_size=20)
+    policy.tokenizer.add_tokens(["x", "y"])
+    vocabulary = policy.tokenizer.get_vocab
+    policy.tokenizer.get_vocab = lambda: {k: v for k, v in vocabulary().items() if v != 16}
+    assert policy.barred(20).nonzero()[:, 0].tolist() == [16, 18, 19]
+
+
+@pytest.mark.parametrize("form", ["%S", "%d %b %Y", "%H:%M:%S %%", "%-d %A", "%c"])
+@pytest.mark.parametrize("template", ["{{ strftime_now('FORM') }}", "{% set f = 'FORM' %}{{ strftime_now(f) }}"])
+def test_a_clock_in_a_template_stands_still(form, template):
+    tokenizer = character_tokenizer("".join(map(chr, range(32, 127))))
+    tokenizer.chat_template = f"  {{%- if true %}}{template}{{% endif %}}|{{{{ messages[0].content }}}}".replace(
+        "FORM", form
+    )
+    policy = Policy(tiny_policy("llama").model, tokenizer, chat=True)
+    assert policy.decode(policy.encode("hi")) == NOW.strftime(form) + "|hi"
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_an_encoder_is_refused(name, tmp_path):
+    save_policy(tiny_policy(name), tmp_path)
+    with pytest.raises(ValueError, match=r"is an encoder: .* Way out: a causal language model"):
+        load_policy(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"is_decoder": True}))
+    load_policy(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["t5", "bart", "vit", "clip"])
+def test_what_is_no_language_model_at_all_is_refused(name, tmp_path):
+    save_policy(tiny_policy("llama"), tmp_path)
+    AutoConfig.for_model(name, d_model=16, encoder_layers=1, decoder_layers=1, vocab_size=16).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="Way out: "):
         load_policy(tmp_path)

@@ -15,6 +15,7 @@ import pytest
 from safetensors.torch import load_file
 
 from minicppo.cli import main
+from minicppo.rl.policy import save_policy
 from minicppo.rl.run_dir import RunDir
 from minicppo.rl.trainer import resume, train, train_or_resume, trained_policy
 
@@ -84,6 +85,24 @@ def test_a_finished_run_is_left_alone(small_config, run_folder):
     before = (run_folder / "summary.json").stat().st_mtime_ns
     assert resume(run_folder) == run_folder
     assert (run_folder / "summary.json").stat().st_mtime_ns == before
+
+
+def test_a_run_with_a_checkpoint_needs_its_base_model_no_longer(small_config, policy, tmp_path):
+    base = tmp_path / "base"
+    save_policy(policy, base)
+    config = small_config(model={"path": str(base)}, warmup=None, train={"checkpoint_every": 1})
+    with pytest.raises(Stopped):
+        train(config, tmp_path / "run", stop_at("rollout", 3))
+    base.rename(tmp_path / "gone")
+    trained_policy(tmp_path / "run")
+    resume(tmp_path / "run")
+    assert RunDir.open(tmp_path / "run").finished
+    assert RunDir.open(tmp_path / "run").config() == config
+    with pytest.raises(ValueError, match=r"base' does not exist"):
+        train(small_config(model={"path": str(base)}), tmp_path / "new")
+    RunDir.create(tmp_path / "begun", config)
+    with pytest.raises(ValueError, match=r"begun/config\.yaml: model: path = .* does not exist"):
+        resume(tmp_path / "begun")
 
 
 def test_a_half_written_checkpoint_is_never_read(small_config, whole, run_folder):

@@ -8,7 +8,7 @@ import torch
 
 from minicppo.rl import warmup
 from minicppo.rl.evaluate import evaluate, held_out_problems, mean_and_error
-from minicppo.rl.policy import Policy
+from minicppo.rl.policy import Policy, save_policy
 from minicppo.rl.seeding import derive_seed, generator_for, rng_for
 from minicppo.rl.tasks import is_held_out, make_task
 
@@ -43,6 +43,24 @@ def test_a_warm_up_is_trained_once(small_config, tmp_path, monkeypatch):
 )
 def test_all_that_determines_a_warm_up_is_in_its_key(small_config, change):
     assert warmup.warmup_key(small_config(**change)) != warmup.warmup_key(small_config())
+
+
+@pytest.mark.parametrize("changed", ["weights", "config", "tokenizer", "nothing", "place"])
+def test_a_warm_up_goes_by_the_content_of_its_model(changed, small_config, policy, tmp_path, monkeypatch):
+    monkeypatch.setenv("MINICPPO_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "model"
+    save_policy(policy, folder)
+    first = warmup.warmup_key(small_config(model={"path": str(folder)}))
+    if changed == "weights":
+        policy.model.get_input_embeddings().weight.data[0, 0] += 1e-7
+        save_policy(policy, folder)
+    elif changed == "place":
+        folder = folder.rename(tmp_path / "elsewhere")
+    elif changed != "nothing":
+        file = folder / {"config": "config.json", "tokenizer": "tokenizer.json"}[changed]
+        file.write_text(file.read_text() + " ")
+    again = warmup.warmup_key(small_config(model={"path": str(folder)}))
+    assert (first == again) == (changed in ("nothing", "place"))
 
 
 def test_a_target_out_of_reach_says_what_to_do(small_config, tmp_path, monkeypatch):
