@@ -4,6 +4,7 @@ The override `actor_rollout_ref.actor.policy_loss._target_=minicppo.engines.verl
 import in every worker, so verl needs no fork and no environment variable.
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +15,7 @@ from verl.trainer.ppo.core_algos import POLICY_LOSS_REGISTRY, register_policy_lo
 from verl.workers.config import ActorConfig, PolicyLossConfig
 
 from minicppo.engines.verl_settings import loss_mode, verl_methods
+from minicppo.inspect import Recorder
 from minicppo.plugins import load_plugins
 from minicppo.rules import TokenBatch, diagnostics, get_method, policy_loss
 
@@ -26,6 +28,7 @@ class CPPOPolicyLossConfig(PolicyLossConfig):
 
     loss_mode: a key of `LOSS_MODES`. params: hyper-parameters, those left out have the registry's defaults; never
     verl's `clip_ratio_*`, whose defaults would pass for thresholds. plugins: files with methods of one's own.
+    record: folder, every and rows of a `minicppo.inspect.Recorder`; of nothing, none.
 
     Raises ValueError on an unknown loss mode or hyper-parameter, and on one that verl's log-probs cannot serve.
     """
@@ -33,6 +36,7 @@ class CPPOPolicyLossConfig(PolicyLossConfig):
     loss_mode: str = "cppo"
     params: dict[str, Any] = field(default_factory=dict)
     plugins: list[str] = field(default_factory=list)
+    record: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         load_plugins(self.plugins)
@@ -87,6 +91,8 @@ def method_loss(
     method = get_method(name, **config.policy_loss.params)
     batch = TokenBatch(log_prob, old_log_prob, advantages, response_mask)
     out = method(batch)
+    if config.policy_loss.record:
+        _recorder(**config.policy_loss.record).micro_batch(batch)
     loss = policy_loss(
         log_prob,
         out.weight,
@@ -100,6 +106,12 @@ def method_loss(
     # verl averages each key over micro-batches and ranks, which must therefore all have it: none by response length
     logged = {f"actor/{key}": value for key, value in diagnostics(batch, out).items() if "/len_" not in key}
     return loss * ranks, logged
+
+
+@functools.cache
+def _recorder(folder: str, every: int = 10, rows: int | None = 64) -> Recorder:
+    """One a process."""
+    return Recorder(folder, every, rows)
 
 
 def register_losses() -> None:

@@ -16,7 +16,8 @@ PIN = ">=0.9.1,<0.10"
 TAKEN = ("cispo", "gspo", "sapo")  # names that verl's own losses have; ours differ from them and stand beside them
 ROUTER = "actor_rollout_ref.actor.megatron.override_transformer_config.moe_router_dtype"
 POLICY_LOSS = "actor_rollout_ref.actor.policy_loss"
-NEW = {f"{POLICY_LOSS}.params", f"{POLICY_LOSS}.plugins", ROUTER}  # keys that verl's own configuration lacks
+# keys that verl's own configuration lacks
+NEW = {*(f"{POLICY_LOSS}.{name}" for name in ("params", "plugins", "record")), ROUTER}
 
 
 def verl_methods() -> list[str]:

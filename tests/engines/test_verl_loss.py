@@ -108,3 +108,15 @@ def test_refusals_of_the_loss():
 def test_refusals_of_the_configuration(settings, message):
     with pytest.raises(ValueError, match=message):
         verl_loss.CPPOPolicyLossConfig(**settings)
+
+
+def test_a_recorded_loss_inspected_masks_what_it_logged(tmp_path):
+    from minicppo.inspect import inspect
+
+    config = actor_config("cppo")
+    object.__setattr__(config.policy_loss, "record", {"folder": str(tmp_path), "every": 1, "rows": None})
+    data = sample()
+    _, _, metrics = verl_loss_of(config, data, list(range(len(data))))
+    found = inspect([tmp_path]).report
+    assert found["responses"] == len(data)
+    assert found["masked"] == pytest.approx(metrics["actor/mask/frac"].aggregate(), abs=1e-6)

@@ -1,0 +1,121 @@
+"""A log in the neutral format from engines that write none: what their losses see, sampled, as Parquet.
+
+    Recorder("logs/run").attach(trainer)  # any GRPOTrainer, ours too, before train()
+
+It never stops a run: what cannot be written is said once, and no more is recorded.
+"""
+
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from transformers import TrainerCallback
+
+from minicppo.files import atomically
+from minicppo.rules import TokenBatch
+
+COLUMNS = ("response_ids", "rollout_log_probs", "log_probs", "old_log_probs", "advantages")  # one a token
+_say = logging.getLogger(__name__).warning
+
+
+class Recorder(TrainerCallback):
+    """Writes FOLDER/step_N-rank_R.parquet for every `every`-th optimiser step, up to `rows` responses a process.
+
+    rows: None for all of them, as a comparison with what the trainer itself logs needs.
+    """
+
+    def __init__(self, folder: str | Path, every: int = 10, rows: int | None = 64):
+        if every < 1 or (rows is not None and rows < 1):
+            raise ValueError(f"every={every} and rows={rows} must be 1 or more; rows=None records all")
+        self.folder, self.every, self.rows = Path(folder), every, rows
+        self.failed, self.calls = False, 0
+        self._held: list[dict[str, Any]] = []
+
+    def attach(self, trainer: Any) -> "Recorder":
+        """Listen to the loss of TRL's `GRPOTrainer`, or of one that is made from it."""
+        loss, score = trainer._compute_loss, trainer._get_per_token_logps_and_entropies
+        scored: list[Tensor] = []
+
+        def scoring(*args: Any, **kwargs: Any) -> Any:
+            result = score(*args, **kwargs)
+            scored[:] = [result[0]] if result[0] is not None else []  # the last before the loss is the loss's own
+            return result
+
+        def losing(model: Any, inputs: dict[str, Any]) -> Any:
+            result = loss(model, inputs)
+            if model.training and scored and self.due(trainer.state.global_step):
+                self._guard(lambda: self.take(trainer.state.global_step, **of_trl(inputs, scored[0])))
+            return result
+
+        trainer._compute_loss, trainer._get_per_token_logps_and_entropies = losing, scoring
+        trainer.add_callback(self)
+        return self
+
+    def due(self, step: int) -> bool:
+        return not self.failed and step % self.every == 0
+
+    def take(self, step: int, mask: Tensor, advantages: Tensor, **columns: Tensor | None) -> None:
+        """Keep responses of a micro-batch: (B, T) mask and columns, advantages (B, T) or (B,), rewards, group (B,)."""
+        left = len(mask) if self.rows is None else min(self.rows - len(self._held), len(mask))
+        if left <= 0:
+            return
+        spread = (advantages if advantages.ndim == 2 else advantages[:, None]).expand(mask.shape)
+        given = {"advantages": spread, **columns}
+        kept = {name: value[:left].detach().cpu() for name, value in given.items() if value is not None}
+        for i, valid in enumerate(mask[:left].bool().cpu()):
+            row = {k: (v[i][valid] if k in COLUMNS else v[i]).tolist() for k, v in kept.items()}
+            self._held.append({**row, "step": step})
+
+    def micro_batch(self, batch: TokenBatch) -> None:
+        """For losses that know neither tokens nor steps, such as verl's: each call counts as a step."""
+        step, self.calls = self.calls, self.calls + 1
+        if self.due(step):
+            columns = {name: getattr(batch, name) for name in ("rollout_log_probs", "log_probs", "old_log_probs")}
+            self._guard(lambda: self.take(step, batch.mask, batch.advantages, **columns))
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is held as one file, whole or not at all."""
+        held, self._held = self._held, []
+        if held:
+            self._guard(lambda: self._write(held))
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.flush()
+
+    def _write(self, rows: list[dict[str, Any]]) -> None:
+        import pyarrow
+        import pyarrow.parquet as parquet
+
+        form = {k: pyarrow.list_(pyarrow.int32() if k == "response_ids" else pyarrow.float32()) for k in COLUMNS}
+        form |= {"step": pyarrow.int64(), "rewards": pyarrow.float32(), "group": pyarrow.int64()}
+        schema = pyarrow.schema([(name, kind) for name, kind in form.items() if name in rows[0]])
+        name = f"step_{rows[0]['step']:08d}-rank_{os.environ.get('RANK', '0')}.parquet"
+        with atomically(self.folder / name, shared=True) as scratch:
+            parquet.write_table(pyarrow.Table.from_pylist(rows, schema), scratch, compression="zstd")
+
+    def _guard(self, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except Exception as error:
+            self.failed, self._held = True, []
+            _say("nothing more is recorded in %s: %s: %s", self.folder, type(error).__name__, error)
+
+
+def of_trl(inputs: dict[str, Any], log_probs: Tensor) -> dict[str, Any]:
+    """What TRL's loss was given, by our names. Where nothing tells mu from pi_old, mu is pi_old; or pi, while fresh."""
+    sampled, old = inputs.get("sampling_per_token_logps"), inputs.get("old_per_token_logps")
+    mask = inputs["completion_mask"]
+    return {
+        "mask": mask if inputs.get("tool_mask") is None else mask * inputs["tool_mask"],
+        "response_ids": inputs["completion_ids"],
+        "rollout_log_probs": sampled if sampled is not None else old if old is not None else log_probs,
+        "log_probs": log_probs,
+        "old_log_probs": old if sampled is not None else None,
+        "advantages": inputs["advantages"],
+        "rewards": inputs.get("rewards"),
+        "group": inputs.get("group"),
+    }
