@@ -14,7 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from minicppo.rl.grading.answers import DEEPEST, LONGEST_GOLD, depths, has_words
+from minicppo.rl.grading.answers import DEEPEST, LONGEST_GOLD, depths
 from minicppo.rl.grading.extraction import last_boxed
 from minicppo.rl.grading.tidy import tidy
 from minicppo.text import cut, nearest, optional
@@ -23,6 +23,7 @@ FOLDER_VARIABLE = "MINICPPO_DATA"
 SUFFIXES = (".jsonl", ".parquet")
 SHOWN = 5  # broken rows named in an error
 LONGEST_QUESTION = 100_000  # characters
+LONGEST_WORDS = 20  # words of an answer
 Row = Mapping[str, Any] | str  # a string says why it is broken
 
 
@@ -165,7 +166,10 @@ def parse_row(number: int, row: Row) -> MathProblem:
         raise DataError(f"no question (column question, problem or prompt) among {columns}")
     answer, solution = _answer(row)
     if not answer:
-        raise DataError(f"no answer (column reward_model.ground_truth, ref_answer, answer or solution) among {columns}")
+        raise DataError(
+            "no answer, or a solution that boxes none (column reward_model.ground_truth, ref_answer, answer or "
+            f"solution) among {columns}"
+        )
     for what, size, most in (
         ("a question of {:,} characters", len(question), LONGEST_QUESTION),
         ("an answer of {:,} characters", len(answer), LONGEST_GOLD),
@@ -193,13 +197,20 @@ def _answer(row: Mapping[str, Any]) -> tuple[str, str | None]:
         if isinstance(value, float) and not math.isfinite(value):
             continue  # how a table of numbers writes a missing one
         if isinstance(value, str | int | float) and not isinstance(value, bool) and str(value).strip():
-            return str(value).strip(), None
+            return _final(str(value)), None
     solution = row.get("solution")
-    if not isinstance(solution, str):
-        return "", None
-    boxed = last_boxed(solution)
-    unboxed = boxed is None and len(solution.split()) > 1 and has_words(solution)
-    return "" if unboxed else (boxed or solution).strip(), solution
+    return (_final(solution, worked=True), solution) if isinstance(solution, str) else ("", None)
+
+
+def _final(text: str, worked: bool = False) -> str:
+    """The answer in a text: what it boxes, else all of it, but "" where that is a solution and no answer."""
+    boxed = last_boxed(text)
+    if boxed is not None:
+        return boxed.strip()
+    words = re.search(r"(?<![\\A-Za-z{])[A-Za-z]{2,}", text)
+    sentences = re.search(r"\n\s*\S|[.!?:]\s+[A-Z\d$\\]", text) or len(text.split()) > LONGEST_WORDS
+    derived = worked and (words or re.search(r"\n\s*\S|=.*=", text))
+    return "" if derived or (words and sentences) else text.strip()
 
 
 def _without_instructions(question: str) -> str:

@@ -59,6 +59,15 @@ def test_gsm8k_answers_stand_after_the_marks(tmp_path):
         ({"problem": "Q", "answer": "204", "solution": r"so \boxed{7}"}, "204"),
         ({"problem": "Q", "solution": r"so \boxed{\frac{1}{2}} is it"}, r"\frac{1}{2}"),
         ({"prompt": "Q", "solution": "34"}, "34"),
+        ({"problem": "Q", "solution": r"We get $x = \boxed 2$ apples."}, "2"),
+        ({"problem": "Q", "solution": r"So $\boxed\frac{1}{2}$."}, r"\frac{1}{2}"),
+        ({"problem": "Q", "solution": r"First \boxed{1}, then \boxed 7."}, "7"),
+        ({"problem": "Q", "solution": "x = 5"}, "x = 5"),
+        ({"problem": "Q", "answer": r"We add 2 and 3. So it is $\boxed{5}$."}, "5"),
+        ({"problem": "Q", "answer": "Evelyn"}, "Evelyn"),
+        ({"problem": "Q", "answer": r"5:30 \text{ p.m.}"}, r"5:30 \text{ p.m.}"),
+        ({"problem": "Q", "answer": -7}, "-7"),
+        ({"problem": "Q", "answer": 1e22}, "1e+22"),
         (verl_row("Q", "34"), "34"),
     ],
 )
@@ -88,7 +97,7 @@ def test_repetitions_and_contradictions_are_counted(tmp_path):
         ("[1, 2]", "a JSON object is wanted, not list"),
         ({"text": "Q", "answer": "1"}, "no question .* among the columns text, answer"),
         ({"question": "  ", "answer": "1"}, "no question"),
-        ({"question": "Q", "result": "1"}, "no answer .* among the columns question, result"),
+        ({"question": "Q", "result": "1"}, "no answer.* among the columns question, result"),
         ({"question": "Q", "answer": "so\n#### "}, "no answer"),
         ({"question": "Q", "answer": None}, "no answer"),
         ({"prompt": [{"role": "assistant", "content": "Q"}], "answer": "1"}, "no question"),
@@ -97,6 +106,16 @@ def test_repetitions_and_contradictions_are_counted(tmp_path):
         ({"question": "Q", "answer": "."}, "no answer but typography"),
         ({"question": "Q", "answer": "$ $"}, "no answer but typography"),
         ({"question": "Q", "solution": "I do not know."}, "no answer"),
+        ({"question": "Q", "solution": "A company builds.\nSo the answer is: 180."}, "no answer, or a solution"),
+        ({"question": "Q", "solution": "x = 5, so 2x = 10"}, "no answer, or a solution"),
+        ({"question": "Q", "solution": "2 + 3 = 5\n5 + 1 = 6"}, "no answer, or a solution"),
+        ({"question": "Q", "solution": "2 + 3 = 5, 5 + 1 = 6"}, "no answer, or a solution"),
+        ({"question": "Q", "solution": r"It is \boxed{}."}, "no answer, or a solution"),
+        ({"question": "Q", "answer": "First we add. Then 7 is left."}, "no answer, or a solution"),
+        ({"question": "Q", "answer": "We add two and three\nand get 5"}, "no answer, or a solution"),
+        ({"question": "Q", "answer": "so " * 30 + "5"}, "no answer, or a solution"),
+        ({"question": "Q", "answer": True}, "no answer"),
+        ({"question": "Q", "answer": ["5"]}, "no answer"),
         ({"question": "Q", "solution": r"\boxed{" * 2000}, r"an answer of 14,000 characters, more than 1,000"),
         ({"question": "Q", "answer": "9" * 5000}, r"an answer of 5,000 characters"),
         ({"question": "Q", "answer": "(" * 13 + ")" * 13}, "an answer with brackets 13 deep, more than 12"),
@@ -112,7 +131,7 @@ def test_a_broken_row_is_named_and_nothing_is_skipped(tmp_path, broken, says):
 
 def test_many_broken_rows_are_counted_and_the_first_named(tmp_path):
     path = write_parquet(tmp_path / "rows.parquet", [{"problem": "Q"}] * 9)
-    with pytest.raises(DataError, match=r"9 of 9 rows .*row 1: no answer .* columns problem.*row 5: .*; and 4 more"):
+    with pytest.raises(DataError, match=r"9 of 9 rows .*row 1: no answer.* columns problem.*row 5: .*; and 4 more"):
         load_data(str(path))
 
 

@@ -1,11 +1,13 @@
 """Mathematics with one right answer, for pretrained policies; the protocol is the paper's, the wording ours."""
 
 import random
+import sys
 from functools import cached_property
 
 from minicppo.rl.data import MathProblem, check_name, load_data
 from minicppo.rl.grading.extraction import extract_answer
 from minicppo.rl.grading.reward import require_math_verify, score_response
+from minicppo.rl.near_duplicates import near_duplicates, repeated
 from minicppo.rl.tasks.base import Problem, Split, Task, is_held_out, register_task
 
 TEMPLATES = {
@@ -20,7 +22,8 @@ class MathTask(Task):
     """The problems of `data`: a known name (dapo-math-17k, gsm8k, aime24, ...), a file, or a hub name OWNER/NAME.
 
     A tenth of them is held out, by content; with `test`, one or several other data sets, all of these is held out
-    instead, and what they share with `data` is not trained on. The data are read when the first problem is asked for.
+    instead. What repeats a held-out problem, or nearly, is not trained on (`minicppo.rl.near_duplicates`). The data are
+    read when the first problem is asked for.
     """
 
     name = "math"
@@ -65,11 +68,19 @@ class MathTask(Task):
         """In the order of their files. Raises DataError: they cannot be read; ModuleNotFoundError: no math-verify."""
         require_math_verify()
         everything = self._load(self.data)
+        questions = [each.data["question"] for each in everything]
         test = [each for name in self.tests for each in self._load(name)]
-        if not self.tests:
-            test = [each for each in everything if is_held_out(each, self.held_out_fraction)]
-        held_out = {each.content for each in test}
-        return {"train": [each for each in everything if each.content not in held_out], "test": test}
+        if self.tests:
+            held_out = set(repeated(questions, [each.data["question"] for each in test]))
+            near = len(held_out)
+        else:  # whole groups of near-duplicates, as their first one is
+            apart = [is_held_out(each, self.held_out_fraction) for each in everything]
+            held_out = {i for i, first in enumerate(near_duplicates(questions)) if apart[first]}
+            test = [everything[i] for i in sorted(held_out)]
+            near = sum(not apart[i] for i in held_out)
+        if near:
+            print(f"math: {near} problems of {self.data} repeat held-out ones: not trained on", file=sys.stderr)
+        return {"train": [each for i, each in enumerate(everything) if i not in held_out], "test": test}
 
     def _load(self, name: str) -> list[Problem]:
         kept = []

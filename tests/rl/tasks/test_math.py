@@ -52,6 +52,27 @@ def test_a_second_data_set_is_held_out_whole_and_never_trained_on(tmp_path, sums
         sample_problems(task, 3, random.Random(0), "test", unique=True)
 
 
+NEAR = r"If $m$ and $n$ are integers with $3m + 4n = %d$, what is the smallest possible value of $%s$ ?%s"
+
+
+def test_what_nearly_repeats_a_held_out_problem_is_not_trained_on(tmp_path, capsys):
+    asked = [(NEAR % (n, "|m - n|", ""), str(n)) for n in range(100, 160)]
+    again = [(NEAR % (n, r"\left| m - n \right|", "."), str(n)) for n in range(100, 160)]
+    both = write(tmp_path / "both.jsonl", [*asked, *again])
+    task = make_task("math", data=both)
+    answers = {split: {problem.answer for problem in task.problems[split]} for split in ("train", "test")}
+    assert len(task.problems["train"]) + len(task.problems["test"]) == 120
+    assert not answers["train"] & answers["test"]
+    assert " problems of " in capsys.readouterr().err
+    few = write(tmp_path / "few.jsonl", again[:7])
+    assert len(make_task("math", data=both, test=few).problems["train"]) == 120 - 14
+    assert "math: 14 problems of" in capsys.readouterr().err
+    data, test = write(tmp_path / "asked.jsonl", asked), write(tmp_path / "x.jsonl", [("1?", "1")])
+    task, config = make_task("math", data=data, test=test), SimpleNamespace(eval=EvalConfig(data=[few]))
+    with pytest.raises(ConfigError, match="7 of the 7 problems would be trained on"):
+        held_out_problems(task, config)
+
+
 def test_prompts_follow_the_template(sums):
     for name, words in TEMPLATES.items():
         problem = make_task("math", data=sums, template=name).problems["train"][0]
