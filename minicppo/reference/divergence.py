@@ -26,7 +26,7 @@ def topk_partition(mu: Numbers, k: int, sampled: int, variant: str = "union") ->
     """The k likeliest tokens of mu and the sampled token, each alone, and one cell "other".
 
     variant: "union" (paper: k + 1 single cells when the sampled token is outside the top k) or "replace_last"
-    (other codes: the sampled token takes the k-th place).
+    (the DPPO authors' Stable-RL, TRL: the sampled token takes the k-th place).
     """
     top = sorted(range(len(mu)), key=lambda i: -mu[i])[:k]
     if sampled not in top:

@@ -36,6 +36,7 @@ class Response:
     width: of the padded batch that the response stood in, 0 for its own length.
     given_divergence, given_weights: D_t and w_t in the place of those that a method names. (A shuffled schedule must
     be given: its order is that of a random generator.) old: the sampled tokens' pi_old, None where it is mu.
+    batch, index: all responses, and which of them this is, for methods that decide over a batch.
     """
 
     mu: Floats
@@ -47,6 +48,8 @@ class Response:
     given_divergence: Floats | None = None
     given_weights: Floats | None = None
     old: Floats | None = None
+    batch: Sequence["Response"] = ()
+    index: int = 0
 
     @property
     def ratios(self) -> list[float]:

@@ -14,13 +14,18 @@ def group_advantages(rewards: Sequence[float], normalize_std: bool = False, ddof
     return [(r - mean) / (std + 1e-6) if normalize_std else r - mean for r in rewards]
 
 
-def aggregate(losses: Sequence[Sequence[float]], mode: str, horizon: int | None = None) -> float:
-    """Mean loss of ragged per-token losses, one inner sequence a response (valid tokens, masked ones included)."""
-    total, n = sum(sum(row) for row in losses), len(losses)
+def aggregate(
+    losses: Sequence[Sequence[float]], mode: str, horizon: int | None = None, count_empty: bool = True
+) -> float:
+    """Mean loss of ragged per-token losses, one inner sequence a response (valid tokens, masked ones included).
+
+    count_empty: whether a response without a token is one of the responses averaged over.
+    """
+    total, n = sum(sum(row) for row in losses), sum(bool(row) or count_empty for row in losses)
     if mode == "token-mean":
         return total / sum(len(row) for row in losses)
     if mode == "seq-mean-token-mean":
-        return sum(sum(row) / len(row) for row in losses) / n
+        return sum(sum(row) / len(row) for row in losses if row) / n
     if mode == "seq-mean-token-sum":
         return total / n
     if mode == "seq-mean-token-sum-norm":

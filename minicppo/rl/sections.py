@@ -155,7 +155,7 @@ class TrainConfig(Section):
     epochs: int = key(1, "passes over each rollout batch", ge=1)
     staleness: int = key(0, "rollouts come from the weights of this many optimiser steps ago", ge=0)
     old_log_probs: Literal["rollout", "recompute"] | None = key(
-        None, "pi_old: the rollout's log-probs, or the trainer's before an iteration's updates; null: as the method needs"
+        None, "pi_old: the rollout's log-probs, or the trainer's before its updates; null: as the method needs"
     )
     lr: float = key(3e-4, "AdamW's learning rate", gt=0)
     lr_warmup: int = key(5, "optimiser steps of linear learning-rate warm-up", ge=0)

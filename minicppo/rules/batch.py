@@ -105,7 +105,12 @@ class TokenBatch:
     @cached_property
     def log_ratio(self) -> Float[Tensor, "B T"]:
         """log pi - log mu, held within +-20; zero on invalid positions."""
-        return held(self.log_probs - self.rollout_log_probs)
+        return held(self.raw_log_ratio)
+
+    @cached_property
+    def raw_log_ratio(self) -> Float[Tensor, "B T"]:
+        """The same, not held: what sums and means over a response are made of."""
+        return self.log_probs - self.rollout_log_probs
 
     @cached_property
     def log_mismatch(self) -> Float[Tensor, "B T"]:

@@ -80,7 +80,8 @@ def partition(
     """Probabilities (pi, mu) of the paper's Top-K cells, float64: mu's top K, the sampled token, "other".
 
     variant: "union" keeps K + 1 single cells when the sampled token is outside the top K (paper); "replace_last" puts
-    it in the place of the K-th (other codes), which sees less. A sampled token inside the top K gets an empty cell.
+    it in the place of the K-th (the DPPO authors' own Stable-RL, on vLLM and SGLang, and TRL), which sees less. A
+    sampled token inside the top K gets an empty cell.
     """
     if variant not in TOPK_VARIANTS:
         raise ValueError(f"topk_variant={variant!r} is unknown; use 'union' (paper) or 'replace_last'")

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from minicppo.rules.packing import Packed
@@ -22,13 +22,14 @@ class GroupAdvantages:
 
 
 def group_advantages(
-    rewards: Float[Tensor, " N"], group_size: int, *, normalize_std: bool = False, ddof: int = 1
+    rewards: Shaped[Tensor, " N"], group_size: int, *, normalize_std: bool = False, ddof: int = 1
 ) -> GroupAdvantages:
     """A = r - mean of its group; with `normalize_std` also over (std + 1e-6), as GRPO's authors do.
 
     rewards: (N,), the responses to one prompt next to each other, `group_size` each. The default, no division, is what
     the released CPPO and DPPO recipes use (and Dr.GRPO). Groups without reward variance teach nothing: they are marked
-    to be dropped. Raises ValueError when group_size < 2, does not divide N, or a reward is not finite.
+    to be dropped. Integers and truth values are taken as float32. Raises ValueError when group_size < 2, does not
+    divide N, or a reward is not finite.
     """
     if group_size < 2:
         raise ValueError(f"group_size={group_size}: a group of fewer than 2 responses has no relative advantage")
@@ -36,7 +37,7 @@ def group_advantages(
         raise ValueError(f"rewards of shape {tuple(rewards.shape)} do not split into groups of {group_size}")
     if not bool(torch.isfinite(rewards).all()):
         raise ValueError("rewards hold NaN or infinity; a failed check should score 0")
-    groups = rewards.reshape(-1, group_size)
+    groups = (rewards if rewards.is_floating_point() else rewards.float()).reshape(-1, group_size)
     centred = groups - groups.mean(1, keepdim=True)
     alive = (groups != groups[:, :1]).any(1, keepdim=True)
     if normalize_std:
@@ -52,6 +53,7 @@ def aggregate(
     horizon: int | None = None,
     total_tokens: int | None = None,
     total_sequences: int | None = None,
+    count_empty: bool = True,
 ) -> Float[Tensor, ""]:
     """Mean of per-token values over a batch of responses.
 
@@ -59,6 +61,8 @@ def aggregate(
     token-mean: over valid tokens. seq-mean-token-mean: over responses of each one's token mean. seq-mean-token-sum:
     over responses of each one's sum. seq-mean-token-sum-norm: the same over a constant `horizon` (Dr.GRPO).
     total_tokens, total_sequences: counts of the whole optimiser step, when this batch is one micro-batch of it.
+    count_empty: whether a response without a valid token is one of the responses averaged over (TRL, SkyRL, liger) or
+    left out (verl, OpenRLHF, NeMo-RL); `total_sequences` says so itself.
     Raises ValueError on an unknown mode, or when seq-mean-token-sum-norm has no horizon.
     """
     if loss_agg_mode not in LOSS_AGG_MODES:
@@ -67,7 +71,8 @@ def aggregate(
     counts = response_mask.sum(1)
     if loss_agg_mode == "token-mean":
         return values.sum() / max(int(counts.sum()) if total_tokens is None else total_tokens, 1)
-    sequences = max(len(values) if total_sequences is None else total_sequences, 1)
+    rows = len(values) if count_empty else int((counts > 0).sum())
+    sequences = max(rows if total_sequences is None else total_sequences, 1)
     if loss_agg_mode == "seq-mean-token-mean":
         return (values.sum(1) / counts.clamp(min=1)).sum() / sequences
     if loss_agg_mode == "seq-mean-token-sum":
@@ -87,6 +92,7 @@ def policy_loss(
     horizon: int | None = None,
     total_tokens: int | None = None,
     total_sequences: int | None = None,
+    count_empty: bool = True,
     lengths: Tensor | None = None,
 ) -> Float[Tensor, ""]:
     """-agg(sg(g) A exp(logp - sg(logp))): differentiable in `log_probs` alone.
@@ -105,5 +111,6 @@ def policy_loss(
     # Padding may hold anything, also -inf: replaced before the subtraction, whose gradient would be NaN.
     log_probs = log_probs.masked_fill(~response_mask, 0.0)
     unit = torch.exp(log_probs - log_probs.detach())  # one, with the gradient of log pi
+    values = -weight.detach() * advantages.detach() * unit
     counts = {"horizon": horizon, "total_tokens": total_tokens, "total_sequences": total_sequences}
-    return aggregate(-weight.detach() * advantages.detach() * unit, response_mask, loss_agg_mode, **counts)
+    return aggregate(values, response_mask, loss_agg_mode, **counts, count_empty=count_empty)

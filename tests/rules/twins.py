@@ -148,15 +148,22 @@ def loop_divergence(kind: str, row: Trace, k: int = 2, variant: str = "union") -
     return loop_response(row, k).divergence(kind, variant)
 
 
-def loop_weights(method: rules.Method, row: Trace, *, width: int, k: int = 2) -> list[float]:
-    """The g of one response by the method's loop. width: of the batch, for padded-length weights."""
+def loop_weights(
+    method: rules.Method, row: Trace, *, width: int, k: int = 2, batch: Sequence[Trace] = (), index: int = 0
+) -> list[float]:
+    """The g of one response by the method's loop. width: of the batch, for padded-length weights.
+
+    batch, index: all responses and which one this is, for methods that decide over a batch.
+    """
     weights, params = None, method.params
     if params.get("schedule") == "shuffled":  # the permutation itself is the rules' own; that it is one is tested apart
         valid = torch.ones(1, len(row), dtype=torch.bool)
         weights = rules.position_weights(valid, params["w_min"], schedule="shuffled", seed=params["seed"])[0].tolist()
     if method.corrects:
         params |= {"rule": method.rule.family}
-    return reference.LOOPS[method.family](loop_response(row, k, width=width, given_weights=weights), **params)
+    every = [loop_response(each, k) for each in batch] if method.level == "batch" else ()
+    response = loop_response(row, k, width=width, given_weights=weights, batch=every, index=index)
+    return reference.LOOPS[method.family](response, **params)
 
 
 def drift(token: Token, needs: str, k: int = 2) -> float:

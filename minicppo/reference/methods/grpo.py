@@ -17,16 +17,22 @@ def unmasked(response: Response) -> list[float]:
     return response.ratios
 
 
-def beyond_clip(rho: float, a: float, low: float, high: float) -> bool:
-    """rho > 1 + high where A > 0, rho < 1 - low where A < 0: PPO's clip."""
-    return (a > 0 and rho > 1 + high) or (a < 0 and rho < 1 - low)
+def beyond_clip(rho: float, a: float, low: float, high: float, c: float = math.inf) -> bool:
+    """rho > 1 + high where A > 0, rho < 1 - low or rho > c where A < 0: PPO's clip, and a dual clip."""
+    return (a > 0 and rho > 1 + high) or (a < 0 and (rho < 1 - low or rho > c))
 
 
 @loop("ppo")
-def ppo(response: Response, *, clip_low: float, clip_high: float) -> list[float]:
-    """g_t = rho_t, but 0 beyond the clip."""
+def ppo(response: Response, *, clip_low: float, clip_high: float, clip_c: float = math.inf) -> list[float]:
+    """g_t = rho_t, but 0 beyond the clips."""
     tokens = zip(response.ratios, response.advantages, strict=True)
-    return [0.0 if beyond_clip(rho, a, clip_low, clip_high) else rho for rho, a in tokens]
+    return [0.0 if beyond_clip(rho, a, clip_low, clip_high, clip_c) else rho for rho, a in tokens]
+
+
+@loop("rollout-is")
+def rollout_is(response: Response, *, clip_low: float, clip_high: float) -> list[float]:
+    """g_t = rho_t strictly between 1 - low and 1 + high, 0 elsewhere."""
+    return [rho if 1 - clip_low < rho < 1 + clip_high else 0.0 for rho in response.ratios]
 
 
 @loop("cispo")
@@ -46,10 +52,10 @@ def minpro(response: Response, *, w_max: float, w_low: float = 0.0) -> list[floa
 
 
 @loop("gspo")
-def gspo(response: Response, *, clip_low: float, clip_high: float) -> list[float]:
-    """g_t = s, the geometric mean of the response's ratios, but 0 where s is beyond PPO's clip."""
+def gspo(response: Response, *, clip_low: float, clip_high: float, clip_c: float = math.inf) -> list[float]:
+    """g_t = s, the geometric mean of the response's ratios, but 0 where s is beyond PPO's clips."""
     s = math.exp(sum(math.log(rho) for rho in response.ratios) / len(response.mu))
-    return [0.0 if beyond_clip(s, a, clip_low, clip_high) else s for a in response.advantages]
+    return [0.0 if beyond_clip(s, a, clip_low, clip_high, clip_c) else s for a in response.advantages]
 
 
 @loop("sapo")

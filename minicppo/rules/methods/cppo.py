@@ -108,9 +108,10 @@ register(
     ),
     CPPO(
         name="cppo-verl",
-        summary="the authors' verl branch: padded length, budget cap 5x",
+        summary="the authors' verl branch: padded length, budget cap 5x, ratio cap 20",
         length="padded",
         cap_factor=5.0,
+        ratio_cap=20.0,
     ),
     Decoupled(name="cppo-decoupled", summary="ablation: weighted token limit, unweighted budget (ours)"),
 )

@@ -22,7 +22,7 @@ class DPPO(Method):
     divergence: str = hyper("binary_tv", "paper: topk_tv with K = 20; released codes: binary_tv", choices=DIVERGENCES)
     ratio_cap: float = hyper(math.inf, "the paper has none; DPPO's scaling runs use 5", low=0)
     direction: str = hyper("ratio", "paper Eq. 10; 'predicted' is arXiv 2607.10848", choices=("ratio", "predicted"))
-    topk_variant: str = hyper("union", "DPPO's paper; 'replace_last' is what other codes do", choices=TOPK_VARIANTS)
+    topk_variant: str = hyper("union", "DPPO's paper; 'replace_last' is its authors' code", choices=TOPK_VARIANTS)
 
     def __call__(self, batch: TokenBatch) -> TokenWeights:
         D, away, weight, stats = self.read(batch)

@@ -1,11 +1,12 @@
 """GRPO and its kin: weights that the ratio alone decides, the plain policy gradient's among them."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from minicppo.rules.batch import held
 from minicppo.rules.method import Method, Reason, TokenBatch, TokenWeights, hyper, masked_weights, register
 
 
@@ -37,7 +38,7 @@ class Unmasked(Method):
 class PPO(Method):
     """Gradient of min(rho A, clip(rho, 1 - clip_low, 1 + clip_high) A).
 
-    Zero beyond the clip, on the side that moves away from mu.
+    Zero beyond the clip, on the side that moves away from mu; and where A < 0 and rho > clip_c (dual clip).
     """
 
     family = "ppo"
@@ -46,13 +47,31 @@ class PPO(Method):
 
     clip_low: float = hyper(0.2, "DAPO and the paper's GRPO row", low=0, high=1)
     clip_high: float = hyper(0.28, "DAPO clip-higher, the paper's GRPO row (PPO: 0.2)", low=0)
+    clip_c: float = hyper(
+        math.inf, "arXiv 1912.09729; verl's default 3, TRL's delta; off as in the papers", low=1, closed=True
+    )
 
     def __call__(self, batch: TokenBatch) -> TokenWeights:
         return masked_weights(batch, self.within(batch.ratio, batch.advantages), batch.ratio)
 
     def within(self, ratio: Tensor, A: Tensor) -> Tensor:
-        """Which ratios are not beyond the clip."""
-        return ~(((A > 0) & (ratio > 1 + self.clip_high)) | ((A < 0) & (ratio < 1 - self.clip_low)))
+        """Which ratios are not beyond the clips."""
+        beyond = (ratio < 1 - self.clip_low) | (ratio > self.clip_c)
+        return ~(((A > 0) & (ratio > 1 + self.clip_high)) | ((A < 0) & beyond))
+
+
+@dataclass(frozen=True)
+class RolloutIS(PPO):
+    """The ratio where it lies strictly between 1 - clip_low and 1 + clip_high, zero elsewhere, whatever A's sign."""
+
+    family = "rollout-is"
+    formula = "rho in (1 - clip_low, 1 + clip_high)"
+    source = "SkyRL 0.3, rollout_is"
+
+    clip_c: float = field(default=math.inf, init=False)
+
+    def within(self, ratio: Tensor, A: Tensor) -> Tensor:
+        return (ratio > 1 - self.clip_low) & (ratio < 1 + self.clip_high)
 
 
 @dataclass(frozen=True)
@@ -88,6 +107,11 @@ class MinPRO(CISPO):
         return masked_weights(batch, batch.mask, weight, raw=raw, stats={"minpro/rho_min": smallest})
 
 
+def response_mean(batch: TokenBatch, values: Tensor) -> Tensor:
+    """(B, 1) mean of log-ratios over a response's valid tokens, held within +-20: the mean, not its summands."""
+    return held(values.sum(1, keepdim=True) / batch.lengths.clamp(min=1)[:, None])
+
+
 @dataclass(frozen=True)
 class GSPO(PPO):
     """PPO's clip on the geometric mean of the response's ratios; all its tokens share that weight."""
@@ -101,8 +125,7 @@ class GSPO(PPO):
     clip_high: float = hyper(4e-4, "GSPO (arXiv 2507.18071)", low=0)
 
     def __call__(self, batch: TokenBatch) -> TokenWeights:
-        mean = (batch.log_ratio * batch.mask).sum(1, keepdim=True) / batch.lengths.clamp(min=1)[:, None]
-        s = mean.exp().expand_as(batch.ratio)
+        s = response_mean(batch, batch.raw_log_ratio).exp().expand_as(batch.ratio)
         return masked_weights(batch, self.within(s, batch.advantages), s, raw=s, code=Reason.SEQUENCE)
 
 
@@ -150,10 +173,13 @@ register(
     Unmasked(summary="importance weight, no mask"),
     PPO(name="ppo", summary="symmetric ratio clip", clip_high=0.2),
     PPO(name="grpo", summary="clip-higher, the paper's GRPO row"),
+    PPO(name="grpo-dual", summary="the same with a dual clip, verl's default", clip_c=3.0),
+    RolloutIS(summary="a band of ratios, whatever the direction"),
     CISPO(summary="clipped weight, gradient everywhere"),
     CISPO(name="cispo-verl", summary="verl's example: maximum weight 1.2", w_max=1.2),
     MinPRO(summary="prefix minimum of the ratios"),
     GSPO(summary="clip on the response's mean ratio"),
+    GSPO(name="luspo", summary="wider; its recipe sums tokens (arXiv 2602.05261)", clip_low=2e-3, clip_high=2.5e-3),
     SAPO(summary="sigmoid in the place of the clip"),
     DRPO(summary="quadratic penalty, weighted by mu"),
     DRPO(name="spo", summary="quadratic penalty, not weighted by mu", mu_weighted=False),

@@ -21,7 +21,7 @@ class TRM(Method):
     divergence: str = hyper(
         "topk_kl", "TRM: KL, or k3 for the average and |log ratio| for the max", choices=(*DIVERGENCES, *ESTIMATES)
     )
-    topk_variant: str = hyper("union", "DPPO's paper; 'replace_last' is what other codes do", choices=TOPK_VARIANTS)
+    topk_variant: str = hyper("union", "DPPO's paper; 'replace_last' is its authors' code", choices=TOPK_VARIANTS)
 
     def __call__(self, batch: TokenBatch) -> TokenWeights:
         D = token_divergence(batch, self.divergence, topk_variant=self.topk_variant)
