@@ -64,7 +64,7 @@ class Response:
     @property
     def since_old(self) -> "Response":
         """The same with pi_old in the place of mu."""
-        return replace(self, mu=self.old or self.mu, old=None)
+        return replace(self, mu=self.old or self.mu, old=None, batch=[each.since_old for each in self.batch])
 
     def divergence(self, kind: str, variant: str = "union") -> list[float]:
         """D_t by name; the binary ones, "k3" and "abs_log_ratio" need no distributions.

@@ -71,11 +71,16 @@ def gives_reasons(method: rules.Method, drawn: Drawn) -> None:
 
 
 def is_free_of_layout(method: rules.Method, drawn: Drawn) -> None:
-    """methods P3. Packing, permuting, rows taken alone leave the weights to the bit, padding and holes to rounding."""
+    """methods P3. Packing, permuting, rows taken alone leave the weights to the bit, padding and holes to rounding; so
+    does an advantage given once for a response."""
     rows, layout = drawn
     if method.params.get("length") == "padded":
         return  # the authors' branch, which depends on the batch's width: that is its point
     batch = token_batch(rows, layout, method.needs)
+    once = torch.tensor([row[0].advantage for row in rows], dtype=torch.float64)
+    by_token = once[:, None] * layout.mask
+    a, b = (method(dataclasses.replace(batch, advantages=A)).weight for A in (once, by_token))
+    assert torch.equal(a, b)
     weight = method(batch).weight
     top = batch.top
     if top is not None:

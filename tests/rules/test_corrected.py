@@ -92,20 +92,17 @@ def test_a_coupled_method_reads_no_pi_old(drawn, name):
     assert torch.equal(method(batch).weight, method(replace(batch, old_log_probs=None)).weight)
 
 
-@given(traces(), ANY, st.sampled_from(REGIONS), st.sampled_from([0.5, 1.0, 4.0]))
-def test_a_composition_is_the_product(drawn, name, region, scale):
+@given(traces(), ANY, st.sampled_from(REGIONS), st.sampled_from([0.5, 1.0, 4.0]), st.sampled_from(["old", "rollout"]))
+def test_a_composition_is_the_product(drawn, name, region, scale, anchor):
     """g = g_rule(pi, pi_old) c(w), and with mu as the anchor g_rule(pi, mu) c(w) / w; each is its loop, too."""
-    batch, rule = token_batch(*drawn), rules.get_method(region)
-    found = {}
-    for anchor, seen in (("old", batch.since_old), ("rollout", batch)):
-        method = varied(rules.get_method(region, correction=name, anchor=anchor), scale)
-        plain = varied(rule, scale)(seen)
-        c = varied(rules.get_method("reinforce", correction=name, anchor=anchor), scale)(batch)
-        close(method(batch).weight, plain.weight.double() * c.weight.double())
-        assert torch.equal(method(batch).token_mask, plain.token_mask & c.token_mask)
-        equals_its_loop(method, drawn)
-        found[anchor] = c
-    assert torch.equal(found["old"].token_mask, found["rollout"].token_mask)
+    batch = token_batch(*drawn)
+    method, alone = (
+        varied(rules.get_method(rule, correction=name, anchor=anchor), scale) for rule in (region, "reinforce")
+    )
+    plain, c = varied(rules.get_method(region), scale)(batch.since_old if anchor == "old" else batch), alone(batch)
+    close(method(batch).weight, plain.weight.double() * c.weight.double())
+    assert torch.equal(method(batch).token_mask, plain.token_mask & c.token_mask)
+    equals_its_loop(method, drawn)
 
 
 def test_what_does_not_compose_is_refused():
@@ -133,4 +130,6 @@ def test_parameters_go_to_the_rule_or_to_the_correction():
     assert rules.get_method("grpo", correction="k3-mask").formula == "M_PPO r, mean k3(w) in [low, high]"
     assert rules.get_method("cppo", correction="seq-tis", anchor="rollout").formula == "M_CPPO rho min(prod w, C)"
     assert method.level == "token"
+    own = set(rules.get_method("tis").params) - set(rules.get_method("grpo").params)
+    assert not any(own & set(rules.get_method(name).params) for name in REGIONS)  # else one name would mean two things
     assert rules.get_method("seq-mask").level == "sequence"

@@ -22,12 +22,12 @@ def covariances(batch: list[Response]) -> dict[Place, float]:
 
 
 @loop("clip-cov")
-def clip_cov(response: Response, *, share: float, low: float, high: float, **clips: float) -> list[float]:
-    """PPO's g_t; 0 for every so-manieth unclipped token whose covariance is in (low, high), largest first."""
+def clip_cov(response: Response, *, share: float, cov_low: float, cov_high: float, **clips: float) -> list[float]:
+    """PPO's g_t; 0 for every so-manieth unclipped token whose covariance is in (cov_low, cov_high), largest first."""
     batch = list(response.batch) or [response]
     cov = covariances(batch)
     free = {(i, t): g > 0 for i, each in enumerate(batch) for t, g in enumerate(ppo(each, **clips))}
-    band = sorted((p for p in cov if free[p] and low < cov[p] < high), key=lambda p: -cov[p])
+    band = sorted((p for p in cov if free[p] and cov_low < cov[p] < cov_high), key=lambda p: -cov[p])
     k = min(len(band), max(1, int(share * len(cov))))
     masked = {band[(2 * i + 1) * len(band) // (2 * k)] for i in range(k)}
     return [0.0 if (response.index, t) in masked else g for t, g in enumerate(ppo(response, **clips))]

@@ -57,7 +57,8 @@ class Corrected(Method):
 
     @property
     def level(self) -> str:  # type: ignore[override]
-        return "sequence" if self.reject in ("any", "sum", "mean") else self.rule.level
+        whole = self.reject in ("any", "sum", "mean") and self.rule.level != "batch"
+        return "sequence" if whole else self.rule.level
 
     @property
     def formula(self) -> str:  # type: ignore[override]
@@ -119,59 +120,16 @@ class Corrected(Method):
 TIS: dict[str, Any] = {"cap": 2.0}
 GEOMETRIC: dict[str, Any] = {"reject": "mean", "low": 0.999, "high": 1.001}
 VERL, COLLAPSE = "verl's rollout correction", "richardli.xyz/rl-collapse"
-
-register(
-    Corrected(name="tis", summary="each token's mismatch truncated", source="fengyao.notion.site/off-policy-rl", **TIS),
-    Corrected(
-        name="icepop",
-        summary="tokens of a large mismatch masked",
-        source="arXiv 2510.18855",
-        reject="token",
-        low=0.5,
-        high=2.0,
-    ),
-    Corrected(name="seq-tis", summary="the response's mismatch truncated", source=COLLAPSE, weigh="sequence", **TIS),
-    Corrected(
-        name="seq-mask",
-        summary="responses of a large mismatch masked: TRL's default",
-        source="TRL 1.16, sequence_mask",
-        weigh="sequence",
-        reject="sum",
-        high=3.0,
-    ),
-    Corrected(
-        name="seq-mask-tis",
-        summary="responses in a band, their tokens truncated",
-        source=COLLAPSE,
-        reject="sum",
-        low=0.5,
-        high=2.0,
-        **TIS,
-    ),
-    Corrected(
-        name="geo-mask",
-        summary="responses in a band of their geometric mean",
-        source=COLLAPSE,
-        weigh="off",
-        **GEOMETRIC,
-    ),
-    Corrected(name="geo-mask-tis", summary="the same, their tokens truncated", source=VERL, **GEOMETRIC, **TIS),
-    Corrected(
-        name="k3-mask",
-        summary="responses with a small mean k3",
-        source=VERL,
-        weigh="off",
-        reject="mean",
-        estimate="k3",
-        high=0.01,
-    ),
-    Corrected(
-        name="outlier-mask",
-        summary="responses without an extreme token",
-        source="SkyRL 0.3, outlier tokens",
-        weigh="off",
-        reject="any",
-        low=1e-4,
-        high=100.0,
-    ),
+VARIANTS: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
+    ("tis", "each token's mismatch truncated", "fengyao.notion.site/off-policy-rl", TIS),
+    ("icepop", "tokens of a large mismatch masked", "arXiv 2510.18855", {"reject": "token", "low": 0.5, "high": 2.0}),
+    ("seq-tis", "the response's mismatch truncated", COLLAPSE, {"weigh": "sequence"} | TIS),
+    ("seq-mask", "TRL's default: responses masked", "TRL 1.16", {"weigh": "sequence", "reject": "sum", "high": 3.0}),
+    ("seq-mask-tis", "responses in a band, tokens truncated", VERL, {"reject": "sum", "low": 0.5, "high": 2.0} | TIS),
+    ("geo-mask", "responses in a band of the geometric mean", COLLAPSE, {"weigh": "off"} | GEOMETRIC),
+    ("geo-mask-tis", "the same, tokens truncated", VERL, GEOMETRIC | TIS),
+    ("k3-mask", "responses with a small k3", VERL, {"weigh": "off", "reject": "mean", "estimate": "k3", "high": 0.01}),
+    ("outlier-mask", "no extreme token", "SkyRL 0.3", {"weigh": "off", "reject": "any", "low": 1e-4, "high": 100.0}),
 )
+for _name, _summary, _source, _values in VARIANTS:
+    register(Corrected(name=_name, summary=_summary, source=_source, **_values))

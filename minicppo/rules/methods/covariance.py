@@ -19,13 +19,14 @@ def covariances(batch: TokenBatch) -> Tensor:
     Rounded to 9 places, so that equal ones stay equal in whatever order a mean is summed.
     """
     count = batch.mask.sum().clamp(min=1)
-    A, x = (value.double() - value.double().sum() / count for value in (batch.advantages, batch.log_probs))
+    columns = (value.double() for value in (batch.advantages, batch.log_probs))
+    A, x = (value - value.masked_fill(~batch.mask, 0.0).sum() / count for value in columns)
     return (A * x).round(decimals=9).masked_fill(~batch.mask, -torch.inf)
 
 
 @dataclass(frozen=True)
 class ClipCov(PPO):
-    """PPO's clip, and no gradient for a small share of the tokens whose covariance lies in (low, high).
+    """PPO's clip, and no gradient for a small share of the tokens whose covariance lies in (cov_low, cov_high).
 
     verl draws them at random. Here they are every so-manieth of the band in the order of their covariance: as many,
     spread over it evenly, and the same at every call.
@@ -38,13 +39,13 @@ class ClipCov(PPO):
 
     clip_high: float = hyper(0.2, "verl's default", low=0)
     share: float = hyper(2e-4, "verl's default: of valid tokens, one at least", low=0, high=1)
-    low: float = hyper(1.0, "verl's default: lower end of the band", low=0)
-    high: float = hyper(5.0, "verl's default: upper end of the band", low=0)
+    cov_low: float = hyper(1.0, "verl's default: lower end of the band", low=0)
+    cov_high: float = hyper(5.0, "verl's default: upper end of the band", low=0)
 
     def __call__(self, batch: TokenBatch) -> TokenWeights:
         keep, cov = self.within(batch.ratio, batch.advantages), covariances(batch)
         order = cov.flatten().argsort(descending=True, stable=True)
-        band = order[(keep & (cov > self.low) & (cov < self.high)).flatten()[order]]
+        band = order[(keep & (cov > self.cov_low) & (cov < self.cov_high)).flatten()[order]]
         n = len(band)
         k = min(n, max(1, int(self.share * int(batch.mask.sum()))))
         places = (2 * torch.arange(k, device=band.device) + 1) * n // max(2 * k, 1)
