@@ -92,7 +92,7 @@ def method_loss(
     batch = TokenBatch(log_prob, old_log_prob, advantages, response_mask)
     out = method(batch)
     if config.policy_loss.record:
-        _recorder(**config.policy_loss.record).micro_batch(batch)
+        recorder(**config.policy_loss.record).micro_batch(batch)
     loss = policy_loss(
         log_prob,
         out.weight,
@@ -109,7 +109,7 @@ def method_loss(
 
 
 @functools.cache
-def _recorder(folder: str, every: int = 10, rows: int | None = 64) -> Recorder:
+def recorder(folder: str, every: int = 10, rows: int | None = 64) -> Recorder:
     """One a process."""
     return Recorder(folder, every, rows)
 

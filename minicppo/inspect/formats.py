@@ -80,10 +80,14 @@ def origin(record: Record) -> dict[str, Any]:
 
 def masked(mask: Column, columns: Record, **more: Any) -> Row:
     """The row of the tokens that count, out of columns over a whole sequence."""
-    valid = mask > 0
-    begins = valid & ~np.concatenate([[False], valid[:-1]])
-    tokens: Record = {name: value[valid] if isinstance(value, np.ndarray) else value for name, value in columns.items()}
-    return Row(**tokens, turn=begins.cumsum()[valid] - 1, **more)
+    at: Any = np.flatnonzero(mask > 0)
+    turn = None
+    if len(at) and at[-1] - at[0] + 1 == len(at):
+        at = slice(at[0], at[-1] + 1)  # no holes, as nearly always
+    elif len(at):
+        turn = np.concatenate([[0], (np.diff(at) > 1).cumsum()])
+    tokens: Record = {name: value[at] if isinstance(value, np.ndarray) else value for name, value in columns.items()}
+    return Row(**tokens, turn=turn, **more)
 
 
 def prime(record: Record) -> Iterator[Row]:

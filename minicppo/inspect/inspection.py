@@ -16,7 +16,8 @@ from minicppo.inspect.table import Column, Table, portions
 from minicppo.inspect.tokens import Decode, Strings
 from minicppo.rules import Method, get_method
 
-TRIED = 1_000_000  # tokens that every method is tried on
+LOOKED = 10_000_000  # tokens that figures are made of; of a longer log, every so many-th response
+TRIED = 400_000  # tokens that every method is tried on
 SHOWN = 120_000  # tokens kept as they are: for thresholds, the certificate and the page
 BY = ("position", "length", "sign", "reward", "step", "turn")
 OnProgress = Callable[[Log, int], None]
@@ -45,13 +46,14 @@ class Inspection:
         """Count one portion."""
         self.tokens += len(table)
         self.responses += len(table.lengths)
-        self.expected = self.expected or self.tokens * max(self.log.place.total / max(self.log.place.done, 1), 1)
-        clean = self.artefacts.clean(table)
+        self.expected = self.expected or max(self.tokens * self.log.place.total / max(self.log.place.done, 1), 1)
+        clean = self.artefacts.clean(table, every(table, LOOKED / self.expected))
         reason = self.statistics.add(clean)
         if reason is not None:
             self.strings.add(clean, reason)
-        self.others.add(clean.responses(every(clean, TRIED / max(self.expected, 1))))
-        self.sample.append(clean.responses(every(clean, SHOWN / max(self.expected, 1))))
+        looked = min(self.expected, LOOKED)
+        self.others.add(clean.responses(every(clean, TRIED / looked)))
+        self.sample.append(clean.responses(every(clean, SHOWN / looked)))
 
     @property
     def report(self) -> dict[str, Any]:
@@ -66,7 +68,7 @@ class Inspection:
             "pi": log.pi if has_pi else "none",
             "responses": self.responses,
             "tokens": self.tokens,
-            "tokens_used": stats.tokens,
+            "looked_at": {"responses": stats.responses, "tokens": stats.tokens},
             "partial": log.partial,
             "skipped": log.skipped,
             "broken": log.broken,

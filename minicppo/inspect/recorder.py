@@ -7,6 +7,7 @@ It never stops a run: what cannot be written is said once, and no more is record
 
 import logging
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from transformers import TrainerCallback
 
 from minicppo.files import atomically
 from minicppo.rules import TokenBatch
+from minicppo.text import optional
 
 COLUMNS = ("response_ids", "rollout_log_probs", "log_probs", "old_log_probs", "advantages")  # one a token
 _say = logging.getLogger(__name__).warning
@@ -33,9 +35,11 @@ class Recorder(TrainerCallback):
         self.folder, self.every, self.rows = Path(folder), every, rows
         self.failed, self.calls = False, 0
         self._held: list[dict[str, Any]] = []
+        self._writing: threading.Thread | None = None
 
     def attach(self, trainer: Any) -> "Recorder":
         """Listen to the loss of TRL's `GRPOTrainer`, or of one that is made from it."""
+        self._guard(_parquet)  # now, so that no step pays for the import
         loss, score = trainer._compute_loss, trainer._get_per_token_logps_and_entropies
         scored: list[Tensor] = []
 
@@ -78,18 +82,26 @@ class Recorder(TrainerCallback):
             self.flush()
 
     def flush(self) -> None:
-        """Write what is held as one file, whole or not at all."""
+        """Write what is held as one file, whole or not at all, while the run goes on."""
         held, self._held = self._held, []
         if held:
-            self._guard(lambda: self._write(held))
+            self.close()
+            self._writing = threading.Thread(target=self._guard, args=(lambda: self._write(held),))
+            self._writing.start()
+
+    def close(self) -> None:
+        """Wait until everything is written."""
+        if self._writing is not None:
+            self._writing.join()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.flush()
 
-    def _write(self, rows: list[dict[str, Any]]) -> None:
-        import pyarrow
-        import pyarrow.parquet as parquet
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.close()
 
+    def _write(self, rows: list[dict[str, Any]]) -> None:
+        pyarrow, parquet = _parquet()
         form = {k: pyarrow.list_(pyarrow.int32() if k == "response_ids" else pyarrow.float32()) for k in COLUMNS}
         form |= {"step": pyarrow.int64(), "rewards": pyarrow.float32(), "group": pyarrow.int64()}
         schema = pyarrow.schema([(name, kind) for name, kind in form.items() if name in rows[0]])
@@ -97,12 +109,17 @@ class Recorder(TrainerCallback):
         with atomically(self.folder / name, shared=True) as scratch:
             parquet.write_table(pyarrow.Table.from_pylist(rows, schema), scratch, compression="zstd")
 
-    def _guard(self, action: Callable[[], None]) -> None:
+    def _guard(self, action: Callable[[], object]) -> None:
         try:
             action()
         except Exception as error:
+            if not self.failed:
+                _say("nothing more is recorded in %s: %s: %s", self.folder, type(error).__name__, error)
             self.failed, self._held = True, []
-            _say("nothing more is recorded in %s: %s: %s", self.folder, type(error).__name__, error)
+
+
+def _parquet() -> tuple[Any, Any]:
+    return optional("pyarrow", "a recorder", "inspect"), optional("pyarrow.parquet", "a recorder", "inspect")
 
 
 def of_trl(inputs: dict[str, Any], log_probs: Tensor) -> dict[str, Any]:

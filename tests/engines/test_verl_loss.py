@@ -117,6 +117,7 @@ def test_a_recorded_loss_inspected_masks_what_it_logged(tmp_path):
     object.__setattr__(config.policy_loss, "record", {"folder": str(tmp_path), "every": 1, "rows": None})
     data = sample()
     _, _, metrics = verl_loss_of(config, data, list(range(len(data))))
+    verl_loss.recorder(**config.policy_loss.record).close()
     found = inspect([tmp_path]).report
     assert found["responses"] == len(data)
     assert found["masked"] == pytest.approx(metrics["actor/mask/frac"].aggregate(), abs=1e-6)

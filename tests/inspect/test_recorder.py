@@ -69,6 +69,7 @@ def test_losses_that_are_plain_functions(tmp_path, monkeypatch):
         recorder = Recorder(tmp_path, every=2, rows=2)
         for _ in range(3):
             recorder.micro_batch(batch())
+        recorder.close()
     names = [file.name for file in Log([tmp_path]).files]
     assert names == [f"step_{step:08d}-rank_{rank}.parquet" for step in (0, 2) for rank in (0, 1)]
     found = table(list(Log([tmp_path / names[0]]).rows()))
@@ -82,6 +83,7 @@ def test_what_cannot_be_written_is_said_once_and_stops_nothing(tmp_path, caplog)
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
             recorder.micro_batch(batch())
+        recorder.close()
     assert [record.getMessage().startswith("nothing more is recorded") for record in caplog.records] == [True]
 
 
