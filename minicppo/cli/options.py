@@ -68,4 +68,5 @@ def pair(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals:
         raise ValueError(f"{text!r} must have the form key=value, e.g. budget=fixed or delta=0.2")
-    return key, yaml.safe_load(value)
+    read = yaml.safe_load(value)
+    return key, value if isinstance(read, bool) and value.lower() not in ("true", "false") else read  # "off" is a name
