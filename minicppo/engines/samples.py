@@ -1,0 +1,136 @@
+"""A method's loss on sequences as other engines hand them over: one 1-D sample each, its layout checked first.
+
+prime-rl, Tinker, SkyRL, NeMo-RL and TRL's asynchronous trainer stand on this file; each adds its own names and its own
+denominator.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from minicppo.plugins import load_plugins
+from minicppo.rules import Method, TokenBatch, TopLogProbs, diagnostics, get_method
+
+FEWEST = 16  # tokens from which a shift can be told from chance
+SHIFTED = 1 / 3  # so much closer are two columns of log-probs when a shift of one token brings them together
+APART = 0.05  # nats a token, below which nothing needs an explanation
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sequence of N tokens, 1-D.
+
+    log_probs: (N,), pi's, with gradient. rollout_log_probs: (N,), mu's; None where the engine has none, which is an
+    error. mask: (N,), true or 1 on the tokens that the policy wrote. advantages: (N,).
+    old_log_probs: (N,), pi_old's: the trainer's own before the first update. top: of (N, K), for Top-K methods.
+    """
+
+    log_probs: Tensor
+    rollout_log_probs: Tensor | None
+    mask: Tensor
+    advantages: Tensor
+    old_log_probs: Tensor | None = None
+    top: TopLogProbs | None = None
+
+
+def engine_method(
+    name: str, params: dict[str, Any] | None = None, plugins: Sequence[str] = (), top: bool = False
+) -> Method:
+    """The method of that name, with files of one's own loaded first. top: the engine has mu's likeliest tokens.
+
+    Raises ValueError for an unknown name or hyper-parameter, and for a method that the engine's log-probs cannot serve.
+    """
+    return _method(name, tuple(sorted((params or {}).items())), tuple(plugins), top)
+
+
+@cache
+def _method(name: str, params: tuple[tuple[str, Any], ...], plugins: tuple[str, ...], top: bool) -> Method:
+    load_plugins(list(plugins))
+    method = get_method(name, **dict(params))
+    if method.needs == "full" or (method.needs == "topk" and not top):
+        raise ValueError(
+            f"{name} needs {'whole distributions' if method.needs == 'full' else 'the likeliest tokens'} of mu, and "
+            "this engine keeps the sampled tokens' log-probs. Way out: a method with a binary divergence, such as cppo"
+        )
+    if method.params.get("length") == "padded":
+        raise ValueError("length='padded' would be a micro-batch's width here: give the longest response, length=N")
+    return method
+
+
+def token_losses(
+    method: Method, samples: Sequence[Sample], *, with_prompt: bool
+) -> tuple[list[Float[Tensor, " N"]], dict[str, float]]:
+    """-g A exp(log pi - sg(log pi)) of every token, zero where the mask is; and the diagnostics of all samples.
+
+    with_prompt: the samples begin with their prompts. Masked tokens stay in whatever denominator the engine uses.
+    Raises ValueError where mu is missing, NaN, or laid out otherwise than pi: see `require_layout`.
+    """
+    require_layout(samples, with_prompt)
+    given: dict[str, Any] = {"response_mask": _rows([sample.mask.bool() for sample in samples])}
+    for name in ("log_probs", "rollout_log_probs", "advantages", "old_log_probs"):
+        columns = [getattr(sample, name) for sample in samples]
+        if columns[0] is not None and name in TokenBatch.__dataclass_fields__:  # no pi_old: it is mu
+            given[name] = _rows(columns)
+    if samples[0].top is not None:
+        tops = [vars(sample.top) for sample in samples]
+        given["top"] = TopLogProbs(**{name: _rows([top[name] for top in tops]) for name in tops[0]})
+    batch = TokenBatch(**given)
+    out = method(batch)
+    losses = []
+    for sample, weights in zip(samples, out.weight * batch.advantages, strict=True):
+        log_probs = sample.log_probs.masked_fill(~sample.mask.bool(), 0.0)  # what is not a token may hold anything
+        losses.append(-weights[: len(log_probs)] * torch.exp(log_probs - log_probs.detach()))
+    logged = {key: value for key, value in diagnostics(batch, out).items() if "/len_" not in key}
+    return losses, logged
+
+
+def _rows(columns: list[Tensor]) -> Tensor:
+    return pad_sequence(columns, batch_first=True)
+
+
+def require_layout(samples: Sequence[Sample], with_prompt: bool) -> None:
+    """Raise ValueError, saying which, for the mistakes of layout that would train on wrong numbers in silence.
+
+    No mu; columns of different lengths; the prompt in the mask; tokens that mu did not sample in it; mu one token off.
+    """
+    apart = torch.zeros(3, dtype=torch.float64)
+    for index, sample in enumerate(samples):
+        columns = {k: v for k, v in vars(sample).items() if isinstance(v, Tensor)}
+        if sample.rollout_log_probs is None:
+            raise ValueError(
+                f"sample {index} has no log-probs of mu, the policy that sampled it. Way out: have the sampler return "
+                "them; the trainer's own forward pass is no substitute"
+            )
+        shapes = {name: tuple(column.shape) for name, column in columns.items()}
+        if len(set(shapes.values())) > 1 or sample.mask.ndim != 1:
+            raise ValueError(f"sample {index} must have 1-D columns of one length, got {shapes}")
+        mask = sample.mask.bool()
+        if with_prompt and len(mask) and bool(mask[0]):
+            raise ValueError(
+                f"sample {index}: the prompt is in the mask, which counts the first token, and a sequence begins with "
+                "its prompt. Way out: 1 on the tokens that the policy wrote, 0 before them"
+            )
+        pi, mu = sample.log_probs.detach()[mask], sample.rollout_log_probs[mask]
+        unsampled = (mu == 0) & (pi < -0.1)
+        if bool(unsampled.any()):
+            raise ValueError(
+                f"sample {index}: {int(unsampled.sum())} tokens in the mask have a log-prob of exactly 0 under mu and "
+                f"as little as {float(pi[unsampled].min()):.2f} under pi: mu did not sample them. Prompt, tool or "
+                "padding tokens are in the mask, the mask is one token off, or mu's log-probs were not recorded"
+            )
+        if len(mu) > 2:
+            here, there = pi[1:-1].double(), mu.double().unfold(0, len(mu) - 2, 1)  # mu one token earlier, here, later
+            apart += (here - there).abs().sum(1).cpu()
+    tokens = sum(max(int(sample.mask.sum()) - 2, 0) for sample in samples)
+    left, aligned, right = (apart / max(tokens, 1)).tolist()
+    if tokens >= FEWEST and aligned > APART and min(left, right) < SHIFTED * aligned:
+        raise ValueError(
+            f"mu's log-probs are one token off pi's: {aligned:.2f} nats apart as given, {min(left, right):.2f} after a "
+            "shift of one. Way out: both columns hold at position t the log-prob of token t, or both that of token t+1"
+        )
