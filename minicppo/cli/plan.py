@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from minicppo.cli.console import console, say, table
-from minicppo.cli.options import Engine, Folder, Json, Method, Overrides, Plugins, Preset, default_folder, settings
+from minicppo.cli.options import Folder, Json, Method, Overrides, Plugins, Preset, default_folder, settings
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from minicppo.engines.plan import Plan
     from minicppo.engines.preconditions import Check
+    from minicppo.rl.config import RunConfig
 
 ASSUMED = (
     "Assumed: responses {mean_length:.0%} of the longest on average, prompts of {mean_prompt} tokens; training at "
@@ -31,7 +32,12 @@ ASSUMED = (
 def plan(
     preset: Preset,
     overrides: Overrides = None,
-    engine: Engine = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            "--engine", help="local, trl, verl; only planned: prime-rl, skyrl, nemo-rl. [default: the preset's]"
+        ),
+    ] = None,
     method: Method = None,
     run_dir: Folder = None,
     plugins: Plugins = None,
@@ -48,14 +54,19 @@ def plan(
     - `minicppo plan qwen3-8b-base --engine verl --method cppo`
     - `minicppo plan qwen3-1.7b cluster.gpu=h200-141gb cluster.gpus_per_node=4`
     - `minicppo plan qwen3-30b-a3b-base --write jobs/30b`
+    - `minicppo plan qwen3-8b-base train.loss_agg_mode=token-mean --engine prime-rl --write jobs/8b`
 
     Memory and hours are estimates from the model's architecture; the assumptions are printed with them.
     """
+    from minicppo.engines.elsewhere import TARGETS
     from minicppo.engines.plan import make_plan
     from minicppo.engines.plan_files import write_plan
     from minicppo.engines.preconditions import preconditions
     from minicppo.rl.config import load_config
 
+    if engine in TARGETS:
+        config = load_config(preset, settings(overrides, plugins, method=method))
+        return _elsewhere(config, engine, write, force, as_json)
     given = settings(overrides, plugins, engine=engine, method=method)
     config = load_config(preset, given)
     folder = run_dir or default_folder(config, given)
@@ -72,6 +83,25 @@ def plan(
     failing = sum(not check.passed for check in checks)
     say(f"{failing} of {len(checks)} preconditions fail" if failing else "All preconditions hold")
     say(*(f"wrote {path}" for path in written))
+
+
+def _elsewhere(config: RunConfig, engine: str, write: Path | None, force: bool, as_json: bool) -> None:
+    """The file of an engine that only its own command starts, printed or written; or why there can be none."""
+    from minicppo.engines.elsewhere import TARGETS, refusals_elsewhere
+    from minicppo.engines.plan_files import write_files
+
+    target, refused = TARGETS[engine], refusals_elsewhere(config, engine)
+    text = "" if refused else target.text(config)
+    written = write_files({target.file: text}, write, force) if write is not None and text else []
+    if as_json:
+        about = {"engine": engine, "method": config.method.name, "refusals": refused}
+        print(json.dumps(about | {"file": target.file, "command": target.command, "text": text}, indent=1))
+        return
+    say(*refused, *(f"wrote {path}" for path in written))
+    if text and not written:
+        print(text)
+    if text:
+        say(f"In a clone of {engine}, with minicppo installed there: {target.command}")
 
 
 def describe(made: Plan) -> list[Any]:

@@ -40,7 +40,7 @@ class MethodLoss:
     ) -> None:
         if loss_agg_mode not in LOSS_AGG_MODES:
             raise ValueError(f"loss_agg_mode={loss_agg_mode!r} is unknown; known: {', '.join(LOSS_AGG_MODES)}")
-        self.method = method if isinstance(method, Method) else engine_method(method, params, plugins)
+        self.method = method if isinstance(method, Method) else engine_method(method, params, plugins, old=True)
         self.loss_agg_mode, self.horizon = loss_agg_mode, horizon
         self.loss_type = LossType.TOKEN_LEVEL if loss_agg_mode == "token-mean" else LossType.SEQUENCE_LEVEL
 

@@ -45,7 +45,12 @@ def write_plan(config: RunConfig, folder: Path, force: bool = False) -> list[Pat
     Raises:
         FileExistsError: one of them is there already, unless `force`.
     """
-    files = {folder / name: text for name, text in plan_files(config).items()}
+    return write_files(plan_files(config), folder, force)
+
+
+def write_files(texts: dict[str, str], folder: Path, force: bool) -> list[Path]:
+    """Write each text under its name; scripts may then be run. Raises FileExistsError as `write_plan` does."""
+    files = {folder / name: text for name, text in texts.items()}
     taken = [path.name for path in files if path.exists()]
     if taken and not force:
         raise FileExistsError(f"{folder} already holds {', '.join(taken)}: give another folder, or --force")

@@ -40,23 +40,34 @@ class Sample:
 
 
 def engine_method(
-    name: str, params: dict[str, Any] | None = None, plugins: Sequence[str] = (), top: bool = False
+    name: str,
+    params: dict[str, Any] | None = None,
+    plugins: Sequence[str] = (),
+    *,
+    top: bool = False,
+    old: bool = False,
 ) -> Method:
-    """The method of that name, with files of one's own loaded first. top: the engine has mu's likeliest tokens.
+    """The method of that name, with files of one's own loaded first; `params` may name a `correction`.
 
+    top, old: does the engine have mu's likeliest tokens, and pi_old's log-probs?
     Raises ValueError for an unknown name or hyper-parameter, and for a method that the engine's log-probs cannot serve.
     """
-    return _method(name, tuple(sorted((params or {}).items())), tuple(plugins), top)
+    return _method(name, tuple(sorted((params or {}).items())), tuple(plugins), top, old)
 
 
 @cache
-def _method(name: str, params: tuple[tuple[str, Any], ...], plugins: tuple[str, ...], top: bool) -> Method:
+def _method(name: str, params: tuple[tuple[str, Any], ...], plugins: tuple[str, ...], top: bool, old: bool) -> Method:
     load_plugins(list(plugins))
     method = get_method(name, **dict(params))
     if method.needs == "full" or (method.needs == "topk" and not top):
         raise ValueError(
             f"{name} needs {'whole distributions' if method.needs == 'full' else 'the likeliest tokens'} of mu, and "
             "this engine keeps the sampled tokens' log-probs. Way out: a method with a binary divergence, such as cppo"
+        )
+    if method.corrects and not old:
+        raise ValueError(
+            f"{name} corrects pi_old, the trainer's own log-probs before its first update, which this engine does not "
+            f"hand over. Way out: {getattr(method, 'rule', method).name}, which is anchored at mu"
         )
     if method.params.get("length") == "padded":
         raise ValueError("length='padded' would be a micro-batch's width here: give the longest response, length=N")
@@ -75,7 +86,7 @@ def token_losses(
     given: dict[str, Any] = {"response_mask": _rows([sample.mask.bool() for sample in samples])}
     for name in ("log_probs", "rollout_log_probs", "advantages", "old_log_probs"):
         columns = [getattr(sample, name) for sample in samples]
-        if columns[0] is not None and name in TokenBatch.__dataclass_fields__:  # no pi_old: it is mu
+        if columns[0] is not None:  # without pi_old it is mu
             given[name] = _rows(columns)
     if samples[0].top is not None:
         tops = [vars(sample.top) for sample in samples]

@@ -51,7 +51,7 @@ def method_loss(
     none = [None] * len(log_probs)
     mu, old = (none if column is None else column for column in (rollout_logprobs, old_log_probs))
     samples = [Sample(*row) for row in zip(log_probs, mu, mask, advantages, old, strict=True)]
-    losses, logged = token_losses(engine_method(method, params, plugins), samples, with_prompt=False)
+    losses, logged = token_losses(engine_method(method, params, plugins, old=True), samples, with_prompt=False)
     return torch.stack(losses).sum(), logged
 
 
@@ -62,7 +62,7 @@ def register(name: str, params: dict[str, Any] | None = None, plugins: Sequence[
     """
     from skyrl.backends.skyrl_train.utils.ppo_utils import PolicyLossRegistry
 
-    engine_method(name, params, plugins)  # its errors belong here, not in a worker
+    engine_method(name, params, plugins, old=True)  # its errors belong here, not in a worker
     PolicyLossRegistry.register(PREFIX + name, partial(method_loss, method=name, params=params, plugins=plugins))
     return PREFIX + name
 

@@ -27,13 +27,14 @@ def custom_loss(
 
     Each `Datum` is one sequence, its `loss_fn_inputs` aligned with "target_tokens" (the input moved left by one):
     "logprobs", mu's of the target tokens, 0 on the prompt's; "advantages"; "mask", 1 on the tokens that mu sampled.
+    Optional: "old_logprobs", pi_old's (`TrainingClient.forward` before the first update), for methods that correct it.
     For Top-K methods "target_tokens" and "logprobs" are (N, 1 + K): the sampled token, then mu's K likeliest.
     The denominator is that of all data of the call, which is one optimiser step.
     Raises ValueError for an unknown aggregation; the loss itself where a column is missing or the layout is another.
     """
     if loss_agg_mode not in LOSS_AGG_MODES:
         raise ValueError(f"loss_agg_mode={loss_agg_mode!r} is unknown; known: {', '.join(LOSS_AGG_MODES)}")
-    rule = method if isinstance(method, Method) else engine_method(method, params, top=True)
+    rule = method if isinstance(method, Method) else engine_method(method, params, top=True, old=True)
 
     def loss(data: list[Any], logprobs: list[Tensor]) -> tuple[Tensor, dict[str, float]]:
         samples = [_sample(*pair) for pair in zip(data, logprobs, strict=True)]
@@ -46,15 +47,16 @@ def custom_loss(
 
 
 def _sample(datum: Any, log_probs: Tensor) -> Sample:
-    given = datum.loss_fn_inputs
+    given = {key: value.to_torch().to(log_probs.device) for key, value in datum.loss_fn_inputs.items()}
     if missing := [key for key in KEYS if key not in given]:
         raise ValueError(
             f"a Datum has no {', '.join(missing)} in loss_fn_inputs. Way out: one number a target token of each of "
             f"{', '.join(KEYS)}, 0 on the prompt's"
         )
-    mu, advantages, mask = (given[key].to_torch().to(log_probs.device) for key in KEYS)
+    mu, advantages, mask = (given[key] for key in KEYS)
+    old = given.get("old_logprobs")
     if log_probs.ndim == 1:
-        return Sample(log_probs, mu, mask.bool(), advantages)
-    ids = given["target_tokens"].to_torch().to(log_probs.device)
+        return Sample(log_probs, mu, mask.bool(), advantages, old)
+    ids = given["target_tokens"]
     top = TopLogProbs(log_probs[:, 1:], mu[:, 1:], ids[:, 0], ids[:, 1:])
-    return Sample(log_probs[:, 0], mu[:, 0], mask.bool(), advantages, top=top)
+    return Sample(log_probs[:, 0], mu[:, 0], mask.bool(), advantages, old, top)

@@ -1,30 +1,22 @@
-"""Whole sequences as engines hold them, prompts and tool tokens included, and what the reference's loops make of them."""
+"""Whole sequences as engines hold them, prompts and tool tokens included; and what the loops make of them."""
 
-import importlib
-import importlib.machinery
-import importlib.util
-import os
-import sys
 from dataclasses import replace
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-import pytest
 import torch
 from torch import Tensor
 
 from minicppo.engines.samples import Sample
 from minicppo.reference import LOOPS, Response, policy_loss
-from minicppo.rules import METHODS, get_method
+from minicppo.rules import get_method
 
 HORIZON = 40
 PROMPTS, RESPONSES = (3, 2, 5, 4), (17, 30, 9, 22)
-COMPARED = [name for name in ("cppo", "dppo", "grpo", "icepop") if name in METHODS]
+COMPARED = ("cppo", "dppo", "grpo", "icepop")
 
 
 def sequences(seed: int = 0, drift: float = 0.25) -> list[Sample]:
-    """Four sequences in float64, prompt first; the second has tool tokens. mu is 0 on what it did not sample."""
+    """Four in float64, prompt first, the second with tool tokens. mu is 0 on what it did not sample."""
     generator = torch.Generator().manual_seed(seed)
     made = []
     for prompt, response, advantage in zip(PROMPTS, RESPONSES, (1.0, -1.0, 0.5, -0.25), strict=True):
@@ -33,18 +25,23 @@ def sequences(seed: int = 0, drift: float = 0.25) -> list[Sample]:
         if len(made) == 1:
             mask[prompt + 10 : prompt + 14] = False
         mu = (0.05 + 0.9 * torch.rand(n, generator=generator, dtype=torch.float64)).log()
-        pi = (mu + drift * torch.randn(n, generator=generator, dtype=torch.float64)).clamp(max=-0.15)
-        made.append(Sample(pi.requires_grad_(), mu * mask, mask, torch.full((n,), advantage, dtype=torch.float64)))
+        pi, old = (
+            (mu + x * torch.randn(n, generator=generator, dtype=mu.dtype)).clamp(max=-0.15) for x in (drift, 0.4)
+        )
+        advantages = torch.full((n,), advantage, dtype=mu.dtype)
+        made.append(Sample(pi.requires_grad_(), mu * mask, mask, advantages, old))
     return made
 
 
 def reference(samples: list[Sample], name: str, mode: str = "token-mean", **params: Any) -> tuple[float, list[Tensor]]:
     """Loss and its gradient by sequence, by the loops of the reference; fails where nothing is masked."""
     method, weights, advantages = get_method(name, **params), [], []
+    family = {"rule": method.rule.family} if method.corrects else {}
     for sample in samples:
-        mu, pi, A = (x.detach()[sample.mask] for x in (sample.rollout_log_probs, sample.log_probs, sample.advantages))
-        response = Response(mu.exp().tolist(), pi.exp().tolist(), A.tolist())
-        weights.append(LOOPS[method.family](response, **method.params))
+        columns = (sample.rollout_log_probs, sample.log_probs, sample.old_log_probs, sample.advantages)
+        mu, pi, old, A = (column.detach()[sample.mask] for column in columns)
+        response = Response(*(x.exp().tolist() for x in (mu, pi)), A.tolist(), old=old.exp().tolist())
+        weights.append(LOOPS[method.family](response, **family, **method.params))
         advantages.append(A.tolist())
     assert any(0 in row for row in weights), "the mask must be active"
     gradients = []
@@ -70,11 +67,6 @@ def leaf(samples: list[Sample], dtype: torch.dtype = torch.float32) -> list[Samp
     return made
 
 
-def padded(samples: list[Sample], name: str) -> Tensor:
-    """One column of all samples as rows of one width, zeros behind."""
-    return torch.nn.utils.rnn.pad_sequence([getattr(sample, name) for sample in samples], batch_first=True)
-
-
 def assert_gradients(found: list[Tensor], wanted: list[Tensor]) -> None:
     for ours, theirs in zip(found, wanted, strict=True):
         torch.testing.assert_close(ours.double(), theirs, atol=1e-6, rtol=1e-5)
@@ -96,23 +88,3 @@ MISTAKES = {  # what an engine's columns may get wrong, and what the error says
     ),
     "NaN": (lambda s: replace(s, rollout_log_probs=torch.full_like(s.log_probs.detach(), torch.nan)), "nan on a valid"),
 }
-
-
-def engine_files(repository: str, *real: str) -> ModuleType:
-    """Modules of an engine's own clone, in the folder MINICPPO_ENGINES, where the caller has stubs for what they import.
-
-    Returns the last of `real`. Skips where the clone is absent.
-    """
-    root = Path(os.environ.get("MINICPPO_ENGINES", "/nonexistent")) / repository
-    if not root.exists():
-        pytest.skip(f"MINICPPO_ENGINES names no folder with a clone of {repository}")
-    for name in real:
-        parts = name.split(".")
-        for end in range(1, len(parts)):
-            sys.modules.setdefault(".".join(parts[:end]), ModuleType(".".join(parts[:end])))
-        spec = importlib.util.spec_from_file_location(name, root.joinpath(*parts).with_suffix(".py"))
-        assert spec is not None
-        assert spec.loader is not None
-        sys.modules[name] = module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-    return module

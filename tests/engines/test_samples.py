@@ -1,4 +1,4 @@
-"""What all adapters stand on: a method's token losses on whole sequences, and the mistakes of layout that are refused."""
+"""What all adapters stand on: token losses on whole sequences, and the mistakes of layout that are refused."""
 
 from dataclasses import replace
 
@@ -43,7 +43,7 @@ def test_missing_and_misshapen_columns_are_named():
 @pytest.mark.parametrize("drift", [0.0, 0.02, 0.25, 3.0])
 def test_a_shift_is_told_from_drift(drift):
     """Aligned columns pass however far the policy has drifted; the same columns shifted by one do not."""
-    for seed in range(40):
+    for seed in range(15):
         samples = sequences(seed, drift)
         token_losses(get_method("cppo"), samples, with_prompt=True)
         if drift < 0.3:
@@ -73,6 +73,8 @@ def test_a_sample_without_valid_tokens_weighs_nothing():
         ("cppo-topk", {}, "the likeliest tokens of mu"),
         ("cppo-exact", {}, "whole distributions of mu"),
         ("cppo-verl", {}, "length=N"),
+        ("icepop", {}, "corrects pi_old.*Way out: grpo"),
+        ("cppo", {"correction": "icepop"}, "corrects pi_old.*Way out: cppo"),
         ("cpo", {}, "unknown"),
         ("cppo", {"detla": 1}, "did you mean 'delta'"),
     ],
@@ -82,5 +84,6 @@ def test_methods_that_an_engine_cannot_serve(name, params, message):
         engine_method(name, params)
 
 
-def test_a_topk_method_where_the_engine_has_the_likeliest_tokens():
+def test_methods_that_an_engine_with_more_log_probs_serves():
     assert engine_method("cppo-topk", {"delta": 0.1}, top=True).params["delta"] == 0.1
+    assert engine_method("cppo", {"correction": "icepop", "delta": 0.1}, old=True).params["delta"] == 0.1
