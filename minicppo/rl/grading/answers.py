@@ -4,14 +4,19 @@ import re
 from fractions import Fraction
 from itertools import accumulate
 from string import ascii_lowercase
+from threading import local
 
-from minicppo.rl.grading.confined import MATH, confined
+from minicppo.rl.grading.confined import MATH, Unchecked, confined
 from minicppo.rl.grading.tidy import tidy
 
 LONGEST = 300  # characters of an answer worth judging
 LONGEST_GOLD = 1000
 DEEPEST = 12  # brackets within brackets
-HEDGES = re.compile(r"(?i)\b(?:or|either|maybe|perhaps|possibly|not|unless|unknown|about|around)\b|\?")
+MOST_ASKED = 24  # comparisons of elements in another process, each with a time limit of its own
+_asked = local()  # of this thread
+HEDGES = re.compile(
+    r"(?i)\b(?:or|either|maybe|perhaps|possibly|not|unless|unknown|about|around|almost|wrong|false|incorrect)\b|\?"
+)
 FUNCTIONS = frozenset(
     "arcsin arccos arctan sinh cosh tanh sin cos tan cot sec csc ln log exp gcd lcm max min mod".split()
 )
@@ -24,11 +29,11 @@ UNITS = dict(
     ).split()
 )
 SHORT_UNITS = frozenset({*UNITS.values(), *UNITS, "kmh", "mph", "l", "am", "pm", "cc", "ml"})
-NUMBER_WORDS = frozenset(  # no units, but part of the number; without a final s
-    "dozen hundred thousand million billion trillion half halve third fourth fifth sixth seventh eighth ninth tenth "
-    "hundredth thousandth millionth squared cubed factorial negative minu plu over than double triple twice inverse "
-    "zero one two three four five six seven eight nine ten eleven twelve twenty quarter score gross below percent "
-    "permille modulo remainder".split()
+NUMBER_WORDS = re.compile(  # no units, but part of the number; without a final s
+    r"\b(?:dozen|hundred|thousand|\w*illion|lakh|crore|half|halve|third|quarter|squared|cubed|factorial|negative|minu|plu|over"
+    r"|than|double|triple|twice|inverse|score|gross|below|percent|permille|modulo|remainder|zero|one|two|three|four|five"
+    r"|six|seven|eight|nine|ten|eleven|twelve|\w+teen|twenty"
+    r"|(?:four|fif|six|seven|eigh|nin|ten|eleven|twelf|\w+teen|\w+tie|hundred|thousand|\w*illion)th)\b"
 )
 UNIT = re.compile(
     r"(?P<value>.*?[\d})%a-z])(?P<gap>\s*)(?P<unit>(?<![A-Za-z\\])[A-Za-z]+(?:[ ./]+[A-Za-z]+)*)"
@@ -39,7 +44,7 @@ NUMBER = re.compile(
     r"(?P<sign>[-+]?)\s*(?:(?P<over>\d+(?:\.\d*)?|\.\d+)(?:\s*/\s*(?P<under>\d+))?"
     r"|\\frac\s*\{\s*(?P<top>-?\d+)\s*\}\s*\{\s*(?P<bottom>-?\d+)\s*\})\s*(?P<percent>%?)"
 )
-CHOICE = re.compile(r"(?:(?i:option|choice)\s*)?\(?([A-Ha-h])(?:[).:]+(.*)|\s*)")
+CHOICE = re.compile(r"(?:(?i:option|choice)\s*)?\(?([A-Ha-h])(?=$|[).:]|\s*\()(.*)")
 ENCLOSED = re.compile(r"(\\\{|[(\[{])(.*?)(\\\}|[)\]}])")
 COMMA = re.compile(r"\s*[,;]\s*(?:(?:and|or)\s+)?|\s+(?:and|or)\s+")
 EQUAL = re.compile(r"(?<![<>!])=")
@@ -62,12 +67,14 @@ def same_answer(gold: str, answer: str) -> bool | None:
         return None
     if _squeezed(expected) == _squeezed(given):
         return True
-    if re.fullmatch(r"\(?[A-H]\)?", expected):
+    wanted = re.fullmatch(r"\(?([A-H])\)?|\(([A-H])\)\s.*", expected)
+    if wanted:  # one of several choices
         choice = CHOICE.fullmatch(given)
-        clear = choice and not HEDGES.search(given) and not re.search(r"\b[A-H]\b", choice[2] or "")
-        return bool(clear and choice and choice[1].upper() == expected.strip("()"))
+        clear = choice and not HEDGES.search(given) and not re.search(r"\b[A-H]\b", choice[2])
+        return bool(clear and choice and choice[1].upper() == (wanted[1] or wanted[2]))
     if not given or not _balanced(given):
         return None
+    _asked.times = 0
     (gold_variable, expected), (variable, given) = _intervals(expected), _intervals(given)
     return False if gold_variable and variable and gold_variable != variable else _same(expected, given)
 
@@ -125,7 +132,7 @@ def _same_value(gold: str, answer: str) -> bool | None:
     if HEDGES.search(answer):
         return False
     (gold, gold_unit), (answer, unit) = (_split_unit(text) or (text, "") for text in (gold, answer))
-    if gold_unit != unit and ((gold_unit and unit) or not NUMBER_WORDS.isdisjoint(f"{gold_unit} {unit}".split())):
+    if gold_unit != unit and ((gold_unit and unit) or NUMBER_WORDS.search(f"{gold_unit} {unit}")):
         return False
     if _squeezed(gold) == _squeezed(answer):
         return True
@@ -136,6 +143,9 @@ def _same_value(gold: str, answer: str) -> bool | None:
 def _confined(gold: str, answer: str) -> bool | None:
     if any(UNCLEAR.search(text) or has_words(text) for text in (gold, answer)):
         return None
+    _asked.times += 1
+    if _asked.times > MOST_ASKED:
+        raise Unchecked("timeout")
     return confined(MATH, gold, answer)
 
 
@@ -173,8 +183,8 @@ def _split_unit(text: str) -> tuple[str, str] | None:
         not match["gap"] or any(word not in SHORT_UNITS and not _is_word(word) for word in words)
     ):
         return None  # variables
-    if len(words[0]) == 1 and not match["gap"]:
-        return None  # 5m may be five times m
+    if (len(words[0]) == 1 and not match["gap"]) or match["unit"] in ("K", "M", "G", "B", "T"):
+        return None  # 5m may be five times m, 5 M are millions
     known = [UNITS.get(word, UNITS.get(word.rstrip("s"), word.rstrip("s"))) for word in words]
     power = re.sub(r"[^\d]", "", match["power"] or "")
     if known[0] in ("square", "cubic") and len(known) > 1:
@@ -209,7 +219,7 @@ def _listed(text: str) -> tuple[str, list[str]]:
     if whole and min(depths(whole[2])) >= 0:
         kind, inside = (whole[1] + whole[3]).replace("\\", ""), whole[2].strip()
     elements = _cut(inside, COMMA)
-    if len(elements) == 1 and (kind == "()" or inside.startswith("{")):
+    if len(elements) == 1 and kind and (kind == "()" or inside.startswith("{")):
         return _listed(inside)
     if len(elements) == 1 and (kind != "{}" or inside == r"\emptyset"):
         kind, elements = "", [text]
@@ -241,7 +251,8 @@ def _name(text: str) -> str:
 
 def _is_name(text: str) -> bool:
     words = {word.lower() for word in re.findall(r"[A-Za-z]+", text)}
-    return bool(words) and NAME.fullmatch(text) is not None and words.isdisjoint(FUNCTIONS | NUMBER_WORDS)
+    named = words and words.isdisjoint(FUNCTIONS) and not NUMBER_WORDS.search(" ".join(words))
+    return bool(named and NAME.fullmatch(text))
 
 
 def has_words(text: str) -> bool:

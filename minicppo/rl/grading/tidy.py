@@ -13,17 +13,34 @@ SIGNS = str.maketrans({
     "⅓": r"\frac{1}{3}", "⅔": r"\frac{2}{3}", "¼": r"\frac{1}{4}", "¾": r"\frac{3}{4}", "’": "'", "“": '"', "”": '"',
     "…": r"\ldots ",
 })  # fmt: skip
+COMMANDS = {  # what stands for commands that show nothing else
+    name: sign
+    for sign, names in {
+        "": "left right bigl bigr biggl biggr Bigl Bigr Biggl Biggr big bigg Big Bigg limits",
+        " ": "bf it rm sf tt em tiny small large Large huge Huge textstyle displaystyle quad qquad",
+        r"\frac": "dfrac tfrac",
+        r"\le ": "leq leqslant",
+        r"\ge ": "geq geqslant",
+        r"\ne ": "neq",
+        r"\approx ": "sim simeq",
+        r"\emptyset ": "varnothing",
+        r"\mathbb{R}": "R",
+        " and ": "land wedge",
+        " or ": "lor vee",
+        **{"<": "lt", ">": "gt", "(": "langle", ")": "rangle"},
+    }.items()
+    for name in names.split()
+}
 SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
 LEAD = re.compile(
     r"(?i)^(?:so|thus|hence|therefore)?,?\s*(?:the\s+)?(?:final\s+)?(?:correct\s+)?"
-    r"(?:answer|result)[\s*_]*(?:is\b|:|=)\s*:?\s*"
+    r"(?:(?:answer|ans|result)[\s*_]*(?:is\b|:|=)\s*:?\s*|=)"
 )
 END = re.compile(r"(?:\s|</?s>|<\|[^|<>]*\|>|<(?:eos|end_of_turn)>|\\)+$")  # what a template writes after it
 SCALES = {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9}
-STYLES = "bf|it|rm|sf|tt|em|tiny|small|[lL]arge|[hH]uge|(?:text|display)style|limits"
 TEXT = (
     r"\\(?:text(?:bf|it|rm|sf|tt|normal)?|math(?:bf|it|rm|sf|tt|normal)|boldsymbol|bm|pmb|mbox|underline|operatorname"
-    r"|(?:text)?color\s*\{\w+\})\s*\{((?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*)\}"
+    r"|mathbin|(?:text|f)?color(?:box)?\s*(?:\[\w+\])?\s*\{[\w,.]+\})\s*\{((?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*)\}"
 )
 
 
@@ -50,35 +67,28 @@ REPLACED: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [  # in this 
         lambda matrix: re.sub(r"(?<!\\)\\(?=[\d\-.])", r"\\\\", matrix[0]),
     ),
     *((TEXT, r" \1 "), (TEXT, r" \1 ")),  # one may hold another
-    (rf"\\(?:{STYLES}|color\s*\{{\w+\}})(?![a-zA-Z])", " "),
+    (r"\\color\s*(?:\[\w+\])?\{[\w,.]+\}", " "),
     (r"(?<!\\)\\[()\[\]]|\\?\$|[€£]|`", ""),  # mathematics mode and money
-    (r"\\(?:left|right|[bB]igg?[lr]?|!)(?![a-zA-Z])", ""),
-    (r"\\[dt]frac(?![a-z])", r"\\frac"),
-    (r"(?<!\\)\\[,;: ]|~|\\q?quad(?![a-z])", " "),
+    (r"\\([a-zA-Z]+)", lambda command: COMMANDS.get(command[1], command[0])),
+    (r"\\!|(?<=\d)\\,(?=\d{3}(?!\d))", ""),
+    (r"(?<!\\)\\[,;: ]|~", " "),
     (r"\{,\}", ","),
     (r"\\%|\\?\s*percent\b", "%"),
-    (r"\\leq?(?:slant)?(?![a-z])|<=", r"\\le "),
-    (r"\\geq?(?:slant)?(?![a-z])|>=", r"\\ge "),
-    (r"\\lt(?![a-z])", "<"),
-    (r"\\gt(?![a-z])", ">"),
-    (r"\\langle(?![a-z])", "("),
-    (r"\\rangle(?![a-z])", ")"),
+    (r"<=", r"\\le "),
+    (r">=", r"\\ge "),
     (r"\*\*", "^"),
     (r"\^\s*(-?\d+(?:\.\d+)?)", r"^{\1}"),
     (r"(?<=[\d\)])\s*\*\s*(?=[\d\(\\a-zA-Z])", r"\\cdot "),
     (r"(?<![\\a-zA-Z])(sqrt|pi)(?![a-zA-Z])", r"\\\1"),
     (r"(?i)\+?\s*(?:(?<![\\a-zA-Z])(?:infinity|inf|oo)|\\infty)(?![a-zA-Z])", r"\\infty "),
     (r"(?<![\\a-zA-Z])((?:arc)?(?:sin|cos|tan)|cot|sec|csc|ln|log|exp)(?=\s*[(^_\\]| \d| [a-z]\b)", r"\\\1"),
-    (r"\\sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}"),
-    (r"√\s*\(([^()]*)\)", r"\\sqrt{\1}"),
-    (r"√\s*(\d+|[a-zA-Z])", r"\\sqrt{\1}"),
-    (r"\\sqrt\s*(\d)", r"\\sqrt{\1}"),
-    (r"\\frac\s*(\d)\s*(\d)", r"\\frac{\1}{\2}"),
-    (r"\\frac\s*(\d)\s*\{", r"\\frac{\1}{"),
+    (r"(?:\\sqrt|√)\s*\(([^()]*)\)", r"\\sqrt{\1}"),
+    (r"√\s*(\d+|[a-zA-Z])|\\sqrt\s*(\d)", r"\\sqrt{\1\2}"),
+    (r"\\frac\s*(\d)(?=\s*[\d{])", r"\\frac{\1}"),
     (r"(\\frac\s*\{[^{}]*\})\s*(\d)", r"\1{\2}"),
     (r"\\(sin|cos|tan|cot|sec|csc|ln)(?=[a-z])(?!h\b)", r"\\\1 "),  # \cotx is no command
     (r"(?<=\.)(\d*)\\dot\s*\{?(\d)\}?(?:(\d*)\\dot\s*\{?(\d)\}?)?", r"\1\\overline{\2\3\4}"),
-    (r"(?<=\.)(\d*)(?:\((\d+)\)|\\bar\s*\{?(\d+)\}?)", r"\1\\overline{\2\3}"),
+    (r"(?<=\.)(\d*)(?:\((\d+)\)|\\(?:bar|overline)\s*\{?\s*(\d+)\s*\}?)", r"\1\\overline{\2\3}"),
     (
         r"(?P<whole>(?<![\d.])\d*)\.(?P<fixed>\d{0,40})"
         r"(?:\\overline\s*\{\s*(?P<period>\d{1,40})\s*\}|\s*(?:\.\.\.|\\[lc]?dots(?![a-z])))",
@@ -86,9 +96,12 @@ REPLACED: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [  # in this 
     ),
     (r"(?P<open>\\\{|[(\[])?\s*(?<![\d.,])\d{1,3}(?:,\d{3})+(?!,?\d)\s*(?P<close>\\\}|[)\]])?", ungrouped),
     (r"^\s*[A-Za-z]\s*\\in(?![a-z])", ""),
+    (r"^\s*\](.*)\[\s*$", r"(\1)"),
     (r"^\s*\\\{\s*[a-z]\s*(?:\\in\s*\\mathbb\s*\{?R\}?)?\s*(?::|\\mid(?![a-z])|\|)(.*)\\\}\s*$", r"\1"),
-    (r"(?i)^\s*(?:all|every|any)(?: real numbers?| reals?)\s*$|^\s*\\mathbb\s*\{?R\}?\s*$", r"(-\\infty,\\infty)"),
-    (r"(?i)^\s*(?:(?:the )?empty set|no (?:real )?solutions?|\\?\{\s*\\?\}|\\varnothing)\s*$", r"\\emptyset"),
+    (r"(?i)^\s*(?:the set of )?(?:all|every|any) real(?: number)?s?(?: [a-z])?\s*$", r"\\mathbb{R}"),
+    (r"^\s*\\(?:mathbb|Bbb)\s*\{?R\}?\s*$", r"(-\\infty,\\infty)"),
+    (r"(?i)^\s*(?:there (?:is|are) )?(?:no (?:real )?solutions?(?: exists?)?|(?:the )?empty set)\s*$", r"\\{\\}"),
+    (r"^\s*\\?\{\s*\\?\}\s*$", r"\\emptyset"),
     (r"^([1-9]\d{0,2})((?: \d{3})+(?:\.\d+)?)\s*$", lambda number: number[0].replace(" ", "")),
     (r"(\d+)\s+(\d+)\s*/\s*(\d+)", r"\1\\frac{\2}{\3}"),  # 3 1/2
     (r"(?<=\d)\s*[xX]\s*(?=10\s*\^)", r"\\cdot "),

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from experiments.constants import constants
-from minicppo.rl.grading.answers import same_answer
+from minicppo.rl.grading.answers import MOST_ASKED, same_answer
 from minicppo.rl.grading.confined import ConfinedPool, Unchecked, faults
 from minicppo.rl.grading.extraction import WINDOW, extract_answer, last_boxed
 from minicppo.rl.grading.reward import Outcome, compute_score, counts, judge_response, math_reward, score_response
@@ -23,7 +23,9 @@ ROWS = [line.split("\t") for line in Path("tests/data/answers.tsv").read_text("u
 PAIRS: dict[str, list[tuple[str, str, bool]]] = defaultdict(list)
 for _kind, _gold, _answer, _accepted, *_ in ROWS:
     PAIRS[_kind].append((_gold, _answer.replace("<NUL>", "\x00"), _accepted == "yes"))
-SLOW = ("adversarial", "answers of MATH-500", "products", "angles and functions", "complex", "equations again")
+SLOW = (
+    "adversarial|answers of MATH-500|near misses|many spellings|products|angles and functions|complex|equations again"
+)
 KNOWN = PAIRS.pop("known disagreements")  # the table says why they stay
 
 
@@ -82,6 +84,42 @@ def test_tidying_never_fails(text):
     assert isinstance(extract_answer(f"Answer: {text}"), str | None)
 
 
+PIECES = [row[i] for row in ROWS for i in (1, 2) if len(row[i]) < 60] + list(
+    r"\{}[]()$^_,.=<>|'!&%;:?/+-* 0123456789abxR"
+)
+
+
+@given(st.sampled_from(PIECES), st.lists(st.sampled_from(PIECES), max_size=10).map("".join))
+def test_rules_end_with_a_verdict_whatever_stands_together(gold, answer):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("minicppo.rl.grading.answers.confined", lambda *question: None)
+        assert same_answer(gold, answer) in (True, False, None)
+        assert same_answer(answer, gold) in (True, False, None)
+
+
+@pytest.mark.parametrize(
+    "answer", ["{1}{2}", "(((1)))", "{{{1}}}", "()", "(,)", "=", "==", "x=", "=1=", "\\pm", "and", ", and", "{"]
+)
+def test_rules_end_with_a_verdict_on_what_is_hardly_there(answer, monkeypatch):
+    monkeypatch.setattr("minicppo.rl.grading.answers.confined", lambda *question: None)
+    assert all(same_answer(gold, answer) is not True for gold in ("12", "(1, 2)", "x = 1, y = 2", "x + y", "even"))
+
+
+def test_the_elements_of_a_list_cost_a_bounded_number_of_questions(monkeypatch):
+    asked = []
+
+    def same_root(_, gold, answer):
+        asked.append(gold)
+        return gold.replace("2^", "3^") == answer
+
+    monkeypatch.setattr("minicppo.rl.grading.answers.confined", same_root)
+    gold, given = ([rf"\sqrt{{{base}^{{{i}}}}}" for i in range(12)] for base in (2, 3))
+    assert same_answer(", ".join(gold[:5]), ", ".join(given[:5][::-1])) is True
+    with pytest.raises(Unchecked, match="timeout"):
+        same_answer(", ".join(gold), ", ".join(given[::-1]))
+    assert len(asked) == MOST_ASKED + 15
+
+
 @pytest.mark.parametrize(
     ("gold", "answer"),
     [("25", "025"), ("1,080", "1080"), ("42", "42."), ("3", "3.0"), ("50%", "0.5"), ("42", "**42**.")],
@@ -105,15 +143,17 @@ class TestWithMathVerify:
 
     def test_there_are_enough_pairs_of_both_kinds(self):
         verdicts = [expected for pairs in PAIRS.values() for *_, expected in pairs]
-        assert len(verdicts) == 987
+        assert len(verdicts) == 1265
         assert 0.3 < sum(verdicts) / len(verdicts) < 0.7
 
     def test_few_right_answers_are_refused_and_each_is_named(self):
         right = [row for row in ROWS if row[3] == "yes"]
-        assert len(KNOWN) <= 0.011 * len(right)
+        assert len(KNOWN) <= 0.01 * len(right)
         assert all(row[4] for row in ROWS if row[0] == "known disagreements")
 
-    @pytest.mark.parametrize("kind", [pytest.param(kind, marks=[pytest.mark.slow] * (kind in SLOW)) for kind in PAIRS])
+    @pytest.mark.parametrize(
+        "kind", [pytest.param(kind, marks=[pytest.mark.slow] * (kind in SLOW.split("|"))) for kind in PAIRS]
+    )
     def test_answers_are_judged_as_a_person_would(self, kind):
         wrong = []
         for gold, answer, expected in PAIRS[kind]:
