@@ -62,6 +62,9 @@ def same_answer(gold: str, answer: str) -> bool | None:
     """Whether a person would accept `answer` where `gold` is right; None: it cannot be read. Raises Unchecked."""
     if not answer.strip() or len(answer) > LONGEST or len(gold) > LONGEST_GOLD:
         return None
+    plain = _same_number(gold.strip(), answer.strip())
+    if plain is not None:
+        return plain
     expected, given = tidy(gold), tidy(answer)
     if not expected:  # typography alone is the same as nothing
         return None

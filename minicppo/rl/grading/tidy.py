@@ -3,6 +3,7 @@
 import re
 import unicodedata
 from collections.abc import Callable
+from functools import lru_cache
 
 from minicppo.rl.grading.extraction import last_boxed
 
@@ -114,6 +115,7 @@ REPLACED: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [  # in this 
 PATTERNS = [(re.compile(pattern), replacement) for pattern, replacement in REPLACED]
 
 
+@lru_cache(maxsize=4096)  # the samples to a problem are compared with one right answer
 def tidy(answer: str) -> str:
     """The answer without boxes, dollar signs, words of introduction and final stops, in ASCII where it can be.
 
