@@ -62,7 +62,7 @@ def same_answer(gold: str, answer: str) -> bool | None:
     """Whether a person would accept `answer` where `gold` is right; None: it cannot be read. Raises Unchecked."""
     if not answer.strip() or len(answer) > LONGEST or len(gold) > LONGEST_GOLD:
         return None
-    plain = _same_number(gold.strip(), answer.strip())
+    plain = _same_number(gold.strip(), answer.strip()) if NUMBER.fullmatch(answer.strip()) else None
     if plain is not None:
         return plain
     expected, given = tidy(gold), tidy(answer)
