@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from minicppo.inspect.shape import Shape
-from minicppo.inspect.table import Column, Table
+from minicppo.inspect.table import LARGEST, Column, Table
 from minicppo.rules.batch import LOG_PROB_LIMIT
 
 WITHOUT = "figures below are made without these tokens"
@@ -60,9 +60,10 @@ class Artefacts:
         """
         given = [values for values in (table.mu, table.pi, table.old) if values is not None]
         unknown = np.isnan(table.advantages).all()
-        good = np.logical_and.reduce([np.isfinite(v) for v in given]) & (unknown | np.isfinite(table.advantages))
+        numbers = given if unknown else [*given, table.advantages]
+        good = np.logical_and.reduce([abs(values) <= LARGEST for values in numbers])
         top = np.where(good, np.maximum.reduce(given), 0)
-        self.note("nan", ~good, "a log-prob or advantage is null, NaN or infinite")
+        self.note("nan", ~good, "a log-prob or advantage is null, NaN, infinite or beyond a million")
         self.note("positive", top > LOG_PROB_LIMIT, f"log-probs up to {top.max(initial=0):.3g}; none can exceed 0")
         table = table.only(good & (top <= LOG_PROB_LIMIT))
         table = table if looked is None else table.responses(looked)

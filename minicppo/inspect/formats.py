@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from minicppo.inspect.files import Broken
-from minicppo.inspect.table import Column, Row
+from minicppo.inspect.table import LARGEST, Column, Row
 from minicppo.text import short
 
 Record = dict[str, Any]
@@ -75,7 +75,8 @@ def origin(record: Record) -> dict[str, Any]:
     group = next((value for value in named if isinstance(value, (str, int))), None)
     step = number(record, "step", missing=0)
     reward = number(record, "rewards", "reward")
-    return {"reward": reward, "step": int(step) if abs(step) < 1e15 else 0, "group": group}
+    known = abs(reward) <= LARGEST
+    return {"reward": reward if known else np.nan, "step": int(step) if abs(step) < 1e15 else 0, "group": group}
 
 
 def masked(mask: Column, columns: Record, **more: Any) -> Row:

@@ -16,7 +16,7 @@ from minicppo.inspect.table import Column, Table, portions
 from minicppo.inspect.tokens import Decode, Strings
 from minicppo.rules import Method, get_method
 
-LOOKED = 10_000_000  # tokens that figures are made of; of a longer log, every so many-th response
+LOOKED = 4_000_000  # tokens that figures are made of; of a longer log, every so many-th response
 TRIED = 400_000  # tokens that every method is tried on
 SHOWN = 120_000  # tokens kept as they are: for thresholds, the certificate and the page
 BY = ("position", "length", "sign", "reward", "step", "turn")
@@ -95,7 +95,7 @@ class Inspection:
             if hasattr(self.method, "delta_b"):
                 span = max(stats.rewards, default=1.0) - min(stats.rewards, default=0.0)
                 out["thresholds"] = thresholds(self.sample, self.method)
-                out["certifying"] = certifying(stats.longest, self.method, span or 1.0)
+                out["certifying"] = certifying(stats.longest, self.method, span if span > 1e-6 else 1.0)
         found: dict[str, Any] = plain(out | {"warnings": watched(out)})
         return found
 

@@ -69,8 +69,8 @@ class Log:
                 raise Broken(f"a JSON object was expected, not {short(record, 40)}")
             name = self.form or detect(record)
             found = list(FORMATS[name].rows(known | record))
-        except Broken as error:
-            raise Broken(f"{where}: {error}") from error
+        except (ValueError, TypeError, OverflowError, RecursionError) as error:
+            raise Broken(f"{where}: {short(error) if not isinstance(error, Broken) else error}") from error
         self.formats[name] += 1
         return found
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 PORTION = 1 << 18  # tokens of a portion
 MOST_GROUPS = 1 << 20  # names of groups that are told apart
+LARGEST = 1e6  # nats, advantages and rewards beyond it are no numbers of a run
 Column = NDArray[Any]
 
 
