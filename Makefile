@@ -17,7 +17,7 @@ TRITON  := .triton
 help: ## show this text
 	@echo 'minicppo: CPPO to learn, check, use and reproduce'
 	@echo
-	@echo 'New here?  make demo    trains four methods side by side, about six minutes on two cores'
+	@echo 'New here?  make demo    trains four methods side by side, under four minutes on two cores'
 	@echo '           make test    runs every check this repository has'
 	@echo
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -125,8 +125,8 @@ bench-gpu: $(STAMP) ## the same on one CUDA GPU
 study: $(STAMP) ## compare the methods over many seeds (hours; what is finished is kept), into results/
 	$(BIN)/python -m experiments study configs/study.yaml
 
-study-gpu: $(STAMP) ## the same at a larger scale, on one CUDA GPU
-	$(BIN)/python -m experiments study configs/study-gpu.yaml
+study-gpu: $(STAMP) ## twelve minutes of the same at a larger scale, on one CUDA GPU; the next call goes on
+	timeout --signal=INT 12m $(BIN)/python -m experiments study configs/study-gpu.yaml --workers 16 || [ $$? -eq 124 ]
 
 study-llm: $(LLM) ## the same with SmolLM2-135M (two to three hours on one core)
 	$(BIN)/python -m experiments study configs/study-llm.yaml --workers 1

@@ -14,17 +14,17 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from experiments.study.plots import Plot
+from experiments.study.summary import PRIMARY
 from minicppo.files import write_atomically
 from minicppo.plots.style import GREY, house_style, line_styles, new_figure, save
 
 SCORE_LABELS = {
-    "final": "final held-out accuracy",
-    "area": "mean training reward",
-    "worst": "lowest late reward",
+    "area": "area under the accuracy",
+    "worst": "worst window (reward)",
+    "final": "final accuracy",
     "collapsed": "collapsed runs (share)",
 }
 BAND = 0.13
-SURE = 1.0  # rewards are 0 or 1, so a gain beyond this is an estimate gone wild, and gets a scale of its own
 NAMED = "as the panel says"  # where arms that have a panel each all look the same
 
 
@@ -116,8 +116,6 @@ def _lines(plot: Plot) -> Figure:
         ax.set_title(": ".join(part for part in (panel["setting"], panel["name"]) if part))
         ax.set_xlabel("iteration (one rollout batch each)")
         ax.set_ylabel(panel["label"])
-        if "gain" in panel["label"] and max(map(abs, ends[scale])) > SURE:
-            ax.set_yscale("symlog", linthresh=0.1)
         ax.set_ylim(*ends[scale])
         ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     _thin_labels(axes)
@@ -133,7 +131,7 @@ def _profile(plot: Plot) -> Figure:
         for line in panel["lines"]:
             _banded(ax, line, styles)
         ax.set_title(panel["name"])
-        ax.set_xlabel("final held-out accuracy")
+        ax.set_xlabel("area under the held-out accuracy")
         ax.set_ylabel("share of runs above it")
         ax.set_ylim(-0.03, 1.03)
     _thin_labels(axes)
@@ -182,10 +180,10 @@ def _improvement(plot: Plot) -> Figure:
     lowest = places[-1]
     figure = new_figure(7.4, 1.5 - 0.34 * lowest)
     ax = figure.subplots()
-    kinds = (("final", 0.13, "o", "black"), ("area", -0.17, "s", GREY))
+    kinds = ((PRIMARY, 0.13, "o", "black"), ("worst", -0.17, "s", GREY))
     for at, row in zip(places, rows, strict=True):
         for name, offset, marker, color in kinds:
-            entry, fill = row[name], "full" if name == "final" and row["told_apart"] else "none"
+            entry, fill = row[name], "full" if name == PRIMARY and row["told_apart"] else "none"
             ax.plot([entry["low"], entry["high"]], [at + offset] * 2, color=color, linewidth=1.8, alpha=0.6)
             ax.plot(entry["value"], at + offset, marker, color=color, markersize=5, fillstyle=fill)
     ax.axvline(0.5, color="black", linewidth=0.9, linestyle="--")
@@ -197,9 +195,9 @@ def _improvement(plot: Plot) -> Figure:
     ax.set_xlim(-0.02, 1.02)
     ax.set_xlabel("P(a run of the first does better than one of the second)")
     for label, marker, fill, color in (
-        ("final accuracy, told apart", "o", "full", "black"),
-        ("final accuracy, not told apart", "o", "none", "black"),
-        ("mean training reward", "s", "none", GREY),
+        ("area, told apart", "o", "full", "black"),
+        ("area, not told apart", "o", "none", "black"),
+        ("worst window", "s", "none", GREY),
     ):
         ax.plot([], [], linestyle="none", marker=marker, fillstyle=fill, color=color, label=label)
     _legend(figure, plot, "which of two does better, with 95 % intervals")

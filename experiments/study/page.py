@@ -1,76 +1,108 @@
-"""The tables of results/README.md and of the README, written from summary.json; the sentences round them are not.
-
-A page is prose written by hand (a test checks its numbers) round blocks that stand between
-`<!-- generated: NAME -->` and `<!-- end -->`: `runs`, `reading`, and one for each part of the study.
-"""
+"""results/README.md, and what README.md says of it: written from summary.json, every sentence and every number."""
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from experiments.study.summary import POOLED, Interval, leaning, verdict
+from experiments.study.summary import POOLED, PRIMARY, TOLD_NOTHING, Interval, leaning, verdict
 
-BLOCK = re.compile(r"(<!-- generated: ([\w-]+) -->\n).*?(<!-- end -->)", re.S)
 HEADLINE = "headline"
 PAIRED = "Differences are means over runs paired by seed, not differences of the interquartile means."
 LEGEND = (
-    "Final accuracy: sampled, on held-out problems, after the last iteration. Mean reward and lowest late reward: of "
-    "the rollout batches, over training and in its second half. Paired runs share problems and noise. Intervals of few "
-    "runs are too narrow: of five they cover in about 89 % of cases, of three in 74 %. P(better) = 1.00 [1.00, 1.00] "
-    "says that every run of one beat every run of the other."
+    "Before and after: held-out accuracy, greedy (the likeliest answer) and sampled; after is the mean of the last "
+    "five evaluations. Area: mean height of the sampled accuracy's curve, the only measure that gives verdicts. Worst "
+    "window: lowest mean training reward over ten iterations after the first fifth. To .9: iterations until an "
+    "evaluation finds .9, one more than there are where none does. Collapsed: after is below before. Paired runs "
+    "share problems and noise. Intervals of few runs are too narrow: of five they cover in about 89 % of cases, of "
+    "three in 74 %. P(better) = 1.00 [1.00, 1.00] says that every run of one beat every run of the other."
 )
-COLUMNS = {"final": "final accuracy", "area": "mean reward", "worst": "lowest late reward", "collapsed": "collapsed"}
+COLUMNS = {
+    "area": "area",
+    "worst": "worst window",
+    "reach": "to .9",
+    "final": "sampled after",
+    "collapsed": "collapsed",
+}
 
 
-def page(written: str, summary: dict[str, Any], command: str, pictures: Iterable[str]) -> str:
-    """results/README.md: what was `written` there (nothing, at first) with every block anew, and what it lacks."""
+def page(summary: dict[str, Any], command: str, pictures: Iterable[str]) -> str:
+    """results/README.md."""
     parts, pictures = summary["parts"], list(pictures)
-    text = written or "\n\n".join([
+    told = [
         f"# Results of `{command}`",
-        _empty("runs"),
+        _runs(summary, command),
         f"```bash\n{command}   # runs what the table lacks; --again runs everything, --only NAME one part\n"
         f"{command} --report-only   # tables and figures again, from the table alone\n```",
+        *(["## In short", in_short(summary)] if HEADLINE in parts else []),
         "## How to read the numbers",
-        _empty("reading"),
-    ])  # fmt: skip
+        conditions(summary),
+        LEGEND,
+    ]
     for name, part in parts.items():
-        if f"<!-- generated: {name} -->" not in text:
-            text = f"{text.rstrip()}\n\n## {part['title']}\n\n{_empty(name)}\n"
-    blocks: dict[str, Callable[[], str]] = {
-        "runs": lambda: _runs(summary, command),
-        "reading": lambda: f"{conditions(summary)}\n\n{LEGEND}",
-    }
-    return filled(text, lambda name: blocks[name]() if name in blocks else _part(summary, name, pictures))
+        told += [f"## {part['title']}", *_part(summary, name, pictures)]
+    return "\n\n".join(told) + "\n"
 
 
-def filled(text: str, block: Callable[[str], str]) -> str:
-    """A page with every block written anew by its name."""
-    return BLOCK.sub(lambda found: f"{found[1]}{block(found[2])}\n{found[3]}", text)
+def in_short(summary: dict[str, Any]) -> str:
+    """What the headline says, a line for each question of the protocol that it answers."""
+    part = summary["parts"][HEADLINE]
+    rows = {row["arm"]: row for row in part["rows"]}
+    one = next(iter(rows.values()))
+    seeds = min(row["runs"] for row in rows.values())
+    left, planned = summary["missing"].get(HEADLINE, (0, 0))
+    lines = [
+        f"**Is there something to learn?** Yes: before training {_percent(one['greedy_before'])} of the likeliest and "
+        f"{_percent(one['before'])} of the sampled answers are right.",
+        "**Is it learned?** Likeliest answers right after training: "
+        + ", ".join(f"{arm} {_percent(row['greedy'])}" for arm, row in rows.items())
+        + "; sampled: "
+        + ", ".join(f"{arm} {_percent(row['final']['value'])}" for arm, row in rows.items())
+        + ".",
+        "**Does a mask matter?** Runs that end below their start: " + ", ".join(map(_fallen, rows.values())) + ".",
+    ]
+    lines += [f"**{pair['first']} against {pair['second']}?** {duel(pair, not left)}." for pair in part["pairs"]]
+    lines += [_elsewhere(other) for name, other in summary["parts"].items() if name not in (HEADLINE, "tune")]
+    if left:
+        lines.append(
+            f"**How sure is this?** Preliminary: {planned - left} of {planned} runs are there, {seeds} of "
+            f"{part['seeds']} seeds for every arm. What is not told apart here may be so by few seeds alone."
+        )
+    return "\n".join(f"- {line}" for line in lines)
 
 
-def in_short(results: Path) -> str:
-    """What is written on the page of the results under that heading."""
-    return (results / "README.md").read_text(encoding="utf-8").partition("## In short\n\n")[2].partition("\n\n## ")[0]
+def duel(pair: dict[str, Any], whole: bool) -> str:
+    """Who has the larger area and by how much; of a whole part also the other measures that exclude one half."""
+    said = verdict(pair)
+    others = {"worst": "worst window", "reach": "iterations to .9", "final": "accuracy after"}
+    sides = [
+        f"{label} {Interval(**pair[name]).text()}"
+        for name, label in others.items()
+        if whole and (pair[name]["low"] > 0.5 or pair[name]["high"] < 0.5)
+    ]
+    also = f". By other measures, taken alone, P(better) is {', '.join(sides)}" if sides else ""
+    return (
+        f"{said[:1].upper()}{said[1:]}{leaning(pair)}: difference in area {_difference(pair)}, P(better) "
+        f"{Interval(**pair[PRIMARY]).text()}, p {_equals(pair['p'])}{also}"
+    )
 
 
 def study_table(results: Path) -> str:
-    """What the page says in short and the headline's table, for the README; how to make them where there are none."""
+    """What the results say in short and the headline's table, for the README; how to make them where there are none."""
     path = results / "summary.json"
     if not path.is_file():
         return "No results yet: `python -m experiments study configs/study.yaml` makes them."
     summary = json.loads(path.read_text(encoding="utf-8"))
-    problems = summary["held_out"]["problems"]
     note = (
-        f"{size(summary)}. Interquartile means over seeds with 95 % bootstrap intervals; a collapsed run ends below "
-        f"{summary['collapse']:g} times the accuracy at the start. {PAIRED} p: a permutation test after Holm's "
+        f"{size(summary)}. Area: mean height of the held-out accuracy's curve over "
+        f"{summary['parts'][HEADLINE]['iterations']} iterations; after: mean of the last five evaluations. "
+        f"Interquartile means over seeds with 95 % bootstrap intervals. {PAIRED} p: a permutation test after Holm's "
         "correction; leaning: only the differences of paired runs, taken alone, pass one that deals out their signs. "
-        f"The table: one task, one starting policy, the same {problems} held-out problems for all."
+        f"The same {summary['held_out']['problems']} held-out problems for all."
     )
-    return "\n\n".join([in_short(results), table(summary["parts"][HEADLINE], ("final", "collapsed")), note])
+    return "\n\n".join([in_short(summary), table(summary["parts"][HEADLINE], (PRIMARY, "final", "collapsed")), note])
 
 
 def part_tables(results: Path, name: str) -> str:
@@ -90,18 +122,16 @@ def size(summary: dict[str, Any]) -> str:
 def conditions(summary: dict[str, Any]) -> str:
     """What the intervals are about, and what they are not: the caveats that a table cannot carry."""
     held = summary["held_out"]
-    tuned = " ".join(_chosen(summary, name) for name in summary["winners"])
     samples = "one sample" if held["samples"] == 1 else f"{held['samples']} samples"
     several = "Each part ran on one machine; on another the same start rounds differently. "
     return (
-        "Interquartile means over seeds with 95 % bootstrap intervals; collapsed: below "
-        f"{summary['collapse']:g} times the accuracy at the start, with Wilson's interval. {PAIRED} Better: the "
-        "interval of P(better) excludes one half, and so does a permutation test at the 5 % level after Holm's "
-        "correction. Leaning: only the differences of paired runs, taken alone, pass one that deals out their signs. "
-        "Three runs against three pass neither, whatever they say. All "
-        f"runs are evaluated on the same {held['problems']} held-out problems, {samples} each, and "
-        "start from the same policy unless a part says otherwise: the intervals are about training seeds, not about "
-        f"other problems or starts. {several if len(summary['machines']) > 1 else ''}{tuned}"
+        "Interquartile means over seeds with 95 % bootstrap intervals; shares of collapsed runs with Wilson's "
+        f"interval. {PAIRED} Better: the interval of P(better) excludes one half, and so does a permutation test at "
+        "the 5 % level after Holm's correction. Leaning: only the differences of paired runs, taken alone, pass one "
+        "that deals out their signs. Three runs against three pass neither, whatever they say. All runs are evaluated "
+        f"on the same {held['problems']} held-out problems, {samples} each, and start from the same policy unless a "
+        "part says otherwise: the intervals are about training seeds, not about other problems or starts. "
+        f"{several if len(summary['machines']) > 1 else ''}"
     ).strip()
 
 
@@ -111,19 +141,22 @@ def table(part: dict[str, Any], scores: Iterable[str] = tuple(COLUMNS)) -> str:
     rows = []
     for row in part["rows"]:
         arm = row["arm"] + (f" (the runs of {row['same_runs_as']})" if row["same_runs_as"] else "")
-        cells = [Interval(**row[name]).text() for name in scores]
-        rows.append([row["setting"], arm, str(row["runs"]), *cells, _masked(row)])
-    return _markdown(["arm", "runs", *(COLUMNS[name] for name in scores), "masked (%)"], rows)
+        before = [_share(row[name]) for name in ("greedy_before", "before", "greedy")]
+        cells = [_score(name, row[name]) for name in scores]
+        rows.append([row["setting"], arm, str(row["runs"]), *before, *cells, _masked(row)])
+    around = ["greedy before", "sampled before", "greedy after"]
+    return _markdown(["arm", "runs", *around, *(COLUMNS[name] for name in scores), "masked (%)"], rows)
 
 
 def comparisons(part: dict[str, Any]) -> str:
     """Each pair of arms, and whether the seeds tell the two apart."""
     rows = []
     for pair in part["pairs"]:
-        told = [Interval(**pair[name]).text() for name in ("final", "final_difference")]
+        told = [Interval(**pair[PRIMARY]).text(), _difference(pair), Interval(**pair["worst"]).text()]
         over = f"{pair['first']} over {pair['second']}"
         rows.append([pair["setting"], over, *told, short_p(pair["p"]), verdict(pair) + leaning(pair)])
-    return _markdown(["pair", "P(better final)", "difference in final", "p", "verdict"], rows)
+    heads = ["pair", "P(better) by area", "difference in area", "P(better) by worst window", "p", "verdict"]
+    return _markdown(heads, rows)
 
 
 def short_p(p: float) -> str:
@@ -143,30 +176,62 @@ def _markdown(head: list[str], rows: list[list[str]]) -> str:
                      + ["| " + " | ".join(row[first:]) + " |" for row in rows])  # fmt: skip
 
 
-def _empty(name: str) -> str:
-    return f"<!-- generated: {name} -->\n<!-- end -->"
-
-
 def _runs(summary: dict[str, Any], command: str) -> str:
     """How much was run and on what, and the parts that are not there, or not yet whole."""
     told = ", ".join(f"`{name}` ({left} of {of} runs)" for name, (left, of) in summary["missing"].items())
     return (
-        f"{size(summary)} on {'; and on '.join(map(_machine, summary['machines']))}. The tables here, `summary.json` "
+        f"{size(summary)} on {'; and on '.join(map(_machine, summary['machines']))}. This page, `summary.json` "
         "and the figures are drawn from `study.parquet`; beside each figure lies the data in it."
     ) + (f"\n\nStill to be run: {told}, each by `{command} --only NAME`." if told else "")
 
 
-def _part(summary: dict[str, Any], name: str, pictures: list[str]) -> str:
+def _part(summary: dict[str, Any], name: str, pictures: list[str]) -> list[str]:
     """What was asked, what came out, and its figures."""
-    if name not in summary["parts"]:
-        return "Not run yet."
     part, (left, planned) = summary["parts"][name], summary["missing"].get(name, (0, 0))
     so_far = f"So far {planned - left} of {planned} runs." if left else ""
     told = [f"{part['question']} {so_far}".strip(), table(part)]
     told += [comparisons(part)] if part["pairs"] else []
     told.append(_chosen(summary, name))
     told += [f"![{picture}](figures/{picture}.png)" for picture in pictures if picture.rpartition("-")[0] == name]
-    return "\n\n".join(text for text in told if text)
+    return [text for text in told if text]
+
+
+def _elsewhere(part: dict[str, Any]) -> str:
+    """Another part in a line: how many runs fell, and what is told apart."""
+    rows = [row for row in part["rows"] if row["setting"] != POOLED]
+    whole = POOLED if len({row["setting"] for row in rows}) > 1 else rows[0]["setting"]
+    apart = [verdict(pair) for pair in part["pairs"] if pair["setting"] == whole and verdict(pair) != TOLD_NOTHING]
+    told = [
+        f"{pair['first']} over {pair['second']}: {verdict(pair)}" for pair in part["pairs"] if pair["setting"] == whole
+    ]
+    pairs = f" {'; '.join(told)}." if apart else f" None of {len(told)} pairs is told apart." if told else ""
+    return f"**{part['title']}.** Runs that end below their start: {', '.join(map(_fallen, rows))}.{pairs}"
+
+
+def _fallen(row: dict[str, Any]) -> str:
+    return f"{row['arm']} {round(row['collapsed']['value'] * row['runs'])} of {row['runs']}"
+
+
+def _difference(pair: dict[str, Any]) -> str:
+    return Interval(**pair[f"{PRIMARY}_difference"]).text()
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
+
+
+def _share(value: float) -> str:
+    return f"{value:.2f}".replace("0.", ".", 1) if value < 1 else f"{value:.2f}"
+
+
+def _score(name: str, entry: dict[str, float]) -> str:
+    if name != "reach":
+        return Interval(**entry).text()
+    return "{value:.0f} [{low:.0f}, {high:.0f}]".format(**entry)
+
+
+def _equals(p: float) -> str:
+    return short_p(p) if p < 0.001 else f"= {short_p(p)}"
 
 
 def _chosen(summary: dict[str, Any], name: str) -> str:

@@ -67,7 +67,7 @@ class Part(Section):
     settings: dict[str, list[str]] = Field(default_factory=_as_is)  # name -> overrides
     arms: dict[str, Arm]
     compare: dict[str, list[str]] = Field(default_factory=dict)  # arm -> those to compare it with; none: all others
-    draw: list[Literal["profile", "masks", "certificate"]] = Field(default_factory=list)  # beyond scores and curves
+    draw: list[Literal["profile", "masks"]] = Field(default_factory=list)  # beyond scores and curves
 
     @model_validator(mode="after")
     def _check(self) -> Part:
@@ -104,8 +104,7 @@ class StudyConfig(Section):
     preset: str
     settings: list[str] = Field(default_factory=list)  # overrides of the preset, for every run
     results: str  # folder of the table, the figures and the page
-    choose: Literal["final", "area", "worst"] = "final"  # tuning takes the candidate with the highest IQM of this score
-    collapse: float = Field(0.5, gt=0, lt=1)  # a run has collapsed below this share of its starting accuracy
+    choose: Literal["area", "worst", "final"] = "area"  # tuning takes the candidate with the highest IQM of this score
     parts: dict[Name, Part]  # figures are called after them
 
     @model_validator(mode="after")

@@ -10,22 +10,17 @@ import pandas as pd
 
 from experiments.study.plan import StudyConfig, candidate_label
 from experiments.study.stats import bootstrap_band, iqm
-from experiments.study.summary import POOLED, TOLD_NOTHING, rounded, runs_of, twins, verdict
+from experiments.study.summary import POOLED, PRIMARY, TOLD_NOTHING, rounded, runs_of, twins, verdict
 from experiments.study.table import CELL, SCORES, matrix
 
 Plot = dict[str, Any]
 MOST_LINES = 4  # in one panel; more arms get a panel a family
 MOST_ARMS = 8  # in one figure of curves
-REWARD = {"reward": "mean training reward"}
+ACCURACY = {"accuracy": "held-out accuracy (sampled)"}
 MASKS = {
     "masked": "masked tokens (share)",
     "masked_prefix_only": "masked by the budget alone (share)",
     "delta_b": r"effective budget $\delta_b$ (TV a token)",
-}
-CERTIFICATE = {
-    "surrogate": "surrogate gain $L'$ (reward)",
-    "gain_low": "gain that is certain (reward)",
-    "drift": r"drift: mean $|\log \pi - \log \mu|$ (nats)",
 }
 THRESHOLDS = np.linspace(0, 1, 51)
 
@@ -40,15 +35,13 @@ def plots(study: StudyConfig, rows: pd.DataFrame, summary: dict[str, Any]) -> di
         best = {candidate_label(label, winners[arm.method]) for label, arm in settings.arms.items() if winners}
         found[f"{name}-scores"] = scores_plot(part, runs, best, reference)
         if not settings.tunes and runs["arm"].nunique() <= MOST_ARMS:
-            found[f"{name}-curves"] = lines_plot(title, runs, rows, REWARD, reference)
+            found[f"{name}-curves"] = lines_plot(title, runs, rows, ACCURACY, reference)
         if part["pairs"]:
             found[f"{name}-improvement"] = improvement_plot(part)
         if "profile" in settings.draw:
             found[f"{name}-profile"] = profile_plot(title, runs)
         if "masks" in settings.draw:
             found[f"{name}-masks"] = lines_plot(title, runs[runs["method"] != "none"], rows, MASKS)
-        if "certificate" in settings.draw:
-            found[f"{name}-certificate"] = lines_plot(title, runs, rows, CERTIFICATE)
     return {name: rounded(plot) for name, plot in found.items() if plot.get("panels", True)}
 
 
@@ -69,9 +62,7 @@ def scores_plot(part: dict[str, Any], runs: pd.DataFrame, chosen: set[str], refe
     return {"kind": "scores", "title": part["title"], "rows": rows}
 
 
-def lines_plot(
-    title: str, runs: pd.DataFrame, rows: pd.DataFrame, names: dict[str, str], reference: str = ""
-) -> Plot:
+def lines_plot(title: str, runs: pd.DataFrame, rows: pd.DataFrame, names: dict[str, str], reference: str = "") -> Plot:
     """IQM over seeds by iteration with pointwise intervals: a panel for each number in each setting, or several."""
     panels = []
     for setting, own in runs.groupby("setting", sort=False):
@@ -87,24 +78,22 @@ def lines_plot(
 
 
 def profile_plot(title: str, runs: pd.DataFrame) -> Plot:
-    """Share of runs whose final accuracy is above each threshold."""
+    """Share of runs whose area is above each threshold."""
 
     def above(draws: np.ndarray) -> np.ndarray:
         return (draws[:, :, None] > THRESHOLDS).mean(1)
 
     lines = []
     for line, same, own in _arms(runs):
-        strata = [values.to_numpy() for _, values in own.groupby("setting", sort=False)["final"]]
+        strata = [values.to_numpy() for _, values in own.groupby("setting", sort=False)[PRIMARY]]
         lines.append(line | {"same": same, "x": THRESHOLDS} | _ends(bootstrap_band(strata, above, resamples=1000)))
     return {"kind": "profile", "title": title, "panels": _panels(lines)}
 
 
 def improvement_plot(part: dict[str, Any]) -> Plot:
     """Probability that the first arm of each pair does better than the second, with intervals and verdicts."""
-    kept = ("setting", "first", "second", "final", "area")
-    rows = [
-        {key: pair[key] for key in kept} | {"told_apart": verdict(pair) != TOLD_NOTHING} for pair in part["pairs"]
-    ]
+    kept = ("setting", "first", "second", PRIMARY, "worst")
+    rows = [{key: pair[key] for key in kept} | {"told_apart": verdict(pair) != TOLD_NOTHING} for pair in part["pairs"]]
     return {"kind": "improvement", "title": part["title"], "rows": rows}
 
 

@@ -70,6 +70,7 @@ def _is_warm(config: RunConfig) -> bool:
 
 def _warm_up(config: RunConfig) -> str:
     """Train a warm-up into the cache; returns why that failed, or nothing."""
+
     def heard(event: Any) -> None:
         if event["step"] % EVENT_STEPS == 0:
             tell(WARMUP, event["step"], event["accuracy"])

@@ -99,9 +99,7 @@ def better(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return ((x > y) + 0.5 * (x == y)).mean((-2, -1))
 
 
-def probability_of_improvement(
-    first: Strata, second: Strata, resamples: int = RESAMPLES, seed: int = 0
-) -> Interval:
+def probability_of_improvement(first: Strata, second: Strata, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
     """`better`, averaged over the settings that both were run in, with its stratified interval.
 
     Raises:
@@ -186,13 +184,25 @@ def area_under_curve(x: np.ndarray, y: np.ndarray) -> float:
     return float(trapezoid(y, x) / (x[-1] - x[0])) if len(x) > 1 else float(y[0])
 
 
-def worst_late(x: np.ndarray, y: np.ndarray) -> float:
-    """Lowest point of the curve's second half, x >= its middle: what a run that was stopped late would risk.
+def worst_window(y: np.ndarray, width: int = 10) -> float:
+    """Lowest mean of `width` points in a row after the first fifth (of all there are, where they are fewer).
 
-    >>> worst_late(np.array([0, 1, 2]), np.array([0.1, 0.9, 0.8]))
-    0.8
+    >>> worst_window(np.array([0.0, 0.9, 0.5, 0.7, 0.9]), width=2)
+    0.6
     """
-    return float(y[2 * x >= x[0] + x[-1]].min())
+    late = y[len(y) // 5 :]
+    width = min(width, len(late))
+    return float(np.convolve(late, np.full(width, 1 / width), "valid").min())
+
+
+def first_at(x: np.ndarray, y: np.ndarray, level: float) -> float:
+    """The first x where y is at least `level`; one more than the last where it never is.
+
+    >>> first_at(np.array([0, 4, 8]), np.array([0.2, 0.95, 0.8]), 0.9), first_at(np.array([0, 4]), np.zeros(2), 0.9)
+    (4.0, 5.0)
+    """
+    there = np.flatnonzero(y >= level)
+    return float(x[there[0]] if len(there) else x[-1] + 1)
 
 
 def _differences(first: Strata, second: Strata) -> list[np.ndarray]:

@@ -84,7 +84,7 @@ def update_table(study: StudyConfig, out: Path) -> pd.DataFrame:
 
 
 def write_report(study: StudyConfig, command: str) -> list[Path]:
-    """Write summary, figures and the page's tables from the table alone; returns the files.
+    """Write summary, figures and page from the table alone; returns the files.
 
     Raises:
         FileNotFoundError: there is no table yet.
@@ -99,8 +99,7 @@ def write_report(study: StudyConfig, command: str) -> list[Path]:
     summary["machines"] = json.loads((folder / MACHINES).read_text(encoding="utf-8"))
     summary = rounded(summary)  # the page then says what the README says, which is made of the file
     write_atomically(folder / SUMMARY, _json(summary))
-    written = (folder / PAGE).read_text(encoding="utf-8") if (folder / PAGE).is_file() else ""
-    write_atomically(folder / PAGE, page(written, summary, command, drawn).encode())
+    write_atomically(folder / PAGE, page(summary, command, drawn).encode())
     return [folder / PAGE, folder / SUMMARY, *pictures]
 
 

@@ -21,9 +21,11 @@ from experiments.study.stats import (
     probability_of_improvement,
     share,
 )
-from experiments.study.table import SCORES, scores
+from experiments.study.table import AROUND, SCORES, scores
 
 POOLED = "all settings"
+LOWER = ("reach",)  # better where they are lower
+PRIMARY = SCORES[0]  # the only measure that gives verdicts
 DIGITS = 4  # in files
 SIGNIFICANT = 0.05
 TOLD_NOTHING = "not told apart"
@@ -35,7 +37,7 @@ def runs_of(study: StudyConfig, rows: pd.DataFrame, part: str) -> pd.DataFrame:
     Seeds that the part no longer has do not count.
     """
     own = rows[(rows["part"] == part) & rows["seed"].isin(study.parts[part].seeds.all)]
-    found = scores(own, study.collapse)
+    found = scores(own)
     order = {name: found[name].map({x: i for i, x in enumerate(known)}) for name, known in (
         ("setting", study.parts[part].settings), ("arm", found["arm"].unique()), ("seed", study.parts[part].seeds.all)
     )}  # fmt: skip
@@ -91,7 +93,6 @@ def summarise(study: StudyConfig, rows: pd.DataFrame) -> dict[str, Any]:
     return {
         "study": study.name,
         "choose": study.choose,
-        "collapse": study.collapse,
         "held_out": {"problems": evaluated.problems, "samples": evaluated.samples},
         "runs": once["run"].nunique(),
         "seconds": round(float(once["seconds"].sum()), 1),
@@ -109,8 +110,8 @@ def twins(found: pd.DataFrame) -> dict[str, str]:
 
 
 def verdict(pair: dict[str, Any]) -> str:
-    """Better where both the interval of P(better) and the corrected permutation test exclude one half."""
-    chance = Interval(**pair["final"])
+    """Better where both the interval of P(better) and the corrected permutation test exclude one half, by `PRIMARY`."""
+    chance = Interval(**pair[PRIMARY])
     if pair["p"] < SIGNIFICANT and chance.low > 0.5:
         return f"{pair['first']} better"
     if pair["p"] < SIGNIFICANT and chance.high < 0.5:
@@ -122,7 +123,7 @@ def leaning(pair: dict[str, Any]) -> str:
     """To whom the seeds lean without settling it: the differences of paired runs, uncorrected, pass a test."""
     if verdict(pair) != TOLD_NOTHING or pair["paired_p"] >= SIGNIFICANT:
         return ""
-    return f", leaning to {pair['first'] if pair['final_difference']['value'] > 0 else pair['second']}"
+    return f", leaning to {pair['first'] if pair[f'{PRIMARY}_difference']['value'] > 0 else pair['second']}"
 
 
 def rounded(value: Any) -> Any:
@@ -155,6 +156,9 @@ def _row(found: pd.DataFrame, rows: pd.DataFrame, setting: str, arm: str) -> dic
         "same_runs_as": twins(_of(found, setting)).get(arm, ""),
         "runs": len(own),
         **{name: asdict(bootstrap(_strata(own, name))) for name in SCORES},
+        **{name: float(own[name].mean()) for name in AROUND},
+        "lowest": float(own["final"].min()),
+        "highest": float(own["final"].max()),
         "collapsed": asdict(share(int(own["collapsed"].sum()), len(own))),
         "diverged": int((own["status"] == "diverged").sum()),
         **{name: None if np.isnan(mean) else float(mean) for name, mean in means.items()},
@@ -175,7 +179,7 @@ def _strata(own: pd.DataFrame, name: str) -> list[np.ndarray]:
 def _compared(found: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
     """The first of each pair against the second, setting by setting and pooled, by every score.
 
-    Scores are taken of the seeds that both have. `p` is of the final accuracy, corrected for the number of comparisons
+    Scores are taken of the seeds that both have. `p` is of the primary measure, corrected for the number of comparisons
     of the setting; `paired_p` is not corrected.
     """
     settings = list(found["setting"].unique())
@@ -189,9 +193,9 @@ def _compared(found: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> list[dic
             row: dict[str, Any] = {"setting": setting, "first": first, "second": second}
             for name in SCORES:
                 x, y = _strata(both, f"{name}_x"), _strata(both, f"{name}_y")
-                row[name] = asdict(probability_of_improvement(x, y))
+                row[name] = asdict(probability_of_improvement(*((y, x) if name in LOWER else (x, y))))
                 row[f"{name}_difference"] = asdict(paired_difference(x, y))
-                row |= {"p": permutation_p(x, y), "paired_p": paired_p(x, y)} if name == "final" else {}
+                row |= {"p": permutation_p(x, y), "paired_p": paired_p(x, y)} if name == PRIMARY else {}
             family.append(row)
         for row, p in zip(family, holm([row["p"] for row in family]), strict=True):
             row["p"] = p

@@ -15,7 +15,7 @@ import numpy as np
 
 from experiments.study.plan import Cell
 from experiments.study.runner import DIVERGED, is_done
-from experiments.study.stats import area_under_curve, worst_late
+from experiments.study.stats import area_under_curve, first_at, worst_window
 from minicppo.files import write_atomically
 from minicppo.rl.run_dir import RunDir
 from minicppo.rules import get_method
@@ -53,7 +53,9 @@ LOGGED = {  # kind of a row of metrics.jsonl -> column -> key
     },
 }
 NUMBERS = [*(column for columns in LOGGED.values() for column in columns), "seconds"]
-SCORES = ("final", "area", "worst")
+AROUND = ("before", "greedy_before", "greedy")
+SCORES = ("area", "worst", "reach", "final")  # in the order of the protocol; `reach` is better where it is lower
+REACHED, LAST = 0.9, 5  # accuracy that `reach` waits for, and the evaluations that `final` averages
 
 
 def rows_of(cell: Cell, folder: Path) -> pd.DataFrame:
@@ -110,23 +112,29 @@ def read_table(path: Path) -> pd.DataFrame:
     return _typed(pd.read_parquet(path) if path.is_file() else pd.DataFrame(columns=[*LABELS, *COUNTS, *NUMBERS]))
 
 
-def scores(rows: pd.DataFrame, collapse: float) -> pd.DataFrame:
-    """One row a cell: final accuracy, mean and lowest late training reward, whether it collapsed, its seconds.
+def scores(rows: pd.DataFrame) -> pd.DataFrame:
+    """One row a cell: the protocol's measures, accuracy before and after, whether it collapsed, its seconds.
 
-    A run has collapsed if it ends below `collapse` times the accuracy that it started from.
+    area: mean height of the held-out accuracy's curve; worst: lowest mean of the training reward over ten iterations
+    after the first fifth; reach: iterations until an evaluation finds 0.9, one more than there are if none does; final:
+    mean of the last five evaluations (`greedy`: of the greedy accuracy), the start not among them. A run has collapsed
+    if `final` is below the accuracy that it started from.
     """
     found = []
     for place, run in rows.groupby(CELL, sort=False):
-        accuracy, reward = run["accuracy"].dropna(), run[["iteration", "reward"]].dropna()
-        curve = reward["iteration"].to_numpy(float), reward["reward"].to_numpy()
-        first, final = accuracy.iloc[0], accuracy.iloc[-1]
+        at = run[["iteration", "accuracy", "greedy"]].dropna(subset="accuracy").to_numpy(float)
+        iterations, accuracy, greedy = at.T
+        reward = run["reward"].dropna().to_numpy(float)
+        final = accuracy[1:][-LAST:].mean()
         found.append(
             dict(zip(CELL, place, strict=True))
             | {name: run[name].iloc[0] for name in ("method", "params", "run", "status")}
-            | {"final": final, "area": area_under_curve(*curve), "worst": worst_late(*curve)}
-            | {"collapsed": final < collapse * first, "seconds": run["seconds"].sum()}
+            | {"before": accuracy[0], "greedy_before": greedy[0], "greedy": greedy[1:][-LAST:].mean()}
+            | {"area": area_under_curve(iterations, accuracy), "worst": worst_window(reward)}
+            | {"reach": first_at(iterations, accuracy, REACHED), "final": final}
+            | {"collapsed": final < accuracy[0], "seconds": run["seconds"].sum()}
         )
-    columns = [*CELL, "method", "params", "run", "status", *SCORES, "collapsed", "seconds"]
+    columns = [*CELL, "method", "params", "run", "status", *AROUND, *SCORES, "collapsed", "seconds"]
     return pd.DataFrame(found, columns=columns)
 
 

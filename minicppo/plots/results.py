@@ -13,9 +13,11 @@ from minicppo.text import markdown_cell
 class Result:
     """One run in numbers: accuracies and shares in [0, 1], `seconds` of training, `peak_memory_mb` of the process.
 
-    `before` and `after` are sampled held-out accuracies at the first and the last evaluation, with standard errors;
-    `masked*` are means over all updates, as shares of the response tokens, and `drift` is the mean |log(pi/mu)| of the
-    tokens updates were made with. None: the run did not log it.
+    `before` is the sampled held-out accuracy at the first evaluation, `after` the mean of the evaluations in the last
+    two fifths of the run (one alone reads the noise of a plateau), both with the standard error of one evaluation: all
+    ask the same problems. `greedy_*` are the same of the greedy accuracy. `masked*` are means over all updates, as
+    shares of the response tokens, and `drift` is the mean |log(pi/mu)| of the tokens updates were made with. None: the
+    run did not log it.
     """
 
     label: str
@@ -25,6 +27,7 @@ class Result:
     before_se: float
     after: float
     after_se: float
+    greedy_before: float | None
     greedy_after: float | None
     masked: float | None
     masked_token_only: float | None
@@ -44,6 +47,8 @@ def result(run: Run, label: str | None = None) -> Result:
     if not evals:
         raise ValueError(f"{run.path} has no evaluation yet: let it run on, or use `minicppo resume {run.path}`")
     first, last = evals[0], evals[-1]
+    late = [row for row in evals[1:] if 5 * row["iteration"] >= 3 * last["iteration"]] or [last]
+    greedy = [row["greedy_accuracy"] for row in late if row.get("greedy_accuracy") is not None]
 
     def mean(key: str) -> float | None:
         _, values = run.series("update", key)
@@ -56,9 +61,10 @@ def result(run: Run, label: str | None = None) -> Result:
         iterations=int(last["iteration"]),
         before=first["accuracy"],
         before_se=first["accuracy_se"],
-        after=last["accuracy"],
-        after_se=last["accuracy_se"],
-        greedy_after=last.get("greedy_accuracy"),
+        after=float(np.mean([row["accuracy"] for row in late])),
+        after_se=float(np.mean([row["accuracy_se"] for row in late])),
+        greedy_before=first.get("greedy_accuracy"),
+        greedy_after=float(np.mean(greedy)) if greedy else None,
         masked=mean("mask/frac"),
         masked_token_only=mean("mask/token_only"),
         masked_prefix_only=mean("mask/prefix_only"),
@@ -88,6 +94,7 @@ COLUMNS: list[tuple[str, str | None, Callable[[Result], str]]] = [
     ("method", "method", lambda row: row.label),
     ("held-out accuracy before (%)", "before %", lambda row: percent(row.before, row.before_se)),
     ("after (%)", "after %", lambda row: percent(row.after, row.after_se)),
+    ("greedy before (%)", None, lambda row: percent(row.greedy_before)),
     ("greedy after (%)", "greedy\n%", lambda row: percent(row.greedy_after)),
     ("masked tokens (%)", "masked\n%", lambda row: percent(row.masked, digits=2)),
     ("by the token test alone (%)", None, lambda row: percent(row.masked_token_only, digits=2)),

@@ -35,7 +35,7 @@ def test_every_command_explains_itself(experiments, name):
     ("arguments", "says"),
     [
         (["demo", "train.lrr=1"], "did you mean 'train.lr'"),
-        *((["demo", text], f"minicppo train stale {text}") for text in ("method=grpo", "recipe=ppo", "name=mine")),
+        *((["demo", text], f"minicppo train misled {text}") for text in ("method=grpo", "recipe=ppo", "name=mine")),
         (["demo", "method.name=grpo"], "trains cppo-exact, dppo-exact, grpo, none"),
         (["demo", "--workers", "0"], "'0' for '--workers'"),
         (["demo-llm", "method=grpo"], "say --method grpo"),
@@ -54,7 +54,7 @@ def test_demo_writes_what_it_promises_and_goes_on_where_it_stopped(experiments, 
     summary = json.loads((out / "summary.json").read_text())
     assert set(summary["methods"]) == {"cppo-exact", "dppo-exact", "grpo", "none"}
     for row in summary["methods"].values():
-        for key in ("before", "before_se", "after", "after_se", "masked", "seconds", "peak_memory_mb"):
+        for key in ("before", "before_se", "greedy_before", "after", "after_se", "masked", "seconds", "peak_memory_mb"):
             assert row[key] is not None, key
         assert row["before"] == summary["methods"]["none"]["before"], "all start from the same warm-up"
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -105,10 +105,11 @@ def test_the_demo_says_of_changed_settings_only_what_it_measured(tmp_path):
     runs = [load_run(write_run(tmp_path / name, name, final=0.9 - 0.2 * i, seed=i)) for i, name in enumerate(METHODS)]
     rows = results(runs)
     as_it_is, changed = what_to_look_at(rows), what_to_look_at(rows, preset_as_it_is=False)
-    for known in ("collapse", "warm-up's likeliest"):
+    for known in ("demonstrations were wrong", "lowest seed"):
         assert known in as_it_is
         assert known not in changed
-    assert "held-out accuracy went from 31 to 30 %" in changed
+    bare = rows[-1]
+    assert f"31 to {100 * bare.after:.0f} % of samples, 97 to 97 % of the likeliest answers without a mask" in changed
     both = rows[0].masked_both or 0.0
     assert f"{100 * rows[0].masked_prefix_only:.2f} % of the tokens" in changed
     assert f"together {100 * both:.2f} %" in changed

@@ -36,7 +36,9 @@ def trace(runs):
 def test_a_result_is_read_off_the_metrics(runs):
     row, updates = result(runs[0]), runs[0].rows("update")
     assert (row.before, row.before_se, row.iterations, row.peak_memory_mb) == (0.31, 0.02, 12, 511.0)
-    assert (row.after, row.seconds) == pytest.approx((0.9, 12 * 1.5))
+    evaluated = {r["iteration"]: r["accuracy"] for r in runs[0].rows("eval")}
+    assert (row.after, row.seconds) == pytest.approx(((evaluated[8] + evaluated[12]) / 2, 12 * 1.5)), "not one alone"
+    assert (row.greedy_before, row.greedy_after) == pytest.approx((0.97, 0.97))
     assert row.masked == pytest.approx(np.mean([u["mask/frac"] for u in updates]))
     parts = (row.masked_token_only, row.masked_prefix_only, row.masked_both)
     assert sum(part or 0.0 for part in parts) == pytest.approx(row.masked)
