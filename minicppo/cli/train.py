@@ -45,7 +45,8 @@ def train(
 
     Presets: `learn` (little drift, the token masks are nearly idle), `stale` (four epochs a batch: the masks bind, and
     without one training collapses), `misled` (greedy answers wrong at first), `smollm2-135m` and `smollm2-demo` (a
-    pretrained model; first `make setup-llm`), and `qwen3-...`, the paper's runs on engines trl and verl (first `minicppo plan`, which says what they take).
+    pretrained model; first `make setup-llm`), and `qwen3-...`, the paper's runs on engines trl and verl (first
+    `minicppo plan`, which says what they take).
 
     Examples:
 
