@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -86,9 +86,9 @@ def evaluate(
         return
     from minicppo.plots.results import percent
     from minicppo.rl.checkpoint import list_checkpoints
-    from minicppo.rl.data import load_data
+    from minicppo.rl.data import DataError, load_data
     from minicppo.rl.evaluate import DataSettings, evaluate_data
-    from minicppo.rl.tasks.math import template_text
+    from minicppo.rl.tasks.math import MathTask, template_text
 
     names = [name.strip() for name in data.split(",") if name.strip()]
     for name in names:
@@ -99,9 +99,13 @@ def evaluate(
     if run:  # the length and the wording that it was trained with
         policy, config = _of_run(run, overrides)
         task, newest = config.make_task(), list_checkpoints(run / "checkpoints")[-1]
-        own = {"template": task.template} if hasattr(task, "template") else {}
+        own = {"template": task.template} if isinstance(task, MathTask) else {}
         if not as_json:
             say(f"{newest}, the newest checkpoint: iteration {int(newest.name)} of {config.train.iterations}")
+        with suppress(DataError):  # the data that it was trained on may be gone
+            seen = isinstance(task, MathTask) and task.trained_on(names)
+            if seen and not as_json:
+                say(f"{seen} of these problems the run was trained on, or nearly: no fair test")
         settings = DataSettings(str(newest), **{"max_new_tokens": config.max_new_tokens(task), **own, **asked})
     elif overrides:
         raise ValueError(f"{target} is no run, so it has no settings to change: {' '.join(overrides)}")

@@ -19,7 +19,6 @@ from minicppo.rl.eval_store import Store, claimed
 from minicppo.rl.grading.confined import take_faults
 from minicppo.rl.grading.reward import MALFORMED, Outcome, judge_response, require_math_verify
 from minicppo.rl.identity import policy_digest
-from minicppo.rl.near_duplicates import repeated
 from minicppo.rl.policy import Policy
 from minicppo.rl.sampling import sample
 from minicppo.rl.seeding import generator_for, rng_for
@@ -241,11 +240,10 @@ def held_out_problems(task: Task, config: RunConfig) -> list[Problem]:
     if not isinstance(task, MathTask):
         raise ConfigError(f"eval.data = {names} are mathematics problems: task {task.name!r} cannot score them")
     problems = [as_problem(each, task.template) for name in names for each in load_data(name).problems]
-    questions = [[each.data["question"] for each in part] for part in (problems, task.problems["train"])]
-    shared = repeated(*questions)
+    shared = task.trained_on(names)
     if shared:
         raise ConfigError(
-            f"eval.data = {names}: {len(shared)} of the {len(problems)} problems would be trained on. Name these "
+            f"eval.data = {names}: {shared} of the {len(problems)} problems would be trained on. Name these "
             "sets in task.options.test too, which takes them out of the training problems"
         )
     different = list({each.content: each for each in reversed(problems)}.values())[::-1]  # the first of each

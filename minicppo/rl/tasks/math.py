@@ -2,6 +2,7 @@
 
 import random
 import sys
+from collections.abc import Sequence
 from functools import cached_property
 
 from minicppo.rl.data import MathProblem, check_name, load_data
@@ -62,6 +63,11 @@ class MathTask(Task):
 
     def well_formed(self, problem: Problem, response: str) -> bool:
         return extract_answer(response) is not None
+
+    def trained_on(self, names: Sequence[str]) -> int:
+        """How many problems of these data sets training problems repeat, or nearly. Raises DataError."""
+        asked = [each.question for name in names for each in load_data(name).problems]
+        return len(repeated(asked, [each.data["question"] for each in self.problems["train"]]))
 
     @cached_property
     def problems(self) -> dict[Split, list[Problem]]:

@@ -69,6 +69,7 @@ def test_what_nearly_repeats_a_held_out_problem_is_not_trained_on(tmp_path, caps
     assert "math: 14 problems of" in capsys.readouterr().err
     data, test = write(tmp_path / "asked.jsonl", asked), write(tmp_path / "x.jsonl", [("1?", "1")])
     task, config = make_task("math", data=data, test=test), SimpleNamespace(eval=EvalConfig(data=[few]))
+    assert (task.trained_on([few]), task.trained_on([test, few])) == (7, 7)
     with pytest.raises(ConfigError, match="7 of the 7 problems would be trained on"):
         held_out_problems(task, config)
 
