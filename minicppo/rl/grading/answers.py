@@ -54,7 +54,7 @@ NAME = re.compile(  # what a value may be said of: x, f(2), AB, m/n, a - b; but 
     r"|[A-Za-z]'*(?:_(?:\{\w+\}|\w))?(?:\([\w, ]*\))?|[()\[\]|{}+/,\s]|(?<=[\w)}])\s*-)+"
 )
 UNCLEAR = re.compile(  # 1/2x is read in two ways
-    r"(?<![_\d])\d+\s+\d|'|!!|\d\s*_|\\approx|/\s*\d+\s*(?:[a-zA-Z(]|\\(?!cdot|times|\\|end|cup|cap))"
+    r"(?<![_\d])\d+\s+\d|'|:|!!|\d\s*_|\\approx|/\s*\d+\s*(?:[a-zA-Z(]|\\(?!cdot|times|\\|end|cup|cap))"
 )
 
 
@@ -209,6 +209,8 @@ def _intervals(text: str) -> tuple[str, str]:
                 variables.add(left if names[0] else right)
                 if sum(names) != 1:
                     return "", text
+            if len(sides) < 3:  # x is not 2, say
+                return "", text
         if max(map(len, ends.values())) > 1 or not any(ends.values()):
             return "", text
         (low, low_open), (high, high_open) = (*ends[False], (r"-\infty", True))[0], (*ends[True], (r"\infty", True))[0]
@@ -232,7 +234,7 @@ def _listed(text: str) -> tuple[str, list[str]]:
     return kind, [
         each.replace(r"\pm", sign).replace(r"\mp", "-+"[sign == "-"])
         for each in elements
-        for sign in ("+-" if r"\pm" in each else "+")
+        for sign in ("+-" if re.search(r"\\(?:pm|mp)(?![a-z])", each) else "+")
     ]
 
 

@@ -11,6 +11,7 @@ from functools import lru_cache
 
 LETTER = re.compile(r"(\\mathbb\s*\{?[A-Z]\}?|\\[A-Za-z]+)|([A-Zd])(?:_(?:\{([^{}]*)\}|(\w)))?")
 DECIMAL = re.compile(r"(?<![\d.])(\d*)\.(\d+)")
+TIMES = re.compile(r"(?<![_\d.])(\d+)\s*\(")  # 2(1/2) is no mixed number
 DEGREES = re.compile(r"(\d+(?:\.\d+)?)\s*\^\s*\{?\s*\\circ\s*\}?")
 
 
@@ -26,6 +27,7 @@ def load() -> Callable[[str, str], bool | None]:
 
     @lru_cache
     def read(latex: str, real: bool) -> Basic:
+        latex = TIMES.sub(r"\1 \\cdot (", latex)
         latex = LETTER.sub(told_apart, DECIMAL.sub(fraction, DEGREES.sub(r"(\\frac{\1\\pi}{180})", latex)))
         tree = latex2sympy(
             normalize_latex(latex, spelling), is_real=real, convert_degrees=False, normalization_config=None

@@ -143,7 +143,7 @@ class TestWithMathVerify:
 
     def test_there_are_enough_pairs_of_both_kinds(self):
         verdicts = [expected for pairs in PAIRS.values() for *_, expected in pairs]
-        assert len(verdicts) == 1265
+        assert len(verdicts) == 1416
         assert 0.3 < sum(verdicts) / len(verdicts) < 0.7
 
     def test_few_right_answers_are_refused_and_each_is_named(self):
