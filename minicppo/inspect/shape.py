@@ -52,10 +52,10 @@ class Shape:
     def missing_mass(self) -> tuple[float, float]:
         """1 - E[pi / mu] and how many standard errors that is above 0, on tokens that training pushes up.
 
-        Of tokens and of whole responses the larger error counts. Those pushed down have ratios below 1 anyway.
+        Of tokens and of whole responses the larger error counts. Tokens pushed down have ratios below 1 anyway.
         """
-        total, square, n, cluster, cross, sizes = self.sums[0] if self.sums[0, 2] >= 100 else self.sums.sum(0)
-        if n < 2:
+        total, square, n, cluster, cross, sizes = self.sums[0]
+        if n < 100:
             return 0.0, 0.0
         mean = total / n
         by_token = np.sqrt(max(square / n - mean * mean, 0) / n)
