@@ -25,7 +25,6 @@ SCORE_LABELS = {
     "collapsed": "collapsed runs (share)",
 }
 BAND = 0.13
-NAMED = "as the panel says"  # where arms that have a panel each all look the same
 
 
 def draw_all(plots: Mapping[str, Plot], folder: Path) -> list[Path]:
@@ -55,14 +54,14 @@ def digest(data: bytes) -> str:
 def draw(plot: Plot) -> Figure:
     """The figure of one plot."""
     with house_style():
-        kinds = {"scores": _scores, "lines": _lines, "profile": _profile, "improvement": _improvement}
+        kinds = {"scores": _scores, "lines": _lines, "improvement": _improvement}
         return kinds[plot["kind"]](plot)
 
 
 def _scores(plot: Plot) -> Figure:
     """One row an arm, settings one under the other; its runs, their centre and its interval in four columns."""
     rows = plot["rows"]
-    styles = _styles(sorted(rows, key=lambda row: not row["full"]))
+    styles = _styles(rows)
     places, heads = _places(rows)
     lowest = places[-1]
     figure = new_figure(9.2, 1.1 - 0.25 * lowest)
@@ -78,11 +77,9 @@ def _scores(plot: Plot) -> Figure:
         ax.set_ylim(lowest - 0.7, 0.7)
         ax.grid(visible=False, axis="y")
     axes[0].set_yticks([*places, *heads], [*(row["arm"] for row in rows), *heads.values()])
-    labels = axes[0].get_yticklabels()
-    for tick in [*labels[len(places) :], *(tick for tick, row in zip(labels, rows, strict=False) if row["chosen"])]:
+    for tick in axes[0].get_yticklabels()[len(places) :]:
         tick.set_fontweight("bold")
-    bold = "; bold: chosen" if any(row["chosen"] for row in rows) else ""
-    _title(figure, plot, f"interquartile mean and 95 % interval of {_runs(rows)} runs an arm (each a tick){bold}")
+    _title(figure, plot, f"interquartile mean and 95 % interval of {_runs(rows)} runs an arm (each a tick)")
     return figure
 
 
@@ -108,34 +105,15 @@ def _lines(plot: Plot) -> Figure:
     by_setting = len({panel["label"] for panel in panels}) > 1
     scales = [(panel["label"], panel["setting"] if by_setting else "") for panel in panels]
     ends = _ends(panels, scales)
-    named = [styles[panel["name"]] for panel in panels if panel["name"] in styles]
-    alike = len(named) > 1 and all(style == named[0] for style in named)
     for ax, panel, scale in zip(axes, panels, scales, strict=True):
         for line in panel["lines"]:
-            _banded(ax, line, styles, NAMED if alike and line["arm"] == panel["name"] else "")
+            _banded(ax, line, styles)
         ax.set_title(": ".join(part for part in (panel["setting"], panel["name"]) if part))
-        ax.set_xlabel("iteration (one rollout batch each)")
+        ax.set_xlabel(panel["over"])
         ax.set_ylabel(panel["label"])
         ax.set_ylim(*ends[scale])
-        ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    _thin_labels(axes)
-    _legend(figure, plot, "interquartile mean of the seeds and 95 % band")
-    return figure
-
-
-def _profile(plot: Plot) -> Figure:
-    panels = plot["panels"]
-    figure, axes = _grid(panels, 2.6)
-    styles = _styles([line for panel in panels for line in panel["lines"]])
-    for ax, panel in zip(axes, panels, strict=True):
-        for line in panel["lines"]:
-            _banded(ax, line, styles)
-        ax.set_title(panel["name"])
-        ax.set_xlabel("area under the held-out accuracy")
-        ax.set_ylabel("share of runs above it")
-        ax.set_ylim(-0.03, 1.03)
-    _thin_labels(axes)
-    _legend(figure, plot, "shares of runs and 95 % band")
+        ax.xaxis.set_major_locator(MaxNLocator(5))
+    _legend(figure, plot, f"{plot['what']} and 95 % band")
     return figure
 
 
@@ -160,17 +138,6 @@ def _ends(panels: Sequence[Plot], scales: Sequence[tuple[str, str]]) -> dict[tup
         scale: (min(y) - 0.04 * (max(y) - min(y) or 1), max(y) + 0.04 * (max(y) - min(y) or 1))
         for scale, y in reach.items()
     }
-
-
-def _thin_labels(axes: Sequence[Axes]) -> None:
-    """Drop the labels that a neighbour to the left or below bears already."""
-    columns = min(3, len(axes))
-    told = [ax.get_ylabel() for ax in axes]
-    for i, ax in enumerate(axes):
-        if i % columns and told[i - 1] == told[i]:
-            ax.set_ylabel("")
-        if i + columns < len(axes):
-            ax.set_xlabel("")
 
 
 def _improvement(plot: Plot) -> Figure:
@@ -218,9 +185,9 @@ def _styles(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     return styles
 
 
-def _banded(ax: Axes, line: Plot, styles: Mapping[str, dict[str, Any]], label: str = "") -> None:
-    style, x, label = styles[line["arm"]], line["x"], label or " = ".join([line["arm"], *line["same"]])
-    ax.plot(x, line["value"], label=label, linewidth=1.5, markevery=max(1, len(x) // 7), **style)
+def _banded(ax: Axes, line: Plot, styles: Mapping[str, dict[str, Any]]) -> None:
+    style, x = styles[line["arm"]], line["x"]
+    ax.plot(x, line["value"], label=line["arm"], linewidth=1.5, markevery=max(1, len(x) // 7), **style)
     ax.fill_between(x, line["low"], line["high"], color=style["color"], alpha=BAND, linewidth=0)
 
 

@@ -7,9 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from experiments.study.summary import POOLED, PRIMARY, TOLD_NOTHING, Interval, leaning, verdict
+from experiments.study.summary import HEADLINE, POOLED, PRIMARY, TOLD_NOTHING, Interval, leaning, verdict
 
-HEADLINE = "headline"
 PAIRED = "Differences are means over runs paired by seed, not differences of the interquartile means."
 LEGEND = (
     "Before and after: held-out accuracy, greedy (the likeliest answer) and sampled; after is the mean of the last "
@@ -140,10 +139,9 @@ def table(part: dict[str, Any], scores: Iterable[str] = tuple(COLUMNS)) -> str:
     scores = list(scores)
     rows = []
     for row in part["rows"]:
-        arm = row["arm"] + (f" (the runs of {row['same_runs_as']})" if row["same_runs_as"] else "")
         before = [_share(row[name]) for name in ("greedy_before", "before", "greedy")]
         cells = [_score(name, row[name]) for name in scores]
-        rows.append([row["setting"], arm, str(row["runs"]), *before, *cells, _masked(row)])
+        rows.append([row["setting"], row["arm"], str(row["runs"]), *before, *cells, _masked(row)])
     around = ["greedy before", "sampled before", "greedy after"]
     return _markdown(["arm", "runs", *around, *(COLUMNS[name] for name in scores), "masked (%)"], rows)
 
@@ -154,8 +152,17 @@ def comparisons(part: dict[str, Any]) -> str:
     for pair in part["pairs"]:
         told = [Interval(**pair[PRIMARY]).text(), _difference(pair), Interval(**pair["worst"]).text()]
         over = f"{pair['first']} over {pair['second']}"
-        rows.append([pair["setting"], over, *told, short_p(pair["p"]), verdict(pair) + leaning(pair)])
-    heads = ["pair", "P(better) by area", "difference in area", "P(better) by worst window", "p", "verdict"]
+        needed = "-" if pair["seeds_needed"] is None else f"{pair['seeds_needed']:,}"
+        rows.append([pair["setting"], over, *told, short_p(pair["p"]), verdict(pair) + leaning(pair), needed])
+    heads = [
+        "pair",
+        "P(better) by area",
+        "difference in area",
+        "P(better) by worst window",
+        "p",
+        "verdict",
+        "seeds to tell",
+    ]
     return _markdown(heads, rows)
 
 
@@ -243,19 +250,11 @@ def _chosen(summary: dict[str, Any], name: str) -> str:
         f"`{method}` {', '.join(f'{key} = {value}' for key, value in params.items())}"
         for method, params in winners.items()
     )
-    seeds, rows = summary["parts"][name]["seeds"], summary["parts"][name]["rows"]
-    tied = [", ".join(equals) for method in winners if len(equals := _best(rows, method, summary["choose"])) > 1]
-    note = f" Equally high, and the first of them taken: {'; '.join(tied)}." if tied else ""
+    part = summary["parts"][name]
     return (
-        f"Tuned: the candidate with the highest interquartile mean of `{summary['choose']}` over {seeds} seeds of its "
-        f"own, out of {len(rows) // len(winners)} for each method: {told}.{note}"
+        f"Tuned: the candidate with the highest interquartile mean of `{summary['choose']}` over {part['seeds']} seeds "
+        f"of its own (of equals the first), out of {len(part['rows']) // len(winners)} for each method: {told}."
     )
-
-
-def _best(rows: list[dict[str, Any]], method: str, choose: str) -> list[str]:
-    """The candidates of a method that score highest, all of them."""
-    own = {row["arm"]: row[choose]["value"] for row in rows if row["method"] == method}
-    return [arm for arm, value in own.items() if value == max(own.values())]
 
 
 def _masked(row: dict[str, Any]) -> str:

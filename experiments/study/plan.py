@@ -67,7 +67,6 @@ class Part(Section):
     settings: dict[str, list[str]] = Field(default_factory=_as_is)  # name -> overrides
     arms: dict[str, Arm]
     compare: dict[str, list[str]] = Field(default_factory=dict)  # arm -> those to compare it with; none: all others
-    draw: list[Literal["profile", "masks"]] = Field(default_factory=list)  # beyond scores and curves
 
     @model_validator(mode="after")
     def _check(self) -> Part:

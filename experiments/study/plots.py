@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from experiments.study.plan import StudyConfig, candidate_label
+from experiments.study.plan import StudyConfig
 from experiments.study.stats import bootstrap_band, iqm
-from experiments.study.summary import POOLED, PRIMARY, TOLD_NOTHING, rounded, runs_of, twins, verdict
+from experiments.study.summary import HEADLINE, POOLED, PRIMARY, TOLD_NOTHING, rounded, runs_of, verdict
 from experiments.study.table import CELL, SCORES, matrix
 
 Plot = dict[str, Any]
@@ -31,34 +31,26 @@ def plots(study: StudyConfig, rows: pd.DataFrame, summary: dict[str, Any]) -> di
     for name, part in summary["parts"].items():
         settings, runs = study.parts[name], runs_of(study, rows, name)
         reference, title = next(iter(settings.compare), ""), part["title"]
-        winners = summary["winners"].get(name, {})
-        best = {candidate_label(label, winners[arm.method]) for label, arm in settings.arms.items() if winners}
-        found[f"{name}-scores"] = scores_plot(part, runs, best, reference)
+        found[f"{name}-scores"] = scores_plot(part, runs)
         if not settings.tunes and runs["arm"].nunique() <= MOST_ARMS:
             found[f"{name}-curves"] = lines_plot(title, runs, rows, ACCURACY, reference)
         if part["pairs"]:
             found[f"{name}-improvement"] = improvement_plot(part)
-        if "profile" in settings.draw:
+        if name == HEADLINE:
             found[f"{name}-profile"] = profile_plot(title, runs)
-        if "masks" in settings.draw:
             found[f"{name}-masks"] = lines_plot(title, runs[runs["method"] != "none"], rows, MASKS)
     return {name: rounded(plot) for name, plot in found.items() if plot.get("panels", True)}
 
 
-def scores_plot(part: dict[str, Any], runs: pd.DataFrame, chosen: set[str], reference: str = "") -> Plot:
-    """Each run's scores, their IQM and the share of collapsed runs with intervals, by setting and arm.
-
-    Of several arms of one method the chosen one is drawn full, or the reference where all are of one method.
-    """
+def scores_plot(part: dict[str, Any], runs: pd.DataFrame) -> Plot:
+    """Each run's scores, their IQM and the share of collapsed runs with intervals, by setting and arm."""
     by_arm = dict(iter(runs.groupby(["setting", "arm"])))
     kept = ("setting", "arm", "method", "runs", *SCORES, "collapsed")
-    full = chosen or ({reference} if runs["method"].nunique() == 1 else set())
     rows = []
     for row in part["rows"]:
         if row["setting"] != POOLED:
-            own, arm = by_arm[row["setting"], row["arm"]], row["arm"]
-            each = {name: own[name].to_numpy() for name in SCORES}
-            rows.append({key: row[key] for key in kept} | {"each": each, "chosen": arm in chosen, "full": arm in full})
+            own = by_arm[row["setting"], row["arm"]]
+            rows.append({key: row[key] for key in kept} | {"each": {name: own[name].to_numpy() for name in SCORES}})
     return {"kind": "scores", "title": part["title"], "rows": rows}
 
 
@@ -68,13 +60,16 @@ def lines_plot(title: str, runs: pd.DataFrame, rows: pd.DataFrame, names: dict[s
     for setting, own in runs.groupby("setting", sort=False):
         for name, label in names.items():
             lines = []
-            for line, same, arm in _arms(own):
+            for line, arm in _arms(own):
                 table = matrix(arm[CELL].merge(rows, on=CELL), name)
                 if table.to_numpy().any():  # what is always zero, or never there, says nothing
                     band = bootstrap_band([table.to_numpy().T], lambda draws: iqm(draws, axis=1), resamples=1000)
-                    lines.append(line | {"x": table.index.to_numpy(float)} | _ends(band) | {"same": same})
-            panels += [{**panel, "setting": setting, "label": label} for panel in _panels(lines, reference)]
-    return {"kind": "lines", "title": title, "panels": panels}
+                    lines.append(line | {"x": table.index.to_numpy(float)} | _ends(band))
+            panels += [
+                {**panel, "setting": setting, "label": label, "over": "iteration"}
+                for panel in _panels(lines, reference)
+            ]
+    return {"kind": "lines", "title": title, "what": "interquartile mean of the seeds", "panels": panels}
 
 
 def profile_plot(title: str, runs: pd.DataFrame) -> Plot:
@@ -84,10 +79,12 @@ def profile_plot(title: str, runs: pd.DataFrame) -> Plot:
         return (draws[:, :, None] > THRESHOLDS).mean(1)
 
     lines = []
-    for line, same, own in _arms(runs):
+    for line, own in _arms(runs):
         strata = [values.to_numpy() for _, values in own.groupby("setting", sort=False)[PRIMARY]]
-        lines.append(line | {"same": same, "x": THRESHOLDS} | _ends(bootstrap_band(strata, above, resamples=1000)))
-    return {"kind": "profile", "title": title, "panels": _panels(lines)}
+        lines.append(line | {"x": THRESHOLDS} | _ends(bootstrap_band(strata, above, resamples=1000)))
+    told = {"setting": "", "label": "share of runs above it", "over": "area under the held-out accuracy"}
+    panels = [{**panel, **told} for panel in _panels(lines)]
+    return {"kind": "lines", "title": title, "what": "shares of runs", "panels": panels}
 
 
 def improvement_plot(part: dict[str, Any]) -> Plot:
@@ -97,13 +94,10 @@ def improvement_plot(part: dict[str, Any]) -> Plot:
     return {"kind": "improvement", "title": part["title"], "rows": rows}
 
 
-def _arms(runs: pd.DataFrame) -> Iterator[tuple[Plot, list[str], pd.DataFrame]]:
-    """Each arm, the later arms of the very same runs, which would hide it, and its runs."""
-    same = twins(runs)
+def _arms(runs: pd.DataFrame) -> Iterator[tuple[Plot, pd.DataFrame]]:
+    """Each arm, and its runs."""
     for arm, own in runs.groupby("arm", sort=False):
-        if arm not in same:
-            hidden = [later for later, earlier in same.items() if earlier == arm]
-            yield {"arm": arm, "method": own["method"].iloc[0]}, hidden, own
+        yield {"arm": arm, "method": own["method"].iloc[0]}, own
 
 
 def _ends(band: tuple[np.ndarray, np.ndarray, np.ndarray]) -> Plot:

@@ -156,6 +156,16 @@ def paired_difference(first: Strata, second: Strata, resamples: int = RESAMPLES,
     return bootstrap(_differences(first, second), lambda draws: draws.mean(-1), resamples, seed)
 
 
+def seeds_needed(first: Strata, second: Strata) -> int | None:
+    """Pairs at which a mean difference as large as this one would be found four times in five, by a z-test at 5 %.
+
+    None where the difference is 0, or there are too few pairs to see how much they vary.
+    """
+    differences = np.concatenate(_differences(first, second))
+    mean, noise = differences.mean(), differences.std(ddof=1) if len(differences) > 1 else 0.0
+    return int(np.ceil(((1.96 + 0.84) * noise / mean) ** 2)) if mean and noise else None
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """P-values corrected for their number by Holm's step-down rule: below 0.05, at most one in twenty families errs.
 

@@ -19,11 +19,13 @@ from experiments.study.stats import (
     paired_p,
     permutation_p,
     probability_of_improvement,
+    seeds_needed,
     share,
 )
 from experiments.study.table import AROUND, SCORES, scores
 
 POOLED = "all settings"
+HEADLINE = "headline"  # the part that the pages tell first
 LOWER = ("reach",)  # better where they are lower
 PRIMARY = SCORES[0]  # the only measure that gives verdicts
 DIGITS = 4  # in files
@@ -102,13 +104,6 @@ def summarise(study: StudyConfig, rows: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def twins(found: pd.DataFrame) -> dict[str, str]:
-    """Arms with the very same runs as an earlier one, and that one: tuning may choose what was the default already."""
-    first: dict[tuple[str, ...], str] = {}
-    own = {str(arm): tuple(runs["run"]) for arm, runs in found.groupby("arm", sort=False)}
-    return {arm: earlier for arm, runs in own.items() if (earlier := first.setdefault(runs, arm)) != arm}
-
-
 def verdict(pair: dict[str, Any]) -> str:
     """Better where both the interval of P(better) and the corrected permutation test exclude one half, by `PRIMARY`."""
     chance = Interval(**pair[PRIMARY])
@@ -153,7 +148,6 @@ def _row(found: pd.DataFrame, rows: pd.DataFrame, setting: str, arm: str) -> dic
         "setting": setting,
         "arm": arm,
         "method": own["method"].iloc[0],
-        "same_runs_as": twins(_of(found, setting)).get(arm, ""),
         "runs": len(own),
         **{name: asdict(bootstrap(_strata(own, name))) for name in SCORES},
         **{name: float(own[name].mean()) for name in AROUND},
@@ -195,7 +189,8 @@ def _compared(found: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> list[dic
                 x, y = _strata(both, f"{name}_x"), _strata(both, f"{name}_y")
                 row[name] = asdict(probability_of_improvement(*((y, x) if name in LOWER else (x, y))))
                 row[f"{name}_difference"] = asdict(paired_difference(x, y))
-                row |= {"p": permutation_p(x, y), "paired_p": paired_p(x, y)} if name == PRIMARY else {}
+                if name == PRIMARY:
+                    row |= {"p": permutation_p(x, y), "paired_p": paired_p(x, y), "seeds_needed": seeds_needed(x, y)}
             family.append(row)
         for row, p in zip(family, holm([row["p"] for row in family]), strict=True):
             row["p"] = p

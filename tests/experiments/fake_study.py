@@ -35,7 +35,6 @@ TINY: dict[str, Any] = {
             "question": "Who?",
             "seeds": {"count": 2},
             "compare": {"CPPO": ["none"]},
-            "draw": ["profile", "masks"],
             "arms": {
                 "none": {"method": "none"},
                 "CPPO": {"method": "cppo-exact"},

@@ -46,7 +46,7 @@ def test_the_baseline_is_a_table(tmp_path, capsys):
     assert len(row) == 2 + 6
 
 
-@pytest.mark.parametrize(("name", "runs"), [("study-llm", 30), ("study-llm-gpu", 96)])
+@pytest.mark.parametrize(("name", "runs"), [("study-llm", 62), ("study-llm-gpu", 96)])
 def test_the_studies_are_grids_that_can_run(name, runs):
     study = load_study(CONFIGS / f"{name}.yaml")
     cells = [cell for part in study.parts for cell in grid(study, part, {})]

@@ -85,14 +85,15 @@ def test_the_committed_studies(name):
         winners = json.loads(table.with_name("summary.json").read_text())["winners"]
         runs = {cell.run for part in study.parts for cell in grid(study, part, winners)}
         known = pytest.importorskip("pyarrow.parquet").read_table(table, columns=["run"])["run"].to_pylist()
-        assert runs == set(known), "they are called as when they were run"
+        assert set(known) <= runs, "they are called as when they were run"
     else:
         chosen = {part: {arm.method: arm.candidates[0] for arm in own if arm.candidates} for part, own in arms.items()}
         assert all(grid(study, part, chosen) for part in study.parts)
     if "tune" in arms:
-        assert all({len(arm.candidates) for arm in own} <= {0, 5} for own in arms.values())
+        assert all({len(arm.candidates) for arm in own} <= {0, 4} for own in arms.values())
         assert study.parts["headline"].seeds.count >= 20
-        assert {arm.method for arm in arms["headline"] if arm.tuned} == {arm.method for arm in arms["tune"]}
+        tuned = {arm.method for own in arms.values() for arm in own if arm.tuned}
+        assert tuned == {arm.method for arm in arms["tune"]}
         paper = {"grpo": {"clip_low": 0.2, "clip_high": 0.28}, "dppo-exact": {"delta": 0.15},
                  "cppo-exact": {"delta": 0.15, "delta_b": 0.02}}  # fmt: skip
         assert all(paper[arm.method] in arm.candidates for arm in arms["tune"])

@@ -14,7 +14,7 @@ pytest.importorskip("pyarrow")
 import pandas as pd
 
 from experiments.study.figures import digest, draw, draw_all
-from experiments.study.page import _best, _masked, in_short, page, study_table
+from experiments.study.page import _masked, in_short, page, study_table
 from experiments.study.plan import Seeds, StudyConfig, grid, load_study
 from experiments.study.plots import plots
 from experiments.study.stats import holm, permutation_p
@@ -118,9 +118,9 @@ def test_the_same_table_is_the_same_bytes(rows, tmp_path):
 
 
 def test_only_pictures_that_were_drawn_here_are_removed(tmp_path):
-    line = {"arm": "a", "method": "none", "same": [], "x": [0], "value": [0], "low": [0], "high": [0]}
-    panels = [{"name": "x", "lines": [line]}]
-    plots = {name: {"kind": "profile", "title": name, "panels": panels} for name in ("old", "new")}
+    line = {"arm": "a", "method": "none", "x": [0], "value": [0], "low": [0], "high": [0]}
+    panels = [{"name": "x", "setting": "", "label": "y", "over": "x", "lines": [line]}]
+    plots = {name: {"kind": "lines", "title": name, "what": "x", "panels": panels} for name in ("old", "new")}
     draw_all(plots, tmp_path)
     for name in ("mine.png", "mine.json", "photo.png", "notes.json"):
         (tmp_path / name).write_text(name)
@@ -179,12 +179,10 @@ def test_a_verdict_needs_interval_and_test(chance, p, difference, paired_p, said
     assert verdict(pair) + leaning(pair) == said
 
 
-def test_ties_and_gates_are_told():
+def test_gates_are_told():
     row = {"masked": 0.0, "gated": 0.0966, "method": "grpo", "final": {"value": 0.8}, "arm": "one"}
     assert _masked(row) == "9.66 gated"
     assert _masked(row | {"gated": 0.0, "masked": 0.01}) == "1.00"
-    lower = row | {"arm": "three", "final": {"value": 0.7}}
-    assert _best([row, row | {"arm": "two"}, lower], "grpo", "final") == ["one", "two"]
 
 
 def test_figures_say_what_they_show():
@@ -199,7 +197,7 @@ def test_figures_say_what_they_show():
             assert all(ax.get_xlabel() for ax in figure.axes[-1:]), path
             named = " ".join(label.get_text() for label in figure.axes[0].get_yticklabels())
             assert figure.axes[0].get_ylabel() or "CPPO" in named, path
-    assert kinds == {"scores", "lines", "profile", "improvement"}
+    assert kinds == {"scores", "lines", "improvement"}
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from experiments.study.stats import (
     paired_p,
     permutation_p,
     probability_of_improvement,
+    seeds_needed,
 )
 
 scores = st.lists(st.integers(0, 16).map(lambda i: i / 16), min_size=1, max_size=12).map(np.array)
@@ -125,3 +126,15 @@ def test_paired_difference_removes_what_seeds_share():
     for compare in (paired_difference, paired_p):
         with pytest.raises(ValueError, match="pair them"):
             compare([seeds], [seeds[:2]])
+
+
+def test_with_the_seeds_needed_four_of_five_studies_find_the_difference():
+    rng = np.random.default_rng(0)
+    seen = rng.normal(0, 1, 50)
+    seen = 0.5 + (seen - seen.mean()) / seen.std(ddof=1)  # pairs that differ by 0.5 with a deviation of 1
+    needed = seeds_needed([seen[:20], seen[20:]], [np.zeros(20), np.zeros(30)])
+    drawn = rng.normal(0.5, 1, (4000, needed))
+    found = abs(drawn.mean(1)) > 1.96 / np.sqrt(needed)
+    assert found.mean() == pytest.approx(0.8, abs=0.03)
+    assert seeds_needed([np.ones(3)], [np.ones(3)]) is None
+    assert seeds_needed([np.ones(1)], [np.zeros(1)]) is None
