@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from experiments.paper import PROBLEMS
 from minicppo.cli.console import console, say, table
 
 if TYPE_CHECKING:
@@ -56,6 +57,11 @@ def tables(
         steps = paper_table("table1")["steps"][model]
         console.print(f"Tables 1 and 4: Qwen3-{model}, Avg@16 in %, best of the first {steps} steps")
         console.print(_accuracies(model, mine))
+    if mine:
+        say(
+            f"In brackets: problems x answers to each. The paper's are {PROBLEMS} x 16, of the best of many "
+            "checkpoints by these very problems; yours are of the one that was evaluated, which nothing chose."
+        )
     console.print("Not consistent, as printed in the paper:")
     say(*(f"  {line}" for line in inconsistencies()))
 
@@ -80,15 +86,19 @@ def _accuracies(model: str, mine: list[Beside]) -> Table:
         values, mean = per_benchmark["rows"][model].get(method), row[model]
         shown = [f"{value:.2f}" for value in values] if values else ["-"] * len(names)
         rows.append([method, *shown, mean if isinstance(mean, str) else f"{mean:.2f}"])
-    found = table(["method", *names, "mean"], rows, words=1)
-    found.add_section()
     for each in mine:
-        found.add_row(each.label, *[_score(each.scores.get(name)) for name in names], _score(each.mean), style="green")
+        scores = [_score(score, each.samples) for score in [*map(each.scores.get, names), each.mean]]
+        rows.append([each.label, *scores])
+    found = table(["method", *names, "mean"], rows, words=1)
+    found.rows[len(means) - 1].end_section = True
+    for row in found.rows[len(means) :]:
+        row.style = "green"
     return found
 
 
-def _score(score: tuple[float, float | None] | None) -> str:
+def _score(score: tuple[float, float | None] | None, samples: int) -> str:
+    """An accuracy with its standard error, the problems and the answers to each: `30.00 ± 2.00 (30 x 4)`."""
     if score is None:
         return "-"
     value, error = score
-    return f"{value:.2f}" if error is None else f"{value:.2f} ± {error:.2f}"
+    return f"{value:.2f}{'' if error is None else f' ± {error:.2f}'} ({PROBLEMS} x {samples})"

@@ -12,7 +12,8 @@ import yaml
 
 FOLDER = Path(__file__).parent
 TABLES = ("table1", "table3", "table4")
-GRADED = 30 * 16  # responses behind each number of Table 4: problems of a contest x samples
+PROBLEMS = 30  # of each contest
+GRADED = PROBLEMS * 16  # responses behind each number of Table 4: problems of a contest x samples
 PRINTED = 0.01  # the last digit
 
 
@@ -57,10 +58,11 @@ def _neighbours(printed: float) -> tuple[int, int]:
 class Beside:
     """An evaluation of ours in per cent: benchmark -> (accuracy, standard error), and the mean of the three contests.
 
-    `mean` is None unless all three were evaluated.
+    `samples` is the number of answers to each problem. `mean` is None unless all three were evaluated.
     """
 
     label: str
+    samples: int
     scores: dict[str, tuple[float, float | None]]
     mean: tuple[float, float | None] | None
 
@@ -69,7 +71,8 @@ def beside(path: str | Path) -> Beside:
     """What `minicppo eval --data` left: its results.json, the folder of it, or the run that was evaluated.
 
     Raises:
-        FileNotFoundError: there are no results. ValueError: none of them is of a benchmark of the tables.
+        FileNotFoundError: there are no results. ValueError: none of them is of a benchmark of the tables, or one is
+        of a part of its problems.
     """
     path = Path(path)
     places = (path, path / "results.json", path / "eval" / "results.json")
@@ -83,13 +86,18 @@ def beside(path: str | Path) -> Beside:
     benchmarks = paper_table("table4")["benchmarks"]
     if not scores.keys() & set(benchmarks):
         raise ValueError(f"{file} has results on {', '.join(scores)}, and the paper's are on {', '.join(benchmarks)}")
+    for name in benchmarks:
+        if name in scores and (n := results["data"][name].get("problems")) != PROBLEMS:
+            raise ValueError(
+                f"{file}: {name} was tried on {n} of its {PROBLEMS} problems, which is no score on {name}: evaluate all"
+            )
     contests = [scores.get(name) for name in benchmarks]
     mean = None
     if all(contests):
         errors = [error for _, error in filter(None, contests)]
         joint = None if None in errors else math.hypot(*[error or 0.0 for error in errors]) / len(errors)
         mean = sum(value for value, _ in filter(None, contests)) / len(contests), joint
-    return Beside(results["settings"]["model"], scores, mean)
+    return Beside(results["settings"]["model"], results["settings"]["samples"], scores, mean)
 
 
 def _percent(score: dict[str, Any]) -> tuple[float, float | None]:

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from minicppo import __version__
 from minicppo.cli.compare import compare
-from minicppo.cli.console import fail
+from minicppo.cli.console import errors, fail
 from minicppo.cli.evaluate import evaluate
 from minicppo.cli.explain import explain
 from minicppo.cli.inspect import inspect
@@ -21,6 +21,7 @@ from minicppo.cli.methods import methods
 from minicppo.cli.plan import plan
 from minicppo.cli.thresholds import thresholds
 from minicppo.cli.train import resume, train
+from minicppo.cli.watch import watch
 
 UsageError: type[Exception] = typer.BadParameter.__bases__[0]  # Typer gives no other name to it
 IN_A_CLONE = ("demo", "demo-llm", "study", "paper")  # what makes this repository's own results
@@ -37,7 +38,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (train, plan, resume, compare, inspect, methods, tasks, presets, config, explain, thresholds):
+for command in (train, plan, resume, watch, compare, inspect, methods, tasks, presets, config, explain, thresholds):
     app.command()(command)
 app.command("eval")(evaluate)
 
@@ -76,6 +77,8 @@ def run(app: typer.Typer, program: str, arguments: Sequence[str] | None = None) 
         if debug:
             raise
         fail(error)
+    if status == 130:  # Ctrl-C where no command waits for it
+        errors.print("\nStopped before anything was begun.")
     raise SystemExit(status or 0)  # a status where the command left by typer.Exit
 
 

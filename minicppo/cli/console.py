@@ -57,8 +57,9 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[object]], title: str | N
     close = words < len(heads)
     shown = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=close)
     cells = [[printable(str(cell)) for cell in row] for row in rows]
-    words_of = [" ".join([*column, "-"]).split() for column in zip(heads, *cells, strict=True)]
-    widths = [min(LONGEST_WORD, max(map(len, found))) for found in words_of]
+    columns = zip(heads, *cells, strict=True)
+    parts = [" ".join(column).split() if i < words else column for i, column in enumerate(columns)]
+    widths = [min(LONGEST_WORD, max(map(len, ["-", *found]))) for found in parts]
     for i, (head, width) in enumerate(zip(heads, widths, strict=True)):
         shown.add_column(
             head, justify="left" if i < words else "right", no_wrap=i >= words, overflow="fold", min_width=width
@@ -90,7 +91,7 @@ def fail(error: Exception) -> NoReturn:
 def stopped(hint: str) -> NoReturn:
     """After Ctrl-C: say how to go on, and leave with the status of an interrupted program."""
     errors.print(f"\nStopped. {hint}", soft_wrap=True)
-    raise typer.Exit(130)
+    raise SystemExit(130)
 
 
 def stopped_runs(runs: Iterable[Path], go_on: str) -> NoReturn:

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from minicppo.engines.preconditions import Check
     from minicppo.rl.config import RunConfig
 
+BINARY = (
+    "cppo is the Binary divergence, which the paper reports as an ablation; its main results use Top-K: --method "
+    "cppo-topk, which engine trl carries and engine verl does not."
+)
 ASSUMED = (
     "Assumed: responses {mean_length:.0%} of the longest on average, prompts of {mean_prompt} tokens; training at "
     "{training_utilisation:.0%} of the GPU's bfloat16 peak with 6 FLOPs an active parameter and token and "
@@ -106,14 +110,19 @@ def _elsewhere(config: RunConfig, engine: str, write: Path | None, force: bool, 
 
 def describe(made: Plan) -> list[Any]:
     """The plan as lines and tables, in the order to print them."""
-    parts: list[Any] = [f"{made.method} on {made.name}, engine {made.engine}, {made.gpus} x {made.gpu}", ""]
+    where = "on this machine" if made.engine == "local" else f"{made.gpus} x {made.gpu}"
+    parts: list[Any] = [f"{made.method} on {made.name}, engine {made.engine}, {where}", ""]
+    if made.method == "cppo" and made.engine != "local":
+        parts += [BINARY, ""]
     parts += made.refusals or [shlex.join(made.command)]
     if made.settings and made.resolved != made.command:
         parts.append(f"which starts: {shlex.join(made.resolved[:3])} with")
     parts += [f"  {key}={value}" for key, value in made.settings.items()]
     parts.append(table(("step", "count"), [(key, _count(value)) for key, value in made.tokens.items()]))
     if not made.peak:
-        return [*parts, "No estimate of memory and time: the model or the GPU is not one of the table's.", ""]
+        how = f"{shlex.join(made.command)} --dry-run measures both here"
+        unknown = "the model or the GPU is not one of the table's"
+        return [*parts, f"No estimate of memory and time: {how if made.engine == 'local' else unknown}.", ""]
     memory = [*_sizes("state: ", made.state), *_sizes("training: ", made.training), *_sizes("most while ", made.peak)]
     parts.append(table(("memory on each GPU", "bytes"), [*memory, ("of", _bytes(made.capacity))]))
     held = [(key, _count(made.model[key])) for key in ("parameters", "active a token")]

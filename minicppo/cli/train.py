@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from minicppo.cli.console import console, errors, program, results_table, say, stopped, stopped_runs
+from minicppo.cli.console import console, errors, program, results_table, say, stopped, stopped_runs, table
 from minicppo.cli.options import (
     Engine,
     Folder,
@@ -40,6 +40,9 @@ def train(
     engine: Engine = None,
     run_dir: Folder = None,
     plugins: Plugins = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print every setting, minutes and memory, and train nothing.")
+    ] = False,
 ) -> None:
     """Train a policy.
 
@@ -68,6 +71,9 @@ def train(
     given = settings(overrides, plugins, engine=engine, recipe=recipe, method=method)
     config = load_config(preset, given)
     folder = run_dir or default_folder(config, given)
+    if dry_run:
+        _rehearse(config, folder)
+        return
     start, _ = _engine(config, folder, ["train", "..."])
     if _speaks():
         RunDir(folder).require_vacant(config)  # before anything is shown
@@ -83,18 +89,26 @@ def train(
 
 
 def resume(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")], plugins: Plugins = None
+    run: Annotated[
+        Path | None, typer.Argument(metavar="RUN", help="A run; none: list the unfinished.")
+    ] = None,
+    plugins: Plugins = None,
 ) -> None:
     """Continue a stopped run from its newest checkpoint, as if it had never stopped.
 
     On a CPU the result is the same to the bit. Rows logged after that checkpoint are computed again.
 
-    Example: `minicppo resume runs/stale-cppo-exact`
+    Examples: `minicppo resume` lists the unfinished runs below runs/, `minicppo resume runs/stale-cppo-exact`
     """
     from minicppo.rl.checkpoint import list_checkpoints
     from minicppo.rl.run_dir import RunDir
 
     load(plugins)
+    if run is None:
+        found = (RunDir(path.parent) for path in sorted(Path("runs").glob("**/config.yaml")))
+        rows = [(each.path, len(each.rows("timings.jsonl"))) for each in found if not each.finished]
+        console.print(table(("unfinished run", "iterations"), rows) if rows else "No run below runs/ is unfinished.")
+        return
     folder = RunDir.open(run)
     config = folder.config()
     _, go_on = _engine(config, run, ["resume", str(run)], finished=folder.finished)
@@ -157,6 +171,22 @@ def _run_verl(config: RunConfig, folder: Path) -> None:
     if status:
         errors.print(f"verl ended with status {status}; its output is in {folder}/verl.log")
     raise typer.Exit(status)
+
+
+def _rehearse(config: RunConfig, folder: Path) -> None:
+    """Print the settings, and what one iteration takes here: for the local engine measured, for the others planned."""
+    say(config.to_yaml())
+    if config.engine != "local":
+        say(f"Estimates for engine {config.engine}: minicppo plan")
+        return
+    from minicppo.rl.trainer import rehearse
+
+    seconds, megabytes = rehearse(config)
+    warm_up = "" if config.warmup is None else ", after the warm-up unless it is cached (about a minute for `learn`)"
+    say(
+        f"-> {folder}: about {seconds / 60:.1f} minutes and {megabytes:,.0f} MB{warm_up}; measured by one iteration, "
+        "with as long responses as the untrained policy gives. Nothing was written."
+    )
 
 
 def _speaks() -> bool:

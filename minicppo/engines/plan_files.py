@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import sys
 from pathlib import Path
 from string import Template
 
@@ -24,6 +25,7 @@ def plan_files(config: RunConfig) -> dict[str, str]:
     values = {
         "name": re.sub(r"[^\w.+-]", "_", f"{config.name}-{config.method.name}", flags=re.ASCII),  # never shell text
         "engine": config.engine,
+        "environment": shlex.quote(sys.prefix),
         "start": shlex.join(launch_command(config, [])),
         "plugins": "".join(f" --plugin {shlex.quote(file)}" for file in config.plugins),
         "nodes": cluster.nodes,

@@ -54,7 +54,7 @@ def trl_settings(config: RunConfig, run_dir: Path, processes: int) -> dict[str, 
         "save_strategy": "steps",
         "save_steps": train.checkpoint_every * updates,
         "save_total_limit": None,  # `RunLog` removes old checkpoints, once the new one is whole
-        "report_to": "none",
+        "report_to": [board for board in config.log if board != "files"] or "none",
         "disable_tqdm": True,
         "ddp_timeout": 24 * 3600,  # while the first process evaluates, the others wait
         **dict(map(_override, config.cluster.overrides)),

@@ -51,6 +51,7 @@ def _settings(config: RunConfig, run_dir: Path) -> dict[str, Any]:
         "megatron.pipeline_model_parallel_size": cluster.pipeline_parallel,
         "megatron.expert_model_parallel_size": cluster.expert_parallel,
     }
+    boards = [name for name in config.log if name != "files"]
     trainer, split = ("megatron", split) if is_megatron(cluster) else ("fsdp_config", {"strategy": "fsdp2"})
     return {
         "data.train_files": str(run_dir / "data" / "train.parquet"),
@@ -96,6 +97,7 @@ def _settings(config: RunConfig, run_dir: Path) -> dict[str, Any]:
         "trainer.save_freq": train.checkpoint_every,
         "trainer.max_actor_ckpt_to_keep": train.keep_checkpoints,
         "trainer.default_local_dir": str(run_dir / "checkpoints"),
+        **({"trainer.logger": ["console", *boards]} if boards else {}),
     }
 
 

@@ -41,6 +41,9 @@ class RunConfig(Section):
     engine: Engine = key("local", "local: the small trainer of this package; the others outgrow one device")
     seed: int = key(0, "of everything random but the evaluation and the warm-up", ge=0)
     device: str = key("auto", "auto: cuda if there is one, else cpu")
+    log: list[Literal["files", "tensorboard", "wandb", "trackio", "mlflow"]] = key(
+        ["files"], "where the run can be watched besides its own files, which are always written"
+    )
     threads: int = key(1, "CPU threads; they too decide on the last bits of a run", ge=1)
     model: ModelConfig = ModelConfig()
     task: TaskConfig = TaskConfig()

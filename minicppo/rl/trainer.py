@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 
 from minicppo.rl.agreement import require_agreement
+from minicppo.rl.boards import Boards, require_boards
 from minicppo.rl.certificate import certificate_row
 from minicppo.rl.checkpoint import TrainState, list_checkpoints, load_checkpoint, save_checkpoint, way_out
 from minicppo.rl.config import RunConfig
 from minicppo.rl.evaluate import evaluate, held_out_problems
 from minicppo.rl.grading.confined import take_faults
 from minicppo.rl.log_probs import response_log_probs
-from minicppo.rl.policy import Policy, load_policy
+from minicppo.rl.policy import Policy, build_policy, load_policy
 from minicppo.rl.rollout import Needs, Rollout, grade
 from minicppo.rl.run_dir import LOGS, RunDir, Stopwatch, peak_memory_mb
 from minicppo.rl.sampling import sample
@@ -160,6 +161,25 @@ def timings_row(watch: Stopwatch, rollout: Rollout) -> dict[str, float]:
     return {**seconds, "tokens_per_s": speed, "peak_memory_mb": peak_memory_mb()}
 
 
+def rehearse(config: RunConfig) -> tuple[float, float]:
+    """Seconds that a run would take and MB that it would hold: one iteration from the policy before any warm-up."""
+    torch.set_num_threads(config.threads)
+    task, start = config.make_task(), build_policy(config.model, config.make_task(), config.seed)
+    state, method, watch = TrainState.begin(config, start), config.make_method(), Stopwatch()
+    rollout = roll_out(state.policy, task, config, 0, method.needs)
+    watch.lap("rollout_s")
+    generator = torch.Generator().manual_seed(0)
+    advantages = torch.randn(len(rollout), generator=generator).to(rollout.rewards.device)  # as if groups had contrast
+    for minibatch in minibatches(dataclasses.replace(rollout, advantages=advantages), config, 0):
+        update(state, method, minibatch, config)
+    watch.lap("update_s")
+    answers = config.eval.problems * (config.eval.samples + 1)
+    evaluations = 1 + math.ceil(config.train.iterations / config.eval.every)
+    evaluation = watch.seconds["rollout_s"] * (answers / len(rollout) + 1)  # and the certificate's rollout
+    seconds = config.train.iterations * sum(watch.seconds.values()) + evaluations * evaluation
+    return seconds, peak_memory_mb()
+
+
 def train(config: RunConfig, run_dir: str | Path, on_event: OnEvent | None = None) -> Path:
     """Train from the start and return the run's folder.
 
@@ -171,6 +191,7 @@ def train(config: RunConfig, run_dir: str | Path, on_event: OnEvent | None = Non
     """
     RunDir(Path(run_dir)).require_vacant(config)
     held_out_problems(config.make_task(), config)
+    require_boards(config)
     start = starting_policy(config, on_event)  # before the folder is made: what fails here leaves nothing behind
     run = RunDir.create(run_dir, config)
     with run.locked():
@@ -206,12 +227,18 @@ def _to_the_end(run: RunDir, start: Policy, on_event: OnEvent | None) -> None:
     state, saved = TrainState.begin(config, start), list_checkpoints(run.checkpoints)
     run.truncate_logs(load_checkpoint(saved[-1], state) if saved else dict.fromkeys(LOGS, 0))
 
+    boards = Boards(config, run)
+
     def log(row: Mapping[str, Any]) -> None:
         run.append("timings.jsonl" if row["kind"] == "iteration" else "metrics.jsonl", row)
+        boards.row(row)
         if on_event is not None:
             on_event(row)
 
-    learn(config, config.make_task(), config.make_method(), state, log, run)
+    try:
+        learn(config, config.make_task(), config.make_method(), state, log, run)
+    finally:
+        boards.close()
     run.write_summary(config)
 
 

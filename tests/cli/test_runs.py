@@ -59,3 +59,40 @@ def test_compare_overwrites_nothing_and_keeps_tasks_apart(minicppo):
 def test_eval_names_its_checkpoint(minicppo):
     minicppo("train", "learn", *TINY, "--run-dir", "run").done()
     assert "run/checkpoints/000002, the newest checkpoint: iteration 2 of 2" in minicppo("eval", "run").done()
+
+
+def test_a_rehearsal_says_what_a_run_takes_and_writes_nothing(minicppo):
+    shown = minicppo("train", "learn", *TINY, "seed=7", "--dry-run").done()
+    assert "seed: 7" in shown
+    assert "minutes and" in shown
+    assert "runs/learn-cppo-exact" in shown
+    assert not Path("runs").exists()
+    assert "minicppo plan" in minicppo("train", "qwen3-8b-base", "--dry-run").done()
+
+
+def test_resume_lists_what_is_unfinished(minicppo):
+    write_run(Path("runs/deep/down/begun"))
+    write_run(Path("runs/ended"))
+    Path("runs/deep/down/begun/summary.json").unlink(missing_ok=True)
+    Path("runs/ended/summary.json").write_text("{}")
+    shown = minicppo("resume").done()
+    assert "runs/deep/down/begun" in shown
+    assert "runs/ended" not in shown
+
+
+def test_watch_shows_a_runs_curves(minicppo):
+    write_run(Path("run"), final=0.9)
+    shown = minicppo("watch", "run", "--once").done()
+    assert "held-out accuracy" in shown
+    assert "0.9" in shown
+    assert "▁" in shown
+    assert "nowhere holds no run" in minicppo("watch", "nowhere").refused()
+
+
+def test_an_interrupt_before_a_run_is_one_line(minicppo, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("minicppo.rl.config.load_config", interrupt)
+    outcome = minicppo("train", "learn")
+    assert (outcome.status, outcome.err.strip()) == (130, "Stopped before anything was begun.")

@@ -18,8 +18,8 @@ SHARES = ["1.7B DPPO aime25", "1.7B DPPO aime26", "1.7B-Base TRM-Avg aime26"]
 
 def evaluation(folder: Path, error: float | None = 0.02, **scores: float) -> Path:
     folder.mkdir(parents=True)
-    data = {name: {"accuracy": score, "accuracy_se": error} for name, score in scores.items()}
-    (folder / "results.json").write_text(json.dumps({"settings": {"model": "mine"}, "data": data}))
+    data = {name: {"problems": 30, "accuracy": score, "accuracy_se": error} for name, score in scores.items()}
+    (folder / "results.json").write_text(json.dumps({"settings": {"model": "mine", "samples": 4}, "data": data}))
     return folder
 
 
@@ -78,3 +78,21 @@ def test_the_command_prints_all_three_tables_and_a_run_beside(capsys, tmp_path):
         main(["paper", "tables", "--json"])
     everything = {name: paper_table(name) for name in TABLES} | {"inconsistencies": inconsistencies(), "beside": []}
     assert json.loads(capsys.readouterr().out) == everything
+
+
+def test_a_part_of_a_contest_is_no_score_on_it(tmp_path):
+    folder = evaluation(tmp_path / "run", aime24=0.5)
+    results = json.loads((folder / "results.json").read_text())
+    results["data"]["aime24"]["problems"] = 2
+    (folder / "results.json").write_text(json.dumps(results))
+    with pytest.raises(ValueError, match="aime24 was tried on 2 of its 30 problems"):
+        beside(folder)
+
+
+def test_a_row_beside_says_how_many_answers_it_is_of(tmp_path, capsys):
+    evaluation(tmp_path / "run", aime24=0.3, aime25=0.2, aime26=0.1)
+    with pytest.raises(SystemExit):
+        main(["paper", "tables", "--beside", str(tmp_path / "run")])
+    shown = capsys.readouterr().out
+    assert "30.00 ± 2.00 (30 x 4)" in shown
+    assert "of the best of many checkpoints" in " ".join(shown.split())

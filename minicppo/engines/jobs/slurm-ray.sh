@@ -9,6 +9,8 @@
 #SBATCH --time=7-00:00:00
 
 set -euo pipefail
+environment="${ENVIRONMENT:-@environment}" # where ray and minicppo are installed; ENVIRONMENT=DIR for another
+if [[ -f "$environment/bin/activate" ]]; then source "$environment/bin/activate"; fi
 here="${SLURM_SUBMIT_DIR:-$PWD}"
 mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 head="${nodes[0]}"

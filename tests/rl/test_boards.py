@@ -1,0 +1,114 @@
+"""Boards show what the log says, and never stop a run."""
+
+import json
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+from minicppo.rl import boards
+from minicppo.rl.boards import NAMES, Boards, require_boards
+from minicppo.rl.config import load_config
+from minicppo.rl.run_dir import RunDir
+from tests.fake_runs import write_run
+
+
+def feed(tmp_path: Path, name: str) -> tuple[Boards, RunDir]:
+    """The rows of a made run, on one board."""
+    run = RunDir(write_run(tmp_path / "run"))
+    last = max(row["update"] for row in run.rows() if "update" in row)
+    texts = json.loads((run.path / "trace.json").read_text())
+    (run.path / "trace.json").write_text(json.dumps({**texts, "update": last}))
+    shown = Boards(load_config("learn", [f"log=[{name}]"]), run)
+    for row in [*run.rows(), *run.rows("timings.jsonl")]:
+        shown.row(row)
+    shown.close()
+    return shown, run
+
+
+class Recorder:
+    """A board that remembers; `fails` after so many calls."""
+
+    fails: ClassVar[float] = float("inf")
+
+    def __init__(self, *_):
+        self.told: list = []
+
+    def scalars(self, values, step):
+        self.told.append((values, step))
+        if len(self.told) > self.fails:
+            raise OSError("no space left")
+
+    def histogram(self, name, values, step):
+        self.told.append((name, values, step))
+
+    def texts(self, name, rows, step):
+        self.told.append((name, rows, step))
+
+    def close(self):
+        pass
+
+
+def test_curves_have_the_names_of_trl_where_they_mean_the_same(tmp_path, monkeypatch):
+    monkeypatch.setitem(boards.MAKERS, "wandb", Recorder)
+    shown, run = feed(tmp_path, "wandb")
+    curves = {name for told in shown.open["wandb"].told if isinstance(told[0], dict) for name in told[0]}
+    assert {"reward", "completions/mean_length", "grad_norm", "clip_ratio/region_mean", "eval/accuracy"} <= curves
+    steps = [told[-1] for told in shown.open["wandb"].told]
+    assert steps == sorted(steps)
+    assert steps[-1] == max(row["update"] for row in run.rows() if "update" in row)
+    assert {told[0] for told in shown.open["wandb"].told if isinstance(told[0], str)} == {
+        "trace/divergence", "trace/reason", "trace/responses"
+    }  # fmt: skip
+    assert set(NAMES.values()) >= {"reward", "kl", "entropy", "loss"}
+
+
+def test_a_board_that_fails_warns_once_and_the_rest_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(Recorder, "fails", 3)
+    monkeypatch.setitem(boards.MAKERS, "wandb", Recorder)
+    with pytest.warns(UserWarning, match="log=wandb failed and is left out from now on: OSError") as warned:
+        shown, _ = feed(tmp_path, "wandb")
+    assert len(warned) == 1
+    assert shown.open == {}
+
+
+def test_a_board_that_is_not_installed_is_named_before_any_work(monkeypatch):
+    monkeypatch.setitem(boards.MODULES, "wandb", "no_such_package")
+    with pytest.raises(ModuleNotFoundError, match="log=wandb needs the package 'no-such-package'"):
+        require_boards(load_config("learn", ["log=[files,wandb]"]))
+
+
+def test_tensorboard_is_read_back(tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    _, run = feed(tmp_path, "tensorboard")
+    found = EventAccumulator(str(run.path / "tensorboard")).Reload()
+    logged = [row["reward"] for row in run.rows(kind="rollout")]
+    assert [event.value for event in found.Scalars("reward")] == pytest.approx(logged)
+
+
+def test_weights_and_biases_offline_is_written(tmp_path, monkeypatch):
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    shown, run = feed(tmp_path, "wandb")
+    (file,) = run.path.glob("wandb/offline-run-*/run-*.wandb")
+    assert shown.open
+    assert b"completions/mean_length" in file.read_bytes()
+
+
+def test_trackio_is_read_back(tmp_path, monkeypatch):
+    trackio = pytest.importorskip("trackio", minversion="0.20")
+    monkeypatch.setattr(trackio.utils, "TRACKIO_DIR", tmp_path, raising=False)
+    shown, _ = feed(tmp_path, "trackio")
+    assert shown.open
+
+
+def test_mlflow_is_read_back(tmp_path, monkeypatch):
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    shown, run = feed(tmp_path, "mlflow")
+    client = mlflow.MlflowClient(f"sqlite:///{run.path / 'mlflow.db'}")
+    history = client.get_metric_history(shown.open["mlflow"].id, "reward")
+    assert [metric.value for metric in history] == pytest.approx([row["reward"] for row in run.rows(kind="rollout")])
