@@ -13,12 +13,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from docs.tools.features import features_table
 from docs.tools.targets import ON_GPU, measured, sampling_rows, targets
 from experiments.study.page import part_tables, study_table
 from minicppo.rules import METHODS, get_method
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("README.md", "REPRODUCTION.md", "experiments/benchmarks/README.md", "docs/demo-llm.md")
+PAGES = ("README.md", "REPRODUCTION.md", "experiments/benchmarks/README.md", "docs/demo-llm.md", "docs/drop-in.md")
 _BLOCK = re.compile(r"(<!-- generated: ([\w-]+) -->\n).*?(<!-- end -->)", re.S)
 
 
@@ -161,6 +162,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "scale": scale,
     "targets": targets,
     "readings": readings,
+    "trl-features": features_table,
 }
 
 

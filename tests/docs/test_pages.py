@@ -68,7 +68,7 @@ def test_commands_exist_and_their_settings_are_valid():
             load_config(rest[0], [word for word in rest[1:] if "=" in word and not word.startswith("-")])
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", *PAGES[1:], "results/README.md", "docs/drop-in.md"])
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", *PAGES[1:], "results/README.md"])
 def test_links_lead_somewhere_and_generated_blocks_are_current(page):
     text = (ROOT / page).read_text(encoding="utf-8")
     for target in set(re.findall(r"\]\((?!https?:|#)([^)#\s]+)", text)):

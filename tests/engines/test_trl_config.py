@@ -21,34 +21,53 @@ from minicppo.engines.trl_rollout import require_log_probs
 from minicppo.engines.trl_run import trl_config
 from minicppo.rl.config import load_config, validate
 from minicppo.rules import LOSS_AGG_MODES, METHODS
+from tests.engines.features import feature, refused
 from tests.engines.trl_setup import config, no_reward, stale_rollout, tiny_policy, trainer_of, trl_inputs
 
-SOME_VALUES: list[tuple[dict[str, Any], str]] = [
-    ({"top_p": 0.95}, "another distribution"),
-    ({"top_k": 50}, "another distribution"),
-    ({"min_p": 0.05}, "another distribution"),
-    ({"repetition_penalty": 1.1}, "another distribution"),
-    ({"generation_kwargs": {"typical_p": 0.9}}, "another distribution"),
-    ({"generation_kwargs": {"stop": ["3"]}}, "end tokens alone"),
-    ({"temperature": 0.0}, "temperature"),
-    ({"loss_type": "cispo"}, "cispo and sapo are methods"),
-    ({"loss_type": "sapo"}, "cispo and sapo are methods"),
-    ({"loss_type": "vespo"}, "cispo and sapo are methods"),
-    ({"max_completion_length": None}, "dr_grpo divides by it"),
-    ({"max_completion_length": None, "loss_type": "grpo", "method": "cppo-verl"}, "length='padded'"),
-    ({"use_vllm": True, "vllm_importance_sampling_correction": True}, "holds already"),
-    ({"top_log_probs": 0}, "a token at least"),
-    ({"cells": 0}, "a token at least"),
-    ({"cells": -1}, "a token at least"),
-    ({"method": "cpo"}, "did you mean"),
-    ({"method_params": {"detla": 0.1}}, "did you mean 'delta'"),
-    ({"method_params": {"delta": -1.0}}, "outside"),
-    ({"delta": 0.15}, "method_params="),
-    ({"epsilon": 0.1}, "clip_low"),
-    ({"epsilon_high": 0.28}, "clip_high"),
-    ({"importance_sampling_level": "sequence"}, "gspo"),
-    ({"vllm_structured_outputs_regex": "[0-9]+"}, "another distribution"),
-    ({"neftune_noise_alpha": 5.0}, "every ratio random"),
+SOME_VALUES: list[Any] = [
+    refused("`top_p=0.95`", {"top_p": 0.95}, "another distribution"),
+    refused("`top_k=50`", {"top_k": 50}, "another distribution"),
+    refused("`min_p=0.05`", {"min_p": 0.05}, "another distribution"),
+    refused("`repetition_penalty=1.1`", {"repetition_penalty": 1.1}, "another distribution"),
+    refused(
+        "`generation_kwargs={'typical_p': 0.9}`", {"generation_kwargs": {"typical_p": 0.9}}, "another distribution"
+    ),
+    refused("`generation_kwargs={'stop': ['3']}`", {"generation_kwargs": {"stop": ["3"]}}, "end tokens alone"),
+    refused("`temperature=0.0`", {"temperature": 0.0}, "temperature"),
+    refused("`loss_type='cispo'`", {"loss_type": "cispo"}, "cispo and sapo are methods"),
+    refused("`loss_type='sapo'`", {"loss_type": "sapo"}, "cispo and sapo are methods"),
+    refused("`loss_type='vespo'`", {"loss_type": "vespo"}, "cispo and sapo are methods"),
+    refused("`max_completion_length=None`", {"max_completion_length": None}, "dr_grpo divides by it"),
+    refused(
+        "`max_completion_length=None, loss_type='grpo', method='cppo-verl'`",
+        {"max_completion_length": None, "loss_type": "grpo", "method": "cppo-verl"},
+        "length='padded'",
+    ),
+    refused(
+        "`use_vllm=True, vllm_importance_sampling_correction=True`",
+        {"use_vllm": True, "vllm_importance_sampling_correction": True},
+        "holds already",
+    ),
+    refused("`top_log_probs=0`", {"top_log_probs": 0}, "a token at least"),
+    refused("`cells=0`", {"cells": 0}, "a token at least"),
+    refused("`cells=-1`", {"cells": -1}, "a token at least"),
+    refused("`method='cpo'`", {"method": "cpo"}, "did you mean"),
+    refused("`method_params={'detla': 0.1}`", {"method_params": {"detla": 0.1}}, "did you mean 'delta'"),
+    refused("`method_params={'delta': -1.0}`", {"method_params": {"delta": -1.0}}, "outside"),
+    refused("`delta=0.15`, TRL's two-sided clip", {"delta": 0.15}, "method_params="),
+    refused("`epsilon=0.1`", {"epsilon": 0.1}, "clip_low"),
+    refused("`epsilon_high=0.28`", {"epsilon_high": 0.28}, "clip_high"),
+    refused("`importance_sampling_level='sequence'`", {"importance_sampling_level": "sequence"}, "gspo"),
+    refused(
+        "`vllm_structured_outputs_regex='[0-9]+'`", {"vllm_structured_outputs_regex": "[0-9]+"}, "another distribution"
+    ),
+    refused("`neftune_noise_alpha=5.0`", {"neftune_noise_alpha": 5.0}, "every ratio random"),
+    refused(
+        "`method_params` that is no JSON", {"method_params": "{delta: 0.1}"}, "method_params='{delta: 0.1}': .*JSON"
+    ),
+    refused("`method_params` of another form", {"method_params": "[1]"}, "it is a list"),
+    refused("`method='tis'`, which corrects a pi_old", {"method": "tis"}, "corrects pi_old"),
+    refused("`generation_kwargs={'seed': 1}` without vLLM", {"generation_kwargs": {"seed": 1}}, "seeded by seed"),
 ]
 # field: ours, passed on to TRL, refused unless at its default, or refused with some values
 FIELDS = dict(line.split() for line in (Path(__file__).parent / "golden" / "trl-fields.txt").read_text().splitlines())
@@ -65,12 +84,13 @@ def test_bias_is_refused(settings, message, tmp_path):
         config(tmp_path, **settings)
 
 
+@feature("28 more fields at other than their default, such as `beta`, `sync_ref_model` and SAPO's", "refused")
 def test_every_field_of_trl_is_classified(tmp_path):
     """A new version's new field fails here: read what it does to the loss, the sampler and the anchor, then add it."""
     assert FIELDS.keys() == {field.name for field in fields(CPPOConfig)}
     assert {name for name, kind in FIELDS.items() if kind == "refused"} == AT_DEFAULT.keys()
     assert {name for name, kind in FIELDS.items() if kind == "some"} <= {
-        name for each, _ in SOME_VALUES for name in each
+        name for each in SOME_VALUES for name in each.values[0]
     }
     for name in AT_DEFAULT:
         args = config(tmp_path)
@@ -98,6 +118,7 @@ def test_more_processes_than_responses_are_refused(tmp_path, monkeypatch):
         trl_config(run, tmp_path)
 
 
+@feature("a `GRPOConfig`; a setting changed after its construction", "refused")
 def test_a_setting_changed_later_is_refused_too(tmp_path):
     args = config(tmp_path)
     args.top_p = 0.9
@@ -107,6 +128,7 @@ def test_a_setting_changed_later_is_refused_too(tmp_path):
         CPPOTrainer(tiny_policy().model, args=GRPOConfig(str(tmp_path), bf16=False), reward_funcs=no_reward)
 
 
+@feature("all methods by name, with the five `loss_type`s", "works")
 def test_the_defaults_are_taken_and_every_method_has_a_config(tmp_path):
     assert set(LOSS_TYPES.values()) == set(LOSS_AGG_MODES)
     for name in [name for name, method in METHODS.items() if not method.corrects]:
@@ -119,12 +141,14 @@ def test_the_defaults_are_taken_and_every_method_has_a_config(tmp_path):
     assert config(tmp_path, cells=7).top_log_probs == 7  # its old name
 
 
+@feature("`TrlParser`, `method_params` as JSON", "works")
 def test_the_command_line_of_trl_reads_it(tmp_path):
     flags = ["--output_dir", str(tmp_path), "--method", "cppo-kl", "--method_params", json.dumps({"delta": 0.2})]
     (args,) = TrlParser((CPPOConfig,)).parse_args_and_config([*flags, "--bf16", "false", "--use_cpu"])
     assert args.resolved_method().params["delta"] == 0.2
 
 
+@feature("any other TRL than 1.16, the only version of the pin", "refused")
 @pytest.mark.parametrize("found", ["1.15.0", "1.17.0", None])
 def test_another_version_of_trl_is_named(found, monkeypatch):
     def version(name):
@@ -137,14 +161,34 @@ def test_another_version_of_trl_is_named(found, monkeypatch):
         trl.require_pinned()
 
 
-ROLLOUTS: list[tuple[dict[str, Any], str]] = [  # of two tokens a response
-    ({"logprobs": None}, "no log-probs of the policy that sampled"),
-    ({"logprobs": [[-1.0, -2.0]] * 3}, "4 responses and log-probs of 3"),
-    ({"logprobs": [[-1.0, -2.0]] * 3 + [[-1.0]]}, "response 3 of the rollout has 2 tokens and 1 log-probs"),
-    ({"logprobs": [[-1.0, -2.0], [-1.0, -2.0, -3.0]] * 2}, "response 1 of the rollout has 2 tokens and 3 log-probs"),
-    ({"logprobs": [[-1.0, -2.0], [-1.0, None]] * 2}, "response 1 of the rollout: the log-prob of token 1 is None"),
-    ({"logprobs": [[-1.0, -2.0], [math.nan, -1.0]] * 2}, "response 1 of the rollout: the log-prob of token 0 is nan"),
-    ({"logprobs": [[-1.0, 0.5]] * 4}, "response 0 of the rollout: the log-prob of token 1 is 0.5"),
+ROLLOUTS: list[Any] = [  # of two tokens a response
+    refused("a `rollout_func` without log-probs", {"logprobs": None}, "no log-probs of the policy that sampled"),
+    refused("log-probs of fewer responses", {"logprobs": [[-1.0, -2.0]] * 3}, "4 responses and log-probs of 3"),
+    refused(
+        "fewer log-probs than tokens",
+        {"logprobs": [[-1.0, -2.0]] * 3 + [[-1.0]]},
+        "response 3 of the rollout has 2 tokens and 1 log-probs",
+    ),
+    refused(
+        "more log-probs than tokens",
+        {"logprobs": [[-1.0, -2.0], [-1.0, -2.0, -3.0]] * 2},
+        "response 1 of the rollout has 2 tokens and 3 log-probs",
+    ),
+    refused(
+        "a log-prob of None on the policy's token",
+        {"logprobs": [[-1.0, -2.0], [-1.0, None]] * 2},
+        "response 1 of the rollout: the log-prob of token 1 is None",
+    ),
+    refused(
+        "a log-prob of NaN",
+        {"logprobs": [[-1.0, -2.0], [math.nan, -1.0]] * 2},
+        "response 1 of the rollout: the log-prob of token 0 is nan",
+    ),
+    refused(
+        "a positive log-prob",
+        {"logprobs": [[-1.0, 0.5]] * 4},
+        "response 0 of the rollout: the log-prob of token 1 is 0.5",
+    ),
 ]
 
 
@@ -163,6 +207,8 @@ def test_tokens_of_an_environment_need_no_log_prob():
     require_log_probs([[2, 3, 4]], [[-1.0, None, math.nan]], [[1, 0, 0]])
 
 
+@feature("Top-K and exact divergences with a `rollout_func`", "refused")
+@feature("`max_completion_length=None` with our sampler", "refused")
 def test_an_anchor_that_cannot_be_used_raises(tmp_path):
     with pytest.raises(ValueError, match="a rollout_func returns those"):
         trainer_of(tiny_policy(), tmp_path, rollout_func=lambda *_: {}, method="cppo-topk")

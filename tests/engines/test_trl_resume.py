@@ -22,6 +22,7 @@ from minicppo.plots.runs import load_run
 from minicppo.rl.config import RunConfig, validate
 from minicppo.rl.run_dir import RunDir
 from minicppo.rl.trainer import trained_policy
+from tests.engines.features import feature
 from tests.engines.stale import ROOT
 
 SETTINGS: dict[str, Any] = {
@@ -64,6 +65,7 @@ def every_update(put: Any) -> None:
     put(trl_run, "trl_config", finer)
 
 
+@feature("killed between two updates of one rollout and resumed: to the bit", "works")
 @pytest.mark.slow
 def test_killed_and_resumed_is_not_killed(tmp_path, monkeypatch):
     every_update(monkeypatch.setattr)
@@ -81,6 +83,7 @@ def test_killed_and_resumed_is_not_killed(tmp_path, monkeypatch):
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
 
 
+@feature("`minicppo train --engine trl`", "works")
 def test_a_run_reads_like_any_other(tmp_path, monkeypatch):
     events = []
     beside = []  # the checkpoints there are when one of them is called whole
@@ -146,6 +149,7 @@ def content(folder: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
 
 
+@feature("a checkpoint of which a file is damaged", "refused")
 @pytest.mark.parametrize(
     "name", "rollout_0.safetensors minicppo.json model.safetensors optimizer.pt trainer_state.json config.json".split()
 )
@@ -199,6 +203,8 @@ def test_only_our_own_half_written_checkpoints_are_removed(tmp_path):
     assert (elsewhere / "checkpoint-4").exists()
 
 
+@feature("resuming a checkpoint of `GRPOTrainer`, or of another number of processes", "refused")
+@feature("lists of a saved rollout (`num_images`)", "works")
 def test_the_rollout_is_kept_whole_and_read_under_its_old_names(tmp_path):
     file, mu = tmp_path / "checkpoint-3" / "rollout_0.safetensors", torch.arange(6.0).view(2, 3)
     save_rollout(file, 3, [{"advantages": mu[0], "num_images": [1, 2]}, {"advantages": mu[1], "num_images": None}])

@@ -14,6 +14,7 @@ from trl.generation.vllm_generation import extract_logprobs
 from minicppo.engines.trl_rollout import require_plain_head, rolled_out, split_ranked, top_log_probs
 from minicppo.rl.log_probs import response_log_probs
 from minicppo.rl.seeding import generator_for
+from tests.engines.features import feature
 from tests.engines.stale import TEMPERATURE, K, stale_rollout, tiny_policy
 
 
@@ -31,6 +32,7 @@ def vllm_outputs(log_probs: list[list[list[float]]], tokens: list[list[int]], k:
     return outputs
 
 
+@feature("vLLM's Top-K log-probs, on data of its shape", "works")
 def test_vllm_log_probs_are_told_apart():
     generator = torch.Generator().manual_seed(0)
     log_p = torch.randn(2, 3, 7, generator=generator).log_softmax(-1)
@@ -48,6 +50,7 @@ def test_vllm_log_probs_are_told_apart():
     assert math.isnan(split_ranked([[1]], [[[None, -0.2]]], [[[1, 2]]], 2)[1]["rollout_top_log_probs"][0, 0, 0])
 
 
+@feature("ends: every id of `generation_config.eos_token_id`", "works")
 def test_our_sampler_reads_a_group_once_and_repeats_itself():
     policy = tiny_policy()
     one, other = policy.encode("3+5="), policy.encode("1+2*4=")
@@ -80,6 +83,7 @@ def test_top_log_probs_from_hidden_states_are_the_scorer_s(needs):
     torch.testing.assert_close(found[valid], wanted[valid], rtol=1e-4, atol=1e-5)
 
 
+@feature("Top-K and exact divergences of soft-capped logits (Gemma 2)", "refused")
 def test_bent_logits_are_refused():
     model = tiny_policy().model
     require_plain_head(model)

@@ -10,10 +10,13 @@ pytest.importorskip("trl", reason="the TRL engine needs trl (pip install -e '.[t
 
 from minicppo.engines.trl import LOSS_TYPES
 from minicppo.rules import get_method, group_advantages
+from tests.engines.features import feature
 from tests.engines.stale import assert_close, reference, torchrun
 from tests.engines.trl_setup import CASES, no_reward, stale_rollout, tiny_policy
 
 
+@feature("two processes: DDP", "works")
+@feature("two processes: FSDP2 with a `rollout_func`", "works")
 @pytest.mark.slow
 def test_two_ranks_are_one(tmp_path):
     torchrun(

@@ -72,6 +72,7 @@ def one_step(folder: Path, engine: str, name: str, loss_type: str) -> None:
         }
 
     settings: dict[str, Any] = {"max_steps": 1, "max_grad_norm": 0.0, "logging_steps": 1, "loss_type": loss_type}
+    settings |= {"mismatch_limit": float("inf")}  # the rollout is another policy's on purpose
     settings |= SHARDED if engine == "fsdp2" else {}
     trainer = trainer_of(policy, folder / "out", rollout_func=rollout_func, **settings)
     trainer.method = method  # past the check: this rollout_func does return Top-K
