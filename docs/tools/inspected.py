@@ -1,9 +1,9 @@
 """The three readings of docs/inspect.md, from training to text in one command.
 
-    python -m docs.tools.inspected          # a quarter of an hour on two cores; runs that are there are kept
+    python -m docs.tools.inspected          # a few minutes on one core; runs that are there are kept
 
-Two runs of the preset `stale`, with CPPO and without a mask, and responses that the first of them samples in bfloat16
-and scores in float32.
+Two runs of the preset `misled`, with CPPO and, harsher, without a mask; and responses that the first of them samples in
+bfloat16 and scores in float32.
 """
 
 import dataclasses
@@ -24,12 +24,13 @@ from minicppo.rl.run_dir import RunDir
 from minicppo.rl.trainer import roll_out, train_or_resume, trained_policy
 
 ROOT = Path(__file__).parents[2]
-PAGE, RUNS = ROOT / "docs" / "inspect.md", ROOT / "runs" / "demo"
+PAGE, RUNS = ROOT / "docs" / "inspect.md", ROOT / "runs" / "inspected"
+HARSH = ("train.iterations=24", "train.epochs=4", "train.lr=1e-3")
 QUOTED = ("Is the log right?", "Mismatch and drift", "pi against mu", "By position", "By sign", "What", "Early")
 
 
-def run(method: str) -> Path:
-    config = load_config("stale", [f"method={method}", f"name={method}"])
+def run(method: str, *settings: str) -> Path:
+    config = load_config("misled", [f"method={method}", f"name={method}", *settings])
     return train_or_resume(config, RUNS / method)
 
 
@@ -69,7 +70,7 @@ def reading(log: Path) -> str:
 
 
 def main() -> None:
-    healthy, collapsed = run("cppo"), run("none")
+    healthy, collapsed = run("cppo"), run("none", *HARSH)
     page = PAGE.read_text(encoding="utf-8")
     for name, log in {"healthy": healthy, "collapse": collapsed, "mismatch": bfloat16_rollouts(healthy)}.items():
         before, mark, rest = page.partition(f"<!-- reading: {name} -->\n")

@@ -11,9 +11,7 @@ from minicppo.inspect.table import Column, Table
 from minicppo.rules import METHODS, Method, Reason, get_method
 
 SHARES = (0.01, 0.05, 0.1, 0.2)  # of masked tokens that thresholds are given for
-LIKE_ENGINES: dict[str, dict[str, Any]] = {
-    "ppo": {"clip_high": 0.28}
-}  # the clip that engines run today; the registry's own ppo is symmetric
+LIKE_ENGINES: dict[str, dict[str, Any]] = {"ppo": {"clip_high": 0.28}}  # the registry's own ppo is symmetric
 
 
 def readable() -> dict[str, Method]:
@@ -65,8 +63,9 @@ class Counterfactuals:
                 out[name] = {"masked": None, "why": why}
                 continue
             i = places[name]
+            summary = f"{method.summary}, but the .28 of engines today" if name in LIKE_ENGINES else method.summary
             share = {"masked": self.both[i, i] / self.tokens, "changed": self.changed[i] / self.tokens}
-            out[name] = {**share, "params": self.methods[name].params, "summary": method.summary}
+            out[name] = {**share, "params": self.methods[name].params, "summary": summary}
         return out
 
     def agreement(self) -> dict[str, dict[str, float]]:

@@ -77,6 +77,7 @@ def of_log(report: Report) -> Section:
     size = f"{report['responses']:,} responses, {report['tokens']:,} tokens that count"
     length = f"{report['length']['mean']:.0f} tokens on average, {report['length']['max']:,} at most"
     notes = [f"{size}; {length}. Format: {report['format']}", f"pi: {PI[report['pi']]}"]
+    notes.append(f"-log mu is {num(report['surprise'])} nats a token on average, an estimate of mu's entropy")
     if report["looked_at"]["responses"] < report["responses"]:
         notes.append(f"Figures are of {report['looked_at']['responses']:,} of these responses, evenly spread")
     if report["partial"]:
