@@ -61,9 +61,10 @@ def reading(log: Path) -> str:
         if section.title.startswith(QUOTED) and not section.title.startswith("What other"):
             if section.rows:
                 console.print(table(section.heads, section.rows, section.title, words=section.words))
-            else:
+            elif section.notes:
                 console.print(section.title)
-            console.print(*(f"  {note}" for note in section.notes), sep="\n", end="\n\n")
+            console.print(*(f"  {note}" for note in section.notes), sep="\n")
+            console.print()
     lines = (line.rstrip() for line in console.export_text().splitlines())
     text = re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip()
     return f"```text\n$ minicppo inspect {log.relative_to(ROOT)}\n\n{text}\n```\n"
