@@ -129,8 +129,8 @@ def _fate(bare: Result, cppo: Result) -> str:
     """What became of this preset's two runs, and why."""
     if bare.after < bare.before and cppo.after > cppo.before:
         return """
-  The demonstrations were wrong about products more often than right: the right
-  ones had to be found. With a mask they were; unmasked, two epochs a batch carry
+  The demonstrations were wrong about products more often than right, so the
+  right ones had to be found. With a mask they were; unmasked, two epochs carry
   the policy too far from the one that sampled, and training collapses."""
     return """
   Most runs of this setting collapse without a mask and learn with one; this one
@@ -138,16 +138,14 @@ def _fate(bare: Result, cppo: Result) -> str:
 
 
 def how_far_seeds_differ() -> str:
-    """The committed study's runs of the same task at the middle pressure: lowest and highest accuracy after."""
-    if not SEEDS.is_file():
-        return ""
-    rows = json.loads(SEEDS.read_text(encoding="utf-8"))["parts"]["headline"]["rows"]
-    told = [f"  {row['arm']:5} {row['runs']:3} seeds: {row['lowest']:.2f} to {row['highest']:.2f}" for row in rows]
-    lines = "\n".join(told)
-    return f"""
-Accuracy after training, from the lowest seed of a method to the highest, in
-results/README.md:
-{lines}"""
+    """Lowest and highest accuracy after, by method, in the committed study: the demo's part, else the headline."""
+    parts = json.loads(SEEDS.read_text(encoding="utf-8"))["parts"] if SEEDS.is_file() else {}
+    part = parts.get("demo", parts.get("headline", {"title": "", "rows": []}))
+    told = [
+        f"  {row['setting']} {row['arm']}: {row['lowest']:.2f} to {row['highest']:.2f}, {row['runs']} seeds"
+        for row in part["rows"]
+    ]
+    return "\n".join([f"\nAccuracy after by seed, lowest to highest ({part['title']}, results/README.md):", *told])
 
 
 def _train_all(configs: Mapping[str, RunConfig], out: Path, workers: int, display: RunProgress) -> None:

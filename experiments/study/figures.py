@@ -14,7 +14,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from experiments.study.plots import Plot
-from experiments.study.summary import PRIMARY
 from minicppo.files import write_atomically
 from minicppo.plots.style import GREY, house_style, line_styles, new_figure, save
 
@@ -54,8 +53,7 @@ def digest(data: bytes) -> str:
 def draw(plot: Plot) -> Figure:
     """The figure of one plot."""
     with house_style():
-        kinds = {"scores": _scores, "lines": _lines, "improvement": _improvement}
-        return kinds[plot["kind"]](plot)
+        return {"scores": _scores, "lines": _lines}[plot["kind"]](plot)
 
 
 def _scores(plot: Plot) -> Figure:
@@ -138,37 +136,6 @@ def _ends(panels: Sequence[Plot], scales: Sequence[tuple[str, str]]) -> dict[tup
         scale: (min(y) - 0.04 * (max(y) - min(y) or 1), max(y) + 0.04 * (max(y) - min(y) or 1))
         for scale, y in reach.items()
     }
-
-
-def _improvement(plot: Plot) -> Figure:
-    """For each pair an interval; settings one under the other."""
-    rows = plot["rows"]
-    places, heads = _places(rows)
-    lowest = places[-1]
-    figure = new_figure(7.4, 1.5 - 0.34 * lowest)
-    ax = figure.subplots()
-    kinds = ((PRIMARY, 0.13, "o", "black"), ("worst", -0.17, "s", GREY))
-    for at, row in zip(places, rows, strict=True):
-        for name, offset, marker, color in kinds:
-            entry, fill = row[name], "full" if name == PRIMARY and row["told_apart"] else "none"
-            ax.plot([entry["low"], entry["high"]], [at + offset] * 2, color=color, linewidth=1.8, alpha=0.6)
-            ax.plot(entry["value"], at + offset, marker, color=color, markersize=5, fillstyle=fill)
-    ax.axvline(0.5, color="black", linewidth=0.9, linestyle="--")
-    ax.set_yticks([*places, *heads], [*(f"{row['first']} over {row['second']}" for row in rows), *heads.values()])
-    for tick in ax.get_yticklabels()[len(places) :]:
-        tick.set_fontweight("bold")
-    ax.grid(visible=False, axis="y")
-    ax.set_ylim(lowest - 0.6, 0.6)
-    ax.set_xlim(-0.02, 1.02)
-    ax.set_xlabel("P(a run of the first does better than one of the second)")
-    for label, marker, fill, color in (
-        ("area, told apart", "o", "full", "black"),
-        ("area, not told apart", "o", "none", "black"),
-        ("worst window", "s", "none", GREY),
-    ):
-        ax.plot([], [], linestyle="none", marker=marker, fillstyle=fill, color=color, label=label)
-    _legend(figure, plot, "which of two does better, with 95 % intervals")
-    return figure
 
 
 def _styles(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from experiments.study.plan import StudyConfig
 from experiments.study.stats import bootstrap_band, iqm
-from experiments.study.summary import HEADLINE, POOLED, PRIMARY, TOLD_NOTHING, rounded, runs_of, verdict
+from experiments.study.summary import HEADLINE, POOLED, PRIMARY, rounded, runs_of
 from experiments.study.table import CELL, SCORES, matrix
 
 Plot = dict[str, Any]
@@ -34,8 +34,6 @@ def plots(study: StudyConfig, rows: pd.DataFrame, summary: dict[str, Any]) -> di
         found[f"{name}-scores"] = scores_plot(part, runs)
         if not settings.tunes and runs["arm"].nunique() <= MOST_ARMS:
             found[f"{name}-curves"] = lines_plot(title, runs, rows, ACCURACY, reference)
-        if part["pairs"]:
-            found[f"{name}-improvement"] = improvement_plot(part)
         if name == HEADLINE:
             found[f"{name}-profile"] = profile_plot(title, runs)
             found[f"{name}-masks"] = lines_plot(title, runs[runs["method"] != "none"], rows, MASKS)
@@ -85,13 +83,6 @@ def profile_plot(title: str, runs: pd.DataFrame) -> Plot:
     told = {"setting": "", "label": "share of runs above it", "over": "area under the held-out accuracy"}
     panels = [{**panel, **told} for panel in _panels(lines)]
     return {"kind": "lines", "title": title, "what": "shares of runs", "panels": panels}
-
-
-def improvement_plot(part: dict[str, Any]) -> Plot:
-    """Probability that the first arm of each pair does better than the second, with intervals and verdicts."""
-    kept = ("setting", "first", "second", PRIMARY, "worst")
-    rows = [{key: pair[key] for key in kept} | {"told_apart": verdict(pair) != TOLD_NOTHING} for pair in part["pairs"]]
-    return {"kind": "improvement", "title": part["title"], "rows": rows}
 
 
 def _arms(runs: pd.DataFrame) -> Iterator[tuple[Plot, pd.DataFrame]]:

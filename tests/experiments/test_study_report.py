@@ -197,7 +197,7 @@ def test_figures_say_what_they_show():
             assert all(ax.get_xlabel() for ax in figure.axes[-1:]), path
             named = " ".join(label.get_text() for label in figure.axes[0].get_yticklabels())
             assert figure.axes[0].get_ylabel() or "CPPO" in named, path
-    assert kinds == {"scores", "lines", "improvement"}
+    assert kinds == {"scores", "lines"}
 
 
 @pytest.mark.slow
