@@ -18,16 +18,18 @@ from minicppo.rl.config import RunConfig
 from minicppo.rules import LOSS_AGG_MODES
 
 Settings = dict[str, Any]
+SCHEDULER = "torch.optim.lr_scheduler"
 NOT_OURS = "# Problems, prompts and grading are {engine}'s own: {what}."
 
 
 @dataclass(frozen=True)
 class Target:
-    """An engine: the name of its file, what starts it in its own clone, what it can average over, and the text."""
+    """An engine: the name of its file, what starts it in its own clone, what it can average over, and its text."""
 
     file: str
     command: str
     modes: tuple[str, ...]
+    like: dict[str, bool]  # see `engine_method`
     text: Callable[[RunConfig], str]
 
 
@@ -39,7 +41,7 @@ def refusals_elsewhere(config: RunConfig, engine: str) -> list[str]:
 def _refusals(config: RunConfig, engine: str) -> Iterator[str]:
     train, cluster, modes = config.train, config.cluster, TARGETS[engine].modes
     try:
-        engine_method(config.method.name, _params(config), config.plugins, old=engine != "prime-rl")
+        engine_method(config.method.name, _params(config), config.plugins, **TARGETS[engine].like)
     except ValueError as error:
         yield str(error)
     if config.task.name != "math":
@@ -67,8 +69,12 @@ def _refusals(config: RunConfig, engine: str) -> Iterator[str]:
 def _sizes(config: RunConfig) -> tuple[int, int, int, int]:
     """Responses an update, updates a rollout batch, the longest response and the longest sequence, in tokens."""
     longest, responses = longest_response(config), config.prompts_per_update * config.rollout.group_size
-    updates = config.train.minibatches * config.train.epochs
-    return responses, updates, longest, config.cluster.max_prompt_tokens + longest
+    return (
+        responses,
+        config.train.minibatches * config.train.epochs,
+        longest,
+        config.cluster.max_prompt_tokens + longest,
+    )
 
 
 def _params(config: RunConfig) -> Settings:
@@ -81,12 +87,17 @@ def _loss(config: RunConfig) -> Settings:
     return named | ({"plugins": config.plugins} if config.plugins else {})
 
 
+def _vllm(config: RunConfig) -> Settings:
+    cluster = config.cluster
+    return {"tensor_parallel_size": cluster.rollout_tensor_parallel, "gpu_memory_utilization": cluster.rollout_memory}
+
+
 def prime_rl(config: RunConfig) -> str:
     """`rl.toml`. prime-rl is asynchronous: updates of one rollout batch become steps that are that much off-policy."""
     (responses, updates, longest, sequence), train, cluster = _sizes(config), config.train, config.cluster
-    beta1, beta2 = train.betas
+    group, temperature, (beta1, beta2) = config.rollout.group_size, config.rollout.temperature, train.betas
     optimizer = {"type": "adamw", "lr": train.lr, "weight_decay": train.weight_decay, "max_norm": train.grad_clip}
-    source = {"name": "math", "env.taskset.id": "i3_math", "env.agent.harness.id": "null"}
+    agent = {"env.agent.harness.id": "null", "env.agent.runtime.type": "subprocess"}
     sections: dict[str, Settings] = {
         "": {"max_steps": train.iterations * updates, "seq_len": sequence},
         "model": {"name": config.model.source},
@@ -94,17 +105,10 @@ def prime_rl(config: RunConfig) -> str:
         "ckpt": {"interval": train.checkpoint_every * updates, "keep_last": train.keep_checkpoints},
         "trainer.loss": {"type": "custom", "import_path": "minicppo.engines.prime_rl.loss", "kwargs": _loss(config)},
         "trainer.optim": {**optimizer, "betas1": beta1, "betas2": beta2},
-        "orchestrator": {
-            "batch_size": responses,
-            "group_size": config.rollout.group_size,
-            "max_off_policy_steps": updates - 1,
-        },
-        "orchestrator.train.sampling": {"temperature": config.rollout.temperature, "max_completion_tokens": longest},
-        "[orchestrator.train.source]": {**source, "env.agent.runtime.type": "subprocess"},
-        "inference.vllm": {
-            "tensor_parallel_size": cluster.rollout_tensor_parallel,
-            "gpu_memory_utilization": cluster.rollout_memory,
-        },
+        "orchestrator": {"batch_size": responses, "group_size": group, "max_off_policy_steps": updates - 1},
+        "orchestrator.train.sampling": {"temperature": temperature, "max_completion_tokens": longest},
+        "[orchestrator.train.source]": {"name": "math", "env.taskset.id": "i3_math", **agent},
+        "inference.vllm": _vllm(config),
     }
     lines = [NOT_OURS.format(engine="prime-rl", what="[[orchestrator.train.source]] names an environment")]
     for name, settings in sections.items():
@@ -134,7 +138,7 @@ def skyrl(config: RunConfig) -> str:
     settings: Settings = {
         "trainer.override_entrypoint": "minicppo.engines.skyrl",
         "trainer.algorithm.policy_loss_type": f"minicppo-{loss.pop('method')}",
-        **{f"minicppo.{key}": _flow(value) for key, value in loss.items()},
+        **{f"minicppo.{key}": json.dumps(value) for key, value in loss.items()},
         "trainer.algorithm.advantage_estimator": "grpo",
         "trainer.algorithm.grpo_norm_by_std": train.normalize_std,
         "trainer.algorithm.use_kl_loss": False,
@@ -163,8 +167,7 @@ def skyrl(config: RunConfig) -> str:
         "generator.sampling_params.temperature": rollout.temperature,
         "generator.sampling_params.logprobs": 1,
         "generator.inference_engine.num_engines": cluster.gpus // cluster.rollout_tensor_parallel,
-        "generator.inference_engine.tensor_parallel_size": cluster.rollout_tensor_parallel,
-        "generator.inference_engine.gpu_memory_utilization": cluster.rollout_memory,
+        **{f"generator.inference_engine.{key}": value for key, value in _vllm(config).items()},
     }
     values = {key: value if isinstance(value, str) else json.dumps(value) for key, value in settings.items()}
     head = ["#!/bin/sh", NOT_OURS.format(engine="SkyRL", what='add data.train_data and environment.env_class as "$@"')]
@@ -172,24 +175,19 @@ def skyrl(config: RunConfig) -> str:
     return "\n".join([*head, "exec python -m skyrl.train.entrypoints.main_base \\", *lines, '  "$@"']) + "\n"
 
 
-def _flow(value: Any) -> str:
-    return yaml.safe_dump(value, default_flow_style=True, width=10_000).strip()
-
-
 def nemo_rl(config: RunConfig) -> str:
     """`minicppo.yaml`, upon NeMo-RL's own example of GRPO on mathematics."""
-    (responses, _, longest, sequence), train, cluster = _sizes(config), config.train, config.cluster
-    constant = {"name": "torch.optim.lr_scheduler.ConstantLR", "kwargs": {"factor": 1.0, "total_iters": 10**10}}
-    warmup = {"start_factor": 1 / max(train.lr_warmup, 1), "total_iters": train.lr_warmup}
-    linear: list[Settings] = [{"name": "torch.optim.lr_scheduler.LinearLR", "kwargs": warmup}]
-    vllm = {"tensor_parallel_size": cluster.rollout_tensor_parallel, "gpu_memory_utilization": cluster.rollout_memory}
-    optimizer = {"lr": train.lr, "weight_decay": train.weight_decay, "betas": list(train.betas)}
-    kl = {"reference_policy_kl_penalty": 0.0}
+    (responses, _, longest, sequence), train, rollout = _sizes(config), config.train, config.rollout
+    warmup = max(train.lr_warmup, 1)  # of 1 step: none
+    linear = {"name": f"{SCHEDULER}.LinearLR", "kwargs": {"start_factor": 1 / warmup, "total_iters": warmup}}
+    constant = {"name": f"{SCHEDULER}.ConstantLR", "kwargs": {"factor": 1.0, "total_iters": 10**10}}
+    adamw = {"lr": train.lr, "weight_decay": train.weight_decay, "betas": list(train.betas)}
+    averaged = {"loss_agg_mode": train.loss_agg_mode, "horizon": config.horizon}
     settings: Settings = {
         "defaults": "grpo_math_1B.yaml",
         "grpo": {
-            "num_prompts_per_step": config.rollout.prompts,
-            "num_generations_per_prompt": config.rollout.group_size,
+            "num_prompts_per_step": rollout.prompts,
+            "num_generations_per_prompt": rollout.group_size,
             "max_num_steps": train.iterations,
             "max_num_epochs": train.iterations,  # an upper bound: the steps above end the run
             "normalize_rewards": train.normalize_std,
@@ -197,7 +195,7 @@ def nemo_rl(config: RunConfig) -> str:
             "val_period": config.eval.every,
             "seed": config.seed,
         },
-        "loss_fn": {**kl, **_loss(config), "loss_agg_mode": train.loss_agg_mode, "horizon": config.horizon},
+        "loss_fn": {"reference_policy_kl_penalty": 0.0, **_loss(config), **averaged},
         "checkpointing": {"save_period": train.checkpoint_every, "keep_top_k": train.keep_checkpoints},
         "policy": {
             "model_name": config.model.source,
@@ -205,19 +203,20 @@ def nemo_rl(config: RunConfig) -> str:
             "train_micro_batch_size": train.micro_batch or 1,
             "max_total_sequence_length": sequence,
             "max_grad_norm": train.grad_clip,
-            "optimizer": {"kwargs": optimizer},
-            "scheduler": [*linear, constant, {"milestones": [train.lr_warmup]}] if train.lr_warmup else [constant],
-            "generation": {"temperature": config.rollout.temperature, "max_new_tokens": longest, "vllm_cfg": vllm},
+            "optimizer": {"kwargs": adamw},
+            "scheduler": [linear, constant, {"milestones": [warmup]}],
+            "generation": {"temperature": rollout.temperature, "max_new_tokens": longest, "vllm_cfg": _vllm(config)},
         },
-        "cluster": {"gpus_per_node": cluster.gpus_per_node, "num_nodes": cluster.nodes},
+        "cluster": {"gpus_per_node": config.cluster.gpus_per_node, "num_nodes": config.cluster.nodes},
     }
     head = NOT_OURS.format(engine="NeMo-RL", what="set data.train and env")
     return f"{head}\n{yaml.safe_dump(settings, sort_keys=False)}"
 
 
 NEMO_COMMAND = "python -m minicppo.engines.nemo_rl examples/run_grpo.py --config examples/configs/minicppo.yaml"
+SKYRL_MODES = ("token-mean", "seq-mean-token-mean", "seq-mean-token-sum-norm")
 TARGETS = {
-    "prime-rl": Target("rl.toml", "uv run rl @ rl.toml", ("token-mean",), prime_rl),
-    "skyrl": Target("skyrl.sh", "sh skyrl.sh", tuple(m for m in LOSS_AGG_MODES if m != "seq-mean-token-sum"), skyrl),
-    "nemo-rl": Target("minicppo.yaml", NEMO_COMMAND, LOSS_AGG_MODES, nemo_rl),
+    "prime-rl": Target("rl.toml", "uv run rl @ rl.toml", ("token-mean",), {"alone": True}, prime_rl),
+    "skyrl": Target("skyrl.sh", "sh skyrl.sh", SKYRL_MODES, {"old": True, "divided": True}, skyrl),
+    "nemo-rl": Target("minicppo.yaml", NEMO_COMMAND, LOSS_AGG_MODES, {"old": True, "alone": True}, nemo_rl),
 }

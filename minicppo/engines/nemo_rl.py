@@ -14,8 +14,9 @@ from nemo_rl.algorithms.loss.interfaces import LossInputType, LossType
 from torch import Tensor
 
 from minicppo.engines.samples import Sample, engine_method, token_losses
-from minicppo.rules import LOSS_AGG_MODES, Method, aggregate
+from minicppo.rules import Method, aggregate
 
+LIKE = {"old": True, "alone": True}  # packed sequences come one by one
 COLUMNS = ("advantages", "generation_logprobs", "prev_logprobs")
 # NeMo-RL adds metrics up over micro-batches: those that are means over all tokens
 MEANS = "mask/frac mask/token_only mask/prefix_only mask/both gate/frac weight/mean ratio/mean kl/k3 div/mean".split()
@@ -25,7 +26,7 @@ class MethodLoss:
     """A method's loss on a padded micro-batch, with the denominators of NeMo-RL's whole step.
 
     method: a name, with params and plugins, or a record. loss_agg_mode, horizon: see `minicppo.rules.aggregate`.
-    Raises ValueError as `engine_method` does, and for an unknown aggregation.
+    Raises ValueError as `engine_method` does.
     """
 
     input_type = LossInputType.LOGPROB
@@ -38,9 +39,7 @@ class MethodLoss:
         loss_agg_mode: str = "token-mean",
         horizon: int | None = None,
     ) -> None:
-        if loss_agg_mode not in LOSS_AGG_MODES:
-            raise ValueError(f"loss_agg_mode={loss_agg_mode!r} is unknown; known: {', '.join(LOSS_AGG_MODES)}")
-        self.method = method if isinstance(method, Method) else engine_method(method, params, plugins, old=True)
+        self.method = method if isinstance(method, Method) else engine_method(method, params, plugins, **LIKE)
         self.loss_agg_mode, self.horizon = loss_agg_mode, horizon
         self.loss_type = LossType.TOKEN_LEVEL if loss_agg_mode == "token-mean" else LossType.SEQUENCE_LEVEL
 
@@ -58,14 +57,8 @@ class MethodLoss:
         advantages, mu, old = (data[key][:, 1:] if key in data else none for key in COLUMNS)
         rows = zip(next_token_logprobs, mu, mask, advantages, old, strict=True)
         losses, logged = token_losses(self.method, [Sample(*row) for row in rows], with_prompt=False)
-        loss = aggregate(
-            torch.stack(losses),
-            mask,
-            self.loss_agg_mode,
-            horizon=self.horizon,
-            total_tokens=int(global_valid_toks),
-            total_sequences=int(global_valid_seqs),
-        )
+        counts: dict[str, Any] = {"total_tokens": int(global_valid_toks), "total_sequences": int(global_valid_seqs)}
+        loss = aggregate(torch.stack(losses), mask, self.loss_agg_mode, horizon=self.horizon, **counts)
         share = float(mask.sum()) / max(float(global_valid_toks), 1.0)
         metrics = {key: logged[key] * share for key in MEANS if key in logged}
         if "prev_logprobs" in data:  # which NeMo-RL's own loop reads
@@ -83,6 +76,8 @@ def of_config(config: Any, **kwargs: Any) -> MethodLoss:
 if __name__ == "__main__":
     import nemo_rl.algorithms.grpo as grpo
 
-    grpo.ClippedPGLossFn = of_config
+    from minicppo.engines import nemo_rl  # not this file as `__main__`, which workers could not import
+
+    grpo.ClippedPGLossFn = nemo_rl.of_config
     sys.argv = sys.argv[1:]
     runpy.run_path(sys.argv[0], run_name="__main__")

@@ -1,8 +1,4 @@
-"""A method's loss on sequences as other engines hand them over: one 1-D sample each, its layout checked first.
-
-prime-rl, Tinker, SkyRL, NeMo-RL and TRL's asynchronous trainer stand on this file; each adds its own names and its own
-denominator.
-"""
+"""A method's loss on sequences as other engines hand them over: one 1-D sample each, its layout checked first."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -40,23 +36,22 @@ class Sample:
 
 
 def engine_method(
-    name: str,
-    params: dict[str, Any] | None = None,
-    plugins: Sequence[str] = (),
-    *,
-    top: bool = False,
-    old: bool = False,
+    name: str, params: dict[str, Any] | None = None, plugins: Sequence[str] = (), **engine: bool
 ) -> Method:
     """The method of that name, with files of one's own loaded first; `params` may name a `correction`.
 
-    top, old: does the engine have mu's likeliest tokens, and pi_old's log-probs?
-    Raises ValueError for an unknown name or hyper-parameter, and for a method that the engine's log-probs cannot serve.
+    engine: what it is like. top, old: it has mu's likeliest tokens, and pi_old's log-probs. alone: it asks for one
+    sample at a time. divided: advantages come divided by a denominator.
+    Raises ValueError for an unknown name or hyper-parameter, and for a method that such an engine cannot serve.
     """
-    return _method(name, tuple(sorted((params or {}).items())), tuple(plugins), top, old)
+    return _method(name, tuple(sorted((params or {}).items())), tuple(plugins), **engine)
 
 
 @cache
-def _method(name: str, params: tuple[tuple[str, Any], ...], plugins: tuple[str, ...], top: bool, old: bool) -> Method:
+def _method(
+    name: str, params: tuple[tuple[str, Any], ...], plugins: tuple[str, ...],
+    top: bool = False, old: bool = False, alone: bool = False, divided: bool = False,
+) -> Method:  # fmt: skip
     load_plugins(list(plugins))
     method = get_method(name, **dict(params))
     if method.needs == "full" or (method.needs == "topk" and not top):
@@ -69,9 +64,21 @@ def _method(name: str, params: tuple[tuple[str, Any], ...], plugins: tuple[str, 
             f"{name} corrects pi_old, the trainer's own log-probs before its first update, which this engine does not "
             f"hand over. Way out: {getattr(method, 'rule', method).name}, which is anchored at mu"
         )
+    if method.level == "batch" and alone:
+        raise ValueError(f"{name} compares the tokens of a batch, and this engine hands over one sample at a time")
+    if divided and (method.level == "batch" or _reads_size(method)):
+        raise ValueError(f"{name} reads the size of advantages, which this engine has divided by a denominator")
     if method.params.get("length") == "padded":
         raise ValueError("length='padded' would be a micro-batch's width here: give the longest response, length=N")
     return method
+
+
+def _reads_size(method: Method) -> bool:
+    """Do half the advantages give other weights?"""
+    mu = torch.linspace(-6.0, -0.5, 24).reshape(2, 12)
+    pi, advantages = mu + 0.3 * torch.sin(50 * mu) - 0.05, torch.tensor([4.0, -4.0])
+    one, half = (method(TokenBatch(pi, mu, A)).weight for A in (advantages, advantages / 2))
+    return not torch.allclose(one, half)
 
 
 def token_losses(

@@ -2,23 +2,25 @@
 
 SkyRL finds it through its own hook: `python -m skyrl.train.entrypoints.main_base
 trainer.override_entrypoint=minicppo.engines.skyrl trainer.algorithm.policy_loss_type=minicppo-cppo ...` calls `main`
-here. The method's hyper-parameters stand beside: `minicppo.params={delta: 0.1}`, `minicppo.plugins=[FILE.py]`.
+here. Hyper-parameters stand beside, as JSON: `minicppo.params={"delta": 0.1}`, `minicppo.plugins=["FILE.py"]`.
 """
 
+import json
 import sys
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor
 
 from minicppo.engines.samples import Sample, engine_method, token_losses
 
 PREFIX = "minicppo-"
 OURS = ("minicppo.params", "minicppo.plugins")  # arguments that SkyRL does not know
-CORRECTIONS = ("tis_ratio_type", "sequence_mask_metric")
+LIKE = {"old": True, "divided": True}
+CORRECTIONS = ["tis_ratio_type", "sequence_mask_metric"]
+CORRECTIONS += [f"{kind}_is_threshold_{end}" for kind in ("outlier_token", "token_mask") for end in ("low", "high")]
 
 
 def method_loss(
@@ -36,7 +38,8 @@ def method_loss(
     """The sum of a micro-batch's token losses and the method's diagnostics, in SkyRL's calling convention.
 
     log_probs, old_log_probs, rollout_logprobs, loss_mask, advantages: (B, T), response tokens alone. SkyRL has divided
-    the advantages by the step's denominator, which is why a sum is wanted; a mask reads their signs alone.
+    the advantages by the step's denominator, which is why a sum is wanted, and why a method that reads their
+    size is refused.
     Raises ValueError, saying so, where mu is missing or laid out otherwise than pi, and beside SkyRL's own corrections.
     """
     correction = getattr(config, "off_policy_correction", None)
@@ -45,13 +48,11 @@ def method_loss(
             f"trainer.algorithm.off_policy_correction.{active[0]} would not be applied: this loss is anchored at mu. "
             "Way out: set it to null"
         )
-    if log_probs.shape != advantages.shape:
-        raise ValueError(f"advantages are {tuple(advantages.shape)} but log_probs is {tuple(log_probs.shape)}")
     mask = torch.ones_like(log_probs, dtype=torch.bool) if loss_mask is None else loss_mask.bool()
     none = [None] * len(log_probs)
     mu, old = (none if column is None else column for column in (rollout_logprobs, old_log_probs))
     samples = [Sample(*row) for row in zip(log_probs, mu, mask, advantages, old, strict=True)]
-    losses, logged = token_losses(engine_method(method, params, plugins, old=True), samples, with_prompt=False)
+    losses, logged = token_losses(engine_method(method, params, plugins, **LIKE), samples, with_prompt=False)
     return torch.stack(losses).sum(), logged
 
 
@@ -62,7 +63,7 @@ def register(name: str, params: dict[str, Any] | None = None, plugins: Sequence[
     """
     from skyrl.backends.skyrl_train.utils.ppo_utils import PolicyLossRegistry
 
-    engine_method(name, params, plugins, old=True)  # its errors belong here, not in a worker
+    engine_method(name, params, plugins, **LIKE)  # its errors belong here, not in a worker
     PolicyLossRegistry.register(PREFIX + name, partial(method_loss, method=name, params=params, plugins=plugins))
     return PREFIX + name
 
@@ -76,7 +77,7 @@ def split_arguments(arguments: list[str]) -> tuple[dict[str, Any], list[str], st
     loss = given.get("trainer.algorithm.policy_loss_type", "")
     if not loss.startswith(PREFIX):
         raise ValueError(f"trainer.algorithm.policy_loss_type={loss or '?'} is not ours: {PREFIX}cppo, for example")
-    ours = {key.partition(".")[2]: yaml.safe_load(given[key]) for key in OURS if key in given}
+    ours = {key.partition(".")[2]: json.loads(given[key]) for key in OURS if key in given}
     return ours, [a for a in arguments if a.partition("=")[0] not in OURS], loss.removeprefix(PREFIX)
 
 

@@ -10,18 +10,14 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from minicppo.engines.samples import Sample, engine_method, token_losses
-from minicppo.rules import LOSS_AGG_MODES, Method, TopLogProbs, aggregate
+from minicppo.rules import Method, TopLogProbs, aggregate
 
 KEYS = ("logprobs", "advantages", "mask")
 CustomLoss = Callable[[list[Any], list[Tensor]], tuple[Tensor, dict[str, float]]]
 
 
 def custom_loss(
-    method: str | Method = "cppo",
-    *,
-    loss_agg_mode: str = "token-mean",
-    horizon: int | None = None,
-    **params: Any,
+    method: str | Method = "cppo", *, loss_agg_mode: str = "token-mean", horizon: int | None = None, **params: Any
 ) -> CustomLoss:
     """The function that `forward_backward_custom(data, fn)` wants. params: the method's hyper-parameters.
 
@@ -30,10 +26,8 @@ def custom_loss(
     Optional: "old_logprobs", pi_old's (`TrainingClient.forward` before the first update), for methods that correct it.
     For Top-K methods "target_tokens" and "logprobs" are (N, 1 + K): the sampled token, then mu's K likeliest.
     The denominator is that of all data of the call, which is one optimiser step.
-    Raises ValueError for an unknown aggregation; the loss itself where a column is missing or the layout is another.
+    Raises ValueError as `engine_method` does; the loss itself where a column is missing or the layout is another.
     """
-    if loss_agg_mode not in LOSS_AGG_MODES:
-        raise ValueError(f"loss_agg_mode={loss_agg_mode!r} is unknown; known: {', '.join(LOSS_AGG_MODES)}")
     rule = method if isinstance(method, Method) else engine_method(method, params, top=True, old=True)
 
     def loss(data: list[Any], logprobs: list[Tensor]) -> tuple[Tensor, dict[str, float]]:
