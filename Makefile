@@ -77,7 +77,7 @@ test-kernels: $(STAMP) $(TRITON)/.installed ## run the tests of the GPU's kernel
 test-verl: $(VERL)/.installed ## run the tests of the verl engine, in an environment of its own
 	$(VERL)/bin/python -m pytest $(SPREAD) tests/engines -k verl
 
-fuzz: $(STAMP) ## try odd settings, answers, data, run folders and texts for three minutes; SEED=1 for other ones
+fuzz: $(STAMP) ## try odd settings, answers, data, models, log-probs, full disks, ... for some minutes; SEED=1 for other ones
 	$(BIN)/python -m experiments.fuzz $(SEED)
 
 MUTMUT := $(VENV)/.installed-mutmut

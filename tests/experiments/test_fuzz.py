@@ -1,14 +1,23 @@
 """The fuzzer finds nothing in a few seconds, and finds what is planted."""
 
+import math
+
 import pytest
 
-from experiments import fuzz
+from experiments import fuzz, fuzz_models
+from experiments.architectures import DECODERS, ENCODERS
 
 pytestmark = pytest.mark.slow
+LATER = ("models", "log_probs", "killed")  # kinds of the other file
 
 
 def test_nothing_is_found_in_a_few_seconds(capsys):
-    assert fuzz.main(1, 12) == 0, capsys.readouterr().out
+    assert fuzz.main(1, 0.05) == 0, capsys.readouterr().out
+
+
+def test_there_are_cases_enough():
+    assert sum(fuzz.COUNTS.values()) >= 10_000
+    assert len({*DECODERS, *ENCODERS}) >= 60
 
 
 @pytest.mark.parametrize(
@@ -20,10 +29,15 @@ def test_nothing_is_found_in_a_few_seconds(capsys):
         ("rows", "load_data", lambda path: {}[path], "KeyError"),
         ("settings", "load_config", lambda *_: 1 / 0, "ZeroDivisionError"),
         ("folders", "load_run", lambda run: [][0], "IndexError"),
+        ("models", "load_policy", lambda path: [][0], "IndexError"),
+        ("models", "sample", lambda *_, **__: 1 / 0, "ZeroDivisionError"),
+        ("models", "require_agreement", lambda *_: sum([""]), "TypeError"),
+        ("log_probs", "policy_loss", lambda pi, *_, **__: (pi * math.nan).sum(), "a gradient that is not finite"),
+        ("killed", "train_or_resume", lambda config, run: run, "it ended otherwise"),
     ],
 )
 def test_what_is_planted_is_found(kind, name, wrong, told, monkeypatch, capsys):
-    monkeypatch.setattr(fuzz, name, wrong)
-    monkeypatch.setattr(fuzz, "SHARES", {getattr(fuzz, kind): 1})
-    assert fuzz.main(0, 0.3) == 1
+    monkeypatch.setattr(fuzz, "COUNTS", {getattr(fuzz, kind): 25})
+    monkeypatch.setattr(fuzz_models if kind in LATER else fuzz, name, wrong)
+    assert fuzz.main(0) == 1
     assert told in capsys.readouterr().out
