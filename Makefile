@@ -9,10 +9,11 @@ STAMP   := $(VENV)/.installed
 LLM     := $(VENV)/.installed-llm
 VERL    := .venv-verl
 TRITON  := .triton
+VARIED  := transformers numpy pydantic typer rich hypothesis
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-llm demo demo-llm test test-fast test-kernels test-verl fuzz mutants lint format theory notebooks bench bench-gpu study study-gpu study-llm study-llm-gpu readings docs figures coq clean
+.PHONY: help setup setup-llm demo demo-llm test test-fast test-kernels test-newest test-verl fuzz mutants lint format theory notebooks bench bench-gpu study study-gpu study-llm study-llm-gpu readings docs figures coq clean
 
 help: ## show this text
 	@echo 'minicppo: CPPO to learn, check, use and reproduce'
@@ -56,6 +57,17 @@ $(TRITON)/.installed:
 	@$(PYTHON) -m pip install --quiet --disable-pip-version-check --no-deps --target $(TRITON) 'triton==3.6.0'
 	@touch $@
 
+# laid over the environment, whose torch stays
+.venv-newest/.installed: pyproject.toml $(STAMP)
+	@echo 'Fetching the newest of what the tests stand on into .venv-newest (280 MB).'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade --target $(@D) $(VARIED)
+	@touch $@
+
+.venv-oldest/.installed: pyproject.toml $(STAMP)
+	@echo 'Fetching the oldest that pyproject.toml allows into .venv-oldest (700 MB).'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade --target $(@D) $$($(BIN)/python -m experiments.oldest)
+	@touch $@
+
 demo: $(STAMP) ## train CPPO, DPPO, GRPO and no mask from one warm-up; results in runs/demo
 	$(BIN)/python -m experiments demo
 
@@ -63,7 +75,7 @@ demo-llm: $(LLM) ## train SmolLM2-135M on small sums; results in runs/demo-llm
 	$(BIN)/python -m experiments demo-llm
 
 # one thread a process: results do not depend on the machine's core count, and workers do not fight
-test test-fast test-kernels test-verl fuzz mutants bench bench-gpu study study-gpu study-llm study-llm-gpu: export OMP_NUM_THREADS = 1
+test test-fast test-kernels test-newest test-verl fuzz mutants bench bench-gpu study study-gpu study-llm study-llm-gpu: export OMP_NUM_THREADS = 1
 
 test: $(STAMP) ## run all tests
 	$(BIN)/python -m pytest $(SPREAD)
@@ -73,6 +85,10 @@ test-fast: $(STAMP) ## run the tests that take under a minute together
 
 test-kernels: $(STAMP) $(TRITON)/.installed ## run the tests of the GPU's kernels, interpreted where there is no GPU
 	PYTHONPATH=$(TRITON) $(BIN)/python -m pytest $(SPREAD) tests/kernels
+
+test-newest: .venv-newest/.installed .venv-oldest/.installed ## run the fast tests with the newest transformers, numpy, ..., then the oldest
+	for set in newest oldest; do \
+		PYTHONPATH=.venv-$$set:. $(BIN)/python -m pytest $(SPREAD) -m 'not slow and not network' || exit 1; done
 
 test-verl: $(VERL)/.installed ## run the tests of the verl engine, in an environment of its own
 	$(VERL)/bin/python -m pytest $(SPREAD) tests/engines -k verl
@@ -145,4 +161,4 @@ figures: $(STAMP) ## draw the committed pictures again from committed results (m
 	$(BIN)/python -m docs.tools.pictures
 
 clean: ## remove the environment and the caches; runs stay
-	rm -rf $(VENV) .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-newest .venv-oldest .pytest_cache .hypothesis .mypy_cache .ruff_cache

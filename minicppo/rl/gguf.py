@@ -74,12 +74,9 @@ def _require_plain_rope(file: Path) -> None:
 
     with reading(file, ANEW):
         reader = gguf.GGUFReader(file)
-        fields = {
-            key.partition(".rope.")[2]: field.contents() for key, field in reader.fields.items() if ".rope." in key
-        }
-        scaled = {
-            name: value for name, value in fields.items() if name not in ROPE_READ and value not in ("none", 0, 1)
-        }
+        found = {key.partition(".rope.")[2]: field for key, field in reader.fields.items() if ".rope." in key}
+        values = {name: field.contents() for name, field in found.items() if name not in ROPE_READ}
+        scaled = {name: value for name, value in values.items() if value not in ("none", 0, 1)}
         scaled |= {tensor.name: "factors" for tensor in reader.tensors if tensor.name.startswith("rope_")}
     if scaled:
         raise Damaged(

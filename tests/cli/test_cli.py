@@ -38,7 +38,7 @@ def test_every_command_explains_itself(minicppo):
     for name in COMMANDS:
         assert f"minicppo {name}" in minicppo(name, "--help").done()
     shown = minicppo("explain", "--help").out
-    assert "[OPTIONS] [KEY=VALUE]..." in shown
+    assert "KEY=VALUE" in shown
     assert "Example" in minicppo("train", "--help").out
     assert all(f"`{name}`" in (train.__doc__ or "") for name in preset_names() if not name.startswith("qwen3-"))
     assert minicppo("--version").done().startswith("minicppo 0.")
@@ -67,9 +67,9 @@ def test_every_command_explains_itself(minicppo):
         (["compare", "nowhere"], "nowhere holds no run"),
         (["trian"], "No such command 'trian'. Did you mean 'train'"),
         (["train"], "Missing argument 'PRESET_OR_YAML'"),
-        (["train", "stale", "--methode", "grpo"], "No such option: --methode"),
-        (["thresholds", "--horizon", "abc"], "'abc' for '--horizon'"),
-        (["eval", "runs/x", "--batch", "0"], "'0' for '--batch'"),
+        (["train", "stale", "--methode", "grpo"], "--methode"),
+        (["thresholds", "--horizon", "abc"], "--horizon"),
+        (["eval", "runs/x", "--batch", "0"], "--batch"),
         *(([name, *more], f"in a clone, python -m experiments {name}") for name in IN_A_CLONE for more in ([], ["-h"])),
     ],
 )
