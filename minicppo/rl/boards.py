@@ -7,8 +7,11 @@ import json
 import os
 import time
 import warnings
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
 
 from minicppo.rl.config import RunConfig
 from minicppo.rl.run_dir import RunDir
@@ -26,12 +29,11 @@ NAMES = {
     "update/kl/k3": "kl",
     "update/mask/frac": "clip_ratio/region_mean",
 }
-MODULES = {name: name for name in ("tensorboard", "wandb", "trackio", "mlflow")}
 TEXTS = 4  # responses shown
 
 
-class Board(Protocol):
-    """What a board is told. step: optimiser steps made so far."""
+class Board:
+    """What a board is told; it takes what it can show. step: optimiser steps made so far."""
 
     def scalars(self, values: Mapping[str, float], step: int) -> None: ...
     def histogram(self, name: str, values: Sequence[float], step: int) -> None: ...
@@ -39,110 +41,101 @@ class Board(Protocol):
     def close(self) -> None: ...
 
 
-def require_boards(config: RunConfig) -> None:
-    """Raises ModuleNotFoundError: a board that `log` names is not installed."""
-    for name in config.log:
-        if name != "files":
-            load_board(name)
-
-
 def load_board(name: str) -> Any:
-    """The module of a board."""
-    return optional(MODULES[name], f"log={name}", "watch")
+    """The module of a board. Raises ModuleNotFoundError, saying how it is installed."""
+    return optional(name, f"log={name}", "watch")
 
 
 class Boards:
-    """The boards of a run, fed with the rows of its log, and with each new trace."""
+    """The boards that a run's `log` names, fed with the rows of its log and with each new trace."""
 
     def __init__(self, config: RunConfig, run: RunDir):
         self.run, self.step = run, 0
         self.open: dict[str, Board] = {}
+        self.values: dict[str, list[float]] = {}  # since the last point of the curves
         for name in config.log:
             if name != "files":
-                self._try(name, lambda name=name: self.open.update({name: MAKERS[name](config, run)}))
+                self._try(name, self._begin, name, config)
 
     def row(self, row: Mapping[str, Any]) -> None:
-        """Show one row of the log; after a certificate, which comes with a trace, that too."""
-        if not self.open:
-            return
-        self.step = row.get("update", self.step)
-        kind = row["kind"]
-        named = ((f"{kind}/{key.removeprefix(f'{kind}/')}", value) for key, value in row.items())
-        values = {NAMES.get(key, key): float(value) for key, value in named if isinstance(value, int | float)}
-        self._each(lambda board: board.scalars(values, self.step))
-        if row["kind"] == "iteration" and (self.run.path / "trace.json").is_file():
-            self._trace()
+        """Take one row of the log. The last of an iteration ends a point of the curves, the mean over its rows."""
+        kind, self.step = row["kind"], row.get("update", self.step)
+        for key, value in row.items():
+            name = f"{kind}/{key.removeprefix(f'{kind}/')}"
+            if isinstance(value, int | float):
+                self.values.setdefault(NAMES.get(name, name), []).append(float(value))
+        if kind == "iteration":
+            self._each("scalars", {name: sum(values) / len(values) for name, values in self.values.items()}, self.step)
+            self.values.clear()
+            if self.open and (self.run.path / "trace.json").is_file():
+                self._trace()
 
     def close(self) -> None:
         """Write what is still in memory."""
-        self._each(lambda board: board.close())
+        self._each("close")
 
     def _trace(self) -> None:
-        from safetensors.torch import load_file
-
         texts = json.loads((self.run.path / "trace.json").read_text(encoding="utf-8"))
         if texts.get("update") != self.step:  # of an earlier evaluation
             return
         arrays = load_file(self.run.path / "trace.safetensors")
         mask = arrays["response_mask"].bool()
         gap = (arrays["log_probs"].exp() - arrays["rollout_log_probs"].exp()).abs()
-        histograms = {"divergence": arrays.get("divergence", gap)[mask], "reason": arrays["reason"][mask]}
         responses = zip(texts["prompts"], texts["tokens"], strict=True)
         shown = [printable(f"{prompt}\n{''.join(tokens)}") for prompt, tokens in responses][:TEXTS]
-        for name, values in histograms.items():
-            self._each(lambda board, n=name, v=values: board.histogram(f"trace/{n}", v.tolist(), self.step))
-        names = ", ".join(f"{reason.value} {reason.name.lower()}" for reason in Reason)
-        self._each(lambda board: board.texts("trace/responses", [*shown, f"reasons: {names}"], self.step))
+        shown.append("reasons: " + ", ".join(f"{reason.value} {reason.name.lower()}" for reason in Reason))
+        for name, values in (("divergence", arrays.get("divergence", gap)), ("reason", arrays["reason"])):
+            self._each("histogram", f"trace/{name}", values[mask].tolist(), self.step)
+        self._each("texts", "trace/responses", shown, self.step)
 
-    def _each(self, tell: Any) -> None:
+    def _begin(self, name: str, config: RunConfig) -> None:
+        self.open[name] = MAKERS[name](config, self.run)
+
+    def _each(self, call: str, *arguments: Any) -> None:
         for name, board in list(self.open.items()):
-            self._try(name, lambda board=board: tell(board))
+            self._try(name, getattr(board, call), *arguments)
 
-    def _try(self, name: str, act: Any) -> None:
+    def _try(self, name: str, act: Callable[..., object], *arguments: Any) -> None:
         try:
-            act()
+            act(*arguments)
         except Exception as error:  # whatever it is, training goes on
             self.open.pop(name, None)
             warnings.warn(f"log={name} failed and is left out from now on: {error!r}", stacklevel=2)
 
 
-class _TensorBoard:
+class TensorBoard(Board):
     """Event files in RUN/tensorboard."""
 
     def __init__(self, config: RunConfig, run: RunDir):
         from torch.utils.tensorboard import SummaryWriter
 
         self.writer = SummaryWriter(str(run.path / "tensorboard"))
+        self.close = self.writer.close  # type: ignore[method-assign]
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         for name, value in values.items():
             self.writer.add_scalar(name, value, step)
 
     def histogram(self, name: str, values: Sequence[float], step: int) -> None:
-        import torch
-
         self.writer.add_histogram(name, torch.tensor(values), step)
 
     def texts(self, name: str, rows: Sequence[str], step: int) -> None:
         self.writer.add_text(name, "\n\n".join(rows), step)
 
-    def close(self) -> None:
-        self.writer.close()
 
+class Stream(Board):
+    """Weights & Biases, in RUN/wandb, and trackio, which share their calls."""
 
-class _Stream:
-    """Weights & Biases and trackio, which share their calls: one step's values are joined, as steps only go up."""
-
-    def __init__(self, module: Any, config: RunConfig, **options: Any):
-        self.module = module
-        self.run = module.init(project="minicppo", config=config.model_dump(mode="json"), **options)
+    def __init__(self, name: str, config: RunConfig, run: RunDir, **options: Any):
+        self.module = load_board(name)
+        told = {"name": run.path.name, "config": config.model_dump(mode="json")}
+        self.run = self.module.init(project="minicppo", **told, **options)
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         self.run.log(dict(values), step=step)
 
     def histogram(self, name: str, values: Sequence[float], step: int) -> None:
-        if hasattr(self.module, "Histogram"):
-            self.run.log({name: self.module.Histogram(values)}, step=step)
+        self.run.log({name: self.module.Histogram(values)}, step=step)
 
     def texts(self, name: str, rows: Sequence[str], step: int) -> None:
         import pandas
@@ -153,16 +146,16 @@ class _Stream:
         self.run.finish()
 
 
-class _MLflow:
-    """Metrics and texts of a run in RUN/mlflow.db, or where MLFLOW_TRACKING_URI says; it has no histograms."""
+class MLflow(Board):
+    """Metrics and texts in RUN/mlflow.db, or where MLFLOW_TRACKING_URI says; it has no histograms."""
 
     def __init__(self, config: RunConfig, run: RunDir):
         self.mlflow, self.waiting = load_board("mlflow"), None
         own = f"sqlite:///{run.path.absolute() / 'mlflow.db'}"
         self.client = self.mlflow.MlflowClient(os.environ.get("MLFLOW_TRACKING_URI", own))
-        experiment = self.client.get_experiment_by_name("minicppo")
-        found = experiment.experiment_id if experiment else self.client.create_experiment("minicppo")
-        self.id = self.client.create_run(found, run_name=run.path.name).info.run_id
+        known = self.client.get_experiment_by_name("minicppo")
+        experiment = known.experiment_id if known else self.client.create_experiment("minicppo")
+        self.id = self.client.create_run(experiment, run_name=run.path.name).info.run_id
         self.client.log_text(self.id, config.to_yaml(), "config.yaml")
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
@@ -170,24 +163,18 @@ class _MLflow:
         metrics = [self.mlflow.entities.Metric(name, value, now, step) for name, value in values.items()]
         self.waiting = self.client.log_batch(self.id, metrics, synchronous=False)
 
-    def histogram(self, name: str, values: Sequence[float], step: int) -> None:
-        pass
-
     def texts(self, name: str, rows: Sequence[str], step: int) -> None:
         self.client.log_text(self.id, "\n\n".join(rows), f"{name}-{step}.txt")
 
     def close(self) -> None:
-        if self.waiting is not None:  # they are written in their order, so the last is the end
+        if self.waiting is not None:  # batches are written in their order: after the last one all are
             self.waiting.wait()
         self.client.set_terminated(self.id)
 
 
-def _wandb(config: RunConfig, run: RunDir) -> _Stream:
-    return _Stream(load_board("wandb"), config, name=run.path.name, dir=str(run.path), reinit="create_new")
-
-
-def _trackio(config: RunConfig, run: RunDir) -> _Stream:
-    return _Stream(load_board("trackio"), config, name=run.path.name)
-
-
-MAKERS: dict[str, Any] = {"tensorboard": _TensorBoard, "wandb": _wandb, "trackio": _trackio, "mlflow": _MLflow}
+MAKERS: dict[str, Callable[[RunConfig, RunDir], Board]] = {
+    "tensorboard": TensorBoard,
+    "wandb": lambda config, run: Stream("wandb", config, run, dir=str(run.path), reinit="create_new"),
+    "trackio": lambda config, run: Stream("trackio", config, run),
+    "mlflow": MLflow,
+}

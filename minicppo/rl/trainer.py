@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from minicppo.rl.agreement import require_agreement
-from minicppo.rl.boards import Boards, require_boards
+from minicppo.rl.boards import Boards, load_board
 from minicppo.rl.certificate import certificate_row
 from minicppo.rl.checkpoint import TrainState, list_checkpoints, load_checkpoint, save_checkpoint, way_out
 from minicppo.rl.config import RunConfig
@@ -191,7 +191,8 @@ def train(config: RunConfig, run_dir: str | Path, on_event: OnEvent | None = Non
     """
     RunDir(Path(run_dir)).require_vacant(config)
     held_out_problems(config.make_task(), config)
-    require_boards(config)
+    for name in set(config.log) - {"files"}:
+        load_board(name)  # what is missing shows now
     start = starting_policy(config, on_event)  # before the folder is made: what fails here leaves nothing behind
     run = RunDir.create(run_dir, config)
     with run.locked():
