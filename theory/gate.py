@@ -12,7 +12,8 @@ import numpy as np
 
 from minicppo.bounds.budget import Budget
 from minicppo.bounds.sharper import path_budget
-from theory.families import apply_gate, causal_gates
+from theory.families import apply_gate, causal_gates, waterfill_gates
+from theory.pair_bounds import require_support
 from theory.tabular import Array, Levels, Pair
 
 
@@ -78,16 +79,34 @@ def gated_lower_bound(
 ) -> float:
     """Theorem B (ours): J(pi_g) - J(mu) >= masked surrogate - 2 xi B min(1, B), which is returned.
 
-    pi_g is pi where I_t holds and mu elsewhere; B = `budget.path_divergence`. Premises: exact TV, weights and
-    delta_b fixed before the response is drawn, hard gates, form "algorithm". Nothing is assumed of pi.
+    pi_g is pi where I_t holds and mu elsewhere; B = `budget.path_divergence`. Premises: pi << mu, exact TV, weights and
+    delta_b fixed before the response is drawn, hard gates, form "algorithm", A = R - b with b fixed by the prompt.
     """
+    require_support(pair)
     return float(masked_surrogate(pair, gates, rewards, baseline)) - path_budget(budget.path_divergence, xi)
 
 
 def gate_failure(pair: Pair, gates: Levels) -> float:
-    """P_pi(some gate closes along the response); |J(pi) - J(pi_g)| <= 2 xi times this (Theorem B)."""
+    """P_pi(some gate closes along the response); |J(pi) - J(pi_g)| <= 2 xi times this: see `closed_divergence`."""
     closed = (pair.along_paths(gates) < 1).any(axis=0)
     return float(pair.reach_pi[-1] @ closed)
+
+
+def closed_divergence(pair: Pair, gates: Levels) -> float:
+    """E_pi sum_t (1 - g_t) D_t; |J(pi) - J(pi_g)| <= 2 xi times this, for gates in [0, 1] (Theorem B, second line)."""
+    return float(pair.reach_pi[-1] @ ((1 - pair.along_paths(gates)) * pair.path_divergence).sum(axis=0))
+
+
+def waterfilled_lower_bound(pair: Pair, budget: Budget, rewards: Array, baseline: Array, xi: float = 1.0) -> float:
+    """T3: J(pi_w) - J(mu) >= E_mu sum_t g_t (rho_t - 1) A_t - 2 xi B min(1, B), which is returned; g of water-filling.
+
+    pi_w = mu + g (pi - mu). Continuous in pi, since the gate is. Premises: those of `gated_lower_bound`.
+    """
+    require_support(pair)
+    advantage = rewards - np.repeat(baseline, len(rewards) // len(baseline))
+    gates = pair.along_paths(waterfill_gates(pair, budget))
+    gated = pair.reach_mu[-1] @ (gates * pair.path_excess * advantage).sum(axis=0)
+    return float(gated) - path_budget(budget.path_divergence, xi)
 
 
 def gated(pair: Pair, budget: Budget) -> Pair:

@@ -27,7 +27,13 @@ TITLES = {
     "path": "F4 path budget",
     "path_finite": "F4, B^2 (1 - 1/T)",
     "path_algorithm": "F4, B of Eq. 8",
+    "path_exact": "F4 without caps, exact form",
+    "path_capped": "F4 with the largest cap",
     "expected": "F5 expected budget",
+    "mean": "T2, 2 xi U",
+    "mean_caps": "T2, true u and l",
+    "unrolled": "T2, unrolled",
+    "band": "T5, true ratio band",
     "chi2": "F7 chi-square",
 }
 

@@ -6,6 +6,7 @@ The first is ours. The second relaxes the policy to its mean drifts: maximise su
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from scipy.optimize import linprog
 
 from minicppo.bounds.budget import Budget
+from theory.tabular import Pair
 
 Vector = NDArray[Any]
 
@@ -53,6 +55,44 @@ def exact_supremum(budget: Budget, xi: float = 1.0, cells: int = 150) -> float:
                 np.maximum(value[:live], candidate, out=value[:live])
         tv, spent, gap = best
     return xi * float(gap[0])
+
+
+def worst_pair(budget: Budget, cells: int = 15, epsilon: float = 2.0**-30) -> Pair:
+    """Three tokens that attain F6 as epsilon -> 0 (ours): F6's proof as a pair of policies, weights 1.
+
+    In a state that still matters for G the tokens are "up" (mu epsilon, pi epsilon + d), "down" (mu d, pi 0) and "as
+    before"; after "up" pi's change of value is played (TV), after "down" the surrogate (P), after the third G again.
+    For TV and P "down" is the likely token itself. Premise: weights 1, so that the grid is that of `exact_supremum`.
+    """
+    step = budget.delta / cells
+    limits = _cells(np.minimum.accumulate(budget.limits[::-1])[::-1], step)
+
+    @cache
+    def best(mode: str, t: int, spent: int) -> tuple[float, int]:
+        """The recursion's value, and the number of steps d that attains it."""
+        if t == budget.horizon:
+            return 0.0, 0
+        options = []
+        for k in range(min(cells, int(limits[t]) - spent) + 1):
+            d, (tv, p) = k * step, (best(m, t + 1, spent + k)[0] for m in ("tv", "p"))
+            found = {"tv": d + (1 - d) * tv, "p": d + p}
+            options.append(found[mode] if mode != "g" else 2 * d * (tv + p) + (1 - d) * best("g", t + 1, spent + k)[0])
+        return max(options), int(np.argmax(options))
+
+    mu, pi, states = [], [], [("g", 0)]
+    for t in range(budget.horizon):
+        rows, following = [], []
+        for mode, spent in states:
+            k = best(mode, t, spent)[1]
+            d = k * step
+            down = d if mode == "g" else 0.0
+            rows.append(([epsilon, down, 1 - epsilon - down], [epsilon + d, 0.0, 1 - epsilon - d]))
+            following += [("tv" if mode == "g" else mode, spent + k), ("p" if mode == "g" else mode, spent + k)]
+            following.append((mode, spent + k))
+        states = following
+        for policy, level in zip((mu, pi), zip(*rows, strict=True), strict=True):
+            policy.append(np.array(level))
+    return Pair(tuple(mu), tuple(pi), np.ones(1))
 
 
 def greedy(coefficients: Vector, caps: Vector, limits: Vector) -> tuple[float, Vector]:
