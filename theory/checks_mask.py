@@ -136,8 +136,7 @@ def allowance(study: Study) -> Evidence:
         error < 1e-12 and bool((np.diff(quiet) > 0).all()) and np.allclose(found, [0.15, 0.1875, -0.83]),
         200,
         None,
-        f"D=0 so far: raw allowance rises from {quiet[0]:.2f} to {quiet[-1]:.4f}; D_1=1: "
-        f"c_2={after_one:.2f}",
+        f"D=0 so far: raw allowance rises from {quiet[0]:.2f} to {quiet[-1]:.4f}; D_1=1: c_2={after_one:.2f}",
     )
 
 

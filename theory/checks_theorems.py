@@ -32,7 +32,9 @@ def exact_residual(study: Study) -> Evidence:
         others = (pb.pair_certificate(item.pair), sh.expected_budget(item.pair.drift.sum()), pb.unrolled(item.pair))
         violation = max(violation, abs(found - supremum), found - min(map(float, others)))
         worst = max(worst, found / float(min(others))) if min(others) > 1e-9 else worst
-    return Evidence(violation < 1e-9, len(study.pool), worst, "from the arrays a trainer logs; ratio to the best of the rest")
+    return Evidence(
+        violation < 1e-9, len(study.pool), worst, "from the arrays a trainer logs; ratio to the best of the rest"
+    )
 
 
 def second_moment(study: Study) -> Evidence:
@@ -49,14 +51,16 @@ def truncated(study: Study) -> Evidence:
     violation, pairs = -np.inf, [item.pair for item in study.pool[::3]]
     for _ in range(100):  # a support that misses tokens
         pair = fam.random_pair(rng, 3, 3)
-        mu = tuple(np.where(rng.random(m.shape) < 0.3, 0, m) + [0, 0, 1e-9] for m in pair.mu)
+        mu = tuple(np.where(rng.random(m.shape) < 0.3, 0, m) + np.eye(3)[2] * 1e-9 for m in pair.mu)
         pairs.append(tab.Pair(tuple(m / m.sum(axis=1, keepdims=True) for m in mu), pair.pi, pair.prior))
     for pair in pairs:
         rewards = rng.uniform(0, 1, len(pair.reach_mu[-1]))
         change = float(tab.improvement(pair, rewards))
         bounds = [pb.truncated_gain(pair, rewards, cap) for cap in (1, 2, 4, np.inf)]
         violation = max(violation, max(bounds) - change)
-    return Evidence(violation < 1e-9, len(pairs), None, "bounded, so a limit by betting asks nothing of tails or support")
+    return Evidence(
+        violation < 1e-9, len(pairs), None, "bounded, so a limit by betting asks nothing of tails or support"
+    )
 
 
 def certificate_coverage(study: Study) -> Evidence:
@@ -68,7 +72,8 @@ def certificate_coverage(study: Study) -> Evidence:
         max(abs(share - 0.95) for share in centred) < 0.02 and min(below) >= 0.975,
         2000 * len(rows),
         None,
-        f"nominal 95%: {min(centred):.1%} to {max(centred):.1%} at T = 4 .. 8192; lower limits below the gain: {min(below):.1%}",
+        f"nominal 95%: {min(centred):.1%} to {max(centred):.1%} at T = 4 .. 8192; "
+        f"lower limits below the gain: {min(below):.1%}",
     )
 
 
@@ -117,16 +122,20 @@ def mean_reach(study: Study) -> Evidence:
     rng = np.random.default_rng(study.seed)
     holds = True
     for _ in range(300):
-        budget = Budget.linear(int(rng.integers(2, 12)), rng.uniform(0.02, 0.5), rng.uniform(0, 0.1), rng.uniform(0.3, 1))
+        budget = Budget.linear(
+            int(rng.integers(2, 12)), rng.uniform(0.02, 0.5), rng.uniform(0, 0.1), rng.uniform(0.3, 1)
+        )
         wanted = rng.uniform(0, 1, budget.horizon) * budget.token_caps
         inside = min(1.0, float((budget.limits / np.cumsum(budget.weights * wanted)).min()))
         holds &= sh.mean_caps(inside * wanted, budget.token_caps.astype(float)) <= mean_budget_eq8(budget) + 1e-9
-    found = {v: [dsg.largest_horizon(*v, method=m, share=0.5) for m in ("theorem1", "mean")] for v in (PAPER, BURST_TEN)}
+    found = {
+        v: [dsg.largest_horizon(*v, method=m, share=0.5) for m in ("theorem1", "mean")] for v in (PAPER, BURST_TEN)
+    }
     return Evidence(
         bool(holds) and list(found.values()) == [[7, 16], [215, 491]],
         300,
         None,
-        f"largest T at half the range, Theorem 1 and T2: {found[PAPER]} at .15/.02/.8, {found[BURST_TEN]} at .01/.001/1",
+        f"largest T at half the range, Theorem 1, T2: {found[PAPER]} at .15/.02/.8, {found[BURST_TEN]} at .01/.001/1",
     )
 
 
@@ -185,10 +194,15 @@ def variance_budget(study: Study) -> Evidence:
         sigma = np.sqrt(spread.sum())
         error = max(error, abs(spread.sum() - (mu @ rewards**2 - (mu @ rewards) ** 2)))
         violation = max(violation, _surrogate_over(pair, rewards) - sigma)
-        steps = [q - (m * q).sum(axis=1, keepdims=True) for m, q in zip(pair.mu, pb.action_values(pair, rewards), strict=True)]
+        steps = [
+            q - (m * q).sum(axis=1, keepdims=True)
+            for m, q in zip(pair.mu, pb.action_values(pair, rewards), strict=True)
+        ]
         best = tab.Pair(pair.mu, tuple(m * (1 + 0.2 * a) for m, a in zip(pair.mu, steps, strict=True)), pair.prior)
         attained, count = min(attained, _surrogate_over(best, rewards) / sigma), count + 1
-    return Evidence(error < 1e-9 and violation < 1e-9 and attained > 1 - 1e-6, count, attained, "attained by pi = mu (1 + k A)")
+    return Evidence(
+        error < 1e-9 and violation < 1e-9 and attained > 1 - 1e-6, count, attained, "attained by pi = mu (1 + k A)"
+    )
 
 
 def _surrogate_over(pair: tab.Pair, rewards: tab.Array) -> float:
@@ -234,7 +248,9 @@ def path_exact(study: Study) -> Evidence:
     totals = np.linspace(0.01, 4, 200)
     order = all(sh.path_budget_exact(b) <= sh.path_budget(b) + 1e-12 for b in totals)
     values = [prog.exact_supremum(Budget(b, 0.0, np.ones(16)), cells=48) / sh.path_budget_exact(b) for b in (0.3, 1.0)]
-    return Evidence(holds and order and 0.9 < min(values) <= max(values) <= 1, count, worst, f"F6 over it: {values[1]:.3f} at B=1")
+    return Evidence(
+        holds and order and 0.9 < min(values) <= max(values) <= 1, count, worst, f"F6 over it: {values[1]:.3f} at B=1"
+    )
 
 
 def path_capped(study: Study) -> Evidence:
@@ -260,7 +276,12 @@ def three_tokens(study: Study) -> Evidence:
         pair = prog.worst_pair(budget)
         inside = float(gt.excess_over(pair, budget)) < 1e-9 and pair.supported
         ratios.append(float(pb.worst_reward(pair)) / prog.exact_supremum(budget, cells=15) if inside else 0.0)
-    return Evidence(abs(np.array(ratios) - 1).max() < 1e-6, 6, min(ratios), "attained to 1e-8 for T = 2 .. 7; V = 2 cannot from T = 3 on")
+    return Evidence(
+        abs(np.array(ratios) - 1).max() < 1e-6,
+        6,
+        min(ratios),
+        "attained to 1e-8 for T = 2 .. 7; V = 2 cannot from T = 3 on",
+    )
 
 
 def adversarial_ascent(study: Study) -> Evidence:

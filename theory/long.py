@@ -93,7 +93,8 @@ def limits_of(pair: LongPair, batches: int = 200, responses: int = 1024, seed: i
         "mean TV": size / pair.horizon,
         "gain": np.array(pair.gain),
         "L'": total * rewards,
-        "L' - F5": student_limits(total * advantages)[0] - np.array([expected_budget(u, xi) for u in size.mean(axis=1)]),
+        "L' - F5": student_limits(total * advantages)[0]
+        - np.array([expected_budget(u, xi) for u in size.mean(axis=1)]),
         "xi |K|": residual,
         "J(pi), Student": student_limits((1 + change) * rewards, 0.9)[0] - pair.before,
         "J(pi), betting": 4 * betting_limit(np.minimum(1 + change, 4) * rewards / 4, 0.9) - pair.before,
@@ -140,7 +141,10 @@ def show(title: str, rows: dict[str, dict[str, float]], digits: int) -> Table:
 if __name__ == "__main__":
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     console = Console(width=140)
-    rows = {f"{tv:.4f}": limits_of(with_values(tv, gain, surrogate, decisive)) for tv, gain, surrogate, *_, decisive in TABLE}
+    rows = {
+        f"{tv:.4f}": limits_of(with_values(tv, gain, surrogate, decisive))
+        for tv, gain, surrogate, *_, decisive in TABLE
+    }
     console.print(show("T = 8,192, 1,024 responses: lower limits of the gain, means of 200 batches", rows, 3))
     shares = {f"T = {horizon}": row for horizon, row in coverage().items()}
     console.print(show("coverage over 2,000 draws of 256 groups of 4; nominal .95, below: at least .975", shares, 4))

@@ -79,7 +79,9 @@ def worst_pair(budget: Budget, cells: int = 15, epsilon: float = 2.0**-30) -> Pa
             options.append(found[mode] if mode != "g" else 2 * d * (tv + p) + (1 - d) * best("g", t + 1, spent + k)[0])
         return max(options), int(np.argmax(options))
 
-    mu, pi, states = [], [], [("g", 0)]
+    mu: list[Vector] = []
+    pi: list[Vector] = []
+    states = [("g", 0)]
     for t in range(budget.horizon):
         rows, following = [], []
         for mode, spent in states:
