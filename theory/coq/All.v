@@ -1,5 +1,5 @@
 (** * Every theorem, and the axioms it rests on *)
-From CPPO Require Import Surrogate Residual Theorem1 Budget ChiSquare TheoremB Examples.
+From CPPO Require Import Surrogate Residual Attained Theorem1 Budget ChiSquare TheoremB Examples.
 
 Print Assumptions lemma2.
 Print Assumptions F1.
@@ -8,6 +8,7 @@ Print Assumptions T2_total.
 Print Assumptions prop4.
 Print Assumptions theorem1.
 Print Assumptions F3.
+Print Assumptions F3_attained.
 Print Assumptions F4.
 Print Assumptions F7_spread.
 Print Assumptions F7.
