@@ -14,6 +14,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from docs.tools.gates import gates
 from docs.tools.growth import growth
 from docs.tools.overview import overview
 from experiments.study.plan import load_study
@@ -37,6 +38,7 @@ def draw_demo_llm() -> Figure:
 
 PICTURES: dict[str, Callable[[], Figure]] = {
     "docs/overview.png": overview,
+    "docs/gates.png": gates,
     "docs/growth.png": draw_growth,
     "docs/demo-llm.png": draw_demo_llm,
 }

@@ -8,18 +8,22 @@ A block stands between `<!-- generated: NAME -->` and `<!-- end -->`; a test fai
 from __future__ import annotations
 
 import argparse
+import math
 import re
+import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from docs.tools.features import features_table
 from docs.tools.targets import ON_GPU, measured, sampling_rows, targets
+from experiments.benchmarks.corrections import METHODS as METHODS_MEASURED
 from experiments.study.page import part_tables, study_table
 from minicppo.rules import METHODS, get_method
 
 ROOT = Path(__file__).parents[2]
 PAGES = ("README.md", "REPRODUCTION.md", "experiments/benchmarks/README.md", "docs/demo-llm.md", "docs/drop-in.md")
+PAGES += ("docs/corrections.md",)
 _BLOCK = re.compile(r"(<!-- generated: ([\w-]+) -->\n).*?(<!-- end -->)", re.S)
 
 
@@ -142,6 +146,33 @@ def readings() -> str:
     return "\n".join([*lines, "", f"{result['updates']} updates, seed {result['seed']}; {again}."])
 
 
+def corrections() -> str:
+    """The committed runs of `python -m experiments.benchmarks.corrections`: means with their standard errors."""
+    runs: dict[str, dict[str, list[dict[str, float]]]] = {}
+    for key, row in measured("corrections").items():
+        setting, method, _ = key.split("/")
+        runs.setdefault(setting, {}).setdefault(method, []).append(row)
+    tables = []
+    for setting, title in (("mismatch", "Mismatch-heavy"), ("drift", "Drift-heavy")):
+        lines = [f"| {title} run | gain in accuracy | worse than before | mismatch | drift | masked | seeds |"]
+        lines.append("|---|---|---|---|---|---|---|")
+        for method in METHODS_MEASURED:
+            if rows := runs.get(setting, {}).get(method):
+                lines.append(f"| {method} | {_gains(rows)} | {len(rows)} |")
+        tables.append("\n".join(lines))
+    return "\n\n".join(tables)
+
+
+def _gains(rows: list[dict[str, float]]) -> str:
+    gains = [row["after"] - row["before"] for row in rows]
+    error = statistics.stdev(gains) / len(gains) ** 0.5 if len(gains) > 1 else math.nan
+    mismatch, drift, masked = (
+        statistics.fmean(row[k] for row in rows) for k in ("mismatch/mean", "drift/mean", "mask/frac")
+    )
+    worse = sum(gain < 0 for gain in gains)
+    return f"{statistics.fmean(gains):+.3f} ± {error:.3f} | {worse} | {mismatch:.4f} | {drift:.4f} | {masked:.1%}"
+
+
 def study() -> str:
     """What the committed study says."""
     return study_table(ROOT / "results")
@@ -163,6 +194,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "targets": targets,
     "readings": readings,
     "trl-features": features_table,
+    "corrections": corrections,
 }
 
 

@@ -86,6 +86,8 @@ class RunConfig(Section):
                 f"train.minibatches = {self.train.minibatches} must divide rollout.prompts = {self.rollout.prompts}: "
                 "a minibatch holds whole groups"
             )
+        if self.engine == "local" and self.train.micro_batch and self.make_method().level == "batch":
+            raise ValueError(f"train.micro_batch: {self.method.name} decides over a whole minibatch, so set it to null")
         if self.device not in ("auto", "cpu") and not (self.device.startswith("cuda") and torch.cuda.is_available()):
             raise ValueError(
                 f"device = {self.device!r} is not available here: use 'auto', 'cpu' or, with a GPU, 'cuda'"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from docs.tools import targets
+from docs.tools import gates, targets
 from docs.tools.growth import PANELS, SERIES, growth
 from docs.tools.overview import DELTA, LENGTH, made_up_divergences, masks
 from docs.tools.pictures import MEASURED, PICTURES, ROOT, draw_demo_llm
@@ -40,6 +40,17 @@ def test_the_overview_shows_each_effect_once():
     assert (kept_by_cppo & ~kept_by_uniform).any(), "a late token that only CPPO keeps"
     assert (~kept_by_cppo & (DELTA / 2 > D))[:20].any(), "an early small move that only CPPO masks"
     assert set(cppo.reason[0].tolist()) >= {int(Reason.INSIDE), int(Reason.PREFIX)}
+
+
+def test_the_gates_are_lines_or_boxes():
+    """What the page says: a rule that reads rho sees the sum of both axes, a decoupled one each of them."""
+    rule, box = gates.passed(1.0, name="grpo"), gates.passed(1.0, name="icepop")
+    for offset in (-40, -10, 10, 40):  # along one rho, one verdict
+        along = np.diagonal(rule[::-1], offset)
+        assert len(set((along[~np.isnan(along)] > 0).tolist())) <= 1
+    axis, shown = np.linspace(-gates.REACH, gates.REACH, gates.STEPS), ~np.isnan(box)
+    assert np.array_equal((box > 0)[shown], ((np.abs(axis) <= np.log(2)) & (axis <= np.log(1.28))[:, None])[shown])
+    assert set(gates.PANELS) >= {"tis", "icepop", "seq-mask", "prime-rl", "ipo", "vespo", "opsm"}
 
 
 @pytest.mark.slow

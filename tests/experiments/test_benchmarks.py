@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from experiments.benchmarks import beside
+from experiments.benchmarks import beside, corrections
 from experiments.benchmarks.common import RESULTS, options, store
 from experiments.benchmarks.end_to_end import peak, resident
 from experiments.benchmarks.memory import tree
@@ -138,6 +138,21 @@ def test_an_interrupted_run_keeps_its_rows_and_the_result_before(tmp_path):
     store(args, "it", [3, 4])
     assert json.loads(result.read_text())["rows"] == [3, 4]
     assert not partial.exists()
+
+
+def test_corrections_are_measured_once(tmp_path, monkeypatch):
+    found, made = tmp_path / "corrections.json", []
+    monkeypatch.setattr(corrections, "RESULTS", found)
+    monkeypatch.setattr(corrections, "measure", lambda *key: made.append(key) or {"after": 0.5})
+    monkeypatch.setattr(sys, "argv", ["corrections", "--seeds", "2", "--methods", "tis", "grpo"])
+    corrections.main()
+    each = (("mismatch", "tis"), ("mismatch", "grpo"), ("drift", "grpo"))
+    assert made == [(*one, seed) for seed in (0, 1) for one in each]
+    corrections.main()
+    assert len(made) == len(json.loads(found.read_text())) == 6
+    for key in json.loads((RESULTS / "corrections.json").read_text()):
+        setting, method, seed = key.split("/")
+        assert corrections.configuration(setting, method, int(seed)).recomputes_old
 
 
 def test_make_runs_them_all():

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from minicppo.rl import trainer
 from minicppo.rl.checkpoint import TrainState
-from minicppo.rl.config import RunConfig
+from minicppo.rl.config import ConfigError, RunConfig
 from minicppo.rl.log_probs import response_log_probs
 from minicppo.rl.rollout import Rollout
 from minicppo.rl.run_dir import RunDir
@@ -292,6 +292,11 @@ def test_pi_old_parts_mismatch_from_drift(small_config):
     assert updates[0]["drift/max"] < 1e-4
     assert all(row["mismatch/mean"] > 1e-3 for row in updates)
     assert updates[0]["div/mean"] > 0  # cppo bounds pi against mu, mismatch included
+
+
+def test_a_method_over_the_batch_takes_no_micro_batches(small_config):
+    with pytest.raises(ConfigError, match="micro_batch: clip-cov decides over a whole minibatch, so set it to null"):
+        small_config(method={"name": "clip-cov"}, train={"micro_batch": 2})
 
 
 @pytest.mark.parametrize(

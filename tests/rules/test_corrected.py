@@ -105,6 +105,53 @@ def test_a_composition_is_the_product(drawn, name, region, scale, anchor):
     equals_its_loop(method, drawn)
 
 
+LIMIT = 0.1501
+
+
+@given(traces(), st.sampled_from(["dppo", "cppo-no-budget"]), ANY)
+def test_the_rollout_anchor_bounds_against_mu(drawn, region, name):
+    """What moves away from mu and is kept has w_t |pi - mu| <= delta, whatever the correction."""
+    batch = token_batch(*drawn)
+    rule = rules.get_method(region, delta=LIMIT)(batch)
+    kept = rules.get_method(region, correction=name, anchor="rollout", delta=LIMIT)(batch).token_mask
+    D = (batch.log_probs.exp() - batch.rollout_log_probs.exp()).abs()
+    weight = 1 if rule.position_weight is None else rule.position_weight
+    assert (weight * D)[kept & batch.away].le(LIMIT).all()
+    assert not (kept & ~rule.token_mask).any()
+
+
+@given(traces(), st.sampled_from([1.2501, 2.0001]))
+def test_icepop_bounds_the_binary_divergence(drawn, high):
+    """Kept away from pi_old: |pi - mu| <= delta + max(high - 1, 1 - low) mu."""
+    batch = token_batch(*drawn)
+    kept = rules.get_method("dppo", correction="icepop", delta=LIMIT, low=1 / high, high=high)(batch).token_mask
+    pi, mu = batch.log_probs.exp(), batch.rollout_log_probs.exp()
+    bound = LIMIT + max(high - 1, 1 - 1 / high) * mu
+    assert ((pi - mu).abs() <= bound + 1e-9)[kept & batch.since_old.away].all()
+
+
+def test_truncation_bounds_nothing_against_mu():
+    """pi = pi_old: no drift, so the rule keeps the token, however far mu is; anchored at mu it does not."""
+    batch = three([0.05], [0.9], [0.9])
+    for correction in ({"correction": "tis"}, {"correction": "tis", "weigh": "off"}):
+        assert rules.get_method("dppo", **correction)(batch).token_mask.item()
+    batch = three([0.05], [0.05], [0.9])
+    assert not rules.get_method("dppo", correction="tis")(batch).token_mask.item()
+
+
+def test_the_product_makes_pi_old_the_sampler():
+    """Over all 9 responses of two tokens from three: E_mu[g h] = E_pi_old[r h] for seq-tis without a cap."""
+    mu, old, pi = (torch.tensor(p).double() for p in ([0.5, 0.3, 0.2], [0.2, 0.2, 0.6], [0.3, 0.3, 0.4]))
+    y = torch.cartesian_prod(torch.arange(3), torch.arange(3))
+    batch = rules.TokenBatch(pi[y].log(), mu[y].log(), torch.ones(9).double(), old_log_probs=old[y].log())
+    h = torch.arange(18.0).reshape(9, 2).double()
+    g = rules.get_method("none", correction="seq-tis", cap=math.inf)(batch).weight
+    ours = (mu[y].prod(1, keepdim=True) * g * h).sum(0)
+    close(ours, (old[y].prod(1, keepdim=True) * (pi / old)[y] * h).sum(0))
+    cut = rules.get_method("none", correction="seq-tis", cap=2.0)(batch).weight
+    assert ((mu[y].prod(1, keepdim=True) * cut * h).sum(0) < ours).all()
+
+
 def test_what_does_not_compose_is_refused():
     with pytest.raises(ValueError, match="correction='icepo' does not go with cppo; did you mean 'icepop'"):
         rules.get_method("cppo", correction="icepo")
