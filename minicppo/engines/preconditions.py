@@ -73,7 +73,8 @@ def _installed(package: str) -> str | None:
 
 def _packages(config: RunConfig) -> Iterator[Check]:
     """Each package with the versions that are wanted."""
-    wanted = {name: ("", install("math")) for name in ("math-verify", "pyarrow") if config.task.name == "math"}
+    names = ("math-verify", "pyarrow", "rapidfuzz") if config.task.name == "math" else ()
+    wanted = {name: ("", install("math")) for name in names}
     if config.engine == "trl":
         wanted["trl"] = (trl_settings.PIN, install("trl"))
     if config.engine == "verl":
