@@ -1,8 +1,9 @@
 """Our configurations on TRL: the same policy, problems, reward, updates and run directory as the local trainer's.
 
 What differs: TRL deals a rollout's responses out to minibatches one by one, not by whole groups, and keeps groups whose
-rewards are all equal (their advantages are zero); `token-mean` divides by the rollout's mean tokens per update; with
-`normalize_std` it adds 1e-4, not 1e-6, to the standard deviation. No certificate and no trace are written.
+rewards are all equal (their advantages are zero), as the local trainer does with `train.drop_groups=false`;
+`token-mean` divides by the rollout's mean tokens per update; with `normalize_std` it adds 1e-4, not 1e-6, to the
+standard deviation. No certificate and no trace are written.
 """
 
 import dataclasses
@@ -131,6 +132,11 @@ def _run_to_end(
         callbacks=[log] if is_main() else [],
     )
     trainer.remove_callback(PrinterCallback)
+    if settings.drop_groups:
+        trainer.accelerator.print(
+            f"groups of equal rewards are kept: {trainer.args.max_steps} updates; --engine local leaves them out and "
+            "makes fewer, unless train.drop_groups=false"
+        )
     if is_main():
         run.truncate_logs(log_sizes(checkpoint))
     with quiet():

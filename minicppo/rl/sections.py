@@ -164,6 +164,7 @@ class TrainConfig(Section):
     grad_clip: float = key(1.0, "largest norm of a gradient", gt=0)
     loss_agg_mode: str = key("seq-mean-token-sum-norm", "how token losses are averaged")
     horizon: int | None = key(None, "divisor of seq-mean-token-sum-norm; null: max_new_tokens", ge=1)
+    drop_groups: bool = key(True, "leave out groups of equal rewards: fewer updates; false: as trl and verl do")
     normalize_std: bool = key(False, "divide advantages by the group's standard deviation")
     micro_batch: int | None = key(None, "responses per forward pass; null: the whole minibatch", ge=1)
     checkpoint_every: int = key(10, "iterations", ge=1)

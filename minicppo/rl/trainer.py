@@ -68,7 +68,7 @@ def learn(
         if unseen is not None and state.update > done:  # else every group was dropped
             log_row("certificate", update=state.update, **certificate_row(state.policy, unseen, config))
             if run is not None:
-                shown = contrasting_groups(rollout, config)[: max(1, TRACE_ROWS // config.rollout.group_size)]
+                shown = kept_groups(rollout, config)[: max(1, TRACE_ROWS // config.rollout.group_size)]
                 write_trace(run, state, method, whole_groups(rollout, shown, config), config)
         watch.lap("eval_s")
         log_row("iteration", **timings_row(watch, rollout))
@@ -112,9 +112,9 @@ def with_old_log_probs(policy: Policy, rollout: Rollout, config: RunConfig) -> R
 def minibatches(rollout: Rollout, config: RunConfig, iteration: int) -> Iterator[Rollout]:
     """Whole groups in a fresh order each epoch, about prompts / minibatches of them at a time.
 
-    Where groups were dropped there are fewer minibatches rather than smaller ones.
+    Where groups were dropped (`train.drop_groups`) there are fewer minibatches rather than smaller ones.
     """
-    kept = contrasting_groups(rollout, config)
+    kept = kept_groups(rollout, config)
     for epoch in range(config.train.epochs if len(kept) else 0):
         generator = generator_for(config.seed, f"shuffle-{epoch}", iteration)
         order = kept[torch.randperm(len(kept), generator=generator).to(kept.device)]
@@ -125,6 +125,13 @@ def minibatches(rollout: Rollout, config: RunConfig, iteration: int) -> Iterator
 def contrasting_groups(rollout: Rollout, config: RunConfig) -> Tensor:
     """Indices of the groups whose rewards vary; the others teach nothing."""
     return rollout.advantages.view(-1, config.rollout.group_size).any(1).nonzero()[:, 0]
+
+
+def kept_groups(rollout: Rollout, config: RunConfig) -> Tensor:
+    """Those that are trained on: the contrasting ones, or all."""
+    if config.train.drop_groups:
+        return contrasting_groups(rollout, config)
+    return torch.arange(len(rollout) // config.rollout.group_size, device=rollout.response_ids.device)
 
 
 def whole_groups(rollout: Rollout, groups: Tensor, config: RunConfig) -> Rollout:

@@ -21,6 +21,7 @@ from minicppo.plots.results import results
 from minicppo.plots.runs import load_run
 from minicppo.rl.config import RunConfig, validate
 from minicppo.rl.run_dir import RunDir
+from minicppo.rl.trainer import train as local_train
 from minicppo.rl.trainer import trained_policy
 from tests.engines.features import feature
 from tests.engines.stale import ROOT
@@ -113,6 +114,18 @@ def test_a_run_reads_like_any_other(tmp_path, monkeypatch):
     with pytest.raises(FileExistsError, match="already holds a run"):
         train(small_run(), folder)
     assert resume(folder) == folder  # finished: nothing to do
+
+
+@feature("`train.drop_groups=false`: as many updates on both engines", "works")
+def test_groups_of_equal_rewards_are_kept_or_said_to_be(tmp_path, capsys):
+    made = {}
+    for engine, drop in (("local", True), ("local", False), ("trl", False), ("trl", True)):
+        train_with = train if engine == "trl" else local_train
+        settings = {"train": {**SETTINGS["train"], "epochs": 1, "minibatches": 4, "drop_groups": drop}}
+        rows = load_run(train_with(small_run(**settings), tmp_path / f"{engine}-{drop}")).rows("update")
+        made[engine, drop] = len(rows)
+        assert ("--engine local leaves them out" in capsys.readouterr().out) == (engine == "trl" and drop)
+    assert made["local", True] < made["local", False] == made["trl", False] == made["trl", True] == 8
 
 
 @pytest.mark.parametrize(
