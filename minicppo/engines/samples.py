@@ -1,5 +1,6 @@
 """A method's loss on sequences as other engines hand them over: one 1-D sample each, its layout checked first."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -15,6 +16,7 @@ from minicppo.rules import Method, TokenBatch, TopLogProbs, diagnostics, get_met
 
 FEWEST = 16  # tokens from which a shift can be told from chance
 SHIFTED = 1 / 3  # so much closer are two columns of log-probs when a shift of one token brings them together
+UNLIKELY = -0.7  # a token that was certain under mu, to the last bit, is not below 1/2 under pi
 APART = 0.05  # nats a token, below which nothing needs an explanation
 
 
@@ -104,7 +106,8 @@ def token_losses(
     for sample, weights in zip(samples, out.weight * batch.advantages, strict=True):
         log_probs = sample.log_probs.masked_fill(~sample.mask.bool(), 0.0)  # what is not a token may hold anything
         losses.append(-weights[: len(log_probs)] * torch.exp(log_probs - log_probs.detach()))
-    logged = {key: value for key, value in diagnostics(batch, out).items() if "/len_" not in key}
+    found = diagnostics(batch, out).items()  # NaN: of no response at all
+    logged = {key: value for key, value in found if "/len_" not in key and not math.isnan(value)}
     return losses, logged
 
 
@@ -135,7 +138,7 @@ def require_layout(samples: Sequence[Sample], with_prompt: bool) -> None:
                 "its prompt. Way out: 1 on the tokens that the policy wrote, 0 before them"
             )
         pi, mu = sample.log_probs.detach()[mask], sample.rollout_log_probs[mask]
-        unsampled = (mu == 0) & (pi < -0.1)
+        unsampled = (mu == 0) & (pi < UNLIKELY)
         if bool(unsampled.any()):
             raise ValueError(
                 f"sample {index}: {int(unsampled.sum())} tokens in the mask have a log-prob of exactly 0 under mu and "

@@ -1,5 +1,6 @@
 """What all adapters stand on: token losses on whole sequences, and the mistakes of layout that are refused."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -54,17 +55,21 @@ def test_a_shift_is_told_from_drift(drift):
 def test_a_certain_token_is_not_a_placeholder():
     first, *_ = sequences()
     mu, pi = first.rollout_log_probs.clone(), first.log_probs.detach().clone()
-    mu[5], pi[5] = 0.0, -0.01
+    mu[5], pi[5] = 0.0, -0.5
     token_losses(get_method("cppo"), [replace(first, rollout_log_probs=mu, log_probs=pi)], with_prompt=True)
 
 
-def test_a_sample_without_valid_tokens_weighs_nothing():
+@pytest.mark.parametrize("name", ["cppo", "trm-avg-k3"])
+def test_a_sample_without_valid_tokens_weighs_nothing(name):
     first, second, *_ = sequences()
     empty = replace(second, mask=torch.zeros_like(second.mask))
-    (alone,), _ = token_losses(get_method("cppo"), [first], with_prompt=True)
-    (loss, nothing), _ = token_losses(get_method("cppo"), [first, empty], with_prompt=True)
+    (alone,), _ = token_losses(get_method(name), [first], with_prompt=True)
+    (loss, nothing), _ = token_losses(get_method(name), [first, empty], with_prompt=True)
     assert torch.equal(loss, alone)
     assert not nothing.detach().any()
+    (nothing,), logged = token_losses(get_method(name), [empty], with_prompt=True)
+    nothing.sum().backward()
+    assert all(map(math.isfinite, logged.values()))
 
 
 @pytest.mark.parametrize(
