@@ -9,7 +9,7 @@ import numpy as np
 
 from minicppo.text import optional
 
-NEAR, NEAR_SHORT, SHORT = 85, 97, 80  # per cent of the characters that agree; of statements up to so many characters
+NEAR, NEAR_SHORT, SHORT = 85, 96, 80  # per cent of the characters that agree; of statements up to so many characters
 ROWS = 1024  # compared at a time, so that many problems with the same numbers fit into memory
 DIGITS = {word: str(i) for i, word in enumerate("zero one two three four five six seven eight nine ten".split())}
 FORM = re.compile(  # what is asked for besides, in data whose answers were made whole numbers
@@ -22,6 +22,11 @@ SHOWS_NOTHING = re.compile(
     r"|\\[,;:! ]|[$~{}]"
 )
 DRAWING = re.compile(r"(?s)\[asy\].*?\[/asy\]")
+SPELLINGS = [
+    (r"^\s*(?:problem\s*)?\(?\d{1,3}[.)]\s+", ""),  # its number
+    *((r"\\[lc]?dots[a-z]?|\.\.\.", ""), (r"\\[dt]frac", r"\\frac"), (r"\\([lg])eq?(?:slant)?(?![a-z])", r"\\\1e")),
+    *((r"\\equal(?![a-z])", "="), (r"\\plus(?![a-z])", "+"), (r"\\minus(?![a-z])", "-")),
+]
 TOKEN = re.compile(r"\\?[a-z]+|\d|[-+*/=<>^|!%]|[^\W\d_]")
 
 
@@ -34,7 +39,8 @@ def statement(question: str) -> str:
     text = SHOWS_NOTHING.sub(" ", unicodedata.normalize("NFKC", question).lower())
     undrawn = DRAWING.sub("", text)
     text = undrawn if len(undrawn) > 2 * SHORT else text
-    text = re.sub(r"\\[dt]frac", r"\\frac", re.sub(r"\\[lc]?dots[a-z]?|\.\.\.", "", text))
+    for pattern, instead in SPELLINGS:
+        text = re.sub(pattern, instead, text)
     form = FORM.search(text, len(text) // 3)
     tokens = TOKEN.findall(text[: form.start()] if form else text)
     return " ".join(DIGITS.get(token, token) for token in tokens)
@@ -43,7 +49,7 @@ def statement(question: str) -> str:
 def near_duplicates(questions: Sequence[str]) -> list[int]:
     """For each question the index of the first that is the same or near to it, directly or through others.
 
-    Near are statements with the same digits in the same order, of whose characters 85 % agree (97 % in short ones):
+    Near are statements with the same digits in the same order, of whose characters 85 % agree (96 % in short ones):
     rapidfuzz's ratio. Raises ModuleNotFoundError: rapidfuzz is missing.
     """
     fuzz = optional("rapidfuzz.fuzz", "finding near-duplicates", "math")

@@ -22,6 +22,8 @@ LONG = "A farmer has 17 sheep and 25 goats, and sells 6 of the sheep. How many a
         ASKED.upper(),
         ASKED.replace("integers", "two whole numbers").replace("two ", ""),
         ASKED.replace("such that", "so that"),
+        "14. " + ASKED,
+        ASKED.replace(" + ", r" \plus{} ").replace("=", r"\equal{}"),
         ASKED + " Please provide the answer as an integer.",
         ASKED + r" The original answer is in the form \frac{m}{n}, please give the value of m + n.",
     ],
