@@ -28,6 +28,7 @@ def sequences(seed: int = 0, drift: float = 0.25) -> list[Sample]:
         pi, old = (
             (mu + x * torch.randn(n, generator=generator, dtype=mu.dtype)).clamp(max=-0.15) for x in (drift, 0.4)
         )
+        pi = torch.where(mask, pi, pi - 1)  # what others wrote is less likely
         advantages = torch.full((n,), advantage, dtype=mu.dtype)
         made.append(Sample(pi.requires_grad_(), mu * mask, mask, advantages, old))
     return made
