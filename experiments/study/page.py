@@ -62,7 +62,7 @@ def in_short(summary: dict[str, Any]) -> str:
         + ".",
         "**Does a mask matter?** Runs that end below their start: " + ", ".join(map(_fallen, rows.values())) + ".",
     ]
-    lines += [f"**{pair['first']} against {pair['second']}?** {duel(pair, not left)}." for pair in part["pairs"]]
+    lines += [f"**{pair['first']} against {pair['second']}?** {duel(pair)}." for pair in part["pairs"]]
     lines += [_elsewhere(other) for name, other in summary["parts"].items() if name not in (HEADLINE, "tune")]
     if left:
         lines.append(
@@ -72,19 +72,13 @@ def in_short(summary: dict[str, Any]) -> str:
     return "\n".join(f"- {line}" for line in lines)
 
 
-def duel(pair: dict[str, Any], whole: bool) -> str:
-    """Who has the larger area and by how much; of a whole part also the other measures that exclude one half."""
-    said = verdict(pair)
-    others = {"worst": "worst window", "reach": "iterations to .9", "final": "accuracy after"}
-    sides = [
-        f"{label} {Interval(**pair[name]).text()}"
-        for name, label in others.items()
-        if whole and (pair[name]["low"] > 0.5 or pair[name]["high"] < 0.5)
-    ]
-    also = f". By other measures, taken alone, P(better) is {', '.join(sides)}" if sides else ""
+def duel(pair: dict[str, Any]) -> str:
+    """Who has the larger area, by how much, and how surely."""
+    said, first, second = verdict(pair), pair["first"], pair["second"]
     return (
-        f"{said[:1].upper()}{said[1:]}{leaning(pair)}: difference in area {_difference(pair)}, P(better) "
-        f"{Interval(**pair[PRIMARY]).text()}, p {_equals(pair['p'])}{also}"
+        f"{said[:1].upper()}{said[1:]}{leaning(pair)}: {first}'s curve lies {_difference(pair)} above "
+        f"{second}'s, and a run of {first} beats one of {second} with a chance of {Interval(**pair[PRIMARY]).text()} "
+        f"(p {_equals(pair['p'])})"
     )
 
 
@@ -205,14 +199,14 @@ def _part(summary: dict[str, Any], name: str, pictures: list[str]) -> list[str]:
 
 def _elsewhere(part: dict[str, Any]) -> str:
     """Another part in a line: how many runs fell, and what is told apart."""
-    rows = [row for row in part["rows"] if row["setting"] != POOLED]
-    whole = POOLED if len({row["setting"] for row in rows}) > 1 else rows[0]["setting"]
-    apart = [verdict(pair) for pair in part["pairs"] if pair["setting"] == whole and verdict(pair) != TOLD_NOTHING]
-    told = [
-        f"{pair['first']} over {pair['second']}: {verdict(pair)}" for pair in part["pairs"] if pair["setting"] == whole
+    fallen = [f"{row['setting']} {_fallen(row)}".strip() for row in part["rows"] if row["setting"] != POOLED]
+    apart = [
+        f"{verdict(pair)} than {pair['second' if pair[PRIMARY]['value'] > 0.5 else 'first']}"
+        for pair in part["pairs"]
+        if verdict(pair) != TOLD_NOTHING
     ]
-    pairs = f" {'; '.join(told)}." if apart else f" None of {len(told)} pairs is told apart." if told else ""
-    return f"**{part['title']}.** Runs that end below their start: {', '.join(map(_fallen, rows))}.{pairs}"
+    told = f" {'; '.join(apart)}." if apart else " No two are told apart." if part["pairs"] else ""
+    return f"**{part['title']}.** Runs that end below their start: {', '.join(fallen)}.{told}"
 
 
 def _fallen(row: dict[str, Any]) -> str:

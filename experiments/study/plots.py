@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -58,11 +57,11 @@ def lines_plot(title: str, runs: pd.DataFrame, rows: pd.DataFrame, names: dict[s
     for setting, own in runs.groupby("setting", sort=False):
         for name, label in names.items():
             lines = []
-            for line, arm in _arms(own):
-                table = matrix(arm[CELL].merge(rows, on=CELL), name)
+            for (arm, method), drawn in own.groupby(["arm", "method"], sort=False):
+                table = matrix(drawn[CELL].merge(rows, on=CELL), name)
                 if table.to_numpy().any():  # what is always zero, or never there, says nothing
                     band = bootstrap_band([table.to_numpy().T], lambda draws: iqm(draws, axis=1), resamples=1000)
-                    lines.append(line | {"x": table.index.to_numpy(float)} | _ends(band))
+                    lines.append({"arm": arm, "method": method, "x": table.index.to_numpy(float)} | _ends(band))
             panels += [
                 {**panel, "setting": setting, "label": label, "over": "iteration"}
                 for panel in _panels(lines, reference)
@@ -77,18 +76,14 @@ def profile_plot(title: str, runs: pd.DataFrame) -> Plot:
         return (draws[:, :, None] > THRESHOLDS).mean(1)
 
     lines = []
-    for line, own in _arms(runs):
+    for (arm, method), own in runs.groupby(["arm", "method"], sort=False):
         strata = [values.to_numpy() for _, values in own.groupby("setting", sort=False)[PRIMARY]]
-        lines.append(line | {"x": THRESHOLDS} | _ends(bootstrap_band(strata, above, resamples=1000)))
+        lines.append(
+            {"arm": arm, "method": method, "x": THRESHOLDS} | _ends(bootstrap_band(strata, above, resamples=1000))
+        )
     told = {"setting": "", "label": "share of runs above it", "over": "area under the held-out accuracy"}
     panels = [{**panel, **told} for panel in _panels(lines)]
     return {"kind": "lines", "title": title, "what": "shares of runs", "panels": panels}
-
-
-def _arms(runs: pd.DataFrame) -> Iterator[tuple[Plot, pd.DataFrame]]:
-    """Each arm, and its runs."""
-    for arm, own in runs.groupby("arm", sort=False):
-        yield {"arm": arm, "method": own["method"].iloc[0]}, own
 
 
 def _ends(band: tuple[np.ndarray, np.ndarray, np.ndarray]) -> Plot:

@@ -104,15 +104,15 @@ def write_report(study: StudyConfig, command: str) -> list[Path]:
 
 
 def plan_table(study: StudyConfig, out: Path, only: Sequence[str]) -> Table:
-    """What each part would do: runs, those done, and the time left by the pace of this study's own runs.
+    """What each part would do: runs, those done, and the time left by the mean pace of this study's own runs.
 
     A run that an earlier arm or part has as well is counted there, and here as shared.
     """
     rows = read_table(Path(study.results) / TABLE)
     winners = choose(study, rows)
     once = rows.drop_duplicates(["run", "iteration"])
-    pace = once.groupby(["part", "setting", "run"])["seconds"].sum().groupby(["part", "setting"]).last().to_dict()
     there = set(once["run"])
+    pace = once["seconds"].sum() / len(there) / 60 if there else float("nan")
     table = Table(title=f"{study.name}: {study.preset}, results in {study.results}", title_justify="left")
     for head in ("part", "settings", "arms", "seeds", "runs", "shared", "done", "left, minutes of one thread"):
         table.add_column(head, justify="left" if head == "part" else "right")
@@ -120,14 +120,12 @@ def plan_table(study: StudyConfig, out: Path, only: Sequence[str]) -> Table:
     for name in selected(study, only):
         part = study.parts[name]
         cells = grid(study, name, winners)
-        runs = {cell.run: cell.setting for cell in cells if cell.run not in seen}
-        seen |= runs.keys()
+        runs = {cell.run for cell in cells} - seen
+        seen |= runs
         done = {run for run in runs if is_done(out / run) or run in there}
         arms = sum(max(1, len(arm.candidates)) for arm in part.arms.values())
         waiting = arms * part.seeds.count * len(part.settings) - len(cells)
-        left = [pace.get((name, setting)) for run, setting in runs.items() if run not in done]
-        known = [seconds for seconds in left if seconds is not None]
-        time = f"{sum(known) / 60:.0f}" if len(known) == len(left) and not waiting else "?"
+        time = f"{pace * (len(runs) + waiting - len(done)):.0f}"
         count, shared = f"{len(runs)}" + (f" + {waiting}" if waiting else ""), str(len(cells) - len(runs))
         shape = (str(len(part.settings)), str(arms), str(part.seeds.count))
         table.add_row(name, *shape, count, shared, str(len(done)), time)
