@@ -53,11 +53,8 @@ class Artefacts:
         if flags.any():
             self.evidence.setdefault(kind, evidence)
 
-    def clean(self, table: Table, looked: Column | None = None) -> Table:
-        """The portion put right where it can be, without the tokens that cannot.
-
-        looked: (B,) the responses to go on with, beyond the plainest tests.
-        """
+    def clean(self, table: Table) -> Table:
+        """The portion put right where it can be, without the tokens that cannot; of the responses looked at."""
         given = [values for values in (table.mu, table.pi, table.old) if values is not None]
         unknown = np.isnan(table.advantages).all()
         numbers = given if unknown else [*given, table.advantages]
@@ -66,7 +63,7 @@ class Artefacts:
         self.note("nan", ~good, "a log-prob or advantage is null, NaN, infinite or beyond a million")
         self.note("positive", top > LOG_PROB_LIMIT, f"log-probs up to {top.max(initial=0):.3g}; none can exceed 0")
         table = table.only(good & (top <= LOG_PROB_LIMIT))
-        table = table if looked is None else table.responses(looked)
+        table = table.responses(table.looked)
         table = replace(table, advantages=np.nan_to_num(table.advantages))
         self._remember(table)
         if table.pi is not None:

@@ -18,7 +18,7 @@ from minicppo.rules import Method, get_method
 
 LOOKED = 4_000_000  # tokens that figures are made of; of a longer log, every so many-th response
 TRIED = 400_000  # tokens that every method is tried on
-SHOWN = 120_000  # tokens kept as they are: for thresholds, the certificate and the page
+SHOWN = 100_000  # tokens kept as they are: for thresholds, the certificate and the page
 BY = ("position", "length", "sign", "reward", "step", "turn")
 OnProgress = Callable[[Log, int], None]
 
@@ -47,7 +47,8 @@ class Inspection:
         self.tokens += len(table)
         self.responses += len(table.lengths)
         self.expected = self.expected or max(self.tokens * self.log.place.total / max(self.log.place.done, 1), 1)
-        clean = self.artefacts.clean(table, every(table, LOOKED / self.expected))
+        self.log.rate = min(1.0, LOOKED / self.expected)
+        clean = self.artefacts.clean(table)
         reason = self.statistics.add(clean)
         if reason is not None:
             self.strings.add(clean, reason)

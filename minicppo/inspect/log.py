@@ -17,6 +17,7 @@ from minicppo.inspect.table import Row
 from minicppo.text import nearest, optional, short
 
 STEP = re.compile(r"step[_-]?(\d{1,9})")
+SPARED = {"advantages": 0.0, "token_ids": None, "response_ids": None, "tokens": None}  # of those not looked at
 NAMED = 20  # broken records of which the place is kept
 Records = Iterator[tuple[str, Any]]  # each with its place; a `Broken` where one cannot be read
 
@@ -38,6 +39,8 @@ class Log:
         self.broken: list[str] = []
         self.other: list[str] = []
         self.skipped, self.partial = 0, False
+        self.rate = 1.0  # the share of responses that is looked at, and so read in full
+        self._count = 0
 
     @property
     def pi(self) -> str:
@@ -68,7 +71,11 @@ class Log:
             if not isinstance(record, dict):
                 raise Broken(f"a JSON object was expected, not {short(record, 40)}")
             name = self.form or detect(record)
-            found = list(FORMATS[name].rows(known | record))
+            self._count += 1
+            looked = int(self._count * self.rate) > int((self._count - 1) * self.rate)
+            found = list(FORMATS[name].rows(known | record | ({} if looked else SPARED)))
+            for row in found:
+                row.looked = looked
         except (ValueError, TypeError, OverflowError, RecursionError) as error:
             raise Broken(f"{where}: {short(error) if not isinstance(error, Broken) else error}") from error
         self.formats[name] += 1

@@ -20,6 +20,7 @@ class Row:
 
     mu, pi, old: log-probs of the sampler, the trained policy and the trainer's before the first update. reward: NaN
     where unknown. turn: of each token, from 0. texts: of the tokens. headed: the mask begins with the whole sequence.
+    looked: figures are made of it.
     """
 
     mu: Column
@@ -33,6 +34,7 @@ class Row:
     step: int = 0
     turn: Column | None = None
     headed: bool = False
+    looked: bool = True
 
 
 @dataclass
@@ -40,7 +42,7 @@ class Table:
     """Columns over N tokens of B responses. What a log does not have is None, or NaN within a column.
 
     Of tokens, (N,): mu, pi, old (float64 log-probs), advantages, ids (-1: unknown), turn, texts. Of responses, (B,):
-    lengths, rewards, groups (-1: none), steps, headed. first: responses before this portion.
+    lengths, rewards, groups (-1: none), steps, headed, looked. first: responses before this portion.
     """
 
     lengths: Column
@@ -54,6 +56,7 @@ class Table:
     groups: Column
     steps: Column
     headed: Column
+    looked: Column
     texts: Column | None = None
     first: int = 0
 
@@ -101,7 +104,9 @@ class Table:
     def responses(self, chosen: Column) -> "Table":
         """The table of some responses, (B,) bool."""
         found = self.only(self.spread(chosen))
-        named = {name: getattr(found, name)[chosen] for name in ("lengths", "rewards", "groups", "steps", "headed")}
+        named = {
+            name: getattr(found, name)[chosen] for name in ("lengths", "rewards", "groups", "steps", "headed", "looked")
+        }
         return replace(found, **named)
 
 
@@ -149,6 +154,7 @@ def table(rows: Sequence[Row], groups: dict[Any, int] | None = None, first: int 
         groups=np.array([number(row.group) for row in rows]),
         steps=np.array([row.step for row in rows], np.int64),
         headed=np.array([row.headed for row in rows], bool),
+        looked=np.array([row.looked for row in rows], bool),
         texts=some("texts", "", object),
         first=first,
     )
