@@ -233,7 +233,7 @@ COUNTS |= {full_disk: 20, killed: 20}  # so many moments of a run
 SLOW = (folders, models, full_disk, killed)  # whose settings may ask for more than an answer may
 
 
-def main(seed: int = 0, share: float = 1.0) -> int:
+def main(seed: float = 0, share: float = 1.0) -> int:
     """Try a share of the cases of each kind; returns the status."""
     warnings.simplefilter("ignore")
     findings, total = dict[str, str](), 0
