@@ -167,7 +167,9 @@ def test_a_clock_in_a_template_stands_still(form, template):
     assert policy.decode(policy.encode("hi")) == NOW.strftime(form) + "|hi"
 
 
-@pytest.mark.parametrize("name", ENCODERS)
+@pytest.mark.parametrize(
+    "name", [*ENCODERS[:2], *(pytest.param(name, marks=pytest.mark.slow) for name in ENCODERS[2:])]
+)
 def test_an_encoder_is_refused(name, tmp_path):
     save_policy(tiny_policy(name), tmp_path)
     with pytest.raises(ValueError, match=r"is an encoder: .* Way out: a causal language model"):
@@ -177,7 +179,9 @@ def test_an_encoder_is_refused(name, tmp_path):
     load_policy(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["t5", "bart", "vit", "clip"])
+@pytest.mark.parametrize(
+    "name", ["bart", "vit", *(pytest.param(name, marks=pytest.mark.slow) for name in ("t5", "clip"))]
+)
 def test_what_is_no_language_model_at_all_is_refused(name, tmp_path):
     save_policy(tiny_policy("llama"), tmp_path)
     AutoConfig.for_model(name, d_model=16, encoder_layers=1, decoder_layers=1, vocab_size=16).save_pretrained(tmp_path)
