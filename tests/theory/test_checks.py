@@ -73,7 +73,7 @@ PLANTED: list[tuple[str, object, str, object]] = [  # the check, and where which
     ("F4-capped", sharper, "path_budget_capped", scaled(sharper.path_budget_capped, 0.5)),
     ("F6-attained", programs, "worst_pair", lambda budget: families.rare_token(budget.caps, 2.0**-20)),
     ("ascent", sharper, "mean_budget", scaled(sharper.mean_budget, 0.5)),
-    ("D1", certificate, "REFUSED", -1e9),
+    ("D1", certificate.Certificate, "refused", property(lambda self: False)),
     ("D3", pair_bounds, "require_support", lambda pair: None),
     ("D8", gate, "closed_divergence", scaled(gate.closed_divergence, 0.5)),
     ("eq8", residual, "theorem1_eq8", scaled(residual.theorem1_eq8, 0.5)),
