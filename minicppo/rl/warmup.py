@@ -24,6 +24,7 @@ from minicppo.rl.sampling import pad, sample
 from minicppo.rl.sections import WarmupConfig
 from minicppo.rl.seeding import rng_for
 from minicppo.rl.tasks import TASKS, Task, sample_problems
+from minicppo.rl.window import require_room
 
 RECIPE = 1  # raise it when the code below changes what it trains
 Progress = Callable[[int, float], None]  # (steps done, greedy accuracy so far)
@@ -121,4 +122,5 @@ def demonstrations(policy: Policy, task: Task, n: int, rng: random.Random, error
     ]
     prompt_ids, prompt_mask = pad(prompts, policy.pad_id, policy.device, left=True)
     ids, mask = pad(responses, policy.pad_id, policy.device)
+    require_room(policy.model, prompt_ids.shape[1], ids.shape[1])
     return Rollout(prompt_ids, prompt_mask, ids, mask, torch.zeros_like(ids, dtype=torch.float32))

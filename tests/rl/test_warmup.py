@@ -86,6 +86,13 @@ def test_demonstrations_are_padded_around_their_mask(policy):
     assert text.endswith("=")
 
 
+@pytest.mark.parametrize("window", [4, 15, 18])
+def test_demonstrations_fit_into_the_window(window, policy):
+    policy.model.config.max_position_embeddings = window
+    with pytest.raises(ValueError, match=rf"do not fit into the {window} positions of qwen3"):
+        warmup.demonstrations(policy, make_task("chain", steps=2), 8, rng_for(0, "test"), 0.1)
+
+
 def test_evaluation_is_held_out_and_repeatable(small_config, policy):
     config = small_config()
     task = config.make_task()
