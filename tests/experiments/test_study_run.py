@@ -216,13 +216,13 @@ def test_signals_at_any_moment_lose_nothing(whole, tmp_path):
 def test_the_gpu_study_runs_small_on_a_cpu(tmp_path):
     settings = yaml.safe_load((ROOT / "configs" / "study-gpu.yaml").read_text())
     settings |= {"results": str(tmp_path / "results"), "settings": [*settings["settings"], *SMALL]}
-    settings["parts"] = {name: settings["parts"][name] for name in ("tune", "headline")}
+    settings["parts"] = {name: settings["parts"][name] for name in ("tune", "headline", "tuned")}
     for part in settings["parts"].values():
         part["seeds"] |= {"count": 1}
     for arm in settings["parts"]["tune"]["arms"].values():
         arm["candidates"] = arm["candidates"][:1]
-    arms = settings["parts"]["headline"]["arms"]
-    settings["parts"]["headline"] |= {"arms": {name: arms[name] for name in ("none", "CPPO, tuned")}, "compare": {}}
+    for name, arm in (("headline", "none"), ("tuned", "CPPO")):
+        settings["parts"][name] |= {"arms": {arm: settings["parts"][name]["arms"][arm]}, "compare": {}}
     path = tmp_path / "gpu.yaml"
     path.write_text(yaml.safe_dump(settings, sort_keys=False))
     study = load_study(path)
