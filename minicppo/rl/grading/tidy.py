@@ -71,7 +71,7 @@ REPLACED: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [  # in this 
     (r"\\color\s*(?:\[\w+\])?\{[\w,.]+\}", " "),
     (r"(?<!\\)\\[()\[\]]|\\?\$|[€£]|`", ""),  # mathematics mode and money
     (r"\\([a-zA-Z]+)", lambda command: COMMANDS.get(command[1], command[0])),
-    (r"\\!|(?<=\d)\\,(?=\d{3}(?!\d))", ""),
+    (r"\\!|(?<=\d)\\,(?=\d{3}(?!\d))", ""),  # 1\,000
     (r"(?<!\\)\\[,;: ]|~", " "),
     (r"\{,\}", ","),
     (r"\\%|\\?\s*percent\b", "%"),
@@ -88,22 +88,22 @@ REPLACED: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [  # in this 
     (r"\\frac\s*(\d)(?=\s*[\d{])", r"\\frac{\1}"),
     (r"(\\frac\s*\{[^{}]*\})\s*(\d)", r"\1{\2}"),
     (r"\\(sin|cos|tan|cot|sec|csc|ln)(?=[a-z])(?!h\b)", r"\\\1 "),  # \cotx is no command
-    (r"(?<=\.)(\d*)\\dot\s*\{?(\d)\}?(?:(\d*)\\dot\s*\{?(\d)\}?)?", r"\1\\overline{\2\3\4}"),
-    (r"(?<=\.)(\d*)(?:\((\d+)\)|\\(?:bar|overline)\s*\{?\s*(\d+)\s*\}?)", r"\1\\overline{\2\3}"),
+    (r"(?<=\.)(\d*)\\dot\s*\{?(\d)\}?(?:(\d*)\\dot\s*\{?(\d)\}?)?", r"\1\\overline{\2\3\4}"),  # 0.1\dot{6}
+    (r"(?<=\.)(\d*)(?:\((\d+)\)|\\(?:bar|overline)\s*\{?\s*(\d+)\s*\}?)", r"\1\\overline{\2\3}"),  # 0.1(6)
     (
         r"(?P<whole>(?<![\d.])\d*)\.(?P<fixed>\d{0,40})"
         r"(?:\\overline\s*\{\s*(?P<period>\d{1,40})\s*\}|\s*(?:\.\.\.|\\[lc]?dots(?![a-z])))",
         repeated,
     ),
     (r"(?P<open>\\\{|[(\[])?\s*(?<![\d.,])\d{1,3}(?:,\d{3})+(?!,?\d)\s*(?P<close>\\\}|[)\]])?", ungrouped),
-    (r"^\s*[A-Za-z]\s*\\in(?![a-z])", ""),
-    (r"^\s*\](.*)\[\s*$", r"(\1)"),
-    (r"^\s*\\\{\s*[a-z]\s*(?:\\in\s*\\mathbb\s*\{?R\}?)?\s*(?::|\\mid(?![a-z])|\|)(.*)\\\}\s*$", r"\1"),
+    (r"^\s*[A-Za-z]\s*\\in(?![a-z])", ""),  # x \in (1, 2)
+    (r"^\s*\](.*)\[\s*$", r"(\1)"),  # ]1, 2[
+    (r"^\s*\\\{\s*[a-z]\s*(?:\\in\s*\\mathbb\s*\{?R\}?)?\s*(?::|\\mid(?![a-z])|\|)(.*)\\\}\s*$", r"\1"),  # {x : x > 2}
     (r"(?i)^\s*(?:the set of )?(?:all|every|any) real(?: number)?s?(?: [a-z])?\s*$", r"\\mathbb{R}"),
     (r"^\s*\\(?:mathbb|Bbb)\s*\{?R\}?\s*$", r"(-\\infty,\\infty)"),
     (r"(?i)^\s*(?:there (?:is|are) )?(?:no (?:real )?solutions?(?: exists?)?|(?:the )?empty set)\s*$", r"\\{\\}"),
     (r"^\s*\\?\{\s*\\?\}\s*$", r"\\emptyset"),
-    (r"^([1-9]\d{0,2})((?: \d{3})+(?:\.\d+)?)\s*$", lambda number: number[0].replace(" ", "")),
+    (r"^([1-9]\d{0,2})((?: \d{3})+(?:\.\d+)?)\s*$", lambda number: number[0].replace(" ", "")),  # 1 000
     (r"(\d+)\s+(\d+)\s*/\s*(\d+)", r"\1\\frac{\2}{\3}"),  # 3 1/2
     (r"(?<=\d)\s*[xX]\s*(?=10\s*\^)", r"\\cdot "),
     (r"(?<=\d)[eE]([-+]?\d{1,3})(?![\d.])", r"\\cdot 10^{\1}"),
