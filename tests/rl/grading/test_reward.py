@@ -136,7 +136,7 @@ class TestWithMathVerify:
     def _impatient(self):
         pytest.importorskip("math_verify", reason="math-verify is not installed (extra: math)")
         with pytest.MonkeyPatch.context() as patch:
-            impatient = ConfinedPool(limit=0.5, processes=2)
+            impatient = ConfinedPool(limit=1.0, processes=2)
             patch.setattr("minicppo.rl.grading.answers.confined", impatient)
             yield
             impatient.close()
