@@ -21,10 +21,11 @@ Levels = list[torch.Tensor]
 
 @dataclass(frozen=True)
 class Trace:
-    """By step and task, (steps + 1, tasks): the objective's value and J(policy that it speaks of) - J(mu)."""
+    """By step and task, (steps + 1, tasks): the objective, J(policy that it speaks of) - J(mu), and U of pi itself."""
 
     objective: Array
     gain: Array
+    drift: Array
     residual: float
 
     @property
@@ -36,7 +37,8 @@ class Trace:
 def ascend(
     kind: str, steps: int, budget: Budget, tasks: int = 40, vocab: int = 3, rate: float = 1.0, seed: int = 0
 ) -> Trace:
-    """Ascend from pi = mu, random rewards in [0, 1]; kind "masked" (CPPO's mask) or "waterfilled" (T3); xi = 1/2.
+    """Ascend from pi = mu, random rewards in [0, 1]; xi = 1/2. kind: "masked" (CPPO's mask), "waterfilled" (T3), or
+    "gradient", whose gradient is multiplied by T3's gate, which is itself held.
 
     One logit a state and token, so nothing is shared. The gain is that of the policy each theorem speaks of.
     """
@@ -52,13 +54,16 @@ def ascend(
     for _ in range(steps + 1):
         pi = [level.softmax(-1) for level in logits]
         objective, gated = _objective(kind, mu, pi, advantages, budget)
-        rows.append((objective.detach().numpy(), (_value(gated, rewards) - base).detach().numpy()))
+        divergences = [(p - m).abs().sum(-1) / 2 for m, p in zip(mu, pi, strict=True)]
+        drift = sum((_reach(mu[:t], tasks) * d).sum(1) for t, d in enumerate(divergences))
+        found = (objective, _value(gated, rewards) - base, torch.as_tensor(drift))
+        rows.append(tuple(value.detach().numpy() for value in found))
         gradients = torch.autograd.grad(objective.sum(), logits)
         with torch.no_grad():
             for level, gradient in zip(logits, gradients, strict=True):
                 level += rate * gradient
-    objectives, gains = (np.array(column) for column in zip(*rows, strict=True))
-    return Trace(objectives, gains, path_budget(budget.path_divergence, 0.5))
+    objectives, gains, drifts = (np.array(column) for column in zip(*rows, strict=True))
+    return Trace(objectives, gains, drifts, path_budget(budget.path_divergence, 0.5))
 
 
 def _objective(
@@ -71,8 +76,8 @@ def _objective(
         z = float(budget.weights[t]) * (p - m).abs().sum(-1) / 2
         room = (float(budget.limits[t]) - spent).clamp(0, float(budget.caps[t]))
         inside = z <= room
-        gate = torch.where(inside, 1.0, room / z.clamp(min=1e-12)) if kind == "waterfilled" else inside.double()
-        spent = (spent + z * (gate if kind == "waterfilled" else 1)).repeat_interleave(m.shape[-1], 1)
+        gate = inside.double() if kind == "masked" else torch.where(inside, 1.0, room / z.clamp(min=1e-12))
+        spent = (spent + z * (1 if kind == "masked" else gate)).repeat_interleave(m.shape[-1], 1)
         gated.append(m + gate[..., None] * (p - m))
         repeats = leaves // (m.shape[1] * m.shape[2])
         x = (p / m - 1).flatten(1).repeat_interleave(repeats, 1)
@@ -83,9 +88,9 @@ def _objective(
     return (chance * advantages * torch.stack(terms).sum(0)).sum(1), gated
 
 
-def _reach(policy: Levels) -> torch.Tensor:
-    """Probability of every response, (tasks, leaves)."""
-    out = torch.ones_like(policy[0][:, 0, :1])
+def _reach(policy: Levels, tasks: int = 0) -> torch.Tensor:
+    """Probability of every text of as many tokens as levels, (tasks, texts); tasks: where there is no level."""
+    out = torch.ones(len(policy[0]) if policy else tasks, 1, dtype=torch.float64)
     for level in policy:
         out = (out[..., None] * level).flatten(1)
     return out

@@ -57,6 +57,19 @@ def masked_objective(study: Study) -> Evidence:
     )
 
 
+def gate_on_the_gradient(study: Study) -> Evidence:
+    """A gradient multiplied by the water-filling gate keeps pushing pi; the mask, and T3's own gradient, let it rest."""
+    budget = Budget.linear(4)
+    drift = {k: ascend(k, 200, budget, tasks=20).drift.mean(axis=1)[[50, 200]] for k in ("masked", "gradient")}
+    (mask, masked), (early, late) = drift["masked"], drift["gradient"]
+    return Evidence(
+        late > 1.8 * masked and late - early > 10 * abs(masked - mask),
+        40,
+        None,
+        f"U of pi after 50 and 200 steps: masked {mask:.2f}, {masked:.2f}; gated gradient {early:.2f}, {late:.2f}",
+    )
+
+
 def missing_support(study: Study) -> Evidence:
     """Correction 3: F1's half range, F3, F4 and Theorem B all fail without pi << mu; functions of a pair refuse it."""
     pair = tab.Pair((np.array([[1.0, 0.0]]),), (np.array([[0.9, 0.1]]),), np.ones(1))

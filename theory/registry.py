@@ -28,6 +28,7 @@ from theory import gate as gt
 from theory import pair_bounds as pb
 from theory import programs as prog
 from theory import tabular as tab
+from theory.ascent import ascend
 from theory.study import Evidence, Study
 
 Verdict = Literal["holds", "holds with caveat", "refuted"]
@@ -206,6 +207,8 @@ STATEMENTS: tuple[Statement, ...] = (
               "errata.md#linear-from-where", prog.exact_supremum, fixes.linearly),
     Statement("D10", "Theorem B covers the advantages trainers use", "a natural reading", "A = R - b, b fixed", R,
               "errata.md#what-theorem-b-leaves-out", gt.gated_lower_bound, fixes.outside_theorem_b),
+    Statement("gate-gradient", "A gate on the gradient keeps pi inside the budget", "a natural reading",
+              "only the gated policy", R, "steps.md#t3-a-gate-on-the-policy", ascend, fixes.gate_on_the_gradient),
     # -- what a strong reader asks next
     Statement("sampled", "|rho - 1| / 2 is unbiased for D_t; Binary is too low", "ours", "pi << mu", H,
               "README.md#what-a-strong-reader-asks-next", None, fixes.sampled_divergence),
