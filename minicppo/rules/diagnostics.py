@@ -55,7 +55,8 @@ def diagnostics(batch: TokenBatch, out: TokenWeights) -> dict[str, float]:
                 low, high = out.delta_b.min(), out.delta_b.max()
                 rows |= {"budget/delta_b": out.delta_b.mean(), "budget/delta_b_min": low, "budget/delta_b_max": high}
     if out.sequence_level:
-        rows |= _acceptance_rows(batch, batch.mask.any(1) & ~out.token_mask.any(1))
+        whole = (out.reason == Reason.MISMATCH).any(1) & ~out.token_mask.any(1)
+        rows |= _acceptance_rows(batch, whole | (out.reason == Reason.SEQUENCE).any(1))
     for name, value in out.stats.items():
         if value.ndim == 2:
             shares[name] = value, valid
