@@ -13,7 +13,7 @@ from minicppo.rl.config import RunConfig
 from minicppo.rules import METHODS
 
 PIN = ">=0.9.1,<0.10"
-TAKEN = ("cispo", "gspo", "sapo")  # names that verl's own losses have; ours differ from them and stand beside them
+TAKEN = ("cispo", "dro", "gspo", "sapo")  # names of losses of verl's own; ours stand beside them
 ROUTER = "actor_rollout_ref.actor.megatron.override_transformer_config.moe_router_dtype"
 POLICY_LOSS = "actor_rollout_ref.actor.policy_loss"
 # keys that verl's own configuration lacks
