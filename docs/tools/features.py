@@ -15,6 +15,9 @@ UNTESTED = (
     "quantised weights (QLoRA)",
     "sequence and context parallelism",
     "several nodes",
+    "DeepSpeed ZeRO-2 and ZeRO-3: without a GPU accelerate 1.15 falls back to plain data parallelism",
+    "Liger kernels: they want Triton and a GPU",
+    "tools and environments in several turns; their tokens are as those of `env_mask`",
     "`enable_jit_checkpoint`, `torch_compile` with inductor",
 )
 
