@@ -58,7 +58,7 @@ def masked_objective(study: Study) -> Evidence:
 
 
 def gate_on_the_gradient(study: Study) -> Evidence:
-    """A gradient multiplied by the water-filling gate keeps pushing pi; the mask, and T3's own gradient, let it rest."""
+    """A gradient times the water-filling gate keeps pushing pi; the mask, and T3's own gradient, let it rest."""
     budget = Budget.linear(4)
     drift = {k: ascend(k, 200, budget, tasks=20).drift.mean(axis=1)[[50, 200]] for k in ("masked", "gradient")}
     (mask, masked), (early, late) = drift["masked"], drift["gradient"]
