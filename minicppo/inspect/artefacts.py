@@ -56,7 +56,7 @@ class Artefacts:
     def clean(self, table: Table) -> Table:
         """The portion put right where it can be, without the tokens that cannot; of the responses looked at."""
         given = [values for values in (table.mu, table.pi, table.old) if values is not None]
-        unknown = np.isnan(table.advantages).all()
+        unknown = np.isnan(table.advantages[table.spread(table.looked)]).all()
         numbers = given if unknown else [*given, table.advantages]
         good = np.logical_and.reduce([abs(values) <= LARGEST for values in numbers])
         top = np.where(good, np.maximum.reduce(given), 0)

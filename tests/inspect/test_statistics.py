@@ -7,10 +7,11 @@ import sys
 import numpy as np
 import pytest
 
+from minicppo.inspect import inspection
 from minicppo.inspect.counterfactual import Counterfactuals, certificate, masked_share, thresholds
 from minicppo.inspect.early import by_position, mean, one_string
 from minicppo.inspect.statistics import Moments, Statistics, octave, octave_start
-from minicppo.inspect.table import Row, table
+from minicppo.inspect.table import Row, portions, table
 from minicppo.inspect.tokens import Strings
 from minicppo.rules import get_method
 
@@ -108,3 +109,18 @@ def test_memory_does_not_grow_with_the_log(tmp_path):
     code += "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)"
     done = subprocess.run([sys.executable, "-c", code, tmp_path / "log.jsonl"], capture_output=True, check=True)
     assert int(done.stdout) < 500, "3 million tokens, in MB"
+
+
+@pytest.mark.parametrize("advantages", [{"advantages": 1.0}, {}])
+def test_of_a_very_long_log_every_so_many_th_response_is_looked_at(tmp_path, monkeypatch, advantages):
+    monkeypatch.setattr(inspection, "LOOKED", 500)
+    monkeypatch.setattr(inspection, "portions", lambda rows: portions(rows, size=400))
+    rng = np.random.default_rng(1)
+    rows = [
+        {"rollout_log_probs": (-rng.random(20)).tolist(), "log_probs": (-rng.random(20)).tolist()} for _ in range(200)
+    ]
+    (tmp_path / "log.jsonl").write_text("\n".join(json.dumps({**row, **advantages}) for row in rows))
+    report = inspection.inspect([tmp_path / "log.jsonl"]).report
+    assert (report["responses"], report["tokens"]) == (200, 4000)
+    assert 20 <= report["looked_at"]["responses"] <= 50
+    assert "nan" not in [row["kind"] for row in report["artefacts"]], "of advantages that are not known, or not read"
