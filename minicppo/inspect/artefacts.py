@@ -135,7 +135,7 @@ class Artefacts:
         )
         self.note("prompt", prompt, text)
         gone = (table.mu == 0) & (table.pi == 0) & ~prompt  # right where many are nearly sure, and some quite
-        if gone.sum() < 20 or gone.sum() < 10 * ((table.mu < 0) & (table.mu > -0.02)).sum():
+        if gone.sum() < 20 or gone.sum() < 10 * ((table.pi < 0) & (table.pi > -0.02)).sum():
             gone[:] = False
         self.evidence |= (
             {"placeholder": "both log-probs are exactly 0, where next to none is near 0"} if gone.any() else {}

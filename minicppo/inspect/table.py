@@ -111,17 +111,18 @@ class Table:
 
 
 def portions(rows: Iterable[Row], size: int = PORTION) -> Iterator[Table]:
-    """Tables of about `size` tokens each, whole responses."""
+    """Tables of about `size` tokens each, whole responses; no more of them than fit into 8 `size` when padded."""
     held: list[Row] = []
     groups: dict[Any, int] = {None: -1}
-    count = first = 0
+    count = first = width = 0
     for row in rows:
-        held.append(row)
-        count += len(row.mu) + 16  # an empty response takes room too
-        if count >= size:
+        width = max(width, len(row.mu))
+        if held and (count >= size or (len(held) + 1) * width > 8 * size):
             yield table(held, groups, first)
             first += len(held)
-            held, count = [], 0
+            held, count, width = [], 0, len(row.mu)
+        held.append(row)
+        count += len(row.mu) + 16  # an empty response takes room too
     if held:
         yield table(held, groups, first)
 

@@ -124,3 +124,10 @@ def test_of_a_very_long_log_every_so_many_th_response_is_looked_at(tmp_path, mon
     assert (report["responses"], report["tokens"]) == (200, 4000)
     assert 20 <= report["looked_at"]["responses"] <= 50
     assert "nan" not in [row["kind"] for row in report["artefacts"]], "of advantages that are not known, or not read"
+
+
+def test_one_long_response_among_short_ones_is_padded_with_few_of_them():
+    rows = [Row(np.full(n, -1.0), np.full(n, -1.0)) for n in [*[5] * 300, 4000, *[5] * 300]]
+    parts = list(portions(rows, size=4000))
+    assert sum(len(part.lengths) for part in parts) == 601
+    assert max(len(part.lengths) * part.lengths.max() for part in parts) <= 8 * 4000 + 4000
