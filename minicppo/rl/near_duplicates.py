@@ -11,22 +11,21 @@ from minicppo.text import optional
 
 NEAR, NEAR_SHORT, SHORT = 85, 96, 80  # per cent of the characters that agree; of statements up to so many characters
 ROWS = 1024  # compared at a time, so that many problems with the same numbers fit into memory
-DIGITS = {word: str(i) for i, word in enumerate("zero one two three four five six seven eight nine ten".split())}
+SAME = {word: str(i) for i, word in enumerate("zero one two three four five six seven eight nine ten".split())} | {
+    **{r"\leq": r"\le", r"\leqslant": r"\le", r"\geq": r"\ge", r"\geqslant": r"\ge"},
+    **{r"\equal": "=", r"\plus": "+", r"\minus": "-"},
+}
+NUMBERED = re.compile(r"\s*(?:problem\s*)?\(?\d{1,3}[.)]\s+")
 FORM = re.compile(  # what is asked for besides, in data whose answers were made whole numbers
     r"(?:the |your )?(?:original |final )?answer (?:is|should be|can be) (?:of|in)\b"
     r"|(?:please )?(?:give|provide|express|write|report) (?:your|the|an) (?:final )?(?:answer|value|number)"
     r"|原始(?:的)?答案|答案的(?:形式|格式)|请(?:给出|提供|计算)"
 )
 SHOWS_NOTHING = re.compile(
-    r"\\(?:left|right|middle|[bB]igg?[lrm]?|(?:text|display)style|text\w*|math\w*|operatorname|limits|q?quad)(?![a-z])"
-    r"|\\[,;:! ]|[$~{}]"
+    r"\\(?:left|right|middle|[bB]igg?[lrm]?|(?:text|display)style|text\w*|math\w*|operatorname|limits|q?quad|[dt]?frac)(?![a-z])"
+    r"|\\[lc]?dots[a-z]?|\\[,;:! ]|[$~{}]"
 )
 DRAWING = re.compile(r"(?s)\[asy\].*?\[/asy\]")
-SPELLINGS = [
-    (r"^\s*(?:problem\s*)?\(?\d{1,3}[.)]\s+", ""),  # its number
-    *((r"\\[lc]?dots[a-z]?|\.\.\.", ""), (r"\\[dt]frac", r"\\frac"), (r"\\([lg])eq?(?:slant)?(?![a-z])", r"\\\1e")),
-    *((r"\\equal(?![a-z])", "="), (r"\\plus(?![a-z])", "+"), (r"\\minus(?![a-z])", "-")),
-]
 TOKEN = re.compile(r"\\?[a-z]+|\d|[-+*/=<>^|!%]|[^\W\d_]")
 
 
@@ -34,16 +33,16 @@ def statement(question: str) -> str:
     """What a question asks, in one spelling: words, digits and operators, each between spaces.
 
     >>> statement(r"What is $\\\\left| m - \\\\dfrac12 \\\\right|$ ?."), statement("What is $$|m-\\\\frac{1}{2}|$$")
-    ('what is | m - \\\\frac 1 2 |', 'what is | m - \\\\frac 1 2 |')
+    ('what is | m - 1 2 |', 'what is | m - 1 2 |')
     """
     text = SHOWS_NOTHING.sub(" ", unicodedata.normalize("NFKC", question).lower())
     undrawn = DRAWING.sub("", text)
     text = undrawn if len(undrawn) > 2 * SHORT else text
-    for pattern, instead in SPELLINGS:
-        text = re.sub(pattern, instead, text)
+    start = NUMBERED.match(text)
+    text = text[start.end() :] if start else text
     form = FORM.search(text, len(text) // 3)
     tokens = TOKEN.findall(text[: form.start()] if form else text)
-    return " ".join(DIGITS.get(token, token) for token in tokens)
+    return " ".join(SAME.get(token, token) for token in tokens)
 
 
 def near_duplicates(questions: Sequence[str]) -> list[int]:
