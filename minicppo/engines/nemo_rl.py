@@ -4,7 +4,6 @@
 with this loss in the place of its clipped one; the configuration names the method under `loss_fn`.
 """
 
-import importlib
 import runpy
 import sys
 from collections.abc import Sequence
@@ -77,7 +76,6 @@ def of_config(config: Any, **kwargs: Any) -> MethodLoss:
 if __name__ == "__main__":
     import nemo_rl.algorithms.grpo as grpo
 
-    # not this file as `__main__`, which workers could not import
-    grpo.ClippedPGLossFn = importlib.import_module("minicppo.engines.nemo_rl").of_config
+    grpo.ClippedPGLossFn = of_config  # goes to the workers by value, as everything of `__main__`
     sys.argv = sys.argv[1:]
     runpy.run_path(sys.argv[0], run_name="__main__")
