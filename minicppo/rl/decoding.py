@@ -38,14 +38,20 @@ def decoder_for(model: PreTrainedModel) -> "GeneralDecoder":
 def _read(model: PreTrainedModel, ids: Tensor, mask: Tensor) -> tuple[Tensor, DynamicCache, Tensor]:
     """Logits (N, V) after each prompt, its cache, and the position (N,) of the token to come."""
     cache, positions = DynamicCache(config=model.config), (mask.cumsum(1) - 1).clamp(min=0)
-    output = model(
-        input_ids=ids,
-        attention_mask=None if bool(mask.all()) else mask,  # without padding plain causal attention is faster
-        position_ids=positions,
-        past_key_values=cache,
-        use_cache=True,
-        logits_to_keep=1,
-    )
+    try:
+        output = model(
+            input_ids=ids,
+            attention_mask=None if bool(mask.all()) else mask,  # without padding plain causal attention is faster
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+    except IndexError as error:  # ids and positions were checked before
+        raise ValueError(
+            f"{type(model).__name__} finds no place in the cache of {len(cache.layers)} layers that its config.json "
+            f"describes ({error}). Way out: mend the number of layers there"
+        ) from error
     filled = all(getattr(layer, "is_initialized", True) for layer in cache.layers)  # recurrent ones do not tell
     if output.get("past_key_values") is None or not filled:  # it would see one token alone at each step
         raise ValueError(

@@ -106,6 +106,13 @@ def test_a_model_that_leaves_the_cache_empty_is_refused():
         torch.testing.assert_close(again, found.log_probs, atol=1e-5, rtol=0)
 
 
+def test_more_layers_than_the_configuration_says_are_refused():
+    policy = build("gpt2")
+    policy.model.config.num_hidden_layers = 1
+    with pytest.raises(ValueError, match=r"no place in the cache of 1 layers .*Way out"):
+        sample(policy, PROMPTS, 4, 1.0, None)
+
+
 def refusal_of(policy, prompts):
     """Why these prompts are not sampled from, or the rollout: either is right, as long as its numbers are."""
     try:
