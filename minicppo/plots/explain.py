@@ -24,10 +24,11 @@ VERDICTS = {
     Reason.MISMATCH: "MASK, mismatch",
 }
 COLUMNS = ("t", "mu", "old", "pi", "rho", "mismatch", "drift", "A", "w", "D", "Z", "S", "W", "c", "g", "verdict")
+HEADS = {"mismatch": "old/mu", "drift": "pi/old"}  # where eighty columns have to do
 MEANINGS = {
     "rho": "pi / mu",
-    "mismatch": "pi_old / mu",
-    "drift": "pi / pi_old",
+    "mismatch": "its mismatch, pi_old / mu",
+    "drift": "its drift, pi / pi_old",
     "w": "position weight",
     "D": "divergence",
     "Z": "w D",
@@ -126,8 +127,9 @@ def table(rows: Sequence[dict[str, Any]], title: str) -> Table:
     shown = [name for name in COLUMNS if any(row[name] is not None for row in rows)]
     result = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for name in shown:
-        width = max(len(_cell(row[name])) for row in rows)
-        result.add_column(name, justify="left" if name == "verdict" else "right", no_wrap=True, min_width=width)
+        head = HEADS.get(name, name)
+        width = max(len(head) if name in HEADS else 0, *(len(_cell(row[name])) for row in rows))
+        result.add_column(head, justify="left" if name == "verdict" else "right", no_wrap=True, min_width=width)
     for row in rows:
         style = "bold" if row["verdict"].startswith("MASK") else None
         result.add_row(*(_cell(row[name]) for name in shown), style=style)
@@ -137,7 +139,8 @@ def table(rows: Sequence[dict[str, Any]], title: str) -> Table:
 def legend(rows: Sequence[dict[str, Any]]) -> str:
     """What the columns and the verdicts mean."""
     meanings = MEANINGS if rows[0]["S"] is not None else {**MEANINGS, "c": f"limit on {_tested(rows)}"}
-    columns = "; ".join(f"{name}: {text}" for name, text in meanings.items() if rows[0][name] is not None)
+    known = {HEADS.get(name, name): text for name, text in meanings.items() if rows[0][name] is not None}
+    columns = "; ".join(f"{name}: {text}" for name, text in known.items())
     used = "" if rows[0]["delta_b"] is None else f"\ndelta_b used: {_cell(rows[0]['delta_b'])}"
     codes = sorted({Reason[row["reason"].upper()] for row in rows})
     return f"{columns}{used}\nVerdicts. {'; '.join(REASONS[code] for code in codes)}"

@@ -78,7 +78,9 @@ def test_pi_old_adds_mismatch_and_drift(minicppo):
     assert [row["mismatch"] for row in rows] == pytest.approx([1, 3, 0.25])
     assert [row["drift"] for row in rows] == pytest.approx([1.2, 1, 1])
     assert [row["verdict"] for row in rows] == ["keep, inside", "MASK, mismatch", "MASK, mismatch"]
-    assert "pi / pi_old" in minicppo(*options, "correction=icepop").done()
+    shown = " ".join(minicppo(*options, "correction=icepop").done().split())
+    assert "old/mu pi/old" in shown
+    assert "pi/old: its drift, pi / pi_old" in shown
     with pytest.raises(ValueError, match="old has 1 values for the 2 tokens"):
         explain([0.5, 0.5], [0.5, 0.5], [1.0], old=[0.5])
 

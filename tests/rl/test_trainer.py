@@ -282,7 +282,8 @@ def test_every_method_trains_and_logs_what_it_should(name, small_config, run_fol
 
 
 def test_pi_old_parts_mismatch_from_drift(small_config):
-    """Recorded before the first update: drift starts from 0 and grows, the mismatch of stale weights stays."""
+    """Recorded once, before the first update (SkyRL 1315 took the policy's own of each update, so that nothing was ever
+    clipped): drift starts from 0 and grows, the mismatch of stale weights stays."""
     settings = {"old_log_probs": "recompute", "staleness": 2, "epochs": 3}
     begun = Begun.of(small_config(train=settings, method={"name": "cppo"}))
     rows: list[dict[str, Any]] = []
