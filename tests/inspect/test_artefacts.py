@@ -30,7 +30,7 @@ def test_a_planted_artefact_is_named_and_nothing_else(kind):
     assert kinds(made(kind, 3)) == [kind]
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_a_right_log_shows_none(seed):
     assert kinds(made("clean", seed)) == []
     assert kinds(made("clean", seed), size=1500) == [], "in portions"

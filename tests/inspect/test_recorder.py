@@ -23,6 +23,7 @@ from tests.engines.trl_setup import no_reward, tiny_policy, trainer_of
 SETTINGS = {"max_steps": 4, "logging_steps": 1, "num_iterations": 2, "learning_rate": 0.05}
 
 
+@pytest.mark.slow
 def test_a_run_of_ours_inspected_masks_what_the_trainer_logged(tmp_path):
     trainer = trainer_of(tiny_policy(), tmp_path / "run", **SETTINGS)
     Recorder(tmp_path / "log", every=1, rows=None).attach(trainer)
@@ -36,6 +37,7 @@ def test_a_run_of_ours_inspected_masks_what_the_trainer_logged(tmp_path):
     assert found.steps.tolist() == sorted(found.steps.tolist())
 
 
+@pytest.mark.slow
 def test_a_plain_trainer(tmp_path):
     policy = tiny_policy()
     settings = {"num_generations": 2, "max_completion_length": 12, "per_device_train_batch_size": 4, "use_cpu": True}

@@ -105,16 +105,16 @@ def test_early_figures():
 def test_memory_does_not_grow_with_the_log(tmp_path):
     row = {"rollout_log_probs": [-0.123456] * 2000, "log_probs": [-0.123455] * 2000, "advantages": [0.5] * 2000}
     (tmp_path / "log.jsonl").write_text((json.dumps(row) + "\n") * 1500)
-    code = "import sys, resource; from minicppo.inspect import inspect; inspect([sys.argv[1]]).report; "
-    code += "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)"
+    code = "import sys; from minicppo.inspect import inspect; inspect([sys.argv[1]]).report; "
+    code += "print([line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')][0])"
     done = subprocess.run([sys.executable, "-c", code, tmp_path / "log.jsonl"], capture_output=True, check=True)
-    assert int(done.stdout) < 500, "3 million tokens, in MB"
+    assert int(done.stdout) < 500_000, "3 million tokens, in KB"
 
 
 @pytest.mark.parametrize("advantages", [{"advantages": 1.0}, {}])
 def test_of_a_very_long_log_every_so_many_th_response_is_looked_at(tmp_path, monkeypatch, advantages):
     monkeypatch.setattr(inspection, "LOOKED", 500)
-    monkeypatch.setattr(inspection, "portions", lambda rows: portions(rows, size=400))
+    monkeypatch.setattr(inspection, "portions", lambda rows: portions(rows, size=1500))
     rng = np.random.default_rng(1)
     rows = [
         {"rollout_log_probs": (-rng.random(20)).tolist(), "log_probs": (-rng.random(20)).tolist()} for _ in range(200)
@@ -122,7 +122,7 @@ def test_of_a_very_long_log_every_so_many_th_response_is_looked_at(tmp_path, mon
     (tmp_path / "log.jsonl").write_text("\n".join(json.dumps({**row, **advantages}) for row in rows))
     report = inspection.inspect([tmp_path / "log.jsonl"]).report
     assert (report["responses"], report["tokens"]) == (200, 4000)
-    assert 20 <= report["looked_at"]["responses"] <= 50
+    assert 20 < report["looked_at"]["responses"] < 100
     assert "nan" not in [row["kind"] for row in report["artefacts"]], "of advantages that are not known, or not read"
 
 
