@@ -97,17 +97,22 @@ def save_rollout(path: Path, step: int, parts: Sequence[Mapping[str, Any]]) -> N
     save_file(tensors, path, {"step": str(step), "parts": str(len(parts)), "others": json.dumps(others)})
 
 
+def require_rollouts(folder: Path, processes: int) -> None:
+    """Raise ValueError unless the checkpoint holds a rollout for each process."""
+    if (found := len(list(folder.glob("rollout_*.safetensors")))) != processes:
+        raise ValueError(
+            f"{folder} has the rollouts of {found} processes, not {processes}: it was saved by GRPOTrainer, or by "
+            "another number of processes. Way out: as many as then; or begin anew from its weights, with that folder as"
+            " the model"
+        )
+
+
 def load_rollout(path: Path, device: str) -> tuple[int, list[dict[str, Any]]]:
     """What `save_rollout` wrote.
 
     Raises:
-        ValueError: there is no such file, or it is damaged.
+        ValueError: it is damaged.
     """
-    if not path.is_file():
-        raise ValueError(
-            f"{path.parent} has no {path.name}: it was saved by GRPOTrainer, or by another number of processes. Way "
-            "out: as many processes as then; or begin anew from its weights, with that folder for the model"
-        )
     with reading(path, way_out(path.parent)):
         with safe_open(path, "pt", device=device) as file:
             metadata = file.metadata()

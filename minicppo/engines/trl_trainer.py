@@ -19,7 +19,7 @@ from trl import GRPOTrainer
 from trl.models.utils import unwrap_model_for_generation
 
 from minicppo.engines import trl_rollout
-from minicppo.engines.trl_checkpoint import PromptOrder, load_rollout, save_rollout
+from minicppo.engines.trl_checkpoint import PromptOrder, load_rollout, require_rollouts, save_rollout
 from minicppo.engines.trl_config import CPPOConfig, carried, require_unbiased
 from minicppo.engines.trl_rollout import (
     VLLM_MOST_LOG_PROBS,
@@ -328,6 +328,7 @@ class CPPOTrainer(GRPOTrainer):
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
+            require_rollouts(Path(checkpoint), self.accelerator.num_processes)
             self._step, parts = load_rollout(self._rollout_file(Path(checkpoint)), str(self.accelerator.device))
             self._buffered_inputs, self._sampled_at = parts or None, -1
 

@@ -16,7 +16,7 @@ pytest.importorskip("trl", reason="the TRL engine needs trl (pip install -e '.[t
 
 from minicppo.engines import trl_run
 from minicppo.engines.trl import resume, train
-from minicppo.engines.trl_checkpoint import load_rollout, save_rollout, whole_checkpoint
+from minicppo.engines.trl_checkpoint import load_rollout, require_rollouts, save_rollout, whole_checkpoint
 from minicppo.plots.results import results
 from minicppo.plots.runs import load_run
 from minicppo.rl.config import RunConfig, validate
@@ -226,5 +226,7 @@ def test_the_rollout_is_kept_whole_and_read_under_its_old_names(tmp_path):
     assert torch.equal(torch.stack([part["advantages"] for part in parts]), mu)
     save_file({"0/rollout_cell_ids": mu, "0/rollout_cell_log_probs": mu + 1}, file, {"step": "1", "parts": "1"})
     assert load_rollout(file, "cpu")[1][0].keys() == {"rollout_top_ids", "rollout_top_log_probs"}
-    with pytest.raises(ValueError, match="saved by GRPOTrainer, or by another number of processes"):
-        load_rollout(file.with_name("rollout_1.safetensors"), "cpu")
+    require_rollouts(file.parent, 1)
+    for processes in (0, 2):  # fewer too: the rollouts of those that are missing would go unused
+        with pytest.raises(ValueError, match="saved by GRPOTrainer, or by another number of processes"):
+            require_rollouts(file.parent, processes)
