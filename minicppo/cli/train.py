@@ -57,7 +57,7 @@ def train(
     - `minicppo train stale --method grpo seed=1`
     - `minicppo train stale method.params.delta=0.1 train.lr=3e-4 --run-dir runs/tight`
     - `minicppo train stale --recipe dr-grpo` (recipes: cispo, cppo, dppo, dr-grpo, drpo, grpo, grpo-original, gspo,
-      minpro, ppo, sapo, trm)
+      luspo, minpro, ppo, sapo, trm)
     - `minicppo train my.yaml train.iterations=100`
     - `minicppo train stale --plugin mine.py --method mine`
     - `minicppo train qwen3-8b-base --engine verl --method cppo`
