@@ -85,9 +85,9 @@ def duel(pair: dict[str, Any]) -> str:
 def study_table(results: Path) -> str:
     """What the results say in short and the headline's table, for the README; how to make them where there are none."""
     path = results / "summary.json"
-    if not path.is_file():
+    summary = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"parts": {}}
+    if HEADLINE not in summary["parts"]:
         return "No results yet: `python -m experiments study configs/study.yaml` makes them."
-    summary = json.loads(path.read_text(encoding="utf-8"))
     note = (
         f"{size(summary)}. Area: mean height of the held-out accuracy's curve over "
         f"{summary['parts'][HEADLINE]['iterations']} iterations; after: mean of the last five evaluations. "
