@@ -22,8 +22,8 @@ from experiments.study.page import part_tables, study_table
 from minicppo.rules import METHODS, get_method
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("README.md", "REPRODUCTION.md", "experiments/benchmarks/README.md", "docs/demo-llm.md", "docs/drop-in.md")
-PAGES += ("docs/corrections.md",)
+PAGES = ["README.md", "REPRODUCTION.md", "experiments/benchmarks/README.md"]
+PAGES += ["docs/demo-llm.md", "docs/drop-in.md", "docs/corrections.md"]
 _BLOCK = re.compile(r"(<!-- generated: ([\w-]+) -->\n).*?(<!-- end -->)", re.S)
 
 
