@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -48,7 +47,7 @@ def gates() -> Figure:
     rows = len(PANELS) // COLUMNS
     with house_style():
         figure = new_figure(13.0, 11.0)
-        halves = np.ravel(figure.subfigures(2, 1))
+        halves: Any = figure.subfigures(2, 1)
         for half, advantage, title in zip(halves, (1.0, -1.0), ("$A > 0$", "$A < 0$"), strict=True):
             half.suptitle(title, fontweight="bold")
             axes = half.subplots(rows, COLUMNS, sharex=True, sharey=True)
