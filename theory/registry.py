@@ -189,7 +189,7 @@ STATEMENTS: tuple[Statement, ...] = (
     Statement("F4-capped", "|Delta| <= 2 xi B (1 - (1 - l)^(B / l))", "ours", "and D_t <= l, pathwise", H,
               "sharper.md#f4-the-path-budget", sh.path_budget_capped, new.path_capped),
     Statement("F6-attained", "F6 is attained by three tokens", "ours", "pi << mu, V >= 3", H,
-              "sharper.md#f6-the-exact-programme",              prog.worst_pair, new.three_tokens),
+              "sharper.md#f6-the-exact-programme", prog.worst_pair, new.three_tokens),
     Statement("ascent", "1,000 climbs find no |Delta| above its bound", "ours", "each bound's own", H,
               "README.md#adversarial-ascent", attack.attack, new.adversarial_ascent),
     # -- corrections of our own pages
