@@ -182,7 +182,11 @@ def test_train_resume_eval_from_the_command_line(minicppo, tmp_path):
 
 
 def test_thresholds_prints_the_horizons_and_says_what_is_vacuous_and_what_certifies_nothing(minicppo):
-    shown = minicppo("thresholds", "--horizon", "8192", "--residual", "0.5", "--plot", "frontier.png").done()
+    more = ("--alpha", "1", "--kappa", "4", "--plot", "frontier.png")
+    shown = minicppo("thresholds", "--horizon", "8192", "--residual", "0.5", *more).done()
+    assert "B = 1, which guarantees a gain of 0.368; of chi-square C = 0.384" in shown
+    assert "(0.032)" in shown  # half of what kappa = 1 permits at T = 64
+    assert "alpha=2.0 must lie in [0, 1]" in minicppo("thresholds", "--alpha", "2").refused()
     cells = [tuple(line.split()) for line in shown.splitlines()]
     assert ("0.15", "0.02", "0.8", "7", "11", "38", "37") in cells
     assert ("0.01", "0.001", "1", "100", "307", "991", "991") in cells
@@ -196,13 +200,6 @@ def test_thresholds_prints_the_horizons_and_says_what_is_vacuous_and_what_certif
     assert "certifies 0.556: not vacuous at T = 8" in minicppo("thresholds", "--horizon", "8").out
     assert "at least 2 tokens" in minicppo("thresholds", "--horizon", "1").refused()
     assert "is above 1048576; thresholds scale as 1/T" in minicppo("thresholds", "--horizon", "100000000").refused()
-
-
-def test_thresholds_prints_the_best_budget_and_reads_chi_square_by_its_kappa(minicppo):
-    shown = minicppo("thresholds", "--horizon", "64", "--alpha", "1", "--kappa", "4").done()
-    assert "B = 1, which guarantees a gain of 0.368; of chi-square C = 0.384" in shown
-    assert "(0.032)" in shown  # half of what kappa = 1 permits at T = 64
-    assert "alpha=2.0 must lie in [0, 1]" in minicppo("thresholds", "--alpha", "2").refused()
 
 
 def begin(folder: Path, *saved: int) -> None:
