@@ -37,7 +37,7 @@ def test_every_command_explains_itself(experiments, name):
         (["demo", "train.lrr=1"], "did you mean 'train.lr'"),
         *((["demo", text], f"minicppo train misled {text}") for text in ("method=grpo", "recipe=ppo", "name=mine")),
         (["demo", "method.name=grpo"], "trains cppo-exact, dppo-exact, grpo, none"),
-        (["demo", "--workers", "0"], "'0' for '--workers'"),
+        (["demo", "--workers", "0"], "--workers"),
         (["demo-llm", "method=grpo"], "say --method grpo"),
         (["demo-llm", "recipe=ppo"], "minicppo train smollm2-demo recipe=ppo"),
     ],
