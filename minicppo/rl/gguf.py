@@ -80,7 +80,7 @@ def _require_plain_rope(file: Path) -> None:
         scaled |= {tensor.name: "factors" for tensor in reader.tensors if tensor.name.startswith("rope_")}
     if scaled:
         raise Damaged(
-            f"{file} scales its rotary angles ({scaled}), which transformers does not read from this format. Way out: "
+            f"{file} scales its rotary angles (rope: {scaled}), which transformers does not read from there. Way out: "
             "the model's own folder, in safetensors"
         )
 
