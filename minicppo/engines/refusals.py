@@ -3,17 +3,14 @@
 import difflib
 import re
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
-
-import yaml
 
 from minicppo.engines.memory import architecture_of
 from minicppo.engines.split import data_parallel, is_megatron, longest_response, micro_batches
+from minicppo.engines.tables import read_tables
 from minicppo.rl.config import ConfigError, RunConfig
 from minicppo.rules import METHODS, get_method
 
-VERL: dict[str, dict[str, Any]] = yaml.safe_load((Path(__file__).parent / "verl.yaml").read_text(encoding="utf-8"))
+VERL = read_tables("verl.yaml")
 ANCHOR = VERL["anchor"]
 VERL_LOSS = (".policy_loss", ".policy_loss._target_", ".policy_loss.loss_mode", ".policy_loss.params")
 # Settings of TRL's own optimiser and schedule: the engine makes both from `train`, so that these would change nothing.

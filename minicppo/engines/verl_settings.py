@@ -1,4 +1,4 @@
-"""A run's configuration as settings of verl 0.9.1: a pure function, checked by verl's own validation in the tests.
+"""A run's configuration as settings of verl 0.9.1, by verl.yaml: checked by verl's own validation in the tests.
 
 Read from verl's source and not run here: everything of vLLM and Megatron.
 """
@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from minicppo.engines.refusals import ANCHOR, VERL, require_carried
-from minicppo.engines.split import is_megatron, longest_response, tokens_per_gpu
+from minicppo.engines.split import is_megatron, tokens_per_gpu
+from minicppo.engines.tables import derived_values, filled
 from minicppo.rl.config import RunConfig
 from minicppo.rules import METHODS
 
@@ -38,66 +39,24 @@ def verl_overrides(config: RunConfig, run_dir: Path) -> list[str]:
     """
     require_carried(config.model_copy(update={"engine": "verl"}))
     megatron = is_megatron(config.cluster)
-    settings = {**VERL["settings"], **_settings(config, run_dir.absolute()), **(VERL["megatron"] if megatron else {})}
-    rendered = [f"{'+' * (key in NEW)}{key}={render(value)}" for key, value in (settings | ANCHOR).items()]
+    table = VERL["settings"] | (VERL["megatron"] if megatron else {}) | ANCHOR
+    settings = filled(table, config, _derived(config, run_dir.absolute()))
+    rendered = [f"{'+' * (key in NEW)}{key}={render(value)}" for key, value in settings.items()]
     return [*(["model_engine=megatron"] if megatron else []), *rendered, *config.cluster.overrides]
 
 
-def _settings(config: RunConfig, run_dir: Path) -> dict[str, Any]:
-    train, rollout, evaluation, cluster = config.train, config.rollout, config.eval, config.cluster
-    actor, sampler, horizon = "actor_rollout_ref.actor", "actor_rollout_ref.rollout", longest_response(config)
-    split: dict[str, Any] = {
-        "megatron.tensor_model_parallel_size": cluster.tensor_parallel,
-        "megatron.pipeline_model_parallel_size": cluster.pipeline_parallel,
-        "megatron.expert_model_parallel_size": cluster.expert_parallel,
-    }
-    boards = [name for name in config.log if name != "files"]
-    trainer, split = ("megatron", split) if is_megatron(cluster) else ("fsdp_config", {"strategy": "fsdp2"})
-    return {
-        "data.train_files": str(run_dir / "data" / "train.parquet"),
-        "data.val_files": str(run_dir / "data" / "eval.parquet"),
-        "data.train_batch_size": rollout.prompts,
-        "data.max_prompt_length": cluster.max_prompt_tokens,
-        "data.max_response_length": horizon,
-        "data.seed": config.seed,
-        "actor_rollout_ref.model.path": config.model.source,
-        "algorithm.norm_adv_by_std_in_grpo": train.normalize_std,
-        f"{POLICY_LOSS}.loss_mode": loss_mode(config.method.name),
-        f"{POLICY_LOSS}.params": dict(sorted(config.make_method().params.items())),
-        **({f"{POLICY_LOSS}.plugins": config.plugins} if config.plugins else {}),
-        f"{actor}.loss_agg_mode": train.loss_agg_mode,
-        f"{actor}.loss_scale_factor": config.horizon,
-        f"{actor}.ppo_mini_batch_size": config.prompts_per_update,  # in prompts: verl multiplies by n
-        f"{actor}.ppo_epochs": train.epochs,
-        f"{actor}.ppo_max_token_len_per_gpu": tokens_per_gpu(config),
-        f"{actor}.data_loader_seed": config.seed,
-        f"{actor}.optim.lr": train.lr,
+def _derived(config: RunConfig, run_dir: Path) -> dict[str, Any]:
+    values = derived_values(config)
+    return values | {
+        "loss_mode": loss_mode(config.method.name),
+        "tokens_per_gpu": tokens_per_gpu(config),
         # verl's schedule takes a step a rollout batch, ours one an update
-        f"{actor}.optim.lr_warmup_steps": -(-train.lr_warmup // (train.minibatches * train.epochs)),
-        f"{actor}.optim.weight_decay": train.weight_decay,
-        f"{actor}.optim.betas": list(train.betas),
-        f"{actor}.optim.clip_grad": train.grad_clip,
-        **{f"{actor}.{key}": value for key, value in split.items()},
-        f"{actor}.{trainer}.param_offload": cluster.offload,
-        f"{actor}.{trainer}.optimizer_offload": cluster.offload,
-        f"{sampler}.n": rollout.group_size,
-        f"{sampler}.temperature": rollout.temperature,
-        f"{sampler}.seed": config.seed,
-        f"{sampler}.tensor_model_parallel_size": cluster.rollout_tensor_parallel,
-        f"{sampler}.gpu_memory_utilization": cluster.rollout_memory,
-        f"{sampler}.val_kwargs.n": evaluation.samples,
-        f"{sampler}.val_kwargs.temperature": evaluation.temperature,
-        f"{sampler}.val_kwargs.top_p": evaluation.top_p,
-        "trainer.experiment_name": f"{config.name}-{config.method.name}",
-        "trainer.nnodes": cluster.nodes,
-        "trainer.n_gpus_per_node": cluster.gpus_per_node,
-        "trainer.total_training_steps": train.iterations,
-        "trainer.total_epochs": train.iterations,  # an upper bound: the steps above end the run
-        "trainer.test_freq": evaluation.every,
-        "trainer.save_freq": train.checkpoint_every,
-        "trainer.max_actor_ckpt_to_keep": train.keep_checkpoints,
-        "trainer.default_local_dir": str(run_dir / "checkpoints"),
-        **({"trainer.logger": ["console", *boards]} if boards else {}),
+        "warmup_batches": -(-config.train.lr_warmup // values["updates"]),
+        "loggers": ["console", *(name for name in config.log if name != "files")],
+        "experiment": f"{config.name}-{config.method.name}",
+        "train_file": str(run_dir / "data" / "train.parquet"),
+        "eval_file": str(run_dir / "data" / "eval.parquet"),
+        "checkpoints": str(run_dir / "checkpoints"),
     }
 
 
