@@ -39,7 +39,7 @@ class MethodLoss:
         loss_agg_mode: str = "token-mean",
         horizon: int | None = None,
     ) -> None:
-        self.method = method if isinstance(method, Method) else engine_method(method, params, plugins, **LIKE)
+        self.method = engine_method(method, params, plugins, **LIKE)
         self.loss_agg_mode, self.horizon = loss_agg_mode, horizon
         self.loss_type = LossType.TOKEN_LEVEL if loss_agg_mode == "token-mean" else LossType.SEQUENCE_LEVEL
 

@@ -22,7 +22,7 @@ def loss(
     """
     from prime_rl.trainer.rl.loss import LossOutputs
 
-    rule = method if isinstance(method, Method) else engine_method(method, params, plugins, alone=True)
+    rule = engine_method(method, params, plugins, alone=True)
     sample = Sample(inputs.trainer_logprobs, inputs.inference_logprobs, inputs.loss_mask, inputs.advantages)
     (losses,), logged = token_losses(rule, [sample], with_prompt=True)
     if inputs.loss_weights is not None:

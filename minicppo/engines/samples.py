@@ -38,14 +38,16 @@ class Sample:
 
 
 def engine_method(
-    name: str, params: dict[str, Any] | None = None, plugins: Sequence[str] = (), **engine: bool
+    name: str | Method, params: dict[str, Any] | None = None, plugins: Sequence[str] = (), **engine: bool
 ) -> Method:
-    """The method of that name, with files of one's own loaded first; `params` may name a `correction`.
+    """The method of that name, with files of one's own loaded first; `params` may name a `correction`. Or itself.
 
     engine: what it is like. top, old: it has mu's likeliest tokens, and pi_old's log-probs. alone: it asks for one
     sample at a time. divided: advantages come divided by a denominator.
     Raises ValueError for an unknown name or hyper-parameter, and for a method that such an engine cannot serve.
     """
+    if isinstance(name, Method):
+        return name
     return _method(name, tuple(sorted((params or {}).items())), tuple(plugins), **engine)
 
 

@@ -19,7 +19,7 @@ class AsyncCPPOTrainer(AsyncGRPOTrainer):
     """
 
     def __init__(self, *args: Any, method: str | Method = "cppo", params: dict[str, Any] | None = None, **kwargs: Any):
-        self.method = method if isinstance(method, Method) else engine_method(method, params)
+        self.method = engine_method(method, params)
         super().__init__(*args, **kwargs)
 
     def compute_loss(
