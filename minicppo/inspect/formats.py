@@ -1,7 +1,8 @@
-"""What each program writes, as rows: one function a format, from a record of its file to the responses in it."""
+"""What each program writes, as rows: a table of the names of its fields, and what its records need before."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -11,16 +12,126 @@ from minicppo.inspect.table import LARGEST, Column, Row
 from minicppo.text import short
 
 Record = dict[str, Any]
+Part = tuple[Record, list[int]]  # lists of one length, and where its responses begin and end
 LONGEST = 1 << 24  # tokens of one response
+
+
+def prime(record: Record) -> Iterator[Part]:
+    """prime-rl's token export; sequences packed into one line are told apart by positions that begin again."""
+    n = len(needed(record, "inference_logprobs"))
+    positions = record.get("position_ids")
+    packed = isinstance(positions, list) and positions.count(0) > 1
+    yield record, [*np.flatnonzero(needed(record, "position_ids", n) == 0), n] if packed else [0, n]
+
+
+def nemo(record: Record) -> Iterator[Part]:
+    """NeMo-RL's train_data_step*.jsonl: values in lists of one (or of several responses), padded on the right.
+
+    A log-prob stands at its own token; the first token of a sequence has none.
+    """
+    mus = record.get("generation_logprobs")
+    if not isinstance(mus, list):
+        raise Broken("generation_logprobs is no list")
+    for i in range(len(mus)):
+        one = {k: v[i] if isinstance(v, list) and len(v) == len(mus) else v for k, v in record.items()}
+        if number(one, "sample_loss_mask", missing=1) != 0:  # else left out of the loss, as overlong ones are
+            yield one, [0, int(number(one, "input_lengths", missing=LONGEST))]
+
+
+def slime(record: Record) -> Iterator[Part]:
+    """A response of slime's or miles' dumps: tokens with the prompt, everything else of the response alone."""
+    n, ids = len(needed(record, "rollout_log_probs")), numbers(record, "tokens")
+    yield record | {"tokens": None if ids is None or len(ids) < n else ids[len(ids) - n :]}, [0, n]
+
+
+def neutral(record: Record) -> Iterator[Part]:
+    """The neutral format, docs/inspect.md."""
+    tokens, ids = record.get("tokens"), record.get("response_ids")
+    if isinstance(tokens, list) and tokens and isinstance(tokens[0], str):
+        yield record | {"tokens": [str(text) for text in tokens]}, [0, LONGEST]
+    else:
+        yield record | {"tokens": None, "response_ids": tokens if ids is None else ids}, [0, LONGEST]
+
+
+def responses(record: Record) -> Iterator[Part]:
+    """OpenAI-compatible responses (vLLM, SGLang), bare or in a batch's output, and samples of Inspect: mu alone."""
+    for name in ("response", "body", "output"):
+        if isinstance(record.get(name), dict):
+            yield from responses({k: record[k] for k in ("step", "group") if k in record} | record[name])
+            return
+    choices = record.get("choices")
+    for choice in choices if isinstance(choices, list) else []:
+        found = choice.get("logprobs") if isinstance(choice, dict) else None
+        if not isinstance(found, dict):
+            continue
+        content = found.get("content")
+        if isinstance(content, list) and all(isinstance(each, dict) for each in content):
+            texts: Any = [each.get("token") for each in content]
+            values: Any = [each.get("logprob") for each in content]
+        else:  # the older completions
+            texts, values = found.get("tokens"), found.get("token_logprobs")
+        fit = isinstance(texts, list) and isinstance(values, list) and len(texts) == len(values)
+        yield record | {"logprob": values, "tokens": [str(text) for text in texts] if fit else None}, [0, LONGEST]
+
+
+COLUMNS = {"mu": np.float64, "pi": np.float64, "old": np.float64, "ids": np.int64, "texts": object}
 
 
 @dataclass(frozen=True)
 class Format:
-    """How its records become rows; the key by which it is known; and whose its pi is: "current", "old" or "none"."""
+    """What is done to a record first; whose its pi is: "current", "old" or "none"; the fields that hold COLUMNS.
 
-    rows: Callable[[Record], Iterator[Row]]
-    key: str
+    headed: sequences hold prompts, so that there must be a mask. key: by what it is known, if not by its mu.
+    """
+
+    parts: Callable[[Record], Iterator[Part]]
     pi: str
+    fields: tuple[str, ...]
+    mask: str = ""
+    headed: bool = False
+    key: str = ""
+
+    def rows(self, record: Record) -> Iterator[Row]:
+        """Each response: of its tokens those that count. Raises Broken."""
+        for one, cuts in self.parts(record):
+            n = len(needed(one, self.fields[0]))
+            named = zip(COLUMNS.items(), self.fields, strict=False)
+            columns: Record = {name: numbers(one, field, n, dtype) for (name, dtype), field in named}
+            columns["advantages"] = advantages(one, n)
+            mask = needed(one, self.mask, n) if self.headed else numbers(one, self.mask, n)
+            counts = np.ones(n, bool) if mask is None else mask > 0
+            for start, stop in pairwise(cuts):
+                at: Any = np.flatnonzero(counts[start:stop]) + start
+                holes = np.diff(at) > 1
+                turn = np.concatenate([[0], holes.cumsum()]) if holes.any() else None
+                if len(at) and turn is None:
+                    at = slice(at[0], at[-1] + 1)  # a view, as nearly always
+                kept = {k: v[at] if isinstance(v, np.ndarray) else v for k, v in columns.items()}
+                headed = self.headed and bool(counts[start : start + 1].any())
+                yield Row(**kept, turn=turn, headed=headed, **origin(one))
+
+
+PRIME = ("inference_logprobs", "trainer_logprobs", "", "token_ids")
+NEMO = ("generation_logprobs", "prev_logprobs", "prev_logprobs", "token_ids")
+SLIME = ("rollout_log_probs", "log_probs", "", "tokens")
+NEUTRAL = ("rollout_log_probs", "log_probs", "old_log_probs", "response_ids", "tokens")
+FORMATS = {
+    "prime-rl": Format(prime, "current", PRIME, "loss_mask", headed=True),
+    "nemo-rl": Format(nemo, "old", NEMO, "token_loss_mask", headed=True),
+    "slime": Format(slime, "current", SLIME, "loss_mask", key="response_length"),
+    "neutral": Format(neutral, "current", NEUTRAL, "response_mask"),
+    "responses": Format(responses, "none", ("logprob", "", "", "", "tokens"), key="choices"),
+}
+
+
+def detect(record: Record) -> str:
+    """The format of a record, by its keys. Raises Broken."""
+    for name, form in FORMATS.items():
+        if (form.key or form.fields[0]) in record:
+            return name
+    if any(isinstance(record.get(name), dict) for name in ("response", "output")):
+        return "responses"
+    raise Broken(f"unknown format, keys {short(sorted(record)[:8], 120)}; if you know it: --format {'|'.join(FORMATS)}")
 
 
 def numbers(record: Record, name: str, length: int | None = None, dtype: Any = np.float64) -> Column | None:
@@ -44,11 +155,6 @@ def needed(record: Record, name: str, length: int | None = None) -> Column:
     if found is None:
         raise Broken(f"there is no {name}")
     return found
-
-
-def whole(record: Record, name: str, length: int) -> Column | None:
-    """Numbers of tokens, (T,) int64."""
-    return numbers(record, name, length, np.int64)
 
 
 def number(record: Record, *names: str, missing: float = float("nan")) -> float:
@@ -77,121 +183,3 @@ def origin(record: Record) -> dict[str, Any]:
     reward = number(record, "rewards", "reward")
     known = abs(reward) <= LARGEST
     return {"reward": reward if known else np.nan, "step": int(step) if abs(step) < 1e15 else 0, "group": group}
-
-
-def masked(mask: Column, columns: Record, **more: Any) -> Row:
-    """The row of the tokens that count, out of columns over a whole sequence."""
-    at: Any = np.flatnonzero(mask > 0)
-    turn = None
-    if len(at) and at[-1] - at[0] + 1 == len(at):
-        at = slice(at[0], at[-1] + 1)  # no holes, as nearly always
-    elif len(at):
-        turn = np.concatenate([[0], (np.diff(at) > 1).cumsum()])
-    tokens: Record = {name: value[at] if isinstance(value, np.ndarray) else value for name, value in columns.items()}
-    return Row(**tokens, turn=turn, **more)
-
-
-def prime(record: Record) -> Iterator[Row]:
-    """prime-rl's token export; sequences packed into one line are told apart by positions that begin again."""
-    mu = needed(record, "inference_logprobs")
-    n = len(mu)
-    columns: Record = {"mu": mu, "pi": numbers(record, "trainer_logprobs", n), "ids": whole(record, "token_ids", n)}
-    columns["advantages"], mask = advantages(record, n), needed(record, "loss_mask", n)
-    positions, cuts = record.get("position_ids"), [0, n]
-    if isinstance(positions, list) and positions.count(0) > 1:
-        cuts = [*np.flatnonzero(needed(record, "position_ids", n) == 0), n]
-    for start, stop in zip(cuts, cuts[1:], strict=False):
-        yield masked(*_cut(mask, columns, start, stop), headed=bool(mask[start : start + 1].any()), **origin(record))
-
-
-def nemo(record: Record) -> Iterator[Row]:
-    """NeMo-RL's train_data_step*.jsonl: values in lists of one (or of several responses), padded on the right.
-
-    A log-prob stands at its own token; the first token of a sequence has none.
-    """
-    mus = record.get("generation_logprobs")
-    if not isinstance(mus, list):
-        raise Broken("generation_logprobs is no list")
-    for i in range(len(mus)):
-        one = {k: v[i] if isinstance(v, list) and len(v) == len(mus) else v for k, v in record.items()}
-        if number(one, "sample_loss_mask", missing=1) == 0:  # left out of the loss, as overlong ones are
-            continue
-        mu = needed(one, "generation_logprobs")
-        n = len(mu)
-        columns: Record = {"mu": mu, "pi": numbers(one, "prev_logprobs", n), "ids": whole(one, "token_ids", n)}
-        columns |= {"old": columns["pi"], "advantages": advantages(one, n)}
-        mask = needed(one, "token_loss_mask", n)
-        used = int(number(one, "input_lengths", missing=n))
-        yield masked(*_cut(mask, columns, 0, used), headed=bool(mask[:1].any()), **origin(one))
-
-
-def _cut(mask: Column, columns: Record, start: int, stop: int) -> tuple[Column, Record]:
-    return mask[start:stop], {k: v[start:stop] if isinstance(v, np.ndarray) else v for k, v in columns.items()}
-
-
-def neutral(record: Record) -> Iterator[Row]:
-    """The neutral format, docs/inspect.md."""
-    mu = needed(record, "rollout_log_probs")
-    n = len(mu)
-    ids, texts = record.get("response_ids"), record.get("tokens")
-    if isinstance(texts, list) and texts and isinstance(texts[0], str):
-        if len(texts) != n:
-            raise Broken(f"tokens has {len(texts)} values for {n} tokens")
-        texts = np.array([str(text) for text in texts], object)
-    else:
-        ids, texts = texts if ids is None else ids, None
-    columns: Record = {"mu": mu, "pi": numbers(record, "log_probs", n), "old": numbers(record, "old_log_probs", n)}
-    columns |= {"ids": whole({"ids": ids}, "ids", n), "advantages": advantages(record, n), "texts": texts}
-    mask = numbers(record, "response_mask", n)
-    yield masked(np.ones(n) if mask is None else mask, columns, **origin(record))
-
-
-def slime(record: Record) -> Iterator[Row]:
-    """A response of slime's or miles' dumps: tokens with the prompt, everything else of the response alone."""
-    mu = needed(record, "rollout_log_probs")
-    n = len(mu)
-    ids, mask = numbers(record, "tokens"), numbers(record, "loss_mask", n)
-    columns: Record = {"mu": mu, "pi": numbers(record, "log_probs", n), "advantages": advantages(record, n)}
-    columns["ids"] = None if ids is None or len(ids) < n else ids[len(ids) - n :].astype(np.int64)
-    yield masked(np.ones(n) if mask is None else mask, columns, **origin(record))
-
-
-def responses(record: Record) -> Iterator[Row]:
-    """OpenAI-compatible responses (vLLM, SGLang), bare or in a batch's output, and samples of Inspect: mu alone."""
-    for name in ("response", "body", "output"):
-        if isinstance(record.get(name), dict):
-            yield from responses({k: record[k] for k in ("step", "group") if k in record} | record[name])
-            return
-    choices = record.get("choices")
-    for choice in choices if isinstance(choices, list) else []:
-        found = choice.get("logprobs") if isinstance(choice, dict) else None
-        if not isinstance(found, dict):
-            continue
-        content = found.get("content")
-        if isinstance(content, list) and all(isinstance(each, dict) for each in content):
-            texts: Any = [each.get("token") for each in content]
-            values: Any = [each.get("logprob") for each in content]
-        else:  # the older completions
-            texts, values = found.get("tokens"), found.get("token_logprobs")
-        mu = needed({"logprob": values}, "logprob")
-        fit = isinstance(texts, list) and len(texts) == len(mu)
-        yield Row(mu, texts=np.array([str(text) for text in texts], object) if fit else None, **origin(record))
-
-
-FORMATS = {
-    "prime-rl": Format(prime, "inference_logprobs", "current"),
-    "nemo-rl": Format(nemo, "generation_logprobs", "old"),
-    "slime": Format(slime, "response_length", "current"),
-    "neutral": Format(neutral, "rollout_log_probs", "current"),
-    "responses": Format(responses, "choices", "none"),
-}
-
-
-def detect(record: Record) -> str:
-    """The format of a record, by its keys. Raises Broken."""
-    for name, form in FORMATS.items():
-        if form.key in record:
-            return name
-    if any(isinstance(record.get(name), dict) for name in ("response", "output")):
-        return "responses"
-    raise Broken(f"unknown format, keys {short(sorted(record)[:8], 120)}; if you know it: --format {'|'.join(FORMATS)}")
