@@ -49,9 +49,14 @@ def inspect(
         raise ValueError(f"{rule.name} needs {rule.needs} of both policies, which no log has. Way out: --method cppo")
     decode = decoder(tokenizer) if tokenizer else None
     found = []
-    for log in [[path] for path in paths] if compare else [paths]:
+    for group in [[path] for path in paths] if compare else [paths]:
         with Lines(errors) as lines:
-            found.append(read(log, form, skip_broken, decode, rule, _progress(lines.show)))
+
+            def progress(log: Log, tokens: int, show: Callable[..., None] = lines.show) -> None:
+                done, total = (-(-count // 1_000_000) for count in (log.place.done, log.place.total))
+                show("reading, MB", done, total, f"{tokens / 1e6:.1f} M tokens")
+
+            found.append(read(group, form, skip_broken, decode, rule, progress))
     reports = [each.report for each in found]
     if as_json:
         print(json.dumps(reports if compare else reports[0], indent=1, allow_nan=False))
@@ -68,13 +73,3 @@ def inspect(
         errors.print(f"page written to {out}, {out.stat().st_size / 1e6:.1f} MB", soft_wrap=True)
     if any(report["partial"] for report in reports):
         raise typer.Exit(130)
-
-
-def _progress(show: Callable[..., None]) -> Callable[[Log, int], None]:
-    """A line in megabytes: how far, how fast, how long still."""
-
-    def progress(log: Log, tokens: int) -> None:
-        done, total = (-(-count // 1_000_000) for count in (log.place.done, log.place.total))
-        show("reading, MB", done, total, f"{tokens / 1e6:.1f} M tokens")
-
-    return progress

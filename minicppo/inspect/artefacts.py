@@ -67,7 +67,10 @@ class Artefacts:
         table = replace(table, advantages=np.nan_to_num(table.advantages))
         self._remember(table)
         if table.pi is not None:
-            self._roundings(table)
+            for name, values in (("mu", table.mu), ("pi", table.pi)):
+                tested = values[(values < -0.05) & (values > -60)]
+                for form, bits in ROUNDINGS.items():
+                    self.note(f"every log {name} is {form}", representable(tested, bits))
             table = self._put_back(table)
             table = table.only(~self._placeholders(table))
         if not unknown:
@@ -77,35 +80,30 @@ class Artefacts:
 
     def found(self) -> list[dict[str, Any]]:
         """Each artefact as {kind, share, count, evidence, spoils}, the gravest first."""
-        counts, of, evidence = Counter(self.counts), Counter(self.of), dict(self.evidence)
-
-        def conclude(kind: str, count: float, among: float, text: str) -> None:
-            counts[kind], of[kind], evidence[kind] = int(count), int(among), text
-
-        for name in ("pi", "mu"):
-            for form in ROUNDINGS:
-                key = f"every log {name} is {form}"
-                if of[key] >= 30 and counts[key] > 0.95 * of[key]:
-                    conclude("half_precision", counts[key], of[key], key)
+        counts, of = self.counts, self.of
+        found = {kind: (counts[kind], of[kind], self.evidence[kind]) for kind in SPOILS if counts[kind]}
+        for key in (f"every log {name} is {form}" for name in ("pi", "mu") for form in ROUNDINGS):
+            if of[key] >= 30 and counts[key] > 0.95 * of[key]:
+                found["half_precision"] = counts[key], of[key], key
         unsure, equal = self.shape.unsure, self.shape.equal
         if unsure >= 20 and equal > 0.99 * unsure:
-            conclude("equal", equal, unsure, "log pi is log mu to the last digit: what was logged is the sampler's own")
+            found["equal"] = equal, unsure, "log pi is log mu to the last digit: what was logged is the sampler's own"
         repeats = [seen for seen in self.seen.values() if self._improbable(*seen)]
         if repeats:
             text = "one response {} times, of probability e^{:.0f} each time".format(*max(repeats))
-            conclude("duplicates", sum(n - 1 for n, _ in repeats), of["response"], text)
+            found["duplicates"] = sum(n - 1 for n, _ in repeats), of["response"], text
         for kind, text in self.shape.verdicts():
-            conclude(kind, self.shape.tokens, self.shape.tokens, text)
-        if len(self.advantages) == 1 and self.advantages.total() >= 4:
-            n = self.advantages.total()
-            conclude("advantages", n, n, f"every response has the advantage {next(iter(self.advantages)):g}")
+            found[kind] = self.shape.tokens, self.shape.tokens, text
+        n = self.advantages.total()
+        if len(self.advantages) == 1 and n >= 4:
+            found["advantages"] = n, n, f"every response has the advantage {next(iter(self.advantages)):g}"
         if counts["per_token_advantages"] <= 0.02 * of["per_token_advantages"]:
-            counts["per_token_advantages"] = 0
-        keys = [kind for kind in SPOILS if counts[kind]]
-        rows = [
-            {"kind": k, "share": counts[k] / max(of[k], 1), "count": counts[k], "evidence": evidence[k]} for k in keys
+            found.pop("per_token_advantages", None)
+        rows = [(kind, spoils, *found[kind]) for kind, spoils in SPOILS.items() if kind in found]
+        return [
+            {"kind": kind, "share": n / max(among, 1), "count": n, "evidence": text, "spoils": spoils}
+            for kind, spoils, n, among, text in rows
         ]
-        return [{**row, "spoils": SPOILS[str(row["kind"])]} for row in rows]
 
     def _put_back(self, table: Table) -> Table:
         """log pi moved by one place, in all responses or some, where it fits log mu better there."""
@@ -130,16 +128,13 @@ class Artefacts:
         assert table.pi is not None
         prompt = prompt_tokens(table)
         lengths = table.sums(prompt)
-        text = (
-            f"{(lengths > 0).sum()} responses begin with tokens of log mu 0, no sampler's: {lengths.max():.0f} at most"
-        )
-        self.note("prompt", prompt, text)
+        text = f"{(lengths > 0).sum()} responses begin with tokens of log mu 0, no sampler's"
+        self.note("prompt", prompt, f"{text}: {lengths.max():.0f} at most")
         gone = (table.mu == 0) & (table.pi == 0) & ~prompt  # right where many are nearly sure, and some quite
         if gone.sum() < 20 or gone.sum() < 10 * ((table.pi < 0) & (table.pi > -0.02)).sum():
             gone[:] = False
-        self.evidence |= (
-            {"placeholder": "both log-probs are exactly 0, where next to none is near 0"} if gone.any() else {}
-        )
+        else:
+            self.evidence["placeholder"] = "both log-probs are exactly 0, where next to none is near 0"
         for name, values, other in (("mu", table.mu, table.pi), ("pi", table.pi, table.mu)):
             for value in repeated(values[~prompt]):
                 at = (values == value) & ~prompt
@@ -167,13 +162,6 @@ class Artefacts:
         n = self.of["response"]
         expected = n * np.exp(log_prob) + 1e-300
         return count > max(expected, 1) and count * np.log(count / expected) - count + expected > 12 + np.log(n)
-
-    def _roundings(self, table: Table) -> None:
-        for name, values in (("mu", table.mu), ("pi", table.pi)):
-            assert values is not None
-            tested = values[(values < -0.05) & (values > -60)]
-            for form, bits in ROUNDINGS.items():
-                self.note(f"every log {name} is {form}", representable(tested, bits))
 
     def _advantages(self, table: Table) -> None:
         first = table.advantages[table.starts[table.lengths > 0]]

@@ -28,8 +28,8 @@ class Counterfactuals:
     """
 
     methods: dict[str, Method] = field(default_factory=readable)
-    both: Column | float = 0.0
-    changed: Column | float = 0.0
+    both: Column = field(default_factory=lambda: np.zeros(()))
+    changed: Column = field(default_factory=lambda: np.zeros(()))
     tokens: int = 0
     failed: dict[str, str] = field(default_factory=dict)
 
@@ -59,7 +59,7 @@ class Counterfactuals:
             why = self.failed.get(name) or ("" if self.tokens else "the log has no pi")
             if name not in places:
                 why = f"needs {method.needs} of both policies"
-            if why or not isinstance(self.both, np.ndarray) or not isinstance(self.changed, np.ndarray):
+            if why:
                 out[name] = {"masked": None, "why": why}
                 continue
             i = places[name]
@@ -70,7 +70,7 @@ class Counterfactuals:
 
     def agreement(self) -> dict[str, dict[str, float]]:
         """Of two methods that mask anything: tokens that both mask, over those that either does (Jaccard)."""
-        if not isinstance(self.both, np.ndarray):
+        if not self.tokens:
             return {}
         both, own = self.both, self.both.diagonal()
         names = [(i, name) for i, name in enumerate(self.methods) if own[i] > 0]

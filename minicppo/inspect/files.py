@@ -1,18 +1,20 @@
 """The files of a log: found by path, folder or pattern, and read line by line whatever their size, packed or not."""
 
-import functools
 import glob
 import gzip
+import importlib
 import io
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from minicppo.text import optional, short
 
+fast = importlib.import_module("orjson" if find_spec("orjson") else "json").loads
 KINDS = (".jsonl", ".ndjson", ".json", ".parquet", ".pt", ".eval")
 PACKED = (".gz", ".zst")
 LONGEST_LINE = 1 << 28  # bytes: one response and all that is known of it
@@ -95,8 +97,8 @@ def opened(path: Path, place: Place) -> Iterator[Any]:
             yield raw
 
 
-def lines(path: Path, place: Place) -> Iterator[tuple[str, bytes]]:
-    """Each line that is not empty, with its place as "FILE, line N". Raises Broken where unpacking fails."""
+def lines(path: Path, place: Place) -> Iterator[tuple[str, Any]]:
+    """What each line that is not empty says, with its place as "FILE, line N". Raises Broken where unpacking fails."""
     with opened(path, place) as stream:
         for number in range(1, 1 << 62):
             where = f"{path}, line {number}"
@@ -109,25 +111,15 @@ def lines(path: Path, place: Place) -> Iterator[tuple[str, bytes]]:
             if len(line) >= LONGEST_LINE:
                 raise Broken(f"{where}: longer than {LONGEST_LINE >> 20} MiB")
             if not line.isspace():
-                yield where, line
-
-
-@functools.cache
-def _fast() -> Callable[[bytes], Any]:
-    try:
-        from orjson import loads
-    except ModuleNotFoundError:
-        return json.loads
-    found: Callable[[bytes], Any] = loads
-    return found
+                yield where, parse(where, line)
 
 
 def parse(where: str, text: bytes) -> Any:
-    """What the JSON says, read by `orjson` where it is installed, and by `json` what that refuses, such as NaN."""
+    """What the JSON says, or why it says nothing, a `Broken`. What `orjson` refuses, such as NaN, `json` may read."""
     try:
         try:
-            return _fast()(text)
+            return fast(text)
         except ValueError:
             return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise Broken(f"{where}: no JSON ({short(' '.join(str(error).split()))})") from error
+        return Broken(f"{where}: no JSON ({short(' '.join(str(error).split()))})")

@@ -38,10 +38,6 @@ class Inspection:
     responses: int = 0
     expected: float = 0  # tokens of the whole log, as its first portion lets expect
 
-    @property
-    def method(self) -> Method:
-        return self.statistics.method
-
     def take(self, table: Table) -> None:
         """Count one portion."""
         self.tokens += len(table)
@@ -59,7 +55,7 @@ class Inspection:
     @property
     def report(self) -> dict[str, Any]:
         """Every number, as plain values."""
-        log, stats = self.log, self.statistics
+        log, stats, method = self.log, self.statistics, self.statistics.method
         has_pi = stats.total.sums[0] > 0
         row = stats.total.row() if has_pi else {}
         mismatch, drift, separated = self.apart()
@@ -83,7 +79,7 @@ class Inspection:
             "apart": {"mismatch": stats.mismatch.row(), "drift": stats.drift.row()} if drift and separated else None,
             "surprise": stats.surprise / max(stats.tokens, 1),
             "length": {"mean": stats.tokens / stats.responses, "max": stats.longest},
-            "rule": {"name": self.method.name, "params": self.method.params},
+            "rule": {"name": method.name, "params": method.params},
             "by": {name: rows for name in BY if len(rows := stats.table_of(name))},
             "methods": self.others.rows(),
             "agreement": self.others.agreement(),
@@ -93,11 +89,11 @@ class Inspection:
         if has_pi:
             out |= {name: mean(out["by"]["sign"], name) for name in ("tv", "masked")}
             out |= {"heat": stats.heat(), "certificate": certificate(self.sample)}
-            if hasattr(self.method, "delta_b"):
+            if hasattr(method, "delta_b"):
                 span = max(stats.rewards, default=1.0) - min(stats.rewards, default=0.0)
                 some = self.sample[:: max(len(self.sample) // 16, 1)]
-                out["thresholds"] = thresholds(some, self.method)
-                out["certifying"] = certifying(stats.longest, self.method, span if span > 1e-6 else 1.0)
+                out["thresholds"] = thresholds(some, method)
+                out["certifying"] = certifying(stats.longest, method, span if span > 1e-6 else 1.0)
         found: dict[str, Any] = plain(out | {"warnings": watched(out)})
         return found
 

@@ -59,7 +59,11 @@ class Log:
                     if i == 0 and file not in self.asked:
                         self.other.append(str(file))
                         break
-                    self._leave_out(str(error))
+                    if not self.skip_broken:
+                        text = f"{error}. Way out: --skip-broken leaves such records out, and counts them"
+                        raise Broken(text) from error
+                    self.skipped += 1
+                    self.broken += [str(error)] * (self.skipped <= NAMED)
                 else:
                     yield from found
             self.place.leave(file)
@@ -81,12 +85,6 @@ class Log:
         self.formats[name] += 1
         return found
 
-    def _leave_out(self, text: str) -> None:
-        if not self.skip_broken:
-            raise Broken(f"{text}. Way out: --skip-broken leaves such records out, and counts them")
-        self.skipped += 1
-        self.broken += [text] * (self.skipped <= NAMED)
-
 
 def _records(file: Path, place: Place) -> Records:
     try:
@@ -95,24 +93,15 @@ def _records(file: Path, place: Place) -> Records:
         yield str(file), Broken(str(error))
 
 
-def _json_lines(file: Path, place: Place) -> Records:
-    for where, line in lines(file, place):
-        try:
-            yield where, parse(where, line)
-        except Broken as error:
-            yield where, error
-
-
 def _json(file: Path, place: Place) -> Records:
     """One document: an Inspect log, a response, or a list of records; or lines after all."""
     if size(file) > WHOLE:
         raise Broken(f"{file} is {size(file) >> 20} MiB in one document: write one record a line, .jsonl")
     with opened(file, place) as stream:
         text = stream.read(WHOLE)
-    try:
-        document = parse(str(file), text)
-    except Broken:
-        yield from _json_lines(file, place)
+    document = parse(str(file), text)
+    if isinstance(document, Broken):
+        yield from lines(file, place)
         return
     if isinstance(document, dict) and isinstance(document.get("samples"), list):
         document = document["samples"]
@@ -179,14 +168,12 @@ def _run(folder: Path, place: Place) -> Records:
     """The trace of one of our runs: the last batch, as one more update would see it."""
     from safetensors.numpy import load_file
 
-    with reading(folder / "trace.safetensors"):
+    with reading(folder, "a trace as it was written, with its trace.json"):
         arrays = load_file(folder / "trace.safetensors")
-    with reading(folder / "trace.json"):
         texts = json.loads((folder / "trace.json").read_text(encoding="utf-8"))
-    with reading(folder / "trace.safetensors", "a trace as it was written, with its trace.json"):
-        names = ("response_ids", "log_probs", "rollout_log_probs")
         found = []
         for i, valid in enumerate(arrays["response_mask"].astype(bool)):
+            names = ("response_ids", "log_probs", "rollout_log_probs")
             A = arrays["advantages"][i]
             one: Record = {name: arrays[name][i][valid] for name in names} | {"tokens": texts["tokens"][i]}
             one |= {"advantages": A[valid] if A.ndim else float(A)}
@@ -195,8 +182,8 @@ def _run(folder: Path, place: Place) -> Records:
 
 
 _READERS = {
-    ".jsonl": _json_lines,
-    ".ndjson": _json_lines,
+    ".jsonl": lines,
+    ".ndjson": lines,
     ".json": _json,
     ".parquet": _parquet,
     ".pt": _pt,

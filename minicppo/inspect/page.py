@@ -69,15 +69,11 @@ def page_data(found: Inspection, report: dict[str, Any]) -> dict[str, Any]:
         left -= len(part.lengths)
         texts = [found.strings.text(number, found.decode) for number in found.strings.numbers(part).tolist()]
         places = [strings.setdefault(printable(t[:40]).translate(WHITE), len(strings)) for t in texts]
-        pi = part.mu + part.log_ratio
-        columns.append([part.lengths, part.steps, part.rewards, np.array(places), part.mu, pi, part.advantages])
-    lengths, steps, rewards, ids, mu, pi, A = (np.concatenate(each) for each in zip(*columns, strict=True))
-    rows = {"lengths": lengths, "steps": steps, "ids": ids}
-    values = {"mu": np.minimum(mu, 0), "pi": np.minimum(pi, 0), "A": A, "rewards": rewards}
-    packed = {key: packed_as(value, "<i4") for key, value in rows.items()}
-    packed |= {key: packed_as(value, "<f4") for key, value in values.items()}
+        mu, pi = (np.minimum(values, 0) for values in (part.mu, part.mu + part.log_ratio))
+        columns.append([part.lengths, part.steps, np.array(places), mu, pi, part.advantages, part.rewards])
+    names = ("lengths", "steps", "ids", "mu", "pi", "A", "rewards")
+    packed: dict[str, Any] = {}
+    for key, parts in zip(names, zip(*columns, strict=True), strict=True):
+        values = np.concatenate(parts).astype("<i4" if key in names[:3] else "<f4")
+        packed[key] = base64.b64encode(values.tobytes()).decode()
     return data | {"responses": {**packed, "strings": list(strings)}}
-
-
-def packed_as(values: Column, form: str) -> str:
-    return base64.b64encode(np.ascontiguousarray(values, form).tobytes()).decode()

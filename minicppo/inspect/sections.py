@@ -60,16 +60,10 @@ def sections(report: Report) -> Iterator[Section]:
         yield Section("Do they mask the same tokens?", ("", *names), rows, [note])
         yield thresholds(report)
         yield certificate(report)
-    rows = [
-        [
-            w["name"],
-            num(w["value"]),
-            f"{'below' if w['below'] else 'above'} {w['level']:g}",
-            "SUSPECT" * w["suspect"],
-            w["source"],
-        ]
-        for w in report["warnings"]
-    ]
+    rows = []
+    for w in report["warnings"]:
+        level = f"{'below' if w['below'] else 'above'} {w['level']:g}"
+        rows.append([w["name"], num(w["value"]), level, "SUSPECT" * w["suspect"], w["source"]])
     yield Section("Early warning", ("figure", "here", "suspect", "", "who says so"), rows, words=5)
 
 
@@ -123,16 +117,13 @@ def groups(report: Report) -> Iterator[Section]:
     heads = ("tokens", "mean |d|", "mean d", "k3", "TV", "masked")
     for by, rows in report["by"].items():
         if len(rows) > 1:
-            cells = [
-                [
-                    SIGNS[row[by]] if by == "sign" else f"{row[by]:g}",
-                    f"{row['tokens']:,.0f}",
-                    *(num(row[key]) for key in ("gap", "log_ratio", "k3", "tv")),
-                    pct(row["masked"]),
-                ]
-                for row in thinned(rows)
-            ]
-            yield Section(f"By {by}", (f"{'from ' * (by in ('position', 'length'))}{by}", *heads), cells, words=0)
+            first = f"{'from ' * (by in ('position', 'length'))}{by}"
+            cells = []
+            for row in thinned(rows):
+                label = SIGNS[row[by]] if by == "sign" else f"{row[by]:g}"
+                means = (num(row[key]) for key in ("gap", "log_ratio", "k3", "tv"))
+                cells.append([label, f"{row['tokens']:,.0f}", *means, pct(row["masked"])])
+            yield Section(f"By {by}", (first, *heads), cells, words=0)
 
 
 def strings(report: Report, most: int = 8) -> Section:

@@ -67,11 +67,12 @@ class Shape:
         counts = self.counts[::-1][1:]
         sizes = counts.sum(1)
         group = np.minimum((sizes.cumsum() - sizes / 2) / max(sizes.sum(), 1) * 8, 7).astype(int)
-        rows = [counts[group == g].sum(0) for g in range(8)]
-        zero = len(D_EDGES) // 2 + 1
-        medians = [MIDDLES[np.searchsorted(row.cumsum(), row.sum() / 2)] for row in rows if row.sum() >= 12]
-        shares = [(row[zero:].sum() / row.sum(), row.sum()) for row in rows if row.sum() >= 12]
-        return [(float(m), float(share), float(n)) for m, (share, n) in zip(medians, shares, strict=True)]
+        rows = [row for g in range(8) if (row := counts[group == g].sum(0)).sum() >= 12]
+        medians = [MIDDLES[np.searchsorted(row.cumsum(), row.sum() / 2)] for row in rows]
+        above = [row[len(D_EDGES) // 2 + 1 :].sum() for row in rows]
+        return [
+            (float(m), float(a / row.sum()), float(row.sum())) for m, a, row in zip(medians, above, rows, strict=True)
+        ]
 
     def verdicts(self) -> list[tuple[str, str]]:
         """(kind, evidence) of what is found."""

@@ -1,5 +1,6 @@
 """Sums over a log, portion by portion, and what they say: mismatch, drift, ratios, and where they stand."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +15,6 @@ BIN = 0.01  # nats of a bin of log-ratios
 QUANTILES = (0.001, 0.01, 0.05, 0.5, 0.95, 0.99, 0.999)
 MOST = 4096  # steps, and 40 rewards, that are told apart
 STRIDE = 64  # bins of position of one step
-Sums = dict[int, Column]
 
 
 @dataclass
@@ -69,20 +69,6 @@ def verdicts(batch: TokenBatch, method: Method) -> Column:
     return found
 
 
-def token_values(table: Table, reason: Column) -> Column:
-    """(len(SUMS), N): of each token what the groups add up."""
-    assert table.pi is not None
-    d, tv = table.log_ratio, abs(np.exp(np.minimum(table.pi, 0)) - np.exp(np.minimum(table.mu, 0)))
-    return np.stack([np.ones(len(d)), abs(d), d, np.expm1(d) - d, tv, reason >= Reason.TOKEN])
-
-
-def grouped(values: Column, codes: Column, into: Sums) -> None:
-    """Add the columns of (K, N) values to the sums of their groups, (N,) codes from 0 on; the first value counts 1."""
-    sums = np.stack([np.bincount(codes, row) for row in values], axis=1)
-    for code in np.flatnonzero(sums[:, 0]).tolist():
-        into[code] = into.get(code, 0) + sums[code]
-
-
 def octave(position: Column) -> Column:
     """Bins of half an octave: 0, 1, 2, 3, 4-5, 6-7, 8-11, ..."""
     return (2 * np.log2(position + 1.0)).astype(np.int64)
@@ -101,7 +87,7 @@ class Statistics:
     total: Moments = field(default_factory=Moments)
     mismatch: Moments = field(default_factory=Moments)
     drift: Moments = field(default_factory=Moments)
-    groups: dict[str, Sums] = field(default_factory=dict)
+    groups: dict[str, dict[int, Column]] = field(default_factory=dict)
     responses: int = 0
     tokens: int = 0
     longest: int = 0
@@ -126,26 +112,32 @@ class Statistics:
         one, two = (np.logaddexp.reduce(power * weight) for power in (1, 2))
         self.log_weights = np.logaddexp(self.log_weights[0], one), np.logaddexp(self.log_weights[1], two)
         reason = verdicts(batch_of(table), self.method)
-        self._group(table, token_values(table, reason))
+        self._group(table, reason)
         return reason
 
-    def _group(self, table: Table, values: Column) -> None:
+    def _group(self, table: Table, reason: Column) -> None:
+        """Add SUMS of the portion's tokens to those of their groups."""
+        assert table.pi is not None
+        d, tv = table.log_ratio, abs(np.exp(np.minimum(table.pi, 0)) - np.exp(np.minimum(table.mu, 0)))
+        values = np.stack([np.ones(len(d)), abs(d), d, np.expm1(d) - d, tv, reason >= Reason.TOKEN])
         kept = table.lengths > 0
         per_row = np.add.reduceat(values, table.starts[kept], axis=1)
         steps = np.array([self.steps.setdefault(s, len(self.steps)) for s in table.steps.tolist()]).clip(max=MOST)
-        rewards = np.array([self._reward(reward) for reward in table.rewards[kept].tolist()])
         codes = {
             "step_position": table.spread(steps) * STRIDE + octave(table.position),
             "turn": np.minimum(table.turn, 63),
             "sign": np.sign(table.advantages).astype(np.int64) + 1,
             "length": octave(table.lengths[kept]),
-            "reward": rewards,
+            "reward": np.array([self._reward(reward) for reward in table.rewards[kept].tolist()]),
         }
         for name, code in codes.items():
             if len(code) == len(table) and (code == table.spread(code[table.starts % len(code)])).all():
                 code = code[table.starts[kept]]  # one a response
             part, known = values if len(code) == len(table) else per_row, code >= 0
-            grouped(part[:, known], code[known], self.groups.setdefault(name, {}))
+            sums = np.stack([np.bincount(code[known], row) for row in part[:, known]], axis=1)
+            into = self.groups.setdefault(name, {})
+            for found in np.flatnonzero(sums[:, 0]).tolist():
+                into[found] = into.get(found, 0) + sums[found]
 
     def _reward(self, reward: float) -> int:
         """The number of a reward among those met, -1 unknown; of more than 40 the nearest of the first 40."""
@@ -163,27 +155,31 @@ class Statistics:
 
     def table_of(self, name: str) -> list[dict[str, float]]:
         """Means of each group by "position", "length", "sign", "reward", "step" or "turn", in its order."""
-        merged: Sums = {}
         rewards, steps = list(self.rewards), [*self.steps, -1]
-        for code, row in self.groups.get("step_position" if name in ("position", "step") else name, {}).items():
-            key: float = {"position": code % STRIDE, "step": code // STRIDE}.get(name, code)
-            merged[int(key)] = merged.get(int(key), 0) + row
-
-        def label(code: int) -> float:
-            if name in ("position", "length"):
-                return octave_start(code)
-            return rewards[code] if name == "reward" else steps[code] if name == "step" else code - (name == "sign")
-
-        return sorted(({name: label(code), **means(row)} for code, row in merged.items()), key=lambda row: row[name])
+        labels: dict[str, Callable[[int], float]] = {
+            "position": lambda code: octave_start(code % STRIDE),
+            "step": lambda code: steps[code // STRIDE],
+            "length": octave_start,
+            "sign": lambda code: code - 1,
+            "reward": lambda code: rewards[code],
+            "turn": int,
+        }
+        found = self._joined("step_position" if name in ("position", "step") else name, labels[name])
+        return [{name: label, **means(row)} for label, row in sorted(found.items(), key=lambda item: item[0])]
 
     def heat(self, most: int = 40) -> list[dict[str, float]]:
         """Means by step and position: of many steps neighbours are joined under the first of them."""
-        steps, joined = sorted(self.steps), Sums()
-        first = {self.steps[s]: steps[i - i % -(-len(steps) // most)] for i, s in enumerate(steps)}
-        for code, row in self.groups.get("step_position", {}).items():
-            key = first.get(code // STRIDE, -1) * STRIDE + code % STRIDE
-            joined[key] = joined.get(key, 0) + row
-        return [{"step": k // STRIDE, "position": octave_start(k % STRIDE), **means(row)} for k, row in joined.items()]
+        steps, ordered = list(self.steps), sorted(self.steps)
+        under = {step: ordered[i - i % -(-len(steps) // most)] for i, step in enumerate(ordered)}
+        found = self._joined("step_position", lambda c: (under[steps[c // STRIDE]], octave_start(c % STRIDE)))
+        return [{"step": step, "position": position, **means(row)} for (step, position), row in found.items()]
+
+    def _joined(self, name: str, label: Callable[[int], Any]) -> dict[Any, Column]:
+        """The groups of one label taken together."""
+        joined: dict[Any, Column] = {}
+        for code, row in self.groups.get(name, {}).items():
+            joined[label(code)] = joined.get(label(code), 0) + row
+        return joined
 
 
 def means(sums: Column) -> dict[str, float]:

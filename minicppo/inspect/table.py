@@ -12,6 +12,11 @@ PORTION = 1 << 18  # tokens of a portion
 MOST_GROUPS = 1 << 20  # names of groups that are told apart
 LARGEST = 1e6  # nats, advantages and rewards beyond it are no numbers of a run
 Column = NDArray[Any]
+TOKENS: dict[str, tuple[Any, Any]] = {  # columns of tokens: what stands where a row gives nothing, and type
+    **dict.fromkeys(("mu", "pi", "old", "advantages"), (np.nan, np.float64)),
+    **{"ids": (-1, np.int64), "turn": (0, np.int64), "texts": ("", object)},
+}
+RESPONSES = ("lengths", "rewards", "groups", "steps", "headed", "looked")
 
 
 @dataclass
@@ -46,17 +51,17 @@ class Table:
     """
 
     lengths: Column
-    mu: Column
-    pi: Column | None
-    old: Column | None
-    advantages: Column
-    ids: Column
-    turn: Column
     rewards: Column
     groups: Column
     steps: Column
     headed: Column
     looked: Column
+    mu: Column
+    advantages: Column
+    ids: Column
+    turn: Column
+    pi: Column | None = None
+    old: Column | None = None
     texts: Column | None = None
     first: int = 0
 
@@ -97,17 +102,13 @@ class Table:
         """The table of some tokens; responses that lose all of theirs stay, with length 0."""
         if keep.all():
             return self
-        named = {name: getattr(self, name) for name in ("mu", "pi", "old", "advantages", "ids", "turn", "texts")}
-        left: dict[str, Any] = {name: None if values is None else values[keep] for name, values in named.items()}
+        left: dict[str, Any] = {k: v[keep] for k in TOKENS if (v := getattr(self, k)) is not None}
         return replace(self, lengths=np.bincount(self.row[keep], minlength=len(self.lengths)), **left)
 
     def responses(self, chosen: Column) -> "Table":
         """The table of some responses, (B,) bool."""
         found = self.only(self.spread(chosen))
-        named = {
-            name: getattr(found, name)[chosen] for name in ("lengths", "rewards", "groups", "steps", "headed", "looked")
-        }
-        return replace(found, **named)
+        return replace(found, **{name: getattr(found, name)[chosen] for name in RESPONSES})
 
 
 def portions(rows: Iterable[Row], size: int = PORTION) -> Iterator[Table]:
@@ -132,30 +133,23 @@ def table(rows: Sequence[Row], groups: dict[Any, int] | None = None, first: int 
     groups = {None: -1} if groups is None else groups
     lengths = np.array([len(row.mu) for row in rows])
 
-    def joined(name: str, missing: Any, dtype: Any) -> Column:
-        given = [missing if getattr(row, name) is None else getattr(row, name) for row in rows]
-        parts = [p if isinstance(p, np.ndarray) else np.full(n, p, dtype) for p, n in zip(given, lengths, strict=True)]
-        return np.concatenate(parts).astype(dtype, copy=False)
-
-    def some(name: str, missing: Any, dtype: Any) -> Column | None:
-        return None if all(getattr(row, name) is None for row in rows) else joined(name, missing, dtype)
-
     def number(name: Any) -> int:
         return groups.setdefault(name, len(groups) - 1) if len(groups) < MOST_GROUPS else groups.get(name, -1)
 
+    columns = {}
+    for name, (missing, dtype) in TOKENS.items():
+        given = [getattr(row, name) for row in rows]
+        if name in ("ids", "turn") or any(values is not None for values in given):
+            filled = (missing if values is None else values for values in given)
+            parts = [np.broadcast_to(np.asarray(v, dtype), n) for v, n in zip(filled, lengths, strict=True)]
+            columns[name] = np.concatenate(parts)
     return Table(
         lengths=lengths,
-        mu=joined("mu", np.nan, np.float64),
-        pi=some("pi", np.nan, np.float64),
-        old=some("old", np.nan, np.float64),
-        advantages=joined("advantages", np.nan, np.float64),
-        ids=joined("ids", -1, np.int64),
-        turn=joined("turn", 0, np.int64),
         rewards=np.array([row.reward for row in rows], np.float64),
         groups=np.array([number(row.group) for row in rows]),
         steps=np.array([row.step for row in rows], np.int64),
         headed=np.array([row.headed for row in rows], bool),
         looked=np.array([row.looked for row in rows], bool),
-        texts=some("texts", "", object),
         first=first,
+        **columns,
     )
