@@ -108,13 +108,9 @@ def _estimates(config: RunConfig) -> dict[str, Table]:
     load = memory.load_of(config)
     if load is None:
         return {name: {} for name in ("model", "state", "training", "peak", "cache", "top_log_probs", "hours")}
-    model = load.model
+    model, checkpoint = load.model, 2.0 * load.model.parameters
     return {
-        "model": {
-            "parameters": model.parameters,
-            "active a token": model.active,
-            "checkpoint bytes": 2.0 * model.parameters,
-        },
+        "model": {"parameters": model.parameters, "active a token": model.active, "checkpoint bytes": checkpoint},
         "state": memory.state_bytes(load),
         "training": memory.training_bytes(load),
         "peak": memory.peak_bytes(load),

@@ -113,25 +113,24 @@ def _fits(config: RunConfig, plan: Plan) -> Iterator[Check]:
         found = torch.cuda.get_device_properties(0)
         if found.total_memory / GB < have:
             have, kind = found.total_memory / GB, found.name
-    trl, size, samples = config.engine == "trl", config.rollout.group_size, config.eval.samples
-    remedy = "more GPUs, cluster.offload=true, a smaller cluster.rollout_memory or train.micro_batch, or a larger GPU"
-    if trl:
-        remedy = "a larger GPU, a smaller train.micro_batch, or --engine verl, which splits the model over the GPUs"
-    yield Check(f"GPU memory, {need:.0f} GB", need <= have, f"{have:.0f} GB of {kind}", remedy)
-    room, wanted = int(plan.cache["at a time"]), 1
-    remedy = "a larger cluster.rollout_memory or cluster.rollout_tensor_parallel"
-    if trl:
-        share = -(-config.rollout.prompts * size // config.cluster.gpus)
-        wanted = min((config.rollout.batch or config.rollout.prompts) * size, share)
-        remedy = f"rollout.batch={room // size}" if room >= size else "a larger GPU, or fewer max_new_tokens"
+    memory = (f"GPU memory, {need:.0f} GB", need <= have, f"{have:.0f} GB of {kind}")
+    room, fit = int(plan.cache["at a time"]), int(plan.cache["room"] // plan.cache["a sequence"])
+    if config.engine == "verl":
+        fewer = "cluster.offload=true, a smaller cluster.rollout_memory or train.micro_batch, or a larger GPU"
+        yield Check(*memory, f"more GPUs, {fewer}")
+        larger = "a larger cluster.rollout_memory or cluster.rollout_tensor_parallel"
+        yield Check("KV cache, 1 sequence at a time", room >= 1, f"room for {room}", larger)
+        return
+    remedy = "a larger GPU, a smaller train.micro_batch, or --engine verl, which splits the model over the GPUs"
+    yield Check(*memory, remedy)
+    size, samples, prompts = config.rollout.group_size, config.eval.samples, config.rollout.prompts
+    wanted = min((config.rollout.batch or prompts) * size, -(-prompts * size // config.cluster.gpus))
+    remedy = f"rollout.batch={room // size}" if room >= size else "a larger GPU, or fewer max_new_tokens"
     name = f"KV cache, {wanted} sequence{'s' if wanted > 1 else ''} at a time"
     yield Check(name, room >= wanted, f"room for {room}", remedy)
-    if trl:
-        room = int(plan.cache["room"] // plan.cache["a sequence"])
-        wanted = (config.eval.batch or evaluated_problems(config)) * samples
-        remedy = f"eval.batch={room // samples}" if room >= samples else "a larger GPU, or fewer eval.samples"
-        name = f"KV cache of an evaluation, {wanted} answers at a time"
-        yield Check(name, room >= wanted, f"room for {room}", remedy)
+    wanted = (config.eval.batch or evaluated_problems(config)) * samples
+    remedy = f"eval.batch={fit // samples}" if fit >= samples else "a larger GPU, or fewer eval.samples"
+    yield Check(f"KV cache of an evaluation, {wanted} answers at a time", fit >= wanted, f"room for {fit}", remedy)
 
 
 def _model(config: RunConfig) -> Check:

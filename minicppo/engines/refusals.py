@@ -28,12 +28,8 @@ def require_carried(config: RunConfig, processes: int | None = None) -> None:
 
 def refusals(config: RunConfig, processes: int | None = None) -> list[str]:
     """Why the engine cannot carry the run, one line each with its way out. processes: by default one a GPU."""
-    tables = {"local": _local, "trl": _trl, "verl": _verl}
-    return [f"engine {config.engine}: {row}" for row in tables[config.engine](config, processes or config.cluster.gpus)]
-
-
-def _local(config: RunConfig, gpus: int) -> Iterator[str]:
-    yield from ()
+    rows = {"trl": _trl(config, processes or config.cluster.gpus), "verl": _verl(config)}
+    return [f"engine {config.engine}: {row}" for row in rows.get(config.engine, ())]
 
 
 def _trl(config: RunConfig, gpus: int) -> Iterator[str]:
@@ -59,7 +55,7 @@ def _trl(config: RunConfig, gpus: int) -> Iterator[str]:
         yield f"method {name} keeps whole distributions, 151,936 log-probs a token: use --method {variant}"
 
 
-def _verl(config: RunConfig, gpus: int) -> Iterator[str]:
+def _verl(config: RunConfig) -> Iterator[str]:
     train, source, method = config.train, config.model.source, config.make_method()
     if method.needs != "log_probs":
         topk, variant = method.needs == "topk", closest_variant(method.name, "log_probs")
