@@ -74,7 +74,12 @@ class Artefacts:
             table = self._put_back(table)
             table = table.only(~self._placeholders(table))
         if not unknown:
-            self._advantages(table)
+            first = table.advantages[table.starts[table.lengths > 0]]
+            rough = table.sums(table.advantages != np.repeat(first, table.lengths[table.lengths > 0])) > 0
+            text = "advantages change within a response, where one for all its tokens is expected"
+            self.note("per_token_advantages", rough, text)
+            if len(self.advantages) < 1000:
+                self.advantages.update(first.tolist())
         self.shape.add(table)
         return table
 
@@ -162,14 +167,6 @@ class Artefacts:
         n = self.of["response"]
         expected = n * np.exp(log_prob) + 1e-300
         return count > max(expected, 1) and count * np.log(count / expected) - count + expected > 12 + np.log(n)
-
-    def _advantages(self, table: Table) -> None:
-        first = table.advantages[table.starts[table.lengths > 0]]
-        rough = table.sums(table.advantages != np.repeat(first, table.lengths[table.lengths > 0])) > 0
-        text = "advantages change within a response, where one for all its tokens is expected"
-        self.note("per_token_advantages", rough, text)
-        if len(self.advantages) < 1000:
-            self.advantages.update(first.tolist())
 
 
 def misfit(table: Table, shift: int) -> tuple[Column, Column]:

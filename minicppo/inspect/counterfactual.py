@@ -89,9 +89,8 @@ def thresholds(tables: list[Table], method: Any) -> list[dict[str, float]]:
     The share falls as both grow; found by bisection on their logarithm, delta between a thousandth and 1.
     """
 
-    def scaled(delta: float) -> Method:
-        made: Method = replace(method, delta=delta, delta_b=delta * method.delta_b / method.delta)
-        return made
+    def scaled(delta: float) -> Any:
+        return replace(method, delta=delta, delta_b=delta * method.delta_b / method.delta)
 
     rows = []
     for wished in SHARES:
@@ -99,8 +98,9 @@ def thresholds(tables: list[Table], method: Any) -> list[dict[str, float]]:
         for _ in range(14):
             middle = float(np.sqrt(low * high))
             low, high = (middle, high) if masked_share(tables, scaled(middle)) > wished else (low, middle)
-        row = {"wished": wished, "masked": masked_share(tables, scaled(high)), "delta": high}
-        rows.append({**row, "delta_b": high * method.delta_b / method.delta})
+        found = scaled(high)
+        masked = masked_share(tables, found)
+        rows.append({"wished": wished, "masked": masked, "delta": high, "delta_b": found.delta_b})
     return rows
 
 
@@ -121,18 +121,17 @@ def certifying(horizon: int, method: Any, reward_range: float = 1.0) -> list[dic
 def certificate(tables: list[Table], most: int = 1 << 22) -> dict[str, Any] | None:
     """`minicppo.bounds.certify` on the responses with rewards, of (N, T) at most `most`; None with fewer than two."""
     chosen = [t.responses(np.isfinite(t.rewards) & (t.lengths > 0)) for t in tables if t.pi is not None]
-    count, T = sum(len(t.lengths) for t in chosen), max((int(t.lengths.max(initial=0)) for t in chosen), default=0)
-    count = min(count, most // max(T, 1))
+    if not chosen:
+        return None
+    columns = zip(*((t.lengths, t.rewards, t.groups, t.mu, t.log_ratio) for t in chosen), strict=True)
+    lengths, rewards, groups, *of_tokens = map(np.concatenate, columns)
+    T = int(lengths.max(initial=0))
+    count = min(len(lengths), most // max(T, 1))
     if count < 2:
         return None
-    mu, d, mask = np.zeros((count, T)), np.zeros((count, T)), np.zeros((count, T), bool)
-    rewards, groups = (np.concatenate([getattr(t, name) for t in chosen])[:count] for name in ("rewards", "groups"))
-    at = 0
-    for t in chosen:
-        fit = t.row + at < count
-        here = (t.row + at)[fit], t.position[fit]
-        mu[here], d[here], mask[here] = t.mu[fit], t.log_ratio[fit], True
-        at += len(t.lengths)
+    rewards, groups, mask = rewards[:count], groups[:count], np.arange(T) < lengths[:count, None]
+    mu, d = np.zeros(mask.shape), np.zeros(mask.shape)
+    mu[mask], d[mask] = (values[: mask.sum()] for values in of_tokens)
     span, grouped = float(np.ptp(rewards)), bool((groups >= 0).all())
     found = certify(mu + d, mu, rewards, mask, groups if grouped else None, reward_range=max(span, 1e-9))
     return {**found.rows(), "verdict": found.verdict, "reward_range": span, "grouped": grouped}

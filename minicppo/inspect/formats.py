@@ -18,10 +18,11 @@ LONGEST = 1 << 24  # tokens of one response
 
 def prime(record: Record) -> Iterator[Part]:
     """prime-rl's token export; sequences packed into one line are told apart by positions that begin again."""
-    n = len(needed(record, "inference_logprobs"))
-    positions = record.get("position_ids")
-    packed = isinstance(positions, list) and positions.count(0) > 1
-    yield record, [*np.flatnonzero(needed(record, "position_ids", n) == 0), n] if packed else [0, n]
+    positions, cuts = record.get("position_ids"), [0, LONGEST]
+    if isinstance(positions, list) and positions.count(0) > 1:
+        n = len(numbers(record, "inference_logprobs", needed=True))
+        cuts = [*np.flatnonzero(numbers(record, "position_ids", n) == 0), n]
+    yield record, cuts
 
 
 def nemo(record: Record) -> Iterator[Part]:
@@ -40,7 +41,7 @@ def nemo(record: Record) -> Iterator[Part]:
 
 def slime(record: Record) -> Iterator[Part]:
     """A response of slime's or miles' dumps: tokens with the prompt, everything else of the response alone."""
-    n, ids = len(needed(record, "rollout_log_probs")), numbers(record, "tokens")
+    n, ids = len(numbers(record, "rollout_log_probs", needed=True)), numbers(record, "tokens")
     yield record | {"tokens": None if ids is None or len(ids) < n else ids[len(ids) - n :]}, [0, n]
 
 
@@ -94,11 +95,12 @@ class Format:
     def rows(self, record: Record) -> Iterator[Row]:
         """Each response: of its tokens those that count. Raises Broken."""
         for one, cuts in self.parts(record):
-            n = len(needed(one, self.fields[0]))
+            mu = numbers(one, self.fields[0], needed=True)
+            n, one[self.fields[0]] = len(mu), mu
             named = zip(COLUMNS.items(), self.fields, strict=False)
             columns: Record = {name: numbers(one, field, n, dtype) for (name, dtype), field in named}
             columns["advantages"] = advantages(one, n)
-            mask = needed(one, self.mask, n) if self.headed else numbers(one, self.mask, n)
+            mask = numbers(one, self.mask, n, needed=self.headed)
             counts = np.ones(n, bool) if mask is None else mask > 0
             for start, stop in pairwise(cuts):
                 at: Any = np.flatnonzero(counts[start:stop]) + start
@@ -134,10 +136,12 @@ def detect(record: Record) -> str:
     raise Broken(f"unknown format, keys {short(sorted(record)[:8], 120)}; if you know it: --format {'|'.join(FORMATS)}")
 
 
-def numbers(record: Record, name: str, length: int | None = None, dtype: Any = np.float64) -> Column | None:
-    """A list of numbers as (T,); None where it is not given; what is null in it is NaN. Raises Broken."""
+def numbers(record: Record, name: str, length: int | None = None, dtype: Any = np.float64, needed: bool = False) -> Any:
+    """A list of numbers as (T,); None where it is not given and not needed; null is NaN. Raises Broken."""
     values = record.get(name)
     if values is None:
+        if needed:
+            raise Broken(f"there is no {name}")
         return None
     try:
         array = np.asarray(values, dtype)
@@ -148,13 +152,6 @@ def numbers(record: Record, name: str, length: int | None = None, dtype: Any = n
     if length is not None and len(array) != length:
         raise Broken(f"{name} has {len(array)} values for {length} tokens")
     return array
-
-
-def needed(record: Record, name: str, length: int | None = None) -> Column:
-    found = numbers(record, name, length)
-    if found is None:
-        raise Broken(f"there is no {name}")
-    return found
 
 
 def number(record: Record, *names: str, missing: float = float("nan")) -> float:
@@ -172,7 +169,7 @@ def advantages(record: Record, length: int) -> Column | float:
     """One a token, or one."""
     value = record.get("advantages")
     several = isinstance(value, (list, np.ndarray)) and len(value) > 1
-    return needed(record, "advantages", length) if several else number(record, "advantages", "advantage")
+    return numbers(record, "advantages", length) if several else number(record, "advantages", "advantage")
 
 
 def origin(record: Record) -> dict[str, Any]:

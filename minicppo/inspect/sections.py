@@ -90,13 +90,10 @@ def apart(report: Report) -> Section:
     mismatch, drift, both = num(report["mismatch"]), num(report["drift"]), report["apart"] or {}
     labels = {"mismatch": "mismatch, mu to pi_old", "drift": "drift, pi_old to pi"}
     rows = [[labels[key], *(num(row[e]) for e in ESTIMATES)] for key, row in both.items()]
+    note = f"Mismatch {mismatch} nats a token on average, drift {drift}"
     if not report["separated"]:
-        note = (
-            f"Together {drift} nats a token on average. Without pi_old they cannot be told apart; mismatch, which all "
-        )
-        note += f"tokens share, is at most the median, {mismatch}"
-    else:
-        note = f"Mismatch {mismatch} nats a token on average, drift {drift}"
+        note = f"Together {drift} nats a token on average. Without pi_old they cannot be told apart; "
+        note += f"mismatch, which all tokens share, is at most the median, {mismatch}"
     return Section("Mismatch and drift", ("", *ESTIMATES), rows, [note])
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from minicppo.inspect import inspection
 from minicppo.inspect.counterfactual import Counterfactuals, certificate, masked_share, thresholds
-from minicppo.inspect.early import by_position, mean, one_string
+from minicppo.inspect.inspection import by_position, mean, one_string
 from minicppo.inspect.statistics import Moments, Statistics, octave, octave_start
 from minicppo.inspect.table import Row, portions, table
 from minicppo.inspect.tokens import Strings
