@@ -90,7 +90,7 @@ class Artefacts:
         for key in (f"every log {name} is {form}" for name in ("pi", "mu") for form in ROUNDINGS):
             if of[key] >= 30 and counts[key] > 0.95 * of[key]:
                 found["half_precision"] = counts[key], of[key], key
-        unsure, equal = self.shape.unsure, self.shape.equal
+        unsure, equal, tokens = (self.shape.met[name] for name in ("unsure", "equal", "tokens"))
         if unsure >= 20 and equal > 0.99 * unsure:
             found["equal"] = equal, unsure, "log pi is log mu to the last digit: what was logged is the sampler's own"
         repeats = [seen for seen in self.seen.values() if self._improbable(*seen)]
@@ -98,7 +98,7 @@ class Artefacts:
             text = "one response {} times, of probability e^{:.0f} each time".format(*max(repeats))
             found["duplicates"] = sum(n - 1 for n, _ in repeats), of["response"], text
         for kind, text in self.shape.verdicts():
-            found[kind] = self.shape.tokens, self.shape.tokens, text
+            found[kind] = tokens, tokens, text
         n = self.advantages.total()
         if len(self.advantages) == 1 and n >= 4:
             found["advantages"] = n, n, f"every response has the advantage {next(iter(self.advantages)):g}"

@@ -17,6 +17,7 @@ from minicppo.text import optional, short
 fast = importlib.import_module("orjson" if find_spec("orjson") else "json").loads
 KINDS = (".jsonl", ".ndjson", ".json", ".parquet", ".pt", ".eval")
 PACKED = (".gz", ".zst")
+DIGITS = re.compile(r"(\d+)")
 LONGEST_LINE = 1 << 28  # bytes: one response and all that is known of it
 WHOLE = 1 << 30  # bytes of a file that can only be read whole
 
@@ -54,9 +55,7 @@ def find(paths: Sequence[str | Path]) -> list[Path]:
             elif each.is_dir():
                 runs = [run.parent for run in each.rglob("trace.safetensors")]
                 inside = [p for p in each.rglob("*") if kind(p) and not any(run in p.parents for run in runs)]
-                found += sorted(
-                    inside, key=lambda p: [int(x) if x.isdigit() else x for x in re.split(r"(\d+)", str(p))]
-                )
+                found += sorted(inside, key=lambda p: [int(x) if x.isdigit() else x for x in DIGITS.split(str(p))])
             else:
                 raise ValueError(f"{each} is no log that can be read: {', '.join(KINDS)}, also packed as .gz or .zst")
     if not found:

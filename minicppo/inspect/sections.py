@@ -137,21 +137,24 @@ def strings(report: Report, most: int = 8) -> Section:
 def methods(report: Report) -> Section:
     told = {name: row for name, row in report["methods"].items() if row["masked"] is not None}
     rows = [[name, pct(row["masked"]), pct(row["changed"]), row["summary"]] for name, row in told.items()]
-    notes = [f"On {report['tried_on']:,} tokens. Changed: weights other than pi / mu"]
-    notes.append(f"This log cannot tell: {', '.join(sorted(set(report['methods']) - set(told)))}")
+    untold = ", ".join(sorted(set(report["methods"]) - set(told)))
+    notes = [
+        f"On {report['tried_on']:,} tokens. Changed: weights other than pi / mu",
+        f"This log cannot tell: {untold}",
+    ]
     return Section("What other rules would mask", ("method", "masked", "changed", "what it is"), rows, notes, words=4)
 
 
 def thresholds(report: Report) -> Section:
     found = report.get("thresholds", [])
     rows = [[pct(r["wished"]), pct(r["masked"]), num(r["delta"]), num(r["delta_b"])] for r in found]
-    notes = [
-        f"{row['bound']}: at {row['horizon']:,} tokens a residual of {row['residual']:g} is certified by delta "
-        f"{num(row['delta'])}, delta_b {num(row['delta_b'])}. Those in use certify {num(row['now'])}"
-        + ", which is nothing: the reward cannot move by more"
-        * row["vacuous"]
-        for row in report.get("certifying", [])
-    ]
+    notes = []
+    for row in report.get("certifying", []):
+        vain = ", which is nothing: the reward cannot move by more" if row["vacuous"] else ""
+        notes.append(
+            f"{row['bound']}: at {row['horizon']:,} tokens a residual of {row['residual']:g} is certified by delta "
+            f"{num(row['delta'])}, delta_b {num(row['delta_b'])}. Those in use certify {num(row['now'])}{vain}"
+        )
     rule = report["rule"]
     title = f"Thresholds for a wished share, {rule['name']} with w_min {num(rule['params'].get('w_min'))}"
     return Section(title, ("wished", "masked", "delta", "delta_b"), rows, notes, words=0)

@@ -1,5 +1,6 @@
 """What log mu and log pi look like against each other: is mu cut off, or is one policy the other at a temperature?"""
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,16 +18,11 @@ Group = tuple[float, float, float]  # median of log pi - log mu, share of tokens
 class Shape:
     """Counts of (log mu, log pi - log mu), and sums of pi / mu - 1 over tokens that training pushes up, and down.
 
-    unsure: tokens of log mu below -.01; equal: those where pi is mu. below: tokens where pi is below mu. cut, far:
-    where mu is exactly 1 and pi a little, or far, below.
+    met: how many tokens. unsure: of log mu below -.01; equal: unsure, and pi is mu. below: pi is below mu. cut, far: mu
+    is exactly 1 and pi a little, or far, below.
     """
 
-    tokens: int = 0
-    equal: int = 0
-    unsure: int = 0
-    below: int = 0
-    cut: int = 0
-    far: int = 0
+    met: Counter[str] = field(default_factory=Counter)
     counts: Column = field(default_factory=lambda: np.zeros((len(MU_EDGES) + 1, len(D_EDGES) + 1)))
     sums: Column = field(default_factory=lambda: np.zeros((2, 6)))
 
@@ -34,12 +30,9 @@ class Shape:
         if table.pi is None or not len(table):
             return
         d, one, unsure = table.log_ratio, table.mu > -1e-6, table.mu < -0.01
-        self.tokens += len(table)
-        self.unsure += int(unsure.sum())
-        self.equal += int((unsure & (d == 0)).sum())
-        self.below += int((d < 0).sum())
-        self.cut += int((one & (d < -0.03) & (d > -1.2)).sum())
-        self.far += int((one & (d <= -1.2)).sum())
+        flags = {"tokens": d == d, "unsure": unsure, "equal": unsure & (d == 0), "below": d < 0}
+        flags |= {"cut": one & (d < -0.03) & (d > -1.2), "far": one & (d <= -1.2)}
+        self.met.update({name: int(flag.sum()) for name, flag in flags.items()})
         some = slice(None, None, max(len(table) >> 16, 1))  # of a long log enough to see its shape
         place = np.searchsorted(MU_EDGES, table.mu[some]) * (len(D_EDGES) + 1) + np.searchsorted(D_EDGES, d[some])
         self.counts += np.bincount(place, minlength=self.counts.size).reshape(self.counts.shape)
@@ -80,12 +73,13 @@ class Shape:
         two = temperature(self.profile(), lack, errors)
         if two:
             return [("temperature", two)]
-        cut = self.cut >= 5 and self.cut > max(2e-3 * self.tokens, 10 * self.far)
-        below = self.below / max(self.tokens, 100)
+        met = self.met
+        cut = met["cut"] >= 5 and met["cut"] > max(2e-3 * met["tokens"], 10 * met["far"])
+        below = met["below"] / max(met["tokens"], 100)
         needed = 3 if below > 0.85 else 4.5 if below > 0.6 else 7  # renormalising lifts every mu
         if (lack > 0.006 and errors > needed) or cut:
             text = f"E[pi / mu] is {1 - lack:.3f} where 1 is expected ({errors:.0f} standard errors)"
-            text += f"; mu is exactly 1 at {self.cut} tokens where pi is not" if cut else ""
+            text += f"; mu is exactly 1 at {met['cut']} tokens where pi is not" if cut else ""
             return [("truncated", f"{text}: mu was renormalised over a part of the vocabulary")]
         return []
 

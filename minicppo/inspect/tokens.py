@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from minicppo.files import reading
 from minicppo.inspect.table import Column, Table
 from minicppo.rules import Reason
 
@@ -73,8 +74,6 @@ def decoder(path: str | Path) -> Decode:
 
     if not Path(path).is_dir():
         raise FileNotFoundError(f"--tokenizer {path}: there is no such folder")
-    try:
+    with reading(Path(path), "a folder with a tokenizer that needs no code of its own"):
         tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
-    except Exception as error:
-        raise ValueError(f"--tokenizer {path}: {' '.join(str(error).split())[:200]}") from error
     return lambda number: str(tokenizer.decode([number])) if number < len(tokenizer) else f"#{number}"
