@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from minicppo.engines.refusals import no_model_of_the_hub
 from minicppo.engines.samples import engine_method
 from minicppo.engines.split import is_megatron
 from minicppo.engines.tables import derived_values, filled, method_params, read_tables
@@ -51,10 +52,7 @@ def _refusals(config: RunConfig, engine: str) -> Iterator[str]:
         yield str(error)
     if config.task.name != "math":
         yield f"task {config.task.name!r} has no counterpart there: use task math"
-    if config.model.source is None or config.model.source.startswith("package:"):
-        yield f"model.path = {config.model.path!r} is neither a Hugging Face folder nor hub:OWNER/NAME: set it"
-    if config.warmup is not None:
-        yield "warmup is only for policies built from scratch: set warmup=null"
+    yield from no_model_of_the_hub(config)
     if train.loss_agg_mode not in modes:
         yield f"train.loss_agg_mode = {train.loss_agg_mode}, but it averages otherwise: set it to {' or '.join(modes)}"
     if train.staleness:

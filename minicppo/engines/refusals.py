@@ -56,7 +56,7 @@ def _trl(config: RunConfig, gpus: int) -> Iterator[str]:
 
 
 def _verl(config: RunConfig) -> Iterator[str]:
-    train, source, method = config.train, config.model.source, config.make_method()
+    train, method = config.train, config.make_method()
     if method.needs != "log_probs":
         topk, variant = method.needs == "topk", closest_variant(method.name, "log_probs")
         yield (
@@ -64,12 +64,9 @@ def _verl(config: RunConfig) -> Iterator[str]:
             "policy, of which verl keeps only the sampled token's log-prob: use "
             f"--engine {'trl' if topk else 'local, with a small vocabulary'}, or --method {variant}"
         )
-    if source is None or source.startswith("package:") or source.endswith(".gguf"):
-        yield f"model.path = {config.model.path!r} is neither a Hugging Face folder nor hub:OWNER/NAME: set it"
+    yield from no_model_of_the_hub(config)
     if config.model.chat is False:
         yield "model.chat = false, but verl always applies the chat template: set model.chat=null"
-    if config.warmup is not None:
-        yield "warmup is only for policies built from scratch: set warmup=null"
     if config.device == "cpu":
         yield "device = cpu, but it trains on GPUs: set device=auto"
     yield from _three_policies(config)
@@ -89,6 +86,15 @@ def _verl(config: RunConfig) -> Iterator[str]:
             yield f"cluster.overrides: {override} moves the anchor off the rollout policy: leave {key} out"
         if key.endswith(VERL_LOSS):
             yield f"cluster.overrides: {override} names another loss: use --method"
+
+
+def no_model_of_the_hub(config: RunConfig) -> Iterator[str]:
+    """For engines that load models by the hub's library alone."""
+    source = config.model.source
+    if source is None or source.startswith("package:") or source.endswith(".gguf"):
+        yield f"model.path = {config.model.path!r} is neither a Hugging Face folder nor hub:OWNER/NAME: set it"
+    if config.warmup is not None:
+        yield "warmup is only for policies built from scratch: set warmup=null"
 
 
 def _three_policies(config: RunConfig) -> Iterator[str]:

@@ -155,6 +155,13 @@ def test_a_run_of_a_tiny_policy_is_refused():
     assert "warmup=null" in refused
 
 
+@pytest.mark.parametrize("engine", TARGETS)
+def test_a_gguf_file_is_refused(engine, tmp_path):
+    (tmp_path / "policy.gguf").touch()
+    (refusal,) = refusals_elsewhere(of(f"model.path={tmp_path}/policy.gguf"), engine)
+    assert "nor hub:OWNER/NAME" in refusal
+
+
 def test_the_command_writes_or_prints(tmp_path, capsys):
     run = command(main, capsys)
     plan = ["plan", "qwen3-8b-base", MEAN, "--engine"]
