@@ -104,10 +104,11 @@ class Format:
             counts = np.ones(n, bool) if mask is None else mask > 0
             for start, stop in pairwise(cuts):
                 at: Any = np.flatnonzero(counts[start:stop]) + start
-                holes = np.diff(at) > 1
-                turn = np.concatenate([[0], holes.cumsum()]) if holes.any() else None
-                if len(at) and turn is None:
-                    at = slice(at[0], at[-1] + 1)  # a view, as nearly always
+                turn = None
+                if len(at) and at[-1] - at[0] + 1 == len(at):
+                    at = slice(at[0], at[-1] + 1)  # no holes, as nearly always
+                elif len(at):
+                    turn = np.concatenate([[0], (np.diff(at) > 1).cumsum()])
                 kept = {k: v[at] if isinstance(v, np.ndarray) else v for k, v in columns.items()}
                 headed = self.headed and bool(counts[start : start + 1].any())
                 yield Row(**kept, turn=turn, headed=headed, **origin(one))

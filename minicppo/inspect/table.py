@@ -140,9 +140,9 @@ def table(rows: Sequence[Row], groups: dict[Any, int] | None = None, first: int 
     for name, (missing, dtype) in TOKENS.items():
         given = [getattr(row, name) for row in rows]
         if name in ("ids", "turn") or any(values is not None for values in given):
-            filled = (missing if values is None else values for values in given)
-            parts = [np.broadcast_to(np.asarray(v, dtype), n) for v, n in zip(filled, lengths, strict=True)]
-            columns[name] = np.concatenate(parts)
+            filled = zip((missing if values is None else values for values in given), lengths, strict=True)
+            parts = [v if isinstance(v, np.ndarray) else np.full(n, v, dtype) for v, n in filled]
+            columns[name] = np.concatenate(parts).astype(dtype, copy=False)
     return Table(
         lengths=lengths,
         rewards=np.array([row.reward for row in rows], np.float64),
