@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from minicppo.rl.settings_file import read_settings
+from minicppo.rules import METHODS
 from minicppo.text import short
 
 FOREIGN = Path(__file__).with_name("foreign_names.yaml")
@@ -62,6 +63,8 @@ def _one_meant(known: list[str], typed: str) -> str:
         if f".{typed}".endswith(f".{name}") or ("." in typed and name.endswith(f".{typed}")):
             return f": here it is {ours[name]}" if name in ours else f": {absent[name]}"
     same = [name for name in known if name.endswith(f".{typed}")]
+    if not same and any(typed.removeprefix("method.") in method.params for method in METHODS.values()):
+        return f": here it is method.params.{typed.removeprefix('method.')}"
     like = same or difflib.get_close_matches(typed, [*known, *{name.partition(".")[0] for name in known}], 1)
     return f"; did you mean {' or '.join(map(repr, like))}?" if like else "; minicppo config lists all"
 

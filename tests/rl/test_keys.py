@@ -46,6 +46,8 @@ def test_a_foreign_name_is_answered_with_ours(name):
         ),
         ("train.learning_rate=1", "here it is train.lr"),
         ("temperature=1", "did you mean 'rollout.temperature' or 'eval.temperature'"),
+        ("delta=.1", "here it is method.params.delta"),
+        ("method.delta=.1", "here it is method.params.delta"),
         ("rolout.prompts=1", "did you mean 'rollout.prompts'"),
         ("xyzzy=1", "minicppo config lists all"),
     ],
