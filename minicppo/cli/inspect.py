@@ -44,6 +44,8 @@ def inspect(
     from minicppo.rules import get_method
 
     load(plugins)
+    if out is not None and out.is_dir():
+        raise ValueError(f"--out {out} is a folder: name the page's file, such as {out / 'report.html'}")
     rule = get_method(method, **dict(pair(text) for text in settings or []))
     if rule.needs != "log_probs":
         raise ValueError(f"{rule.name} needs {rule.needs} of both policies, which no log has. Way out: --method cppo")
