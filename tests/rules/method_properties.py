@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minicppo import rules
@@ -145,10 +145,12 @@ AT_ITS_OWN_LIMITS = (is_reinforce_on_policy, leaves_some_gradient)
 def check_method(method: rules.Method) -> None:
     """Raise unless the method is its loop and keeps the other properties, in as many batches as the profile draws."""
 
+    @settings(deadline=None)
     @given(traces(), SCALES)
     def is_its_loop(drawn: Drawn, scale: float) -> None:
         equals_its_loop(varied(method, scale), drawn)
 
+    @settings(deadline=None)
     @given(traces(), SCALES)
     def holds(drawn: Drawn, scale: float) -> None:
         for check in AT_ANY_LIMIT:
