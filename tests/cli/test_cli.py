@@ -160,13 +160,14 @@ def test_a_recipe_is_said_and_names_the_folder(minicppo, monkeypatch):
 
 @pytest.mark.slow
 def test_train_resume_eval_from_the_command_line(minicppo, tmp_path):
-    shown = minicppo("train", "stale", "--method", "grpo", *TINY).done()
+    typed = ("train", "stale", "--method", "grpo", *TINY, "--run-dir", "runs/stale-grpo")
+    shown = minicppo(*typed).done()
     assert "warm-up" in shown
     assert "stale-grpo: iteration 2 of 2" in shown
     run = tmp_path / "runs" / "stale-grpo"
     assert (run / "summary.json").exists()
 
-    again = minicppo("train", "stale", "--method", "grpo", *TINY)
+    again = minicppo(*typed)
     assert "already holds a run: minicppo resume runs/stale-grpo" in again.refused()
     assert again.out == "", "no progress is shown of what is refused"
 
