@@ -32,6 +32,7 @@ SPOILS = {
     "duplicates": "errors and intervals: repeated responses count as if they were independent",
 }
 ROUNDINGS = {"a bfloat16 number": 8, "a float16 number": 11, "of two decimals": 0}
+LOGS = ". If they are probabilities, write their logs"
 KEPT = 1 << 18  # responses that are remembered, to know them again
 
 
@@ -61,7 +62,9 @@ class Artefacts:
         good = np.logical_and.reduce([abs(values) <= LARGEST for values in numbers])
         top = np.where(good, np.maximum.reduce(given), 0)
         self.note("nan", ~good, "a log-prob or advantage is null, NaN, infinite or beyond a million")
-        self.note("positive", top > LOG_PROB_LIMIT, f"log-probs up to {top.max(initial=0):.3g}; none can exceed 0")
+        most = top.max(initial=0)
+        text = f"log-probs up to {most:.3g}; none can exceed 0{LOGS if most <= 1 else ''}"
+        self.note("positive", top > LOG_PROB_LIMIT, text)
         table = table.only(good & (top <= LOG_PROB_LIMIT))
         table = table.responses(table.looked)
         table = replace(table, advantages=np.nan_to_num(table.advantages))
@@ -83,8 +86,12 @@ class Artefacts:
         self.shape.add(table)
         return table
 
-    def found(self) -> list[dict[str, Any]]:
-        """Each artefact as {kind, share, count, evidence, spoils}, the gravest first."""
+    def found(self, one_sampler: bool = False) -> list[dict[str, Any]]:
+        """Each artefact as {kind, share, count, evidence, spoils}, the gravest first.
+
+        one_sampler: mu and pi are known to be whole softmaxes at one temperature, as in our own runs, which train at no
+        other: then a shape like that of a temperature is what training did.
+        """
         counts, of = self.counts, self.of
         found = {kind: (counts[kind], of[kind], self.evidence[kind]) for kind in SPOILS if counts[kind]}
         for key in (f"every log {name} is {form}" for name in ("pi", "mu") for form in ROUNDINGS):
@@ -97,7 +104,7 @@ class Artefacts:
         if repeats:
             text = "one response {} times, of probability e^{:.0f} each time".format(*max(repeats))
             found["duplicates"] = sum(n - 1 for n, _ in repeats), of["response"], text
-        for kind, text in self.shape.verdicts():
+        for kind, text in [] if one_sampler else self.shape.verdicts():
             found[kind] = tokens, tokens, text
         n = self.advantages.total()
         if len(self.advantages) == 1 and n >= 4:

@@ -122,6 +122,7 @@ FORMATS = {
     "prime-rl": Format(prime, "current", PRIME, "loss_mask", headed=True),
     "nemo-rl": Format(nemo, "old", NEMO, "token_loss_mask", headed=True),
     "slime": Format(slime, "current", SLIME, "loss_mask", key="response_length"),
+    "minicppo": Format(neutral, "current", NEUTRAL, key="minicppo"),
     "neutral": Format(neutral, "current", NEUTRAL, "response_mask"),
     "responses": Format(responses, "none", ("logprob", "", "", "", "tokens"), key="choices"),
 }

@@ -81,7 +81,7 @@ class Inspection:
             "partial": log.partial,
             "skipped": log.skipped,
             "broken": log.broken,
-            "artefacts": self.artefacts.found(),
+            "artefacts": self.artefacts.found(one_sampler=list(log.formats) == ["minicppo"]),
             "mismatch": mismatch,
             "drift": drift,
             "separated": separated,

@@ -177,7 +177,7 @@ def _run(folder: Path, place: Place) -> Records:
             A = arrays["advantages"][i]
             one: Record = {name: arrays[name][i][valid] for name in names} | {"tokens": texts["tokens"][i]}
             one |= {"advantages": A[valid] if A.ndim else float(A)}
-            found.append(one | {"step": texts["iteration"], "group": str(texts["prompts"][i])})
+            found.append(one | {"minicppo": True, "step": texts["iteration"], "group": str(texts["prompts"][i])})
     yield from ((f"{folder}, response {i}", one) for i, one in enumerate(found, 1))
 
 

@@ -30,6 +30,22 @@ def test_a_planted_artefact_is_named_and_nothing_else(kind):
     assert kinds(made(kind, 3)) == [kind]
 
 
+def test_in_a_run_of_our_own_a_policy_that_became_sharper_is_no_temperature():
+    """Its sampler and its trainer share one temperature, and draw from whole distributions."""
+    artefacts = Artefacts()
+    artefacts.clean(table(rows(made("temperature", 3))))
+    assert [row["kind"] for row in artefacts.found()] == ["temperature"]
+    assert artefacts.found(one_sampler=True) == []
+
+
+def test_probabilities_in_the_place_of_log_probs_are_told():
+    artefacts = Artefacts()
+    artefacts.clean(tokens([0.5, 0.4, 0.9], [0.6, 0.3, 0.8]))
+    (found,) = artefacts.found()
+    assert found["kind"] == "positive"
+    assert "If they are probabilities, write their logs" in found["evidence"]
+
+
 @pytest.mark.parametrize("seed", range(2))
 def test_a_right_log_shows_none(seed):
     assert kinds(made("clean", seed)) == []
