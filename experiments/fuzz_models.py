@@ -6,6 +6,7 @@ import multiprocessing
 import random
 import resource
 import shutil
+import time
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -172,21 +173,30 @@ def full_disk(rng: random.Random, folder: Path) -> Case:
     return room, check
 
 
+@lru_cache
+def seconds_of_a_run(folder: Path) -> float:
+    """How long it takes where everything is loaded already, as it is in a fork."""
+    whole_run(folder)
+    begun = time.perf_counter()
+    train(load_config("learn", TINY), folder / "timed")
+    return time.perf_counter() - begun
+
+
 def killed(rng: random.Random, folder: Path) -> Case:
-    """A run that is killed (-9) at some moment, and resumed."""
-    whole, seconds = whole_run(folder), rng.uniform(0, 1.2)
+    """A run that is killed (-9) at some moment, given as a share of the time that it takes, and resumed."""
+    whole, share = whole_run(folder), rng.uniform(0, 1.2)
 
     def check() -> None:
         run = folder / "killed"
         shutil.rmtree(run, ignore_errors=True)
         child = multiprocessing.get_context("fork").Process(target=train, args=(load_config("learn", TINY), run))
         child.start()
-        child.join(seconds)
+        child.join(share * seconds_of_a_run(folder))
         child.kill()
         child.join()
         require_same(run, whole)
 
-    return seconds, check
+    return share, check
 
 
 def expect(true: bool, what: str) -> None:
