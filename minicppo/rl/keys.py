@@ -4,6 +4,7 @@ import difflib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin
@@ -42,12 +43,12 @@ def keys(section: type[BaseModel], prefix: str = "") -> Iterator[Key]:
 
 
 def meant(section: type[BaseModel], typed: str, value: Any) -> list[str]:
-    """What to say of a key that does not exist: for it, or for each key under it, a line with the one that it means.
+    """What to say of a key that does not exist: for it, or for the first keys under it, a line with what each means.
 
     First by meaning (what TRL, verl, OpenRLHF and others call it), then by its last word, then by its letters.
     """
     known = [key.name for key in keys(section)]
-    return [f"unknown key {short(name)}{_one_meant(known, name)}" for name in _leaves(typed, value)]
+    return [f"unknown key {short(name)}{_one_meant(known, name)}" for name in islice(_leaves(typed, value), 20)]
 
 
 @cache

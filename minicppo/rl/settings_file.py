@@ -108,10 +108,9 @@ def flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
 
 def mistakes(error: ValidationError, explain: Callable[[Any], str]) -> ConfigError:
     """What is wrong, a line for each thing."""
-    lines = [line for detail in error.errors(include_url=False) for line in explain(detail).splitlines()]
-    more = [f"and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
-    few = lines[:SHOWN]
-    cut = (line if len(line) <= LONGEST_LINE else f"{line[: LONGEST_LINE // 2]} ... {line[-200:]}" for line in few)
+    lines = [line for detail in error.errors(include_url=False)[:SHOWN] for line in explain(detail).splitlines()]
+    more = [f"and {error.error_count() - SHOWN} more"] if error.error_count() > SHOWN else []
+    cut = (line if len(line) <= LONGEST_LINE else f"{line[: LONGEST_LINE // 2]} ... {line[-200:]}" for line in lines)
     return ConfigError("\n".join([*cut, *more]))
 
 

@@ -161,6 +161,7 @@ BOMB = "a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n" + "".join(f"a{i}: &a{i} [{f'*a{i - 1},'
         ("1: 2", "1 under settings: keys are texts"),
         ("task: {options: {1: 2}}", r"1 under task\.options: keys are texts"),
         ("train: {" + ", ".join(f"k{i}: 1" for i in range(2000)) + "}", "and 1980 more"),
+        ("wrong: {" + ", ".join(f"k{i}: 1" for i in range(2000)) + "}", r"wrong\.k19"),
         ("seed: " + "9" * 5000, "not valid YAML: Exceeds the limit"),
         ("a: \x00", "not valid YAML"),
     ],
