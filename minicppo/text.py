@@ -49,6 +49,7 @@ def optional(module: str, purpose: str, extra: str) -> Any:
 
 # control characters but tab and newline, what turns the direction of writing or hides, and halves of characters
 HIDDEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]")
+WHITE = str.maketrans({"\n": "⏎", " ": "·", "\t": "⇥"})  # for texts of tokens, so that none looks empty
 
 
 def printable(text: str) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from minicppo.files import write_atomically
 from minicppo.rl.checkpoint import TrainState
 from minicppo.rl.config import RunConfig, validate
 from minicppo.rl.trainer import learn, starting_policy
@@ -78,7 +79,7 @@ def main() -> None:
                 key = f"{setting}/{method}/{seed}"
                 if key not in found and (setting == "mismatch" or method in TRUST_REGIONS):
                     found[key] = {name: round(value, 6) for name, value in measure(setting, method, seed).items()}
-                    RESULTS.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+                    write_atomically(RESULTS, f"{json.dumps(found, indent=1, sort_keys=True)}\n".encode())
                     print(key, found[key], flush=True)
 
 

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from trl import GRPOTrainer
 from trl.models.utils import unwrap_model_for_generation
@@ -21,6 +20,7 @@ from minicppo.engines.trl_rollout import (
     split_ranked,
 )
 from minicppo.rl.policy import Policy
+from minicppo.rl.rollout import widen
 from minicppo.rl.seeding import generator_for
 from minicppo.rules import Method
 
@@ -156,7 +156,7 @@ class SamplingTrainer(GRPOTrainer):
             self._sampled_at = self.state.global_step
         ids, top, self._top = output["completion_ids"], self._top, {}
         for name, value in top.items():  # as wide as the responses, TRL shuffles and splits them by row
-            output[name] = F.pad(value, (0, 0, 0, ids.shape[1] - value.shape[1])).to(ids.device)
+            output[name] = widen(value, ids.shape[1]).to(ids.device)
         n, rewards = len(ids), self._rewards
         own = slice(self.accelerator.process_index * n, (self.accelerator.process_index + 1) * n)
         size = self.num_generations if self._mode == "train" else self.num_generations_eval

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from minicppo.rl.rollout import widen
 from minicppo.rules import TokenBatch, TokenWeights, diagnostics
 from minicppo.rules.rows import join, map_rows, take
 
@@ -44,7 +44,7 @@ class Responses:
 def joined(parts: Sequence[Responses]) -> Responses:
     """Micro-batches as one, as wide as the widest."""
     width = max(part.ids.shape[1] for part in parts)
-    return join([map_rows(lambda x: F.pad(x, (0, width - x.shape[1])) if x.ndim == 2 else x, p) for p in parts])
+    return join([map_rows(lambda x: widen(x, width) if x.ndim > 1 else x, part) for part in parts])
 
 
 def statistics(update: Responses) -> dict[str, float]:

@@ -44,7 +44,10 @@ class Counterfactuals:
                 out = method(batch)
             except (ValueError, TypeError) as error:  # it wants what this log does not have
                 self.failed[name] = str(error)
-            flags.append(~out.token_mask[batch.mask].numpy() & (name not in self.failed))
+                flags.append(np.zeros(len(table), bool))
+                changed.append(0)
+                continue
+            flags.append(~out.token_mask[batch.mask].numpy())
             changed.append(int(((out.weight - batch.ratio).abs() > 1e-6)[batch.mask].sum()))
         M = np.stack(flags).astype(np.float32)
         self.both = self.both + (M @ M.T).astype(float)

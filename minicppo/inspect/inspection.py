@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -64,9 +65,9 @@ class Inspection:
         self.others.add(clean.responses(every(clean, TRIED / looked)))
         self.sample.append(clean.responses(every(clean, SHOWN / looked)))
 
-    @property
+    @cached_property
     def report(self) -> dict[str, Any]:
-        """Every number, as plain values."""
+        """Every number, as plain values, once the log is read."""
         log, stats, method = self.log, self.statistics, self.statistics.method
         has_pi = stats.total.sums[0] > 0
         row = stats.total.row() if has_pi else {}

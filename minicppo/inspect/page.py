@@ -15,10 +15,9 @@ from minicppo.files import write_atomically
 from minicppo.inspect.inspection import SHOWN, Inspection
 from minicppo.inspect.sections import Section, compared, name, sections
 from minicppo.inspect.table import Column
-from minicppo.text import printable
+from minicppo.text import WHITE, printable
 
 MOST_RESPONSES = 2000
-WHITE = str.maketrans({"\n": "⏎", "\t": "⇥", " ": "·"})  # so that every token can be seen
 
 
 def write_page(found: Sequence[Inspection], path: Path) -> None:

@@ -12,6 +12,7 @@ from matplotlib.patches import Patch
 from minicppo.plots.runs import Run, Trace
 from minicppo.plots.style import BLACK, BLUE, GREEN, GREY, ORANGE, SKY, house_style, literal, new_figure
 from minicppo.rules import Reason
+from minicppo.text import WHITE
 
 MASKED = (Reason.TOKEN, Reason.PREFIX, Reason.BOTH, Reason.SEQUENCE, Reason.MISMATCH)
 # label, face, edge, hatch
@@ -24,7 +25,6 @@ LOOKS: dict[Reason, tuple[str, str, str, str]] = {
     Reason.SEQUENCE: ("masked: whole response", SKY, "white", "...."),
     Reason.MISMATCH: (r"masked: mismatch of $\pi_{old}$ and $\mu$", GREEN, "white", "----"),
 }
-WHITE = str.maketrans({"\n": "⏎", " ": "·", "\t": "⇥"})  # so that no label is empty
 
 
 def choose_response(trace: Trace) -> int:

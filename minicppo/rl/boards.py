@@ -59,6 +59,8 @@ class Boards:
 
     def row(self, row: Mapping[str, Any]) -> None:
         """Take one row of the log. The last of an iteration ends a point of the curves, the mean over its rows."""
+        if not self.open:
+            return
         kind, self.step = row["kind"], row.get("update", self.step)
         for key, value in row.items():
             name = f"{kind}/{key.removeprefix(f'{kind}/')}"
@@ -67,7 +69,7 @@ class Boards:
         if kind == "iteration":
             self._each("scalars", {name: sum(values) / len(values) for name, values in self.values.items()}, self.step)
             self.values.clear()
-            if self.open and (self.run.path / "trace.json").is_file():
+            if (self.run.path / "trace.json").is_file():
                 self._trace()
 
     def close(self) -> None:

@@ -4,6 +4,7 @@ import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 
@@ -51,6 +52,11 @@ def near_duplicates(questions: Sequence[str]) -> list[int]:
     Near are statements with the same digits in the same order, of whose characters 85 % agree (96 % in short ones):
     rapidfuzz's ratio. Raises ModuleNotFoundError: rapidfuzz is missing.
     """
+    return list(_groups(tuple(questions)))
+
+
+@lru_cache(4)  # a run asks of the same problems at its start and at every evaluation
+def _groups(questions: tuple[str, ...]) -> tuple[int, ...]:
     fuzz = optional("rapidfuzz.fuzz", "finding near-duplicates", "math")
     process = optional("rapidfuzz.process", "finding near-duplicates", "math")
     statements = [statement(question) for question in questions]
@@ -75,7 +81,7 @@ def near_duplicates(questions: Sequence[str]) -> list[int]:
                 if start + i != j and (not short or scores[i, j] >= NEAR_SHORT):
                     low, high = sorted((root(block[start + i]), root(block[j])))
                     group[high] = low
-    return [root(first[text]) for text in statements]
+    return tuple(root(first[text]) for text in statements)
 
 
 def repeated(questions: Sequence[str], others: Sequence[str]) -> list[int]:

@@ -3,7 +3,7 @@
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
@@ -86,7 +86,7 @@ class Policy:
         """The tokenizer's end-of-sequence token, with which a demonstration ends."""
         return int(self.tokenizer.eos_token_id)
 
-    @property
+    @cached_property
     def ends(self) -> tuple[int, ...]:
         """The tokens at which a response ends: those of the tokenizer, `generation_config` and `config`."""
         holders = [self.tokenizer, *(getattr(self.model, name, None) for name in ("generation_config", "config"))]

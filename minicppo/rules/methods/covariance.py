@@ -24,6 +24,12 @@ def covariances(batch: TokenBatch) -> Tensor:
     return (A * x).round(decimals=9).masked_fill(~batch.mask, -torch.inf)
 
 
+def share_of(batch: TokenBatch, share: float) -> int:
+    """How many tokens are that share of the valid ones: one at least, where there is one."""
+    valid = int(batch.mask.sum())
+    return min(valid, max(1, int(share * valid)))
+
+
 @dataclass(frozen=True)
 class ClipCov(PPO):
     """PPO's clip, and no gradient for a small share of the tokens whose covariance lies in (cov_low, cov_high).
@@ -47,7 +53,7 @@ class ClipCov(PPO):
         order = cov.flatten().argsort(descending=True, stable=True)
         band = order[(keep & (cov > self.cov_low) & (cov < self.cov_high)).flatten()[order]]
         n = len(band)
-        k = min(n, max(1, int(self.share * int(batch.mask.sum()))))
+        k = min(n, share_of(batch, self.share))
         places = (2 * torch.arange(k, device=band.device) + 1) * n // max(2 * k, 1)
         keep = keep.flatten().index_fill(0, band[places], False).view_as(keep)
         return masked_weights(batch, keep, batch.ratio)
@@ -66,8 +72,8 @@ class KLCov(Method):
     beta: float = hyper(1.0, "verl's default", low=0, closed=True)
 
     def __call__(self, batch: TokenBatch) -> TokenWeights:
-        k = min(int(batch.mask.sum()), max(1, int(self.share * int(batch.mask.sum()))))
-        top = covariances(batch).flatten().argsort(descending=True, stable=True)[:k]
+        order = covariances(batch).flatten().argsort(descending=True, stable=True)
+        top = order[: share_of(batch, self.share)]
         chosen = torch.zeros_like(batch.mask.flatten()).index_fill(0, top, True).view_as(batch.mask)
         out = masked_weights(batch, batch.mask, batch.ratio)
         pull = self.beta * batch.log_ratio.sign() * chosen
