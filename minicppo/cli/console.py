@@ -58,7 +58,7 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[object]], title: str | N
     shown = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=close)
     cells = [[printable(str(cell)) for cell in row] for row in rows]
     columns = zip(heads, *cells, strict=True)
-    parts = [" ".join(column).split() if i < words else column for i, column in enumerate(columns)]
+    parts = ["\n".join(column).split(None if i < words else "\n") for i, column in enumerate(columns)]
     widths = [min(LONGEST_WORD, max(map(len, ["-", *found]))) for found in parts]
     for i, (head, width) in enumerate(zip(heads, widths, strict=True)):
         shown.add_column(
@@ -66,7 +66,7 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[object]], title: str | N
         )
     for row in cells:
         shown.add_row(*map(Text, row))
-    if (least := sum(widths) + 3 * len(widths)) > console.width:
+    if (least := sum(widths) + (2 if close else 3) * len(widths)) > console.width:
         shown.width = least
     return shown
 

@@ -38,8 +38,13 @@ KEPT = 1 << 18  # responses that are remembered, to know them again
 
 @dataclass
 class Artefacts:
-    """Call `clean` with every portion of the log, `found` at the end."""
+    """Call `clean` with every portion of the log, `found` at the end.
 
+    own: the log is a run of ours, whose log-probs stand where they belong and are of whole softmaxes at one
+    temperature: what looks otherwise there is what training did.
+    """
+
+    own: bool = False
     shape: Shape = field(default_factory=Shape)
     counts: Counter[str] = field(default_factory=Counter)
     of: Counter[str] = field(default_factory=Counter)
@@ -74,7 +79,7 @@ class Artefacts:
                 tested = values[(values < -0.05) & (values > -60)]
                 for form, bits in ROUNDINGS.items():
                     self.note(f"every log {name} is {form}", representable(tested, bits))
-            table = self._put_back(table)
+            table = table if self.own else self._put_back(table)
             table = table.only(~self._placeholders(table))
         if not unknown:
             first = table.advantages[table.starts[table.lengths > 0]]
@@ -86,12 +91,8 @@ class Artefacts:
         self.shape.add(table)
         return table
 
-    def found(self, one_sampler: bool = False) -> list[dict[str, Any]]:
-        """Each artefact as {kind, share, count, evidence, spoils}, the gravest first.
-
-        one_sampler: mu and pi are known to be whole softmaxes at one temperature, as in our own runs, which train at no
-        other: then a shape like that of a temperature is what training did.
-        """
+    def found(self) -> list[dict[str, Any]]:
+        """Each artefact as {kind, share, count, evidence, spoils}, the gravest first."""
         counts, of = self.counts, self.of
         found = {kind: (counts[kind], of[kind], self.evidence[kind]) for kind in SPOILS if counts[kind]}
         for key in (f"every log {name} is {form}" for name in ("pi", "mu") for form in ROUNDINGS):
@@ -104,7 +105,7 @@ class Artefacts:
         if repeats:
             text = "one response {} times, of probability e^{:.0f} each time".format(*max(repeats))
             found["duplicates"] = sum(n - 1 for n, _ in repeats), of["response"], text
-        for kind, text in [] if one_sampler else self.shape.verdicts():
+        for kind, text in [] if self.own else self.shape.verdicts():
             found[kind] = tokens, tokens, text
         n = self.advantages.total()
         if len(self.advantages) == 1 and n >= 4:

@@ -57,6 +57,7 @@ class Inspection:
         self.responses += len(table.lengths)
         self.expected = self.expected or max(self.tokens * self.log.place.total / max(self.log.place.done, 1), 1)
         self.log.rate = min(1.0, LOOKED / self.expected)
+        self.artefacts.own = list(self.log.formats) == ["minicppo"]
         clean = self.artefacts.clean(table)
         reason = self.statistics.add(clean)
         if reason is not None:
@@ -82,7 +83,7 @@ class Inspection:
             "partial": log.partial,
             "skipped": log.skipped,
             "broken": log.broken,
-            "artefacts": self.artefacts.found(one_sampler=list(log.formats) == ["minicppo"]),
+            "artefacts": self.artefacts.found(),
             "mismatch": mismatch,
             "drift": drift,
             "separated": separated,

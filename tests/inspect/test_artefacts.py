@@ -35,7 +35,15 @@ def test_in_a_run_of_our_own_a_policy_that_became_sharper_is_no_temperature():
     artefacts = Artefacts()
     artefacts.clean(table(rows(made("temperature", 3))))
     assert [row["kind"] for row in artefacts.found()] == ["temperature"]
-    assert artefacts.found(one_sampler=True) == []
+    artefacts.own = True
+    assert artefacts.found() == []
+
+
+def test_in_a_run_of_our_own_nothing_is_put_back():
+    log = table(rows(made("shifted", 3)))
+    artefacts = Artefacts(own=True)
+    assert np.array_equal(artefacts.clean(log).pi, log.pi)
+    assert "shifted" not in [row["kind"] for row in artefacts.found()]
 
 
 def test_probabilities_in_the_place_of_log_probs_are_told():
