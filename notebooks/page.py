@@ -1,4 +1,4 @@
-"""What every notebook here shares: fast mode, and figures that are shown and kept as files."""
+"""What every notebook here shares: fast mode, colours with one meaning, figures that are shown and kept as files."""
 
 from __future__ import annotations
 
@@ -16,22 +16,43 @@ with warnings.catch_warnings(action="ignore"):  # it warns, once, that its bars 
 from IPython.display import Image
 from matplotlib.figure import Figure
 
-from minicppo.plots.style import save
+from minicppo.plots import style
 
-FAST = os.environ.get("MINICPPO_FAST") == "1"  # smaller numbers: each notebook in well under 40 s
+FAST = os.environ.get("MINICPPO_FAST") == "1"  # smaller numbers, for tests
 HERE = Path(__file__).parent
 _SCRATCH = tempfile.TemporaryDirectory(prefix="minicppo-")  # gone with the kernel
 SCRATCH = Path(_SCRATCH.name)
-# Fast mode keeps no figure: its numbers are not those of the text.
-FIGURES = SCRATCH if FAST else HERE / "figures"
+# The committed pictures are written by one command: python -m notebooks.run --figures. A reader's run changes no file,
+# and fast mode keeps no figure: its numbers are not those of the text.
+FIGURES = HERE / "figures" if os.environ.get("MINICPPO_FIGURES") == "1" and not FAST else SCRATCH
+OWN_MASK = HERE.parent / "runs" / "my_mask.py"  # notebook 2 writes it, notebook 7 races it
 os.environ.setdefault("MINICPPO_CACHE", str(HERE.parent / "runs" / ".cache"))  # one place for all warm-ups
 
+# One colour, one meaning, in all notebooks. Rules are drawn with `style.line_styles`, which has the same colours.
+COLOURS = {
+    "none": style.BLACK,
+    "PPO": style.PURPLE,
+    "GRPO": style.PURPLE,  # its mask is PPO's
+    "DPPO": style.GREEN,  # and its rule, one cap for all positions
+    "CPPO": style.VERMILLION,
+    "yours": style.YELLOW,
+    "token test": style.BLUE,  # why a token is masked
+    "budget": style.ORANGE,
+    "mu": style.GREY,
+    "pi": style.SKY,
+    "truth": style.BLACK,  # what bounds are compared with
+}
+DOTS_PER_INCH = 112  # a figure's text of 9 points is then as large as the page's, 14 pixels
 
-def show(figure: Figure, name: str | None = None) -> Image:
-    """The figure as a picture; with a name it is also FIGURES/NAME.png, for the page as a code host shows it."""
-    if name is None:
-        return Image(filename=str(save(figure, SCRATCH / "unnamed.png")))
-    return Image(filename=str(save(figure, FIGURES / f"{name}.png", drawn_from(name))))
+
+def show(figure: Figure, name: str = "unnamed", alt: str = "") -> Image:
+    """The figure as a picture, with a text for those who cannot see it; FIGURES/NAME.png holds it."""
+    path = FIGURES / f"{name}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    source = {} if FIGURES is SCRATCH else {"Source": drawn_from(name)}
+    with style.house_style():
+        figure.savefig(path, dpi=DOTS_PER_INCH, metadata={"Software": "", **source})
+    return Image(filename=str(path), alt=alt)
 
 
 def drawn_from(name: str) -> str:
@@ -43,5 +64,6 @@ def drawn_from(name: str) -> str:
     cells = json.loads(page.read_text(encoding="utf-8"))["cells"]
     lines = [line for cell in cells if cell["cell_type"] == "code" for line in [*cell["source"], "\n"]]
     code = [line for line in lines if not line.startswith(("import ", "from "))]
-    results = [(HERE.parent / "results" / "summary.json").read_text(encoding="utf-8")] if name[:2] == "06" else []
+    compares = "comparison" in page.stem
+    results = [(HERE.parent / "results" / "summary.json").read_text(encoding="utf-8")] if compares else []
     return f"sha256 {hashlib.sha256(json.dumps([*code, *results]).encode()).hexdigest()}"

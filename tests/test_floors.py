@@ -20,11 +20,12 @@ TREES = ("minicppo", "experiments", "docs", "theory", "notebooks")
 BASE = {"text", "files", "plugins"}  # single files, below every floor
 RULES = {"kernels", "rules"}
 RL = {"bounds", "rl", *RULES}
-WHEEL = {"reference", "engines", "inspect", "plots", "cli", "face", *RL}
+WHEEL = {"reference", "learn", "engines", "inspect", "plots", "cli", "face", *RL}
 FLOORS: dict[str, set[str]] = {
     **{name: set() for name in BASE},
     "reference": set(),
     "bounds": set(),
+    "learn": {"reference", "bounds"},
     "kernels": set(),
     "rules": RULES,
     "rl": RL,
@@ -43,6 +44,7 @@ THIRD_PARTY: dict[str, set[str]] = {
     **{name: set() for name in BASE},
     "reference": {"numpy"},
     "bounds": {"numpy", "scipy"},
+    "learn": {"numpy"},
     "kernels": {"torch", "triton"},
     "rules": {"torch", "numpy", "jaxtyping"},
 }

@@ -1,0 +1,1 @@
+"""Exercises of the walkthroughs 5 to 8."""

@@ -1,0 +1,73 @@
+"""The exercises: each solution passes, wrong answers do not, and no hint gives the right one away."""
+
+import runpy
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from minicppo.learn import EXERCISES, check
+from tests.notebooks import wrong_answers_0_to_4, wrong_answers_5_to_8
+
+SOLUTIONS = Path(__file__).resolve().parents[2] / "notebooks" / "solutions"
+WRONG = wrong_answers_0_to_4.WRONG | wrong_answers_5_to_8.WRONG
+
+
+def solution(name):
+    chapter, number = name.split(".")
+    return runpy.run_path(str(SOLUTIONS / f"{chapter.zfill(2)}.py"))[f"answer_{number}"]
+
+
+@pytest.mark.parametrize("name", EXERCISES)
+def test_the_solution_is_right(name, capsys):
+    assert check(name, solution(name))
+    assert capsys.readouterr().out == f"{name}: right.\n"
+
+
+@pytest.mark.parametrize("name", EXERCISES)
+def test_wrong_answers_are_told_what_is_wrong(name, capsys):
+    assert len(WRONG[name]) >= 3
+    right = solution(name)
+    for answer in WRONG[name]:
+        assert not check(name, answer), answer
+        told = capsys.readouterr().out
+        assert told.startswith(f"{name}: not yet. ")
+        if not callable(right):
+            assert not any(text in told for text in as_written(right))
+
+
+def as_written(answer):
+    """How a hint would write the answer."""
+    if np.ndim(answer) == 0:
+        return [f"{answer:.2g}", f"{answer:.3g}"] if isinstance(answer, float) else [str(answer)]
+    return [str(answer), str([bool(x) for x in answer]), str([int(bool(x)) for x in answer])]
+
+
+@pytest.mark.parametrize("name", EXERCISES)
+def test_dots_are_an_answer_still_to_be_written(name, capsys):
+    assert not check(name, ...)
+    assert EXERCISES[name].asked in capsys.readouterr().out
+
+
+def test_each_chapter_has_three():
+    chapters = Counter(name.split(".")[0] for name in EXERCISES)
+    assert set(chapters.values()) == {3}
+    assert set(WRONG) == set(EXERCISES)
+
+
+def test_an_unknown_exercise_names_those_that_there_are():
+    with pytest.raises(KeyError, match=r"there is no exercise '9\.1', but 0\.1, 0\.2"):
+        check("9.1", 1)
+
+
+def test_a_failing_function_is_told_where_it_fails(capsys):
+    check("4.3", lambda divergence, floor: 1 / 0)
+    assert "fails: ZeroDivisionError" in capsys.readouterr().out
+
+
+def test_wrong_answers_are_not_all_told_the_same(capsys):
+    for answer in WRONG["2.3"]:
+        check("2.3", answer)
+    told = {line.split(" Try ")[0] for line in capsys.readouterr().out.splitlines()}
+    assert len(told) >= 8

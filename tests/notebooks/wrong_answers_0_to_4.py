@@ -1,0 +1,106 @@
+"""Wrong answers to the exercises 0.1 to 4.3: what a student may well write."""
+
+import math
+
+import numpy as np
+
+HALF = ([0.5, 0.25, 0.25], [0.5, 0.25, 0.25])
+
+
+def prefix_sums(inclusive=False, opens=True, weighted=True, equal=True, all_charged=True):
+    """A mask by cumulative sums, right by default."""
+
+    def mask(divergence, away, delta, delta_b, w_min):
+        w = np.linspace(1, w_min, len(divergence))
+        Z = w * divergence
+        saved = delta_b * (w if weighted else w**0) - (Z if all_charged else Z * away)
+        c = np.minimum(delta, np.cumsum(saved) - saved * (not inclusive) + delta * opens)
+        return ~away | (Z <= c if equal else Z < c)
+
+    return mask
+
+
+def account(lowest=-math.inf, highest=math.inf):
+    """A mask whose account is held within limits after each token, right by default."""
+
+    def mask(divergence, away, delta, delta_b, w_min):
+        left, kept = delta, []
+        for w, D, moves_away in zip(np.linspace(1, w_min, len(divergence)), divergence, away, strict=True):
+            kept.append(not moves_away or w * D <= min(delta, left))
+            left = min(highest, max(lowest, left + w * (delta_b - D)))
+        return kept
+
+    return mask
+
+
+def top_k(half=0.5, other=True, by_pi=False, replace=False):
+    def divergence(mu, pi, sampled, k):
+        top = list(np.argsort(-(pi if by_pi else mu), kind="stable")[:k])
+        if sampled not in top:
+            top = [*top[: -1 if replace else None], sampled]
+        cells = abs(mu[top] - pi[top]).sum()
+        return half * (cells + abs(mu[top].sum() - pi[top].sum()) * other)
+
+    return divergence
+
+
+WRONG = {
+    "0.1": [["PPO", "DPPO"], ["DPPO"], [], "both"],
+    "0.2": [[1, 0, 0, 1], [0, 1, 1, 0], [1, 0, 1, 1], [0, 0, 1]],
+    "0.3": [0.15, 0, -0.1, -0.02, 0.01, "-0.04 or so"],
+    "1.1": [
+        lambda rewards: rewards - rewards.mean(),
+        lambda rewards: rewards - rewards.mean(axis=0),
+        lambda rewards: (rewards - rewards.mean(1, keepdims=True)) / (rewards.std(1, keepdims=True) + 1e-6),
+        lambda rewards: rewards.mean(1, keepdims=True) - rewards,
+        lambda rewards: np.where(rewards > 0.5, 1, -1),
+        lambda rewards: rewards / rewards.sum(1, keepdims=True),
+    ],
+    "1.2": [
+        lambda weight, advantages, mask: (weight * advantages[:, None] * mask).sum() / mask.sum(),
+        lambda weight, advantages, mask: -(weight * advantages[:, None] * mask).sum() / (mask * (weight > 0)).sum(),
+        lambda weight, advantages, mask: -(weight * advantages[:, None] * mask).sum() / mask.size,
+        lambda weight, advantages, mask: -(weight * advantages[:, None]).mean(),
+        lambda weight, advantages, mask: -(weight * advantages.mean() * mask).sum() / mask.sum(),
+    ],
+    "1.3": [16, 12, 3, 4, 0],
+    "2.1": [[1, 0, 1, 0, 0], [0, 1, 0, 1, 1], [1, 1, 1, 1, 1], [1, 1, 0, 1]],
+    "2.2": [0.026, 0.0415, 0.0407, 0.0963, 1, None],
+    "2.3": [
+        prefix_sums(inclusive=True),
+        prefix_sums(opens=False),
+        prefix_sums(weighted=False),
+        account(highest=0.125),
+        account(lowest=0),
+        prefix_sums(equal=False),
+        prefix_sums(all_charged=False),
+        lambda D, away, delta, delta_b, w_min: np.linspace(1, w_min, len(D)) * D <= delta,
+        lambda D, away, delta, delta_b, w_min: ~away | (np.linspace(1, w_min, len(D)) * D <= delta),
+        lambda D, away, delta, delta_b, w_min: None,
+        lambda D: D,
+    ],
+    "3.1": [HALF, ([0.5, 0.5, 0], [0.4, 0, 0.6]), ([0.5, 0.5], [0.5, 0.5]), ([1, 1, 1], [1, 0, 2]), 0.3],
+    "3.2": [top_k(half=1), top_k(other=False), top_k(by_pi=True), top_k(replace=True)],
+    "3.3": [0.02**0.5, 0.2, 0.01, 0.02],
+    "4.1": [
+        lambda D: (D > np.quantile(D, 0.9)).mean(),
+        lambda D: D[-(len(D) // 10) :].sum() / D.sum(),
+        lambda D: np.sort(D)[-(len(D) // 10) :].sum() / len(D),
+        lambda D: D[np.quantile(D, 0.9) <= D].sum() / D.sum(),
+        lambda D: D.max() / D.sum(),
+    ],
+    "4.2": [
+        lambda D, mask: D.mean(axis=0),
+        lambda D, mask: (D * mask).mean(axis=0),
+        lambda D, mask: (D * mask).sum(axis=1) / mask.sum(axis=1),
+        lambda D, mask: D.sum(axis=0) / mask.sum(axis=0),
+    ],
+    "4.3": [
+        lambda D, floor: np.quantile(D, 0.9),
+        lambda D, floor: max(floor, np.quantile(D, 0.9)),
+        lambda D, floor: min(2 * floor, np.quantile(D, 0.9)),
+        lambda D, floor: np.clip(np.quantile(D, 0.5), floor, 2 * floor),
+        lambda D, floor: np.clip(np.quantile(D, 0.9), floor, 1 / 32),
+        lambda D, floor: floor,
+    ],
+}
