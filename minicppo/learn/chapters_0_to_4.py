@@ -151,7 +151,7 @@ def blind_spot(answer: Any) -> None:
         raise Wrong("Each list has three probabilities, none below 0, whose sum is 1.")
     if abs(mu[0] - pi[0]) > 1e-9:
         raise Wrong("Binary TV sees only the sampled token, and here it sees a difference.")
-    if reference.total_variation(mu, pi) < 0.3 - 1e-9:
+    if reference.total_variation(list(mu), list(pi)) < 0.3 - 1e-9:
         raise Wrong("Exact TV is half the sum of all differences; here it is smaller than asked.")
 
 

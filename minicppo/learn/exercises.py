@@ -1,6 +1,6 @@
 """What each exercise asks, and how an answer is tried: what is wrong is said, the right answer is not."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,7 +71,7 @@ def expect(answer: Any, right: Any, otherwise: str, *foreseen: tuple[Any, str]) 
         raise Wrong(otherwise)
 
 
-def compare(answer: Any, right: Function, hints: dict[str, Iterable[tuple[Any, ...]]]) -> None:
+def compare(answer: Any, right: Function, hints: Mapping[str, Iterable[tuple[Any, ...]]]) -> None:
     """A function gives what `right` gives. hints: what to think of, with the cases (arguments) that show it, in turn.
 
     Raises:
