@@ -25,7 +25,8 @@ SCRATCH = Path(_SCRATCH.name)
 # The committed pictures are written by one command: python -m notebooks.run --figures. A reader's run changes no file,
 # and fast mode keeps no figure: its numbers are not those of the text.
 FIGURES = HERE / "figures" if os.environ.get("MINICPPO_FIGURES") == "1" and not FAST else SCRATCH
-OWN_MASK = HERE.parent / "runs" / "my_mask.py"  # notebook 2 writes it, notebook 7 races it
+# Notebook 2 writes a reader's own mask here, notebook 7 races it; a test's run leaves a reader's file alone.
+OWN_MASK = (SCRATCH if FAST else HERE.parent / "runs") / "my_mask.py"
 os.environ.setdefault("MINICPPO_CACHE", str(HERE.parent / "runs" / ".cache"))  # one place for all warm-ups
 
 # One colour, one meaning, in all notebooks. Rules are drawn with `style.line_styles`, which has the same colours.
@@ -60,7 +61,7 @@ def drawn_from(name: str) -> str:
 
     Lines that import do not count: what is drawn stays the same where a module is renamed.
     """
-    (page,) = HERE.glob(f"{name[:2]}_*.ipynb")
+    (page,) = (page for page in HERE.glob(f"{name[:2]}_*.ipynb") if name in page.read_text(encoding="utf-8"))
     cells = json.loads(page.read_text(encoding="utf-8"))["cells"]
     lines = [line for cell in cells if cell["cell_type"] == "code" for line in [*cell["source"], "\n"]]
     code = [line for line in lines if not line.startswith(("import ", "from "))]

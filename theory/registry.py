@@ -59,7 +59,7 @@ class Statement:
 NOTEBOOKS = {
     "01_the_identity_and_the_bound.ipynb": ("lemma2 prop4 b9-bound cor67 trm-bounds F1 F2 F3 F4 F5 F6 F7 eq8 eq8-path"),
     "02_deriving_thresholds.ipynb": "design",
-    "03_the_mask_step_by_step.ipynb": "allowance dynamic",
+    "02_the_mask_step_by_step.ipynb": "allowance dynamic",
 }
 
 H: Verdict = "holds"

@@ -35,10 +35,15 @@ def exercise(name: str, asked: str) -> Callable[[Judge], Judge]:
     return register
 
 
-def check(name: str, answer: Any) -> bool:
-    """Print whether `answer` solves the exercise, and if not, what is wrong with it; returns whether it does.
+def check(name: str, answer: Any) -> None:
+    """Print `verdict(name, answer)`."""
+    print(verdict(name, answer))
 
-    answer: a number, a list or a function, as the exercise asks; `...` for none, which prints what is asked.
+
+def verdict(name: str, answer: Any) -> str:
+    """Whether `answer` solves the exercise, and if not, what is wrong with it, in a sentence or two.
+
+    answer: a number, a list or a function, as the exercise asks; `...` for none, which tells what is asked.
 
     Raises:
         KeyError: there is no exercise of this name; it names those that there are.
@@ -47,15 +52,12 @@ def check(name: str, answer: Any) -> bool:
         raise KeyError(f"there is no exercise {name!r}, but {', '.join(EXERCISES)}")
     found = EXERCISES[name]
     if answer is ...:
-        print(f"{name}: write your answer in the place of the dots. {found.asked}")
-        return False
+        return f"{name}: write your answer in the place of the dots. {found.asked}"
     try:
         found.judge(answer)
     except Wrong as wrong:
-        print(f"{name}: not yet. {wrong}")
-        return False
-    print(f"{name}: right.")
-    return True
+        return f"{name}: not yet. {wrong}"
+    return f"{name}: right."
 
 
 def expect(answer: Any, right: Any, otherwise: str, *foreseen: tuple[Any, str]) -> None:
