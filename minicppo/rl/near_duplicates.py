@@ -50,7 +50,8 @@ def near_duplicates(questions: Sequence[str]) -> list[int]:
     """For each question the index of the first that is the same or near to it, directly or through others.
 
     Near are statements with the same digits in the same order, of whose characters 85 % agree (96 % in short ones):
-    rapidfuzz's ratio. Raises ModuleNotFoundError: rapidfuzz is missing.
+    rapidfuzz's ratio. The same words with other digits are another problem, with another answer: kept on purpose.
+    Raises ModuleNotFoundError: rapidfuzz is missing.
     """
     return list(_groups(tuple(questions)))
 

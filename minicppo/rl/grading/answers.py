@@ -25,7 +25,7 @@ UNITS = dict(
     for pair in (
         "centimeter=cm centimetre=cm millimeter=mm kilometer=km kilometre=km meter=m metre=m in=inch inche=inch "
         "ft=foot feet=foot mi=mile yd=yard gram=g kilogram=kg lb=pound sec=s second=s min=minute hr=h hour=h liter=l "
-        "litre=l usd=dollar deg=degree sq=square cents=cent yr=year"
+        "litre=l usd=dollar deg=degree celsius=celsius sq=square cents=cent yr=year"
     ).split()
 )
 SHORT_UNITS = frozenset({*UNITS.values(), *UNITS, "kmh", "mph", "l", "am", "pm", "cc", "ml"})
@@ -39,7 +39,8 @@ UNIT = re.compile(
     r"(?P<value>.*?[\d})%a-z])(?P<gap>\s*)(?P<unit>(?<![A-Za-z\\])[A-Za-z]+(?:[ ./]+[A-Za-z]+)*)"
     r"\s*(?P<power>\^\s*\{?[23]\}?)?"
 )
-DEGREE = re.compile(r"(?:\s*\^\s*\{?\s*\\circ\s*\}?|\s*\\degree)\s*[CF]?$")
+DEGREE = re.compile(r"(?:\s*\^\s*\{?\s*\\circ\s*\}?|\s*\\degree)\s*([CF]?)$")
+DEGREES = {"": " degree", "C": " degree celsius", "F": " degree fahrenheit"}
 NUMBER = re.compile(
     r"(?P<sign>[-+]?)\s*(?:(?P<over>\d+(?:\.\d*)?|\.\d+)(?:\s*/\s*(?P<under>\d+))?"
     r"|\\frac\s*\{\s*(?P<top>-?\d+)\s*\}\s*\{\s*(?P<bottom>-?\d+)\s*\})\s*(?P<percent>%?)"
@@ -53,8 +54,10 @@ NAME = re.compile(  # what a value may be said of: x, f(2), AB, m/n, a - b; but 
     r"(?:\\(?:angle|triangle|overline|frac|alpha|beta|gamma|theta|lambda|cdot|vec)(?![a-z])|[fghPE]\([^()=]*\)"
     r"|[A-Za-z]'*(?:_(?:\{\w+\}|\w))?(?:\([\w, ]*\))?|[()\[\]|{}+/,\s]|(?<=[\w)}])\s*-)+"
 )
+ABOUT = re.compile(r"\s*\\approx\s*-?\d*\.?\d+$")  # after an exact form, which it has to agree with
 UNCLEAR = re.compile(  # 1/2x is read in two ways
-    r"(?<![_\d])\d+\s+\d|'|:|!!|\d\s*_|\\approx|/\s*\d+\s*(?:[a-zA-Z(]|\\(?!cdot|times|\\|end|cup|cap))"
+    r"(?<![_\d])\d+\s+\d|'|:|!!|\d\s*_|\\approx|\\[lc]?dots(?![a-z])"
+    r"|/\s*\d+\s*(?:[a-zA-Z(]|\\(?!cdot|times|\\|end|cup|cap))"
 )
 
 
@@ -97,6 +100,9 @@ def _same(gold: str, answer: str) -> bool | None:
     ordered = not {gold_kind, kind} <= {"", "{}"}
     if len(golds) != len(given) or (ordered and gold_kind != kind and {gold_kind, kind} != {"", "()"}):
         return False
+    units = [*map(_measured, given)]
+    if any(units) and not any(map(_measured, golds)) and (kind not in ("", "{}") or not units[-1]):
+        return False  # a unit within an interval or a point, or of some alone; but 3 and 4 cm are both in cm
     names, given_names = ([_name(each) for each in part] for part in (golds, given))
     if all(names) and all(given_names) and sorted(names) != sorted(given_names):
         return False
@@ -135,7 +141,8 @@ def _same_value(gold: str, answer: str) -> bool | None:
     if HEDGES.search(answer):
         return False
     (gold, gold_unit), (answer, unit) = (_split_unit(text) or (text, "") for text in (gold, answer))
-    if gold_unit != unit and ((gold_unit and unit) or NUMBER_WORDS.search(f"{gold_unit} {unit}")):
+    scaled = {gold_unit, unit} in ({"degree", degree.strip()} for degree in DEGREES.values())  # 5 degrees for 5 C
+    if gold_unit != unit and not scaled and ((gold_unit and unit) or NUMBER_WORDS.search(f"{gold_unit} {unit}")):
         return False
     if _squeezed(gold) == _squeezed(answer):
         return True
@@ -144,7 +151,8 @@ def _same_value(gold: str, answer: str) -> bool | None:
 
 
 def _confined(gold: str, answer: str) -> bool | None:
-    if any(UNCLEAR.search(text) or has_words(text) for text in (gold, answer)):
+    gold = ABOUT.sub("", gold)
+    if any(UNCLEAR.search(text) or has_words(text) for text in (gold, ABOUT.sub("", answer))):
         return None
     _asked.times += 1
     if _asked.times > MOST_ASKED:
@@ -176,7 +184,7 @@ def _number(text: str) -> tuple[Fraction | None, bool]:
 
 def _split_unit(text: str) -> tuple[str, str] | None:
     """A quantity as its value and its unit in one spelling; None if it ends in no unit."""
-    match = UNIT.fullmatch(DEGREE.sub(" degree", text))
+    match = UNIT.fullmatch(DEGREE.sub(lambda scale: DEGREES[scale[1]], text))
     if match is None or not re.search(r"\d|\\pi", match["value"]) or re.search(r"\\[a-z]{3}(?![a-z])", match["value"]):
         return None
     words = [word.lower() for word in re.split(r"[ ./]+", match["unit"]) if word]
@@ -193,6 +201,10 @@ def _split_unit(text: str) -> tuple[str, str] | None:
     if known[0] in ("square", "cubic") and len(known) > 1:
         power, known = {"square": "2", "cubic": "3"}[known[0]], known[1:]
     return match["value"].strip(), " ".join(known) + power
+
+
+def _measured(text: str) -> bool:
+    return text.endswith("%") or _split_unit(text) is not None
 
 
 def _intervals(text: str) -> tuple[str, str]:

@@ -56,10 +56,18 @@ def load() -> Callable[[str, str], bool | None]:
             return bool(gold == answer or gold.symmetric_difference(answer).is_empty)
         return zero(gold - answer) if isinstance(gold, Expr) and isinstance(answer, Expr) else None
 
+    def shown(value: Expr, decimal: str) -> bool:
+        """Whether the decimal is the value, rounded or cut off."""
+        about, last = Rational(decimal), Rational(1, 10 ** len(decimal.partition(".")[2]))
+        beyond = (about - value if decimal.startswith("-") else value - about) / last
+        return bool(-0.5 <= beyond) and bool(beyond < 1)
+
     def check(gold: str, answer: str) -> bool | None:
+        exact, _, about = answer.partition(r"\approx")
         real = not any(re.search(r"(?<![A-Za-z\\])i(?![A-Za-z])", each) for each in (gold, answer))
         try:
-            return same(read(gold, real), read(answer, real))
+            verdict = same(read(gold, real), read(exact, real))
+            return shown(read(exact, real), about.strip()) if verdict and about else verdict
         except Exception:  # of any library below
             return None
 

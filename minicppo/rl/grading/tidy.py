@@ -67,6 +67,11 @@ REPLACED: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [  # in this 
         r"(?s)\\begin\{[pbv]?matrix\}.*\\end\{[pbv]?matrix\}",
         lambda matrix: re.sub(r"(?<!\\)\\(?=[\d\-.])", r"\\\\", matrix[0]),
     ),
+    (  # a column as a point
+        r"(?s)^[\s$]*\\begin\{([pb])matrix\}((?:(?!matrix)[^&])*?\\\\(?:(?!matrix)[^&])*?)(?:\\\\\s*)?"
+        r"\\end\{\1matrix\}[\s$]*$",
+        lambda column: "(" + re.sub(r"\\\\(?:\[\w+\])?", ",", column[2]) + ")",
+    ),
     *((TEXT, r" \1 "), (TEXT, r" \1 ")),  # one may hold another
     (r"\\color\s*(?:\[\w+\])?\{[\w,.]+\}", " "),
     (r"(?<!\\)\\[()\[\]]|\\?\$|[€£]|`", ""),  # mathematics mode and money
@@ -108,7 +113,7 @@ REPLACED: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [  # in this 
     (r"(?<=\d)\s*[xX]\s*(?=10\s*\^)", r"\\cdot "),
     (r"(?<=\d)[eE]([-+]?\d{1,3})(?![\d.])", r"\\cdot 10^{\1}"),
     (r"(?i)(?<=\d)\s+(hundred|thousand|million|billion)\b", lambda scale: rf" \cdot {SCALES[scale[1].lower()]}"),
-    (r"^(?:[A-Za-z]\s*)?\\approx(?![a-z])|(?<=[^\d.\s,])\s*\\approx\s*[\d.]+\s*$", ""),  # it is the exact one
+    (r"^(?:[A-Za-z]\s*)?\\approx(?![a-z])", ""),
     (r"_\{(\w)\}", r"_\1"),
     (r"\s+", " "),
 ]
@@ -128,7 +133,7 @@ def tidy(answer: str) -> str:
     text = (text if boxed is None else boxed).strip("*_ ")
     for pattern, replacement in PATTERNS:
         text = pattern.sub(replacement, text)
-    text = re.sub(r"\s*(?:[.,;:]|(?<![\d)}])!)+$", "", text.strip(" '\"*"))
+    text = re.sub(r"\s*(?:[.,;:]|(?<![\d)}!])!)+$", "", text.strip(" '\"*"))
     return text[1:-1].strip() if re.fullmatch(r"\{[^{}]*\}", text) else text  # braces around all of it show nothing
 
 
