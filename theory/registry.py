@@ -57,9 +57,9 @@ class Statement:
 
 
 NOTEBOOKS = {
-    "01_the_identity_and_the_bound.ipynb": ("lemma2 prop4 b9-bound cor67 trm-bounds F1 F2 F3 F4 F5 F6 F7 eq8 eq8-path"),
-    "02_deriving_thresholds.ipynb": "design",
     "02_the_mask_step_by_step.ipynb": "allowance dynamic",
+    "05_why_early_tokens_cost_more.ipynb": "lemma2 prop4 prop5 cor67 F1 F3 F4 F6 T2 eq8",
+    "06_deriving_thresholds.ipynb": "theorem1 eq8-path design",
 }
 
 H: Verdict = "holds"
