@@ -14,13 +14,14 @@ from torch.nn import functional as F
 from transformers import DynamicCache, LlamaForCausalLM, PreTrainedModel, Qwen2ForCausalLM, Qwen3ForCausalLM
 
 from minicppo import kernels
+from minicppo.kernels.native import LANES, Native, library
 from minicppo.rl.cuda_graph import Replay
 from minicppo.rl.policy import layer_parameters
 
 DIRECT = (LlamaForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM)
 FIXED_ROPE = ("default", "linear", "llama3", "yarn")  # rotary angles that depend on the position alone
 CUDA_BLOCK = 128  # columns that one captured graph serves
-JOIN = 1 << 28  # parameters up to which a GPU's products are so small that weights are copied to have fewer
+JOIN = 1 << 28  # parameters up to which products are so small that weights are copied to have fewer
 Attention = Callable[[Any, Tensor, Tensor, Tensor, Tensor], Tensor]  # of module, q, k, v and cache
 
 
@@ -109,7 +110,8 @@ class DirectDecoder(GeneralDecoder):
     """Llama, Qwen2 and Qwen3: the model's own modules around an attention over one new token a row.
 
     The cache is written in place, only the rows that fill a gap ever move, heads that share keys read them once, and
-    nothing is checked or built anew at each step. On a GPU a step is one graph, and its attention one kernel.
+    nothing is checked or built anew at each step. On a GPU a step is one graph, and its attention one kernel; on one
+    thread of a CPU in float32 what is no matrix product is C.
 
     Attributes:
         block: attend to the filled columns rounded up to a multiple of this, the unfilled ones masked: on a GPU that
@@ -118,25 +120,31 @@ class DirectDecoder(GeneralDecoder):
 
     def __init__(self, model: PreTrainedModel, block: int | None = None):
         super().__init__(model)
-        self.block = block or (CUDA_BLOCK if model.device.type == "cuda" else 1)
-        self.fused = kernels.usable(model.lm_head.weight)
         projections = [part for layer in model.model.layers for parts in _inputs(layer) for part in parts]
         plain = all(type(part) is nn.Linear for part in projections)  # and nothing more, as those with adapters are
-        self.joins = self.fused and layer_parameters(model) <= JOIN and plain
+        self.joins = plain and layer_parameters(model) <= JOIN
+        self.block = block or (CUDA_BLOCK if model.device.type == "cuda" else 1)
+        self.fused = kernels.usable(model.lm_head.weight)
+        self.native: Native | None = None
 
     def read(self, ids: Tensor, mask: Tensor, samples: int, room: int) -> Tensor:
         logits, cache, positions = _read(self.model, ids, mask)
         keys, device, kind = cache.layers[0].keys, ids.device, ids.device.type
         self.replay = Replay(device) if kind == "cuda" else None
         self.filled, self.column = ids.shape[1], torch.tensor([ids.shape[1]], device=device)
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else keys.dtype
+        if self.joins and self.block == 1 and dtype == torch.float32:
+            self.native = _native(self.model)
+        self.block = LANES if self.native else self.block
         self.masked = self.block > 1 or not bool(mask.all())
         rows, width = len(ids) * samples, -(-(self.filled + room) // self.block) * self.block
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else keys.dtype
         shape = (len(cache.layers), 2, rows, keys.shape[1], width, keys.shape[3])
         self.cache = torch.zeros(shape, dtype=dtype, device=device)
         for ours, theirs in zip(self.cache, cache.layers, strict=True):
             ours[0, :, :, : self.filled] = theirs.keys.repeat_interleave(samples, 0)
             ours[1, :, :, : self.filled] = theirs.values.repeat_interleave(samples, 0)
+            if self.native:
+                ours[0] = self.native.blocked(ours[0])
         mask, self.positions = (x.repeat_interleave(samples, 0) for x in (mask, positions))
         self.starts = (~mask).sum(1)
         self.bias = torch.full((rows, 1, 1, width), -torch.inf, dtype=dtype, device=device)
@@ -146,7 +154,7 @@ class DirectDecoder(GeneralDecoder):
         sign = torch.ones_like(sin[0])
         sign[:, : sign.shape[1] // 2] = -1
         self.cos, self.sin = cos[0], sin[0] * sign  # so that half a turn of the head's channels is a plain roll
-        joined = dtype if self.joins else None
+        joined = dtype if self.joins and (self.fused or self.native) else None
         self.projections = [[_project(part, joined) for part in _inputs(layer)] for layer in self.model.model.layers]
         return logits.repeat_interleave(samples, 0)
 
@@ -162,7 +170,7 @@ class DirectDecoder(GeneralDecoder):
         if self.replay is not None:
             self.replay.forget()
         gaps = (order != torch.arange(len(order), device=order.device)).nonzero()[:, 0]
-        movers, filled = order[gaps], self.filled
+        movers, filled = order[gaps], -(-self.filled // self.block) * self.block
         for part in self.cache.flatten(0, 1):
             part[gaps, :, :filled] = part[movers, :, :filled]
         for values in (self.bias, self.starts, self.positions):
@@ -171,20 +179,24 @@ class DirectDecoder(GeneralDecoder):
     def _forward(self, tokens: Tensor, columns: int) -> Tensor:
         """Logits (rows, V) after the tokens, whose keys and values go to `column`; everything it changes, in place."""
         rows, model = len(tokens), self.model.model
-        attend = self._attend_in_one_kernel(rows) if self.fused else self._attend_to(rows, columns)
+        attend = self._attend_in_one_kernel(rows) if self.fused or self.native else self._attend_to(rows, columns)
+        norm, gated = (self.native.norm, self.native.gate) if self.native else (_norm, None)
         x = model.embed_tokens(tokens)
         for layer, (qkv, gates), cache in zip(model.layers, self.projections, self.cache[:, :, :rows], strict=True):
-            q, k, v = qkv(_norm(layer.input_layernorm, x))
+            q, k, v = qkv(norm(layer.input_layernorm, x))
             x = x + layer.self_attn.o_proj(attend(layer.self_attn, q, k, v, cache))
-            gate, up = gates(_norm(layer.post_attention_layernorm, x))
-            x = x + layer.mlp.down_proj(layer.mlp.act_fn(gate) * up)
+            gate, up = gates(norm(layer.post_attention_layernorm, x))
+            x = x + layer.mlp.down_proj(gated(gate, up) if gated else layer.mlp.act_fn(gate) * up)
         self.positions += 1
         self.column += 1
-        logits: Tensor = self.model.lm_head(_norm(model.norm, x))
+        logits: Tensor = self.model.lm_head(norm(model.norm, x))
         return logits
 
     def _attend_in_one_kernel(self, rows: int) -> Attention:
-        from minicppo.kernels.attention import attend  # Triton: not everywhere
+        if self.native:
+            attend: Any = self.native.attend
+        else:
+            from minicppo.kernels.attention import attend  # Triton: not everywhere
 
         at = {"positions": self.positions[:rows], "starts": self.starts[:rows], "column": self.column}
         return partial(attend, cos=self.cos, sin=self.sin, **at)
@@ -214,6 +226,20 @@ class DirectDecoder(GeneralDecoder):
             return out.reshape(rows, -1)
 
         return attend
+
+
+def _native(model: PreTrainedModel) -> Native | None:
+    """For a model in float32 on one thread of a CPU, of heads and layers that fill vectors."""
+    c, heads = model.config, model.config.num_key_value_heads
+    channels = model.model.layers[0].self_attn.head_dim
+    ours = (
+        {(p.device.type, p.dtype, p.is_contiguous()) for p in model.parameters()} == {("cpu", torch.float32, True)}
+        and torch.get_num_threads() == 1
+        and c.hidden_act in ("silu", "swish")
+        and not any(width % LANES for width in (c.hidden_size, c.intermediate_size, channels))
+    )
+    functions = library(heads, c.num_attention_heads // heads, channels) if ours else None
+    return functions and Native(functions)
 
 
 def _inputs(layer: Any) -> tuple[list[Any], list[Any]]:
