@@ -45,6 +45,8 @@ def study(
     if dry_run:
         console.print(plan_table(loaded, folder, only or []))
         return
+    # a warm-up rounds differently on another processor: the policies that runs start from stay with the results
+    os.environ.setdefault("MINICPPO_CACHE", f"{loaded.results}/starts")
     failed: dict[str, str] = {}
     with claimed(loaded, folder):
         if not report_only:

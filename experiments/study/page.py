@@ -116,7 +116,7 @@ def conditions(summary: dict[str, Any]) -> str:
     """What the intervals are about, and what they are not: the caveats that a table cannot carry."""
     held = summary["held_out"]
     samples = "one sample" if held["samples"] == 1 else f"{held['samples']} samples"
-    several = "Each part ran on one machine; on another the same start rounds differently. "
+    several = "Runs of one seed are of one machine; on another the same start rounds differently. "
     return (
         "Interquartile means over seeds with 95 % bootstrap intervals; shares of collapsed runs with Wilson's "
         f"interval. {PAIRED} Better: the interval of P(better) excludes one half, and so does a permutation test at "
