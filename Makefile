@@ -13,7 +13,7 @@ VARIED  := transformers numpy pydantic typer rich hypothesis
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-llm demo demo-llm test test-fast test-kernels test-newest test-verl fuzz mutants lint format theory notebooks bench bench-gpu study study-gpu study-llm study-llm-gpu readings docs figures coq clean
+.PHONY: help setup setup-llm demo demo-llm test test-fast test-kernels test-newest test-verl fuzz mutants lint format theory notebooks site bench bench-gpu study study-gpu study-llm study-llm-gpu readings docs figures coq clean
 
 help: ## show this text
 	@echo 'minicppo: CPPO to learn, check, use and reproduce'
@@ -124,8 +124,18 @@ coq: ## check the machine-checked proofs of theory/coq and print the axioms that
 	@command -v $(COQC) >/dev/null || { echo 'make coq needs the Coq proof assistant (8.16 or newer): apt-get install coq on Debian and Ubuntu, brew install coq on macOS'; exit 1; }
 	@cd theory/coq && for file in $$(grep '\.v$$' _CoqProject); do echo "$$file"; $(COQC) -Q . CPPO "$$file" || exit 1; done
 
-notebooks: $(STAMP) ## execute the notebooks from top to bottom; MINICPPO_FAST=1 for smaller numbers
+notebooks: $(STAMP) ## execute the notebooks into build/notebooks; MINICPPO_FAST=1 for smaller numbers
 	OMP_NUM_THREADS=1 $(BIN)/python -m notebooks.run
+
+SITE := $(VENV)/.installed-site
+
+$(SITE): $(STAMP)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS),site]'
+	@$(BIN)/python -m docs.site.vendor
+	@touch $@
+
+site: $(SITE) ## write the site into build/site/html, offline after the first time; FULL=1 for the notebooks' full numbers
+	$(BIN)/python -m docs.site.build
 
 BENCHMARKS := mask sampling scoring end_to_end
 
@@ -159,7 +169,7 @@ readings: $(STAMP) ## measure what each other reading of the paper changes (REPR
 docs: $(STAMP) ## write the generated tables of README.md and REPRODUCTION.md again
 	$(BIN)/python -m docs.tools.readme
 
-figures: $(STAMP) ## draw the committed pictures again from committed results (make notebooks: those of the notebooks)
+figures: $(STAMP) ## draw the committed pictures again from committed results (python -m notebooks.run --figures: those of the notebooks)
 	$(BIN)/python -m docs.tools.pictures
 
 clean: ## remove the environment and the caches; runs stay

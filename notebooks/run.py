@@ -1,11 +1,13 @@
 """Execute the notebooks from top to bottom: `python -m notebooks.run [NAME ...]`, all of them by default.
 
-Outputs are thrown away and the files stay as they are; the first cell that fails ends the run with its traceback.
-MINICPPO_FAST=1 takes smaller numbers.
+The executed copies go to build/notebooks and the files themselves stay as they are; the first cell that fails ends the
+run with its traceback. `--figures` also draws the committed pictures again, and nothing else does. MINICPPO_FAST=1
+takes smaller numbers.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 import time
@@ -18,6 +20,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 HERE = Path(__file__).parent
+EXECUTED = HERE.parent / "build" / "notebooks"
 CELL_SECONDS = 300  # a cell that takes longer hangs
 
 
@@ -34,8 +37,10 @@ def paths(names: list[str]) -> list[Path]:
     return [path for path in found if not names or path.name.startswith(tuple(names))]
 
 
-def execute(path: Path, progress: Progress | None = None) -> float:
+def execute(path: Path, progress: Progress | None = None, out: Path | None = None) -> float:
     """Run one notebook in a fresh kernel of this interpreter, from its own folder; returns seconds.
+
+    out: a folder for the executed copy.
 
     Raises:
         CellExecutionError: a cell failed.
@@ -53,23 +58,28 @@ def execute(path: Path, progress: Progress | None = None) -> float:
         notebook,
         timeout=CELL_SECONDS,
         kernel_name="python3",
+        store_widget_state=False,  # a page that shows live sliders would load their scripts from a network
         extra_arguments=["--log-level=ERROR"],  # else each kernel warns that its local connection is not encrypted
         resources={"metadata": {"path": str(path.parent)}},
         on_cell_complete=lambda cell, cell_index: advance(cell),
     )
     client.execute()
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        nbformat.write(notebook, out / path.name)
     return time.perf_counter() - start
 
 
-def main(names: list[str]) -> int:
+def main(names: list[str], figures: bool = False, out: Path = EXECUTED) -> int:
     """Execute and report each; 1 if one failed."""
+    os.environ["MINICPPO_FIGURES"] = "1" if figures else "0"  # read by page.py
     mode = "fast" if os.environ.get("MINICPPO_FAST") == "1" else "full"
     console = Console()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     for path in paths(names):
         try:
             with Progress(*columns, console=console, transient=True) as progress:
-                seconds = execute(path, progress)
+                seconds = execute(path, progress, out)
         except CellExecutionError as error:
             console.print(f"{path.stem}: failed\n{error}", markup=False, highlight=False)
             return 1
@@ -78,4 +88,8 @@ def main(names: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="a notebook's name or how it begins")
+    parser.add_argument("--figures", action="store_true", help="write the committed pictures of notebooks/figures")
+    parser.add_argument("--out", type=Path, default=EXECUTED, help="folder of the executed copies")
+    sys.exit(main(**vars(parser.parse_args())))

@@ -23,7 +23,7 @@ from minicppo.rules import METHODS, get_method
 
 ROOT = Path(__file__).parents[2]
 PAGES = ["README.md", "REPRODUCTION.md", "experiments/benchmarks/README.md"]
-PAGES += ["docs/demo-llm.md", "docs/drop-in.md", "docs/corrections.md"]
+PAGES += [f"docs/{name}.md" for name in ("corrections", "demo-llm", "drop-in", "methods", "scale")]
 _BLOCK = re.compile(r"(<!-- generated: ([\w-]+) -->\n).*?(<!-- end -->)", re.S)
 
 

@@ -18,10 +18,11 @@ from tests.rules.test_mutants import MUTANTS
 
 ROOT = Path(__file__).resolve().parents[2]
 README, LOG = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "REPRODUCTION.md"))
-BLOCKS: list[tuple[str, str]] = re.findall(r"^```(\w*)\n(.*?)^```", README, re.M | re.S)
+USE = README + "".join((ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("methods.md", "scale.md"))
+BLOCKS: list[tuple[str, str]] = re.findall(r"^```(\w*)\n(.*?)^```", USE, re.M | re.S)
 PYTHON = [body for language, body in BLOCKS if language == "python"]
 SHELL = [line.split(" #")[0].strip() for language, body in BLOCKS if language == "bash" for line in body.splitlines()]
-INLINE = re.findall(r"`((?:make|minicppo|python -m experiments) [^`]+)`", README)
+INLINE = re.findall(r"`((?:make|minicppo|python -m experiments) [^`]+)`", USE)
 PROGRAMS = ("make ", "minicppo ", "python -m experiments ")
 COMMANDS = sorted({line for line in [*SHELL, *INLINE] if line.startswith(PROGRAMS)})
 TESTS = {name for path in (ROOT / "tests").rglob("*.py") for name in re.findall(r"def (test_\w+)", path.read_text())}
@@ -35,11 +36,15 @@ QUESTIONS = {
 
 @pytest.mark.parametrize("number", range(len(PYTHON)))
 def test_python_snippets_run(number):
-    exec(compile(PYTHON[number], f"README.md, snippet {number + 1}", "exec"), {"__name__": "readme"})
+    exec(compile(PYTHON[number], f"snippet {number + 1}", "exec"), {"__name__": "readme"})
+
+
+def test_the_readme_is_short():
+    assert len(README.splitlines()) <= 200
 
 
 def test_the_map_answers_ten_questions_by_a_name():
-    rows = re.findall(r"^\| ([^|]*\?) \| (.*) \|$", README.split("## Map")[1].split("## ")[0], re.M)
+    rows = re.findall(r"^\| ([^|]*\?) \| (.*) \|$", README.split("## Where is what")[1].split("## ")[0], re.M)
     assert len(rows) == len(QUESTIONS)
     for (question, answer), (about, word) in zip(rows, QUESTIONS.items(), strict=True):
         path = re.findall(r"\]\(([^)#]+)\)", answer)[0]

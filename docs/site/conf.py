@@ -1,0 +1,49 @@
+"""Sphinx's settings; `build.py` puts them beside the pages."""
+
+from __future__ import annotations
+
+import re
+
+project = "minicppo"
+author = "The minicppo authors"
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.mathjax", "sphinx.ext.viewcode"]
+html_theme = "furo"
+html_title = "minicppo"
+html_static_path = ["_static"]
+html_extra_path = ["_extra"]
+html_css_files = ["site.css"]
+templates_path = ["_templates"]
+html_sidebars = {
+    "**": [f"sidebar/{name}.html" for name in ("brand", "search", "touch", "scroll-start", "navigation", "scroll-end")]
+}
+html_copy_source = False
+html_show_sphinx = False
+mathjax_path = "vendor/mathjax/tex-svg-full.js"
+mathjax3_config = {"options": {"enableMenu": False}}  # its menu would ask a network for what reads formulas aloud
+myst_enable_extensions = ["amsmath", "dollarmath", "html_image"]
+myst_fence_as_directive = ["math"]
+myst_heading_anchors = 4
+myst_dmath_double_inline = True
+nb_execution_mode = "off"  # executed by notebooks/run.py
+nb_ipywidgets_js: dict[str, dict[str, str]] = {}
+nb_merge_streams = True
+autodoc_typehints = "none"  # the signatures' own shapes are long; a docstring says them in a line
+autodoc_member_order = "bysource"
+autodoc_default_options = {"members": True}
+add_module_names = False
+suppress_warnings = ["mystnb.unknown_mime_type", "myst.header"]  # headings start at ### below a table's title
+
+
+def as_text(app: object, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
+    """Our docstrings are plain text: marks that Sphinx would read as markup are escaped, `code` becomes ``code``."""
+    for i, line in enumerate(lines):
+        if not line.lstrip().startswith((">>>", "...", "[", "(", "tensor")):
+            parts = re.split(r"(`+[^`]+`+)", line.strip() if what != "module" else line)
+            lines[i] = "".join(
+                f"``{part.strip('`')}``" if part.startswith("`") else re.sub(r"([*|_\\])", r"\\\1", part)
+                for part in parts
+            )
+
+
+def setup(app: object) -> None:
+    app.connect("autodoc-process-docstring", as_text)  # type: ignore[attr-defined]

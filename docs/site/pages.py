@@ -1,0 +1,104 @@
+"""The site's generated pages: methods and configuration from the records themselves, the API from docstrings."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+from typing import Any
+
+from minicppo.rl.config import RunConfig, load_config, preset_names
+from minicppo.rl.keys import keys
+from minicppo.rl.tasks import TASKS
+from minicppo.rules import METHODS, get_method
+
+# module and what a page of it says first
+MODULES = {
+    "minicppo": "The public face.",
+    "minicppo.rules": "The rules on tensors: batches, masks, weights, the loss.",
+    "minicppo.reference": "The same rules as loops over one response, in plain Python.",
+    "minicppo.bounds": "Bounds, thresholds and certificates as functions of numbers.",
+    "minicppo.inspect": "What happened in a run, told from its log.",
+    "minicppo.rl.config": "A run's configuration.",
+    "minicppo.rl.tasks": "Tasks: problems, answers, rewards.",
+    "minicppo.rl.trainer": "The training loop.",
+    "minicppo.engines.trl": "Any method as the loss of TRL's trainer.",
+    "minicppo.engines.verl": "The methods that read the sampled token alone, as verl's losses.",
+}
+METHODS_PAGE = """# Hyper-parameters
+
+Every method by name: what it is, what it needs of the policy that sampled, and each hyper-parameter with its default and
+where that comes from. `get_method("cppo", delta=0.2)` sets one, and so does `method.params.delta=0.2` after
+`minicppo train`. [Methods](../docs/methods.md) has all of them in one table.
+"""
+CONFIGURATION_PAGE = """# Configuration
+
+Values are given as `KEY=VALUE` after `minicppo train PRESET`, or in a YAML file.
+"""
+
+
+def generated() -> dict[str, str]:
+    """Every generated page by its path in the site."""
+    found = {f"api/{name.replace('.', '-')}.md": api(name, text) for name, text in MODULES.items()}
+    return found | {"reference/hyper-parameters.md": methods(), "reference/configuration.md": configuration()}
+
+
+def api(name: str, text: str) -> str:
+    """One module's page, for autodoc: what the module lists as its own, from wherever it comes."""
+    listed = "   :imported-members:\n" if hasattr(importlib.import_module(name), "__all__") else ""
+    return f"# `{name}`\n\n{text}\n\n```{{eval-rst}}\n.. automodule:: {name}\n{listed}```\n"
+
+
+def methods() -> str:
+    """Every method with its hyper-parameters."""
+    lines = [METHODS_PAGE]
+    for name in METHODS:
+        method = get_method(name)
+        needs = method.needs.replace("_", "-")
+        lines += [f"## {name}", "", f"{_cell(method.summary)}. Token weight `{method.formula}`, decided by"]
+        lines += [f"{method.level}; needs {needs}. Source: {_cell(method.source)}.", ""]
+        rows = [(f"`{key}`", f"`{value}`", _limits(note), note.source) for key, (value, note) in method.hypers.items()]
+        if rows:
+            lines += [*_table(("name", "default", "allowed", "source"), rows), ""]
+    return "\n".join(lines)
+
+
+def configuration() -> str:
+    """Every key of a run's configuration, every task and every preset."""
+    lines = [CONFIGURATION_PAGE]
+    sections: dict[str, list[tuple[Any, ...]]] = {}
+    for key in (vars(each) for each in keys(RunConfig)):
+        section = key["name"].partition(".")[0] if "." in key["name"] else "the run"
+        row = (f"`{key['name']}`", key["type"], f"`{_plain(key['default'])}`", key["limits"], key["text"])
+        sections.setdefault(section, []).append(row)
+    for section, rows in sections.items():
+        lines += [f"## {section}", "", *_table(("key", "type", "default", "limits", "what it is"), rows), ""]
+    tasks = [(f"`{name}`", (task.__doc__ or "").partition("\n")[0]) for name, task in sorted(TASKS.items())]
+    lines += ["## Tasks", "", *_table(("task", "what it is"), tasks), "", "## Presets", ""]
+    presets = [(f"`{name}`", config.engine, config.task.name, config.method.name, config.train.iterations)
+               for name in preset_names() for config in [load_config(name)]]  # fmt: skip
+    return "\n".join([*lines, *_table(("preset", "engine", "task", "method", "iterations"), presets), ""])
+
+
+def _limits(note: Any) -> str:
+    if note.choices:
+        return ", ".join(f"`{choice}`" for choice in note.choices)
+    return f"{'[' if note.closed else '('}{note.low:g}, {note.high:g}]"
+
+
+def _plain(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, default=str)
+
+
+def _table(head: tuple[str, ...], rows: list[tuple[Any, ...]]) -> list[str]:
+    return [_row(head), _row(["---"] * len(head)), *(_row(row) for row in rows)]
+
+
+def _row(cells: Any) -> str:
+    return "| " + " | ".join(_cell(str(cell)) for cell in cells) + " |"
+
+
+def _cell(text: str) -> str:
+    """Text in a cell: without the marks that Markdown would read as markup, outside of code."""
+    parts = re.split(r"(`[^`]+`)", text.replace("|", r"\|"))
+    return "".join(part if part.startswith("`") else re.sub(r"([*_$<\[])", r"\\\1", part) for part in parts)
