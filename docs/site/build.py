@@ -59,11 +59,10 @@ def build(notebooks: Path = EXECUTED) -> int:
 def stage(notebooks: Path) -> None:
     """Fill build/site/source."""
     shutil.rmtree(SOURCE, ignore_errors=True)
-    for folder in ("static", "templates", "extra"):
+    for folder in ("static", "templates"):
         shutil.copytree(HERE / folder, SOURCE / f"_{folder}")
     shutil.copy(HERE / "conf.py", SOURCE)
-    for name in PACKAGES:
-        shutil.copytree(fetched(name), SOURCE / "_static" / "vendor" / name.rpartition("-")[0])
+    touchable(SOURCE / "_extra", SOURCE / "_static")
     for name, text in pages.generated().items():
         _write(SOURCE / name, text)
     for path in sorted(notebooks.glob("0*.ipynb")):
@@ -75,6 +74,30 @@ def stage(notebooks: Path) -> None:
     _write(SOURCE / "index.md", (HERE / "index.md").read_text(encoding="utf-8") + contents())
     for page in [*SOURCE.rglob("*.md"), *SOURCE.rglob("*.ipynb")]:
         resolve(page)
+
+
+def touchable(pages: Path, static: Path) -> None:
+    """The two pages that one touches, and what they fetch from `static`/vendor."""
+    shutil.copytree(HERE / "extra", pages, dirs_exist_ok=True)
+    for file, script in scripts().items():
+        _write(pages / file, script)
+    for name in PACKAGES:
+        shutil.copytree(fetched(name), static / "vendor" / name.rpartition("-")[0])
+
+
+def scripts() -> dict[str, str]:
+    """What the two pages that one touches are made of, as scripts, which also load where a page is opened as a file."""
+    reference = ROOT / "minicppo" / "reference"
+    files = {"minicppo/__init__.py": "", "minicppo/reference/__init__.py": ""}
+    for path in (reference / f"{name}.py" for name in ("mask", "divergence", "loops")):
+        files[path.relative_to(ROOT).as_posix()] = path.read_text(encoding="utf-8")
+    for path in sorted((reference / "methods").glob("*.py")):
+        files[path.relative_to(ROOT).as_posix()] = path.read_text(encoding="utf-8")
+    return {
+        "mask.js": (ROOT / "minicppo" / "inspect" / "mask.js").read_text(encoding="utf-8"),
+        "run.js": f"const RUN = {(HERE / 'run.json').read_text(encoding='utf-8')};\n",
+        "explorable/reference.js": f"const REFERENCE = {json.dumps(files)};\n",
+    }
 
 
 def shown(path: Path) -> str:

@@ -27,8 +27,8 @@ MODULES = {
 }
 METHODS_PAGE = """# Hyper-parameters
 
-Every method by name: what it is, what it needs of the policy that sampled, and each hyper-parameter with its default and
-where that comes from. `get_method("cppo", delta=0.2)` sets one, and so does `method.params.delta=0.2` after
+Every method by name: what it is, what it needs of the policy that sampled, and each hyper-parameter with its default
+and where that comes from. `get_method("cppo", delta=0.2)` sets one, and so does `method.params.delta=0.2` after
 `minicppo train`. [Methods](../docs/methods.md) has all of them in one table.
 """
 CONFIGURATION_PAGE = """# Configuration

@@ -1,7 +1,7 @@
 """What the site's training explorer plays: `python -m docs.tools.explorer` records the demo's four runs.
 
-It trains them, which takes some minutes, and writes docs/site/run.json. After every second iteration the run's trace says how far each token has
-moved from the policy that sampled it, which tokens the rule masks, and why.
+It trains them, which takes some minutes, and writes docs/site/run.json. After every second iteration the run's trace
+says how far each token has moved from the policy that sampled it, which tokens the rule masks, and why.
 """
 
 from __future__ import annotations

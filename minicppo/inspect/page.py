@@ -27,6 +27,7 @@ def write_page(found: Sequence[Inspection], path: Path) -> None:
     parts = {
         "title": text(f"Inspected: {name(reports[0])}"),
         "sections": "\n".join(map(as_html, shown)),
+        "mask": files("minicppo.inspect").joinpath("mask.js").read_text(encoding="utf-8"),
         "data": json.dumps(page_data(found[0], reports[0])).replace("<", "\\u003c"),  # no tag can end the script
     }
     template = files("minicppo.inspect").joinpath("page.html").read_text(encoding="utf-8")
