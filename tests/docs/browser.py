@@ -1,4 +1,4 @@
-"""A Chromium that is driven as a reader drives it, keys and pointer, through Debian's chromedriver; and a page server."""
+"""A Chromium driven as a reader drives it, by keys and pointer, through Debian's chromedriver."""
 
 import functools
 import http.server
@@ -71,7 +71,8 @@ class Browser:
 
     def run(self, script: str, *arguments):
         """The value of a function's body; what it awaits is waited for."""
-        body = f"const done = arguments[arguments.length - 1]; (async () => {{ {script} }})().then(done, e => done(`${{e}}`))"
+        body = "const done = arguments[arguments.length - 1], given = arguments;"
+        body += f"(async () => {{ {script} }})().then(done, problem => done(`${{problem}}`))"
         return self.ask("POST", "/execute/async", {"script": body, "args": list(arguments)})
 
     def press(self, *keys: str):
@@ -100,3 +101,4 @@ class Browser:
         self.driver.terminate()
         self.driver.wait()
         self.server.shutdown()
+        self.server.server_close()

@@ -17,7 +17,6 @@ function begin(name) {
   const { real } = PRESETS[name];
   T = PRESETS[name].T;
   Object.assign(settings, { delta: 0.15, delta_b: 0.02, w_min: 0.8, budget: "fixed", A: real ? Math.sign(real.advantage) : 1 });
-  if (real) Object.assign(settings, { delta: 0.05, delta_b: 0.005 });
   edits.clear();
   at = Math.min(8, T - 1);
   update();
