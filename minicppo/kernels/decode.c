@@ -1,10 +1,11 @@
-/* What a CPU computes of one new token a row between the matrix products: norms, attention over a cache, the gate.
+/* What a CPU computes of one new token a row between the matrix products: norms, attention over a cache, gates, a draw.
 
 The twins of `DirectDecoder._attend_to` and of the model's own norms and gates, in float32. D channels a head, of G
 queries to each of KV keys, are constants of the compilation. Vectors are explicit, so sums have one order everywhere.
 */
 #include <math.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define LANES 16
@@ -26,14 +27,22 @@ static inline float sum(lanes x) {
     return total;
 }
 
-/* e^x for x <= 88, 2^n e^f with |f| <= log(2) / 2: the Taylor series' terms beyond f^7 are below rounding */
+static inline float most(lanes x) {
+    float top = x[0];
+    for (int i = 1; i < LANES; i++) top = top >= x[i] ? top : x[i];
+    return top;
+}
+
+/* e^x for x <= 88, 0 below -87; 2^n e^f with |f| <= log(2) / 2: the Taylor series' terms beyond f^7 are below rounding */
 static inline lanes exponential(lanes x) {
+    ints kept = ~(ints)(x < -87);
     x = larger(x, all(-87));
     lanes n = (x * 1.44269504f + 12582912.0f) - 12582912.0f; /* rounds: 1.5 * 2^23 */
     lanes f = (x - n * 0.693145751953125f) - n * 1.42860682e-6f; /* log(2) in two parts */
     lanes p = all(1.0f / 5040);
     for (int k = 6; k >= 0; k--) p = p * f + (float[]){1, 1, 1.0f / 2, 1.0f / 6, 1.0f / 24, 1.0f / 120, 1.0f / 720}[k];
-    return p * (lanes)((__builtin_convertvector(n, ints) + 127) << 23);
+    p *= (lanes)((__builtin_convertvector(n, ints) + 127) << 23);
+    return (lanes)((ints)p & kept);
 }
 
 static inline void normed(const float *x, const float *weight, long width, float eps, float *out) {
@@ -100,10 +109,9 @@ void attend(long rows, long width, const float *q, const float *k, const float *
                 for (long t = now + 1; t < to; t++) score[g][t] = -INFINITY;
                 lanes top = AT(score[g] + from), weights = all(0);
                 for (long t = from; t < to; t += LANES) top = larger(top, AT(score[g] + t));
-                float most = top[0];
-                for (int i = 1; i < LANES; i++) most = top[i] > most ? top[i] : most;
+                float highest = most(top);
                 for (long t = from; t < to; t += LANES)
-                    weights += AT(score[g] + t) = exponential(AT(score[g] + t) - most);
+                    weights += AT(score[g] + t) = exponential(AT(score[g] + t) - highest);
                 total[g] = sum(weights);
             }
             for (int d = 0; d < D; d += LANES) {
@@ -122,4 +130,48 @@ void attend(long rows, long width, const float *q, const float *k, const float *
             }
         }
     }
+}
+
+/* The next token of each row, into tokens (rows,) and, of the rows `at` of those that a sampler keeps, into column t of
+ids and log_probs (.., width): the first whose cumulative probability exceeds uniforms[.., t]; or the likeliest, without
+uniforms and of every row that is a multiple of `every`, unless that is 0. Log-probs of the whole vocabulary go to
+full (.., width, V) unless that is NULL. `alive` becomes false at an end. bar (V,), added to the logits, may be NULL. */
+void draw(long rows, long vocabulary, const float *logits, const float *bar, float temperature, const double *uniforms,
+          long every, const int64_t *at, const int64_t *t, long width, const int64_t *ends, long number,
+          int64_t *tokens, int64_t *ids, float *log_probs, float *full, uint8_t *alive) {
+    long blocks = (vocabulary + LANES - 1) / LANES;
+    double *part = malloc(blocks * sizeof(double));
+    float *z = malloc(2 * blocks * sizeof(lanes)), *e = z + blocks * LANES;
+    for (long row = 0; row < rows; row++) {
+        lanes tops = all(-INFINITY);
+        for (long v = 0; v < blocks * LANES; v++)
+            z[v] = v < vocabulary ? (logits[row * vocabulary + v] + (bar ? bar[v] : 0)) / temperature : -INFINITY;
+        for (long b = 0; b < blocks; b++) tops = larger(tops, AT(z + b * LANES));
+        float top = most(tops);
+        double total = 0, before = 0;
+        for (long b = 0; b < blocks; b++) {
+            AT(e + b * LANES) = exponential(AT(z + b * LANES) - top);
+            part[b] = 0;
+            for (int i = 0; i < LANES; i++) part[b] += e[b * LANES + i];
+            total += part[b];
+        }
+        long place = at[row] * width + *t, token = vocabulary - 1;
+        if (!uniforms || (every && at[row] % every == 0))
+            for (token = 0; token < vocabulary - 1 && z[token] != top;) token++;
+        else {
+            double target = fmin(uniforms[place] * total, nextafter(total, 0));
+            long b = 0;
+            for (; b < blocks - 1 && before + part[b] <= target; b++) before += part[b];
+            for (long v = b * LANES; v < vocabulary && v < (b + 1) * LANES && before <= target; v++) {
+                if (e[v] > 0) token = v;
+                before += e[v];
+            }
+        }
+        float norm = top + logf(total);
+        tokens[row] = ids[place] = token;
+        log_probs[place] = z[token] - norm;
+        for (long v = 0; full && v < vocabulary; v++) full[place * vocabulary + v] = z[v] - norm;
+        for (long i = 0; i < number; i++) alive[row] &= token != ends[i];
+    }
+    free(part), free(z);
 }

@@ -25,6 +25,7 @@ POINTER, SIZE, FLOAT = ctypes.c_void_p, ctypes.c_long, ctypes.c_float
 ARGUMENTS = {
     "norm": [SIZE, SIZE, POINTER, POINTER, FLOAT, POINTER],
     "gate": [SIZE, SIZE, POINTER, POINTER, SIZE, POINTER],
+    "draw": [SIZE] * 2 + [POINTER] * 2 + [FLOAT, POINTER, SIZE] + [POINTER] * 2 + [SIZE, POINTER, SIZE] + [POINTER] * 5,
     "attend": [SIZE] * 2 + [POINTER] * 3 + [SIZE] + [POINTER] * 2 + [FLOAT] + [POINTER] * 2 + [FLOAT] + [POINTER] * 6,
 }
 
@@ -106,6 +107,28 @@ class Native:
         )
         return out
 
+    def draw(
+        self,
+        logits: Tensor,
+        bar: Tensor | None,
+        temperature: float,
+        uniforms: Tensor | None,
+        every: int,
+        rows: Tensor,
+        t: Tensor,
+        ends: Tensor,
+        tokens: Tensor,
+        ids: Tensor,
+        log_probs: Tensor,
+        full: Tensor | None,
+        alive: Tensor,
+    ) -> None:
+        """What `minicppo.rl.sampling` makes of logits (B, V): in place, its whole vocabulary included."""
+        self.functions.draw(
+            *(*logits.shape, *_at(logits, bar), temperature, *_at(uniforms), every, *_at(rows, t), ids.shape[1]),
+            *(*_at(ends), len(ends), *_at(tokens, ids, log_probs, full, alive)),
+        )
 
-def _at(*tensors: Tensor) -> list[int]:
-    return [tensor.data_ptr() for tensor in tensors]
+
+def _at(*tensors: Tensor | None) -> list[int | None]:
+    return [None if tensor is None else tensor.data_ptr() for tensor in tensors]

@@ -68,6 +68,8 @@ class GeneralDecoder:
     Logits are (B, V), of the next token; the next call may overwrite them.
     """
 
+    native: Native | None = None  # what takes the place of small operations on a CPU
+
     def __init__(self, model: PreTrainedModel):
         self.model = model
 
@@ -125,7 +127,6 @@ class DirectDecoder(GeneralDecoder):
         self.joins = plain and layer_parameters(model) <= JOIN
         self.block = block or (CUDA_BLOCK if model.device.type == "cuda" else 1)
         self.fused = kernels.usable(model.lm_head.weight)
-        self.native: Native | None = None
 
     def read(self, ids: Tensor, mask: Tensor, samples: int, room: int) -> Tensor:
         logits, cache, positions = _read(self.model, ids, mask)

@@ -115,6 +115,7 @@ class _Sampler:
                 kept = min(self.k, kept if self.bar is None else int((self.bar == 0).sum()))
             self.top_ids = self.ids.new_zeros(*shape, kept) if self.needs == "topk" else None
             self.top = None if self.needs == "log_probs" else self.log_probs.new_zeros(*shape, kept)
+            self.native = decoder.native if self.top_p == 1 and self.needs != "topk" else None
             self.take(logits)
             for t in range(1, self.max_new_tokens):
                 if not cuda or t % CUDA_PAUSE == 1:  # to count the rows alive makes a GPU wait
@@ -145,6 +146,19 @@ class _Sampler:
 
     def take(self, logits: Tensor) -> None:
         """The next step from logits (B, V). Writes in place and asks the GPU nothing, so that it can be recorded."""
+        if self.native:
+            self.native.draw(
+                *(
+                    logits.contiguous(),
+                    self.bar,
+                    self.temperature,
+                    self.uniforms,
+                    self.samples if self.likeliest else 0,
+                ),
+                *(self.rows, self.t, self.ends, self.tokens, self.ids, self.log_probs, self.top, self.alive),
+            )
+            self.t += 1
+            return
         logits, at = logits.float(), (self.rows, self.t)
         logits = (logits if self.bar is None else logits + self.bar) / self.temperature
         if self.uniforms is None:

@@ -1,5 +1,6 @@
 """The C of a step of decoding on a CPU beside PyTorch's operations: the same logits, whatever lies in unused memory."""
 
+import dataclasses
 import math
 
 import pytest
@@ -8,9 +9,12 @@ from torch.nn import functional as F
 
 from minicppo.kernels import native
 from minicppo.kernels.native import Native, library
+from minicppo.rl import decoding
 from minicppo.rl.decoding import DirectDecoder, GeneralDecoder
-from tests.rl.models import model
-from tests.rl.test_decoding import steps
+from minicppo.rl.policy import Policy, character_tokenizer
+from minicppo.rl.sampling import sample
+from tests.rl.models import model, sharp
+from tests.rl.test_decoding import PROMPTS, steps
 
 WIDE = {"hidden_size": 64, "intermediate_size": 48, "num_attention_heads": 4}
 SHAPES = {  # architecture, keys, channels a head
@@ -49,6 +53,74 @@ def test_steps_are_the_general_decoder_s(name):
     for ours, plain in zip(steps(decoder), steps(GeneralDecoder(made)), strict=True):
         torch.testing.assert_close(ours, plain, atol=1e-5, rtol=1e-5)
     assert decoder.native is not None
+
+
+def wide(vocabulary: int) -> Policy:
+    """Twelve tokens of its vocabulary have no name, so they are never sampled."""
+    made = model("qwen3-grouped-tied", vocabulary, **SHAPES["qwen3-grouped-tied"])
+    policy = sharp(made)
+    return dataclasses.replace(policy, tokenizer=character_tokenizer([chr(200 + i) for i in range(vocabulary - 14)]))
+
+
+@pytest.mark.parametrize("vocabulary", [19, 300])
+@pytest.mark.parametrize("needs", ["log_probs", "topk", "full"])
+@pytest.mark.parametrize(
+    "given", [{"samples": 6, "likeliest": True}, {"samples": 9, "temperature": 0.6}, {"seed": None}]
+)
+def test_samples_are_those_of_pytorch(vocabulary, needs, given, monkeypatch):
+    policy, given = wide(vocabulary), {"samples": 1, "temperature": 1.0, "seed": 5} | given
+    seed = given.pop("seed")
+
+    def drawn():
+        generator = None if seed is None else torch.Generator().manual_seed(seed)
+        return sample(policy, PROMPTS, generator=generator, needs=needs, max_new_tokens=20, **given)
+
+    ours = drawn()
+    monkeypatch.setattr(decoding, "_native", lambda model: None)
+    plain = drawn()
+    assert torch.equal(ours.response_ids, plain.response_ids)
+    assert torch.equal(ours.response_mask, plain.response_mask)
+    torch.testing.assert_close(ours.log_probs, plain.log_probs, atol=1e-5, rtol=1e-5)
+    if needs != "log_probs":
+        torch.testing.assert_close(ours.top_log_probs, plain.top_log_probs, atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.parametrize("vocabulary", [3, 16, 5 * 16 + 3])
+def test_draws_follow_the_softmax(vocabulary):
+    """An even grid of uniform numbers gives each token its share, to within one grid point; the ends have some."""
+    n, rng = 20_000, torch.Generator().manual_seed(vocabulary)
+    logits = 3 * torch.randn(vocabulary, generator=rng)
+    logits[::3] = -math.inf
+    grid = (torch.arange(n, dtype=torch.float64) + 0.5) / n
+    grid[0], grid[-1] = 0.0, 1 - 2**-53
+    tokens, log_probs = draw(logits.expand(n, vocabulary).contiguous(), grid)
+    share = tokens.bincount(minlength=vocabulary) / n
+    assert (tokens.diff() >= 0).all(), "tokens in the order of the vocabulary"
+    assert float((share - logits.double().softmax(-1)).abs().max()) < 1.1 / n + 1e-6
+    torch.testing.assert_close(log_probs, logits.log_softmax(-1)[tokens], atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("broken", [math.nan, math.inf])
+@pytest.mark.parametrize("at", [0, 7, 18])
+def test_logits_that_are_no_numbers_have_no_log_prob(broken, at):
+    logits = torch.zeros(2, 19)
+    logits[1, at] = broken
+    tokens, log_probs = draw(logits, torch.tensor([0.5, 0.5], dtype=torch.float64))
+    assert log_probs.isnan().tolist() == [False, True]
+    assert int(tokens.max()) < 19
+
+
+def draw(logits, uniforms):
+    """One step of as many rows."""
+    n, one = len(logits), torch.zeros(1, dtype=torch.long)
+    rows, tokens, ids = torch.arange(n), torch.zeros(n, dtype=torch.long), torch.zeros(n, 1, dtype=torch.long)
+    log_probs, alive = torch.empty(n, 1), torch.ones(n, dtype=torch.bool)
+    Native(library(1, 1, 16)).draw(
+        *(logits, None, 1.0, uniforms[:, None].contiguous(), 0, rows, one, one + 1, tokens, ids, log_probs, None, alive)
+    )
+    assert torch.equal(ids[:, 0], tokens)
+    assert torch.equal(alive, tokens != 1)
+    return tokens, log_probs[:, 0]
 
 
 def test_norm_and_gate():
