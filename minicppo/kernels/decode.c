@@ -138,7 +138,7 @@ uniforms and of every row that is a multiple of `every`, unless that is 0. Log-p
 full (.., width, V) unless that is NULL. `alive` becomes false at an end. bar (V,), added to the logits, may be NULL. */
 void draw(long rows, long vocabulary, const float *logits, const float *bar, float temperature, const double *uniforms,
           long every, const int64_t *at, const int64_t *t, long width, const int64_t *ends, long number,
-          int64_t *tokens, int64_t *ids, float *log_probs, float *full, uint8_t *alive) {
+          int64_t *tokens, int64_t *ids, float *log_probs, uint8_t *alive, float *full) {
     long blocks = (vocabulary + LANES - 1) / LANES;
     double *part = malloc(blocks * sizeof(double));
     float *z = malloc(2 * blocks * sizeof(lanes)), *e = z + blocks * LANES;

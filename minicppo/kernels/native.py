@@ -120,13 +120,14 @@ class Native:
         tokens: Tensor,
         ids: Tensor,
         log_probs: Tensor,
-        full: Tensor | None,
         alive: Tensor,
+        full: Tensor | None,
     ) -> None:
-        """What `minicppo.rl.sampling` makes of logits (B, V): in place, its whole vocabulary included."""
+        """What `minicppo.rl.sampling` makes of logits (B, V), in place; decode.c describes each."""
+        logits = logits.contiguous()
         self.functions.draw(
             *(*logits.shape, *_at(logits, bar), temperature, *_at(uniforms), every, *_at(rows, t), ids.shape[1]),
-            *(*_at(ends), len(ends), *_at(tokens, ids, log_probs, full, alive)),
+            *(*_at(ends), len(ends), *_at(tokens, ids, log_probs, alive, full)),
         )
 
 

@@ -147,16 +147,9 @@ class _Sampler:
     def take(self, logits: Tensor) -> None:
         """The next step from logits (B, V). Writes in place and asks the GPU nothing, so that it can be recorded."""
         if self.native:
-            self.native.draw(
-                *(
-                    logits.contiguous(),
-                    self.bar,
-                    self.temperature,
-                    self.uniforms,
-                    self.samples if self.likeliest else 0,
-                ),
-                *(self.rows, self.t, self.ends, self.tokens, self.ids, self.log_probs, self.top, self.alive),
-            )
+            every, at = self.samples if self.likeliest else 0, (self.rows, self.t)
+            kept = self.tokens, self.ids, self.log_probs, self.alive
+            self.native.draw(logits, self.bar, self.temperature, self.uniforms, every, *at, self.ends, *kept, self.top)
             self.t += 1
             return
         logits, at = logits.float(), (self.rows, self.t)

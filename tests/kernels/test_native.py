@@ -116,7 +116,7 @@ def draw(logits, uniforms):
     rows, tokens, ids = torch.arange(n), torch.zeros(n, dtype=torch.long), torch.zeros(n, 1, dtype=torch.long)
     log_probs, alive = torch.empty(n, 1), torch.ones(n, dtype=torch.bool)
     Native(library(1, 1, 16)).draw(
-        *(logits, None, 1.0, uniforms[:, None].contiguous(), 0, rows, one, one + 1, tokens, ids, log_probs, None, alive)
+        *(logits, None, 1.0, uniforms[:, None].contiguous(), 0, rows, one, one + 1, tokens, ids, log_probs, alive, None)
     )
     assert torch.equal(ids[:, 0], tokens)
     assert torch.equal(alive, tokens != 1)
