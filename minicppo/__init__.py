@@ -6,7 +6,7 @@ against.
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["CPPOMask", "Reason", "cppo_mask", "get_method", "group_advantages", "policy_loss"]
 
 if TYPE_CHECKING:

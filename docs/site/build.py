@@ -62,7 +62,8 @@ def stage(notebooks: Path) -> None:
     for folder in ("static", "templates"):
         shutil.copytree(HERE / folder, SOURCE / f"_{folder}")
     shutil.copy(HERE / "conf.py", SOURCE)
-    touchable(SOURCE / "_extra", SOURCE / "_static")
+    touchable(SOURCE / "_extra")
+    vendored(SOURCE / "_static")
     for name, text in pages.generated().items():
         _write(SOURCE / name, text)
     for path in sorted(notebooks.glob("0*.ipynb")):
@@ -76,11 +77,15 @@ def stage(notebooks: Path) -> None:
         resolve(page)
 
 
-def touchable(pages: Path, static: Path) -> None:
-    """The two pages that one touches, and what they fetch from `static`/vendor."""
+def touchable(pages: Path) -> None:
+    """The two pages that one touches. Of what they fetch, `vendored` puts pyodide beside them."""
     shutil.copytree(HERE / "extra", pages, dirs_exist_ok=True)
     for file, script in scripts().items():
         _write(pages / file, script)
+
+
+def vendored(static: Path) -> None:
+    """MathJax and pyodide, into the folder of what pages fetch."""
     for name in PACKAGES:
         shutil.copytree(fetched(name), static / "vendor" / name.rpartition("-")[0])
 
@@ -103,8 +108,9 @@ def scripts() -> dict[str, str]:
 def shown(path: Path) -> str:
     """An executed notebook as its page: without the cells that only a code host needs."""
     notebook = json.loads(path.read_text(encoding="utf-8"))
-    hidden = {"committed-figure", "remove-cell"}
+    hidden = {"committed-figure", "install"}
     notebook["cells"] = [cell for cell in notebook["cells"] if not hidden & set(cell["metadata"].get("tags", []))]
+    notebook["metadata"]["language_info"] = {"name": "python", "pygments_lexer": "ipython3"}  # it knows % and !
     return json.dumps(notebook, indent=1)
 
 

@@ -18,7 +18,8 @@ def browser(tmp_path_factory):
     folder = tmp_path_factory.mktemp("site")
     if not all((vendor.VENDOR / name).is_dir() for name in vendor.PACKAGES):
         pytest.skip("pyodide is not there: python -m docs.site.vendor fetches it")
-    build.touchable(folder, folder / "_static")
+    build.touchable(folder)
+    build.vendored(folder / "_static")
     window = Browser(folder)
     yield window
     window.close()
