@@ -64,6 +64,7 @@ def speed() -> str:
         f"{name}: {_source(result)}"
         for name, result in (("Sampling", measured("sampling")), ("scoring", scoring), ("rollout and update", whole))
     ]
+    notes.append("of the limit: useful matrix products beside the machine's speed at large ones, in the same process")
     notes.append(f"scoring is timed on {tokens} tokens at V = 151,936, its memory counted at 8,192")
     return "\n".join([*_speed(sampling_rows(), scoring["rows"], whole["rows"]), "", "; ".join(notes) + "."])
 
@@ -76,19 +77,20 @@ def speed_gpu() -> str:
     for row in mask:
         lines.append(
             f"| mask, {row['rows']} x {row['width']:,} | {row['batched_ms']:.2f} ms "
-            f"| the loop: {row['loop_ms']:.0f} ms | {row['ratio']:.0f} |"
+            f"| the loop: {row['loop_ms']:.0f} ms | {row['ratio']:.0f} | {_share(1 / row['copies'])} |"
         )
     machine = results[0]["machine"]
     return "\n".join([*lines, "", f"On one {machine['device']}, torch {machine['torch']}, the median of 7 (mask: 15)."])
 
 
 def _speed(sampling: list[dict[str, Any]], scoring: list[dict[str, Any]], whole: list[dict[str, Any]]) -> list[str]:
-    lines = ["| path | minicppo | beside | times faster |", "|---|---|---|---|"]
+    lines = ["| path | minicppo | beside | times faster | of the limit |", "|---|---|---|---|---|"]
     for row in sampling:
         lines.append(
             f"| sampling, {row['size']} parameters, {row['rows']} rows, {row['lengths']} lengths "
             f"| {row['ours_tokens_per_s']:,.0f} tokens/s "
-            f"| `generate`: {row['generate_tokens_per_s']:,.0f} tokens/s | {row['times_generate']:.1f} |"
+            f"| `generate`: {row['generate_tokens_per_s']:,.0f} tokens/s | {row['times_generate']:.1f} "
+            f"| {_share(row.get('of_machine'))} |"
         )
     for row in scoring:
         if row["part"] == "head":
@@ -96,15 +98,21 @@ def _speed(sampling: list[dict[str, Any]], scoring: list[dict[str, Any]], whole:
             lines.append(
                 f"| scoring, forward and backward, V = {row['vocabulary']:,}, d = {row['width']:,} | {tiles} "
                 f"| logits and `log_softmax`: {plain} | {1 / row['time_ratio']:.1f}, "
-                f"memory 1/{1 / row['memory_ratio']:.0f} |"
+                f"memory 1/{1 / row['memory_ratio']:.0f} | {_share(row['useful_gflops'] / row['products_gflops'])} |"
             )
     for row in whole:
         if row["kind"] == "peers":
             lines.append(
                 f"| rollout and update, {row['parameters']} parameters, {row['lengths']} lengths "
-                f"| {row['ours_per_s']:,.0f} tokens/s | TRL: {row['trl_per_s']:,.0f} tokens/s | {row['ratio']:.1f} |"
+                f"| {row['ours_per_s']:,.0f} tokens/s | TRL: {row['trl_per_s']:,.0f} tokens/s | {row['ratio']:.1f} "
+                f"| {_share(row.get('of_machine'))} |"
             )
     return lines
+
+
+def _share(value: float | None) -> str:
+    """Of the machine's speed at large products (at copies, for the mask), where it was measured in the same process."""
+    return "-" if value is None else f"{value:.0%}"
 
 
 def scale() -> str:

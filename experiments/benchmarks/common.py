@@ -114,6 +114,36 @@ def copy_bandwidth(device: str | torch.device = "cpu", size: int = 64 << 20, rep
     return 2 * source.nbytes / took
 
 
+class Products:
+    """Float32 matrix products of 1,024 x 1,024 as one more candidate of `seconds`: the machine's limit beside the rest.
+
+    On a GPU they run as the models' do, without TF32.
+    """
+
+    def __init__(self, device: str | torch.device = "cpu", count: int = 5):
+        self.a, self.b = torch.randn(2, 1024, 1024, device=device)
+        self.work = 2e-9 * 1024**3 * count
+        self.count = count
+
+    def __call__(self) -> None:
+        for _ in range(self.count):
+            torch.mm(self.a, self.b)
+
+    def share(self, gigaflop: float, took: float, limit: float) -> dict[str, float]:
+        """Columns of a row: GFLOP/s of useful products, those of the machine, and the share.
+
+        gigaflop: of useful products, made in `took` seconds; limit: seconds of one call of this.
+        """
+        found, most = gigaflop / took, self.work / limit
+        return {"gflops": found, "machine_gflops": most, "of_machine": found / most}
+
+
+def products_of(model: torch.nn.Module) -> int:
+    """Multiplications that one token passes in the matrices of a model, its head included, attention left out."""
+    linear = [m.weight.numel() for m in model.modules() if isinstance(m, torch.nn.Linear)]
+    return sum(linear)
+
+
 def machine(device: str | torch.device = "cpu") -> dict[str, Any]:
     """Where a figure was measured."""
     device = torch.device(device)

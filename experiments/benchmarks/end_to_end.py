@@ -22,14 +22,14 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from experiments.benchmarks.common import options, seconds, store, synchronize, table
+from experiments.benchmarks.common import Products, options, products_of, seconds, store, synchronize, table
 from minicppo.rl.checkpoint import TrainState
 from minicppo.rl.config import RunConfig, validate
 from minicppo.rl.log_probs import response_log_probs
@@ -160,7 +160,9 @@ def peers(device: str, repeats: int, small: bool) -> Iterator[dict[str, Any]]:
         with tempfile.TemporaryDirectory() as folder:
             ours, theirs = Ours(config, Path(folder) / "ours"), Theirs(config, Path(folder) / "theirs")
             require_same_log_probs(ours, theirs)
-            times = seconds({"ours": ours.turn, "trl": theirs.turn}, repeats, f"{size}, {lengths} lengths")
+            products = Products(device)
+            turns: dict[str, Callable[[], object]] = {"ours": ours.turn, "trl": theirs.turn, "products": products}
+            times = seconds(turns, repeats, f"{size}, {lengths} lengths")
         row: dict[str, Any] = {
             "kind": "peers",
             "parameters": size,
@@ -171,6 +173,9 @@ def peers(device: str, repeats: int, small: bool) -> Iterator[dict[str, Any]]:
             "ours_per_s": statistics.mean(ours.tokens) / times["ours"],
             "trl_per_s": statistics.mean(theirs.tokens) / times["trl"],
         }
+        # a token is sampled once, and passes forward, and backward at twice the cost, in its update
+        gigaflop = 4 * 2e-9 * products_of(ours.state.policy.model) * statistics.mean(ours.tokens)
+        row |= products.share(gigaflop, times["ours"], times["products"])
         yield {**row, "ratio": row["ours_per_s"] / row["trl_per_s"]}
 
 
@@ -301,6 +306,7 @@ def main() -> None:
         "tokens a response": "{tokens:.1f}, {trl_tokens:.1f}",
     }
     heads |= {"minicppo, tokens/s": "{ours_per_s:,.0f}", "TRL": "{trl_per_s:,.0f}", "times faster": "{ratio:.1f}"}
+    heads["of the machine's products"] = "{of_machine:.0%}"
     print(table(beside, heads), end="\n\n")
     costs = {"": "{kind}", "size": "{size:,}", "rollout, s": "{rollout_s:.2f}", "update, s": "{update_s:.2f}"}
     print(table(rows[len(beside) :], {**costs, "of it mask, ms": "{mask_ms:.1f}", "peak, MB": "{peak_mb:.0f}"}))

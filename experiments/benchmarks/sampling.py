@@ -8,6 +8,9 @@ Both return the sampled tokens and their log-probs; both are checked against a p
 way. `--loop` adds our sampler on the model's own growing cache. On a CPU the 30M model takes half an hour: `--large`
 times it alone, into `sampling-large.json`.
 
+The last column is the limit: what the useful products (each prompt read once, each token computed once) reach of the
+speed of large float32 products, timed in turns with the rest.
+
 Lengths: in `equal` no row ends before the cap; in `spread` the end-of-sequence token has probability 3 / cap at every
 step, so that lengths are geometric with a mean of about a third of the cap. Our sampler draws them; `generate` then
 stops row by row at the very same lengths (a per-row stopping criterion), so both make the same tokens a row, and
@@ -22,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from transformers import LogitsProcessor, LogitsProcessorList, Qwen3Config, Qwen3ForCausalLM, StoppingCriteria
 
-from experiments.benchmarks.common import options, seconds, store, table
+from experiments.benchmarks.common import Products, options, products_of, seconds, store, table
 from minicppo.rl import sampling
 from minicppo.rl.decoding import GeneralDecoder
 from minicppo.rl.policy import Policy, character_tokenizer
@@ -147,8 +150,11 @@ def measure(
     check(policy, drawn, "ours")
     check(policy, by_generate(policy, drawn), "generate")
     functions = {"ours": ours, "generate": lambda: by_generate(policy, drawn), "loop": loop}
-    took = seconds({name: functions[name] for name in candidates}, repeats, f"{size}, {lengths} lengths", warm=True)
-    tokens = int(drawn.response_mask.sum())
+    products = Products(device)
+    timed = {name: functions[name] for name in candidates} | {"products": products}
+    took = seconds(timed, repeats, f"{size}, {lengths} lengths", warm=True)
+    limit, tokens = took.pop("products"), int(drawn.response_mask.sum())
+    gigaflop = 2e-9 * products_of(policy.model) * (tokens + sum(widths))
     return {
         "size": size,
         "parameters": sum(p.numel() for p in policy.model.parameters()),
@@ -156,6 +162,7 @@ def measure(
         "rows": rows,
         "cap": cap,
         "tokens": tokens,
+        **products.share(gigaflop, took["ours"], limit),
         **{f"{name}_tokens_per_s": tokens / s for name, s in took.items()},
         **{f"times_{name}": s / took["ours"] for name, s in took.items() if name != "ours"},
     }
@@ -183,6 +190,7 @@ def main() -> None:
         "ours, tokens/s": "{ours_tokens_per_s:,.0f}",
         "generate, tokens/s": "{generate_tokens_per_s:,.0f}",
         **{f"times {name}": f"{{times_{name}:.2f}}" for name in candidates[1:]},
+        "of the machine's products": "{of_machine:.0%}",
     }
     print(table(result, columns))
     store(args, name, result)

@@ -68,7 +68,7 @@ class Native:
     @staticmethod
     def blocked(keys: Tensor) -> Tensor:
         """Keys (..., width, D) in the order of the cache, in the same shape."""
-        return keys.unflatten(-2, (-1, LANES)).transpose(-1, -2).reshape(keys.shape)
+        return keys.unflatten(-2, (-1, LANES)).transpose(-1, -2).contiguous().view(keys.shape)
 
     def norm(self, module: Any, x: Tensor) -> Tensor:
         """(B, width) root-mean-square norm of x."""

@@ -35,6 +35,12 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
+def test_blocked_is_a_copy():
+    keys = torch.arange(3 * 16 * 16.0).view(3, 16, 16)
+    assert torch.equal(Native.blocked(keys), keys.transpose(1, 2)), "one block: channel by channel"
+    keys[:] = Native.blocked(keys)
+
+
 class Poisoned(DirectDecoder):
     """What no column has been written to holds no number."""
 
