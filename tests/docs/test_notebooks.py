@@ -135,7 +135,7 @@ def test_figures_are_of_the_code_that_draws_them(path):
 
 @pytest.mark.slow
 def test_it_runs_in_fast_mode(path, monkeypatch):
-    for package in ("nbclient", "ipykernel", *(("pyarrow",) if path.stem.startswith("06") else ())):
+    for package in ("nbclient", "ipykernel", *(("pyarrow",) if path.stem.endswith("comparison") else ())):
         pytest.importorskip(package, reason=f"{package} is not installed: pip install -e .[dev,study]")
     from notebooks.run import execute
 

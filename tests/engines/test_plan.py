@@ -35,6 +35,7 @@ pytest.importorskip("math_verify", reason="task math needs math-verify: pip inst
 PRESETS = [name for name in preset_names() if name.startswith("qwen3-")]
 RUN = Path("/runs/example")
 GOLDEN = Path(__file__).parent / "golden"
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def of(preset: str, *overrides: str) -> RunConfig:
@@ -343,3 +344,15 @@ def test_training_refuses_what_it_cannot_start(tmp_path, capsys):
     status, _, errors = typed(capsys, "resume", run)
     assert status != 0
     assert f"{torchrun} resume {run}".replace(" ", "") in errors.replace(" ", "")
+
+
+def test_the_pages_name_the_plans_gpu_hours():
+    """To two digits, in the table of the presets, which walkthrough 8 computes as well."""
+    pages = "".join(page.read_text(encoding="utf-8") for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+    rows = re.findall(r"^\| (`qwen3-[^|]*) \| \w+, [^|]* \| ([\d, ]+) \|$", pages, re.M)
+    told = {name: hours for names, each in rows
+            for name, hours in zip(re.findall(r"`([^`]+)`", names), each.split(", "), strict=True)}  # fmt: skip
+    assert len(told) == 5
+    for name, hours in told.items():
+        estimated = make_plan(load_config(name), Path("runs"), [name]).hours["GPU-hours in all"]
+        assert hours == f"{float(f'{estimated:.2g}'):,.0f}"
