@@ -8,13 +8,16 @@ import os
 import tempfile
 import warnings
 from importlib import import_module
+from io import BytesIO
 from pathlib import Path
 
 with warnings.catch_warnings(action="ignore"):  # it warns, once, that its bars are text where ipywidgets are missing
     import_module("tqdm.auto")
 
+import PIL.Image
 from IPython.display import Image
 from matplotlib.figure import Figure
+from PIL.PngImagePlugin import PngInfo
 
 from minicppo.plots import style
 
@@ -48,11 +51,24 @@ DOTS_PER_INCH = 112  # a figure's text of 9 points is then as large as the page'
 
 def show(figure: Figure, name: str = "unnamed", alt: str = "") -> Image:
     """The figure as a picture, with a text for those who cannot see it; FIGURES/NAME.png holds it."""
-    path = FIGURES / f"{name}.png"
+    folder = SCRATCH if name == "unnamed" else FIGURES
+    path = folder / f"{name}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
-    source = {} if FIGURES is SCRATCH else {"Source": drawn_from(name)}
+    source = {} if folder is SCRATCH else {"Source": drawn_from(name)}
     with style.house_style():
         figure.savefig(path, dpi=DOTS_PER_INCH, metadata={"Software": "", **source})
+    return Image(filename=str(path), alt=alt)
+
+
+def animate(figures: list[Figure], name: str, alt: str) -> Image:
+    """The same for a film of pictures, an animated PNG: once around and once again, then it stands still."""
+    stills = [PIL.Image.open(BytesIO(show(figure).data)).convert("RGB") for figure in figures]
+    palette = stills[0].quantize(64, method=PIL.Image.Quantize.MAXCOVERAGE)  # one for the whole film; white stays white
+    stills = [still.quantize(palette=palette, dither=PIL.Image.Dither.NONE) for still in stills]
+    path, source = FIGURES / f"{name}.png", PngInfo()
+    if FIGURES is not SCRATCH:
+        source.add_text("Source", drawn_from(name))
+    stills[0].save(path, save_all=True, append_images=stills[1:], duration=700, loop=2, pnginfo=source)
     return Image(filename=str(path), alt=alt)
 
 
