@@ -31,6 +31,7 @@ PICTURES = (".png", ".svg")
 LANGUAGES = {".py": "python", ".yaml": "yaml", ".yml": "yaml", ".v": "coq", ".json": "json"}
 # the contents: each part with its pages, in the order of the side bar
 PARTS = {
+    "Start": ["questions.md"],
     "Walkthroughs": ["notebooks/0*.ipynb"],
     "Use it": ["README.md", "docs/drop-in.md", "docs/inspect.md", "docs/corrections.md", "docs/scale.md",
                "docs/demo-llm.md"],
@@ -72,6 +73,7 @@ def stage(notebooks: Path) -> None:
         for page in sorted(ROOT.glob(pattern)):
             if page.suffix == ".md":
                 _write(SOURCE / page.relative_to(ROOT), page.read_text(encoding="utf-8"))
+    _write(SOURCE / "questions.md", (HERE / "questions.md").read_text(encoding="utf-8"))
     _write(SOURCE / "index.md", (HERE / "index.md").read_text(encoding="utf-8") + contents())
     for page in [*SOURCE.rglob("*.md"), *SOURCE.rglob("*.ipynb")]:
         resolve(page)

@@ -7,6 +7,7 @@ import json
 import re
 from typing import Any
 
+from minicppo.bounds.design import certified_residual, design_thresholds
 from minicppo.rl.config import RunConfig, load_config, preset_names
 from minicppo.rl.keys import keys
 from minicppo.rl.tasks import TASKS
@@ -35,12 +36,24 @@ CONFIGURATION_PAGE = """# Configuration
 
 Values are given as `KEY=VALUE` after `minicppo train PRESET`, or in a YAML file.
 """
+THRESHOLDS_PAGE = r"""# Thresholds by horizon
+
+Two questions hide behind "which thresholds?". The paper **trains** with $\delta = 0.15$ (0.20 for its largest model),
+$\delta_b = 0.02$ and $w_{min} = 0.8$, whatever the length, and so do the presets here: start there. What a bound
+**certifies** is far smaller. The table gives, for each number of tokens $T$, the largest $\delta$ and $\delta_b$ (with
+$\delta / \delta_b = 7.5$, $w_{min} = 1$ and rewards between 0 and 1) that guarantee a residual of at most 0.5, that is:
+the surrogate is wrong by at most 0.5. The last column is the residual that the path budget allows with the paper's
+values; above 1 it says nothing, because rewards differ by no more. [How they are derived](../theory/thresholds.md);
+another residual: `minicppo thresholds --horizon 4096 --residual 0.2`.
+"""
+HORIZONS = (64, 256, 1024, 2048, 4096, 8192, 16384, 32768)
 
 
 def generated() -> dict[str, str]:
     """Every generated page by its path in the site."""
     found = {f"api/{name.replace('.', '-')}.md": api(name, text) for name, text in MODULES.items()}
-    return found | {"reference/hyper-parameters.md": methods(), "reference/configuration.md": configuration()}
+    found |= {"reference/hyper-parameters.md": methods(), "reference/configuration.md": configuration()}
+    return found | {"reference/thresholds.md": thresholds()}
 
 
 def api(name: str, text: str) -> str:
@@ -78,6 +91,20 @@ def configuration() -> str:
     presets = [(f"`{name}`", config.engine, config.task.name, config.method.name, config.train.iterations)
                for name in preset_names() for config in [load_config(name)]]  # fmt: skip
     return "\n".join([*lines, *_table(("preset", "engine", "task", "method", "iterations"), presets), ""])
+
+
+def thresholds() -> str:
+    """What certifies a residual at common lengths, by Theorem 1 and by the path budget."""
+    rows = []
+    for horizon in HORIZONS:
+        row: list[Any] = [f"{horizon:,}"]
+        for bound in ("theorem1", "path"):
+            found = design_thresholds(horizon, 0.5, method=bound)
+            row.append(f"{found.delta:.2g} / {found.delta_b:.2g}")
+        row.append(f"{certified_residual(horizon, 0.15, 0.02, 0.8):.3g}")
+        rows.append(tuple(row))
+    head = ("T", "Theorem 1", "path budget (F4)", "residual of the paper's values, path budget")
+    return "\n".join([THRESHOLDS_PAGE, *_table(head, rows), ""])
 
 
 def _limits(note: Any) -> str:
