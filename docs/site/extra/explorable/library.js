@@ -19,7 +19,7 @@ def verdicts(text):
         "cppo": LOOPS["cppo"](response, delta=delta, delta_b=delta_b, w_min=w_min, budget=budget),
     }
     found = {name: [g != 0 for g in weight] for name, weight in kept.items()}
-    return json.dumps({**found, "reason": [step.reason for step in steps], "c": [min(step.threshold, 1e9) for step in steps]})
+    return json.dumps({**found, "reason": [step.reason for step in steps]})
 verdicts
 `;
 const REASONS = ["", "toward", "inside", "token", "prefix", "both"];
@@ -44,9 +44,15 @@ async function loadLibrary() {
 
 /* How many verdicts of the page differ from the library's. */
 function differences(state, ask) {
-  const ours = verdicts(state), theirs = ask(state);
+  const ours = verdicts(state),
+    theirs = ask(state);
   let count = 0;
-  for (const rule of ["ppo", "dppo", "cppo"]) ours[rule].forEach((code, t) => { count += (code < 3) !== theirs[rule][t]; });
-  ours.cppo.forEach((code, t) => { count += REASONS[code] !== theirs.reason[t]; });
+  for (const rule of ["ppo", "dppo", "cppo"])
+    ours[rule].forEach((code, t) => {
+      count += code < 3 !== theirs[rule][t];
+    });
+  ours.cppo.forEach((code, t) => {
+    count += REASONS[code] !== theirs.reason[t];
+  });
   return count;
 }

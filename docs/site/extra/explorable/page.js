@@ -1,22 +1,44 @@
 "use strict";
-const $ = id => document.getElementById(id), RULES = ["ppo", "dppo", "cppo"], LEFT = 34, TOP = 8, BOTTOM = 18;
+const $ = id => document.getElementById(id),
+  RULES = ["ppo", "dppo", "cppo"],
+  LEFT = 34,
+  TOP = 8,
+  BOTTOM = 18;
 const FILL = ["", "#fff", "#b9b9b9", "#0072B2", "#E69F00", "#E69F00"];
-const fixed = (x, digits = 3) => Number.isFinite(x) ? x.toFixed(digits) : "∞";
+const fixed = (x, digits = 3) => (Number.isFinite(x) ? x.toFixed(digits) : "∞");
 const settings = { delta: 0.15, delta_b: 0.02, w_min: 0.8, A: 1, budget: "fixed" };
-let preset = "Early burst", T = 44, base, edits = new Map(), at = 8, state, found, ask = null;
+let preset = "Early burst",
+  T = 44,
+  base,
+  edits = new Map(),
+  at = 8,
+  state,
+  found,
+  ask = null;
 
-if (RUN["cppo-exact"]) {  // a response of the demo's run without a mask: pi is where training took it
-  const real = RUN["cppo-exact"].flatMap(frame => frame.responses).reduce((best, each) => masked(each) > masked(best) ? each : best);
+if (RUN["cppo-exact"]) {
+  // a response of the demo's run without a mask: pi is where training took it
+  const real = RUN["cppo-exact"]
+    .flatMap(frame => frame.responses)
+    .reduce((best, each) => (masked(each) > masked(best) ? each : best));
   PRESETS["A real trace"] = { T: real.mu.length, real };
 }
-function masked(response) { return response.reason.filter(code => code > 2).length; }
+function masked(response) {
+  return response.reason.filter(code => code > 2).length;
+}
 
 /* ---- state ---- */
 function begin(name) {
   preset = name;
   const { real } = PRESETS[name];
   T = PRESETS[name].T;
-  Object.assign(settings, { delta: 0.15, delta_b: 0.02, w_min: 0.8, budget: "fixed", A: real ? Math.sign(real.advantage) : 1 });
+  Object.assign(settings, {
+    delta: 0.15,
+    delta_b: 0.02,
+    w_min: 0.8,
+    budget: "fixed",
+    A: real ? Math.sign(real.advantage) : 1,
+  });
   edits.clear();
   at = Math.min(8, T - 1);
   update();
@@ -26,9 +48,10 @@ function update() {
   const { real } = PRESETS[preset];
   base = real ? { mu: real.mu, move: real.pi.map((p, t) => p - real.mu[t]) } : made(PRESETS[preset], T);
   T = base.mu.length;
-  const sign = real || settings.A >= 0 ? 1 : -1;  // a made-up response moves as its advantage asks
-  const move = base.move.map((d, t) => edits.get(t) ?? sign * Math.min(d, base.mu[t] * .96));
-  const mu = base.mu, D = move.map(Math.abs);
+  const sign = real || settings.A >= 0 ? 1 : -1; // a made-up response moves as its advantage asks
+  const move = base.move.map((d, t) => edits.get(t) ?? sign * Math.min(d, base.mu[t] * 0.96));
+  const mu = base.mu,
+    D = move.map(Math.abs);
   state = { ...settings, mu, D, pi: mu.map((m, t) => m + move[t]) };
   found = verdicts(state);
   show();
@@ -46,7 +69,10 @@ function setMove(t, D, direction = Math.sign(state.pi[t] - state.mu[t]) || 1) {
 const highest = () => Math.max(0.26, ...state.D.map(d => d * 1.1));
 
 function draw(id, paint) {
-  const box = $(id), ratio = window.devicePixelRatio || 1, width = box.clientWidth, height = +(box.dataset.height ||= box.getAttribute("height"));
+  const box = $(id),
+    ratio = window.devicePixelRatio || 1,
+    width = box.clientWidth,
+    height = +(box.dataset.height ||= box.getAttribute("height"));
   box.style.height = height + "px";
   box.width = width * ratio;
   box.height = height * ratio;
@@ -60,7 +86,8 @@ function steps(pen, values, x, y, low) {
   pen.beginPath();
   values.forEach((v, t) => {
     const at = y(Math.max(v, low));
-    if (t === 0) pen.moveTo(x(0), at); else pen.lineTo(x(t), at);
+    if (t === 0) pen.moveTo(x(0), at);
+    else pen.lineTo(x(t), at);
     pen.lineTo(x(t + 1), at);
   });
   pen.stroke();
@@ -68,43 +95,66 @@ function steps(pen, values, x, y, low) {
 
 function chart(id, reasons, limit, dotted) {
   draw(id, (pen, width, height) => {
-    const high = highest(), low = -0.02, cell = (width - LEFT) / T, x = t => LEFT + t * cell;
+    const high = highest(),
+      low = -0.02,
+      cell = (width - LEFT) / T,
+      x = t => LEFT + t * cell;
     const y = v => TOP + (height - TOP - BOTTOM) * (1 - (Math.min(v, high) - low) / (high - low));
     pen.fillStyle = "#f4f1e8";
-    pen.fillRect(x(at) - .5, TOP, Math.max(cell, 2) + 1, height - TOP - BOTTOM);
+    pen.fillRect(x(at) - 0.5, TOP, Math.max(cell, 2) + 1, height - TOP - BOTTOM);
     reasons.forEach((code, t) => {
-      const gap = cell > 4 ? 1 : 0, wide = Math.max(cell - 2 * gap, .8), from = y(state.D[t]), tall = y(0) - from;
+      const gap = cell > 4 ? 1 : 0,
+        wide = Math.max(cell - 2 * gap, 0.8),
+        from = y(state.D[t]),
+        tall = y(0) - from;
       pen.fillStyle = FILL[code];
       pen.fillRect(x(t) + gap, from, wide, tall);
-      if (code === 5) { pen.fillStyle = "#0072B2"; pen.fillRect(x(t) + gap, from, wide / 2, tall); }
-      if (code === 1) { pen.strokeStyle = "#8a8a8a"; pen.strokeRect(x(t) + gap, from, wide, tall); }
+      if (code === 5) {
+        pen.fillStyle = "#0072B2";
+        pen.fillRect(x(t) + gap, from, wide / 2, tall);
+      }
+      if (code === 1) {
+        pen.strokeStyle = "#8a8a8a";
+        pen.strokeRect(x(t) + gap, from, wide, tall);
+      }
     });
     pen.strokeStyle = "#8a8a8a";
-    pen.beginPath(); pen.moveTo(LEFT, y(0)); pen.lineTo(width, y(0)); pen.stroke();
-    if (dotted) { pen.setLineDash([2, 3]); steps(pen, dotted, x, y, low); }
+    pen.beginPath();
+    pen.moveTo(LEFT, y(0));
+    pen.lineTo(width, y(0));
+    pen.stroke();
+    if (dotted) {
+      pen.setLineDash([2, 3]);
+      steps(pen, dotted, x, y, low);
+    }
     pen.setLineDash([]);
     pen.strokeStyle = "#111";
     pen.lineWidth = 1.6;
     steps(pen, limit, x, y, low);
     pen.fillStyle = "#333";
-    for (const v of [0, .1, .2, .3, .4, .5]) if (v < high) pen.fillText(v.toFixed(1), 4, y(v) + 4);
+    for (const v of [0, 0.1, 0.2, 0.3, 0.4, 0.5]) if (v < high) pen.fillText(v.toFixed(1), 4, y(v) + 4);
     labels(pen, width, height, x);
   });
 }
 
 function labels(pen, width, height, x) {
-  const { real } = PRESETS[preset], every = real ? 1 : T / 5;
+  const { real } = PRESETS[preset],
+    every = real ? 1 : T / 5;
   pen.fillStyle = "#333";
   pen.textAlign = "center";
-  for (let t = 0; t < T; t += every) pen.fillText(real ? real.tokens[t] : Math.round(t) + 1, Math.min(x(Math.round(t) + .5), width - 8), height - 4);
+  for (let t = 0; t < T; t += every)
+    pen.fillText(real ? real.tokens[t] : Math.round(t) + 1, Math.min(x(Math.round(t) + 0.5), width - 8), height - 4);
   pen.textAlign = "left";
 }
 
 function drawAccount() {
-  const { S, W, allowed } = found.steps, may = W.map(w => state.delta + allowed * w);
+  const { S, W, allowed } = found.steps,
+    may = W.map(w => state.delta + allowed * w);
   draw("account", (pen, width, height) => {
-    const high = Math.max(...S, ...(state.budget === "off" ? [state.delta] : may)) * 1.08, cell = (width - LEFT) / T;
-    const x = t => LEFT + t * cell, y = v => TOP + (height - TOP - BOTTOM) * (1 - Math.min(v, high) / high);
+    const high = Math.max(...S, ...(state.budget === "off" ? [state.delta] : may)) * 1.08,
+      cell = (width - LEFT) / T;
+    const x = t => LEFT + t * cell,
+      y = v => TOP + (height - TOP - BOTTOM) * (1 - Math.min(v, high) / high);
     pen.lineWidth = 1.8;
     if (state.budget !== "off") steps(pen, may, x, y, 0);
     pen.strokeStyle = "#D55E00";
@@ -116,51 +166,41 @@ function drawAccount() {
   });
 }
 
-/* ---- words ---- */
-const list = tokens => tokens.length === 1 ? `token ${tokens[0] + 1}` :
-  `tokens ${tokens.slice(0, 6).map(t => t + 1).join(", ")}${tokens.length > 6 ? ` and ${tokens.length - 6} more` : ""}`;
-
-function message() {
-  const pick = test => Array.from({ length: T }, (_, t) => t).filter(test), off = (rule, t) => found[rule][t] > 2;
-  const early = pick(t => off("cppo", t) && !off("dppo", t)), late = pick(t => off("dppo", t) && !off("cppo", t));
-  const ratio = pick(t => off("ppo", t) && !off("dppo", t) && !off("cppo", t)), said = [];
-  if (!state.A) return "The advantage is 0: this response is neither better nor worse than its group, so no rule has anything to mask.";
-  if (early.length) said.push(`CPPO masks ${list(early)}, which DPPO keeps: ${early.some(t => found.cppo[t] !== 3) ? "the tokens before have used the prefix budget" : "its limit is stricter there"}.`);
-  if (late.length) said.push(`CPPO keeps ${list(late)}, which DPPO masks: few tokens follow, so less can go wrong.`);
-  if (ratio.length) said.push(`PPO alone masks ${list(ratio)}: the ratio π/μ moves far there, although the probability hardly does.`);
-  return said.join(" ") || "Here the three rules agree. Drag a token up until they do not.";
-}
-
-function reasonsOf(t) {
-  const { mu, pi, D, A, delta } = state, { w, Z, S, W, c, allowed } = found.steps, ratio = pi[t] / mu[t];
-  const toward = "It moves back toward μ, and such a token is always kept.";
-  const ppo = { 1: `The ratio π/μ is ${fixed(ratio, 2)}. ${toward}`, 2: `The ratio π/μ is ${fixed(ratio, 2)}, inside ${1 - CLIP.low} to ${1 + CLIP.high}.`,
-    3: `The ratio π/μ is ${fixed(ratio, 2)}, outside ${1 - CLIP.low} to ${1 + CLIP.high}, and A = ${A} pushes it further.` };
-  const dppo = { 1: toward, 2: `D = ${fixed(D[t])} is at most δ = ${fixed(delta)}. Where the token stands does not matter.`,
-    3: `D = ${fixed(D[t])} is above δ = ${fixed(delta)}. Where the token stands does not matter.` };
-  const weighed = `w<sub>t</sub> D = ${fixed(w[t], 2)} × ${fixed(D[t])} = ${fixed(Z[t])}`;
-  const account = state.budget === "off" ? "" : ` The ${t} tokens before were allowed δ + δ<sub>b</sub> W = ${fixed(delta + allowed * W[t])} and used S = ${fixed(S[t])}, which leaves ${fixed(delta + allowed * W[t] - S[t])}.`;
-  const cppo = { 1: `${toward} It still counts in S, because it is drift that has happened.`, 2: `${weighed} is at most c<sub>t</sub> = ${fixed(c[t])}.${account}`,
-    3: `${weighed} is above δ = ${fixed(delta)}.`, 4: `${weighed} is below δ, but above c<sub>t</sub> = ${fixed(c[t])}.${account}`,
-    5: `${weighed} is above δ = ${fixed(delta)}, and above what the prefix has left.${account}` };
-  return { ppo: ppo[found.ppo[t]], dppo: dppo[found.dppo[t]], cppo: cppo[found.cppo[t]] };
-}
-
 function show() {
-  const { steps: cells } = found, limit = limits(state, cells), { real } = PRESETS[preset];
+  const { steps: cells } = found,
+    limit = limits(state, cells),
+    { real } = PRESETS[preset];
   for (const rule of RULES) {
     chart(rule, found[rule], limit[rule], rule === "cppo" ? cells.w.map(w => state.delta / w) : null);
     const count = found[rule].filter(code => code > 2).length;
     $("told-" + rule).textContent = `masks ${count} of ${T} tokens`;
     $(rule).setAttribute("aria-valuenow", state.D[at]);
-    $(rule).setAttribute("aria-valuetext", `token ${at + 1}, divergence ${fixed(state.D[at])}, ${found[rule][at] > 2 ? "masked" : "kept"}`);
+    $(rule).setAttribute(
+      "aria-valuetext",
+      `token ${at + 1}, divergence ${fixed(state.D[at])}, ${found[rule][at] > 2 ? "masked" : "kept"}`,
+    );
   }
   drawAccount();
   $("message").textContent = message();
-  $("which").textContent = `Token ${at + 1}${real ? ` “${real.tokens[at]}”` : ""}: μ = ${fixed(state.mu[at])}, π = ${fixed(state.pi[at])}, it moves ${found.away[at] ? "away from" : "toward"} μ`;
+  $("which").textContent =
+    `Token ${at + 1}${real ? ` “${real.tokens[at]}”` : ""}: μ = ${fixed(state.mu[at])}, ` +
+    `π = ${fixed(state.pi[at])}, it moves ${found.away[at] ? "away from" : "toward"} μ`;
   const said = reasonsOf(at);
-  $("why").innerHTML = RULES.map(rule => `<p class="verdict ${found[rule][at] > 2 ? "masked" : ""}"><b>${rule.toUpperCase()} ${found[rule][at] > 2 ? "masks" : "keeps"} it.</b> ${said[rule]}</p>`).join("");
-  const values = { delta: state.delta, delta_b: state.delta_b, w_min: state.w_min, A: state.A, T: Math.log2(T), at: at + 1, D: state.D[at] };
+  $("why").innerHTML = RULES.map(
+    rule => {
+      const off = found[rule][at] > 2, verdict = `${rule.toUpperCase()} ${off ? "masks" : "keeps"} it.`;
+      return `<p class="verdict ${off ? "masked" : ""}"><b>${verdict}</b> ${said[rule]}</p>`;
+    },
+  ).join("");
+  const values = {
+    delta: state.delta,
+    delta_b: state.delta_b,
+    w_min: state.w_min,
+    A: state.A,
+    T: Math.log2(T),
+    at: at + 1,
+    D: state.D[at],
+  };
   $("at").max = T;
   for (const [id, value] of Object.entries(values)) {
     $(id).value = value;
@@ -178,34 +218,73 @@ for (const name of Object.keys(PRESETS)) {
   button.onclick = () => begin(name);
   $("presets").append(button);
 }
-for (const id of ["delta", "delta_b", "w_min", "A"]) $(id).oninput = () => { settings[id] = +$(id).value; update(); };
-$("budget").onchange = () => { settings.budget = $("budget").value; update(); };
-$("T").oninput = () => { T = Math.round(2 ** $("T").value); at = Math.min(at, T - 1); for (const t of edits.keys()) if (t >= T) edits.delete(t); update(); };
-$("at").oninput = () => { at = $("at").value - 1; update(); };
+for (const id of ["delta", "delta_b", "w_min", "A"])
+  $(id).oninput = () => {
+    settings[id] = +$(id).value;
+    update();
+  };
+$("budget").onchange = () => {
+  settings.budget = $("budget").value;
+  update();
+};
+$("T").oninput = () => {
+  T = Math.round(2 ** $("T").value);
+  at = Math.min(at, T - 1);
+  for (const t of edits.keys()) if (t >= T) edits.delete(t);
+  update();
+};
+$("at").oninput = () => {
+  at = $("at").value - 1;
+  update();
+};
 $("D").oninput = () => setMove(at, +$("D").value);
 $("turn").onclick = () => setMove(at, state.D[at], state.pi[at] > state.mu[at] ? -1 : 1);
-$("reset").onclick = () => { edits.clear(); update(); };
+$("reset").onclick = () => {
+  edits.clear();
+  update();
+};
 
 for (const rule of RULES) {
   const box = $(rule);
-  Object.entries({ tabindex: 0, role: "slider", "aria-label": `Divergence of a token under ${rule.toUpperCase()}`, "aria-valuemin": 0, "aria-valuemax": 0.5 })
-    .forEach(([key, value]) => box.setAttribute(key, value));
+  Object.entries({
+    tabindex: 0,
+    role: "slider",
+    "aria-label": `Divergence of a token under ${rule.toUpperCase()}`,
+    "aria-valuemin": 0,
+    "aria-valuemax": 0.5,
+  }).forEach(([key, value]) => box.setAttribute(key, value));
   const move = event => {
-    const area = box.getBoundingClientRect(), high = dragged ?? highest(), low = -0.02, tall = area.height - TOP - BOTTOM;
-    const t = held ?? Math.max(0, Math.min(T - 1, Math.floor((event.clientX - area.left - LEFT) / ((area.width - LEFT) / T))));
+    const area = box.getBoundingClientRect(),
+      high = dragged ?? highest(),
+      low = -0.02,
+      tall = area.height - TOP - BOTTOM;
+    const t =
+      held ?? Math.max(0, Math.min(T - 1, Math.floor((event.clientX - area.left - LEFT) / ((area.width - LEFT) / T))));
     held = t;
     dragged = high;
     setMove(t, low + (high - low) * (1 - (event.clientY - area.top - TOP) / tall));
   };
-  let held = null, dragged = null;
-  box.onpointerdown = event => { box.setPointerCapture(event.pointerId); move(event); };
-  box.onpointermove = event => { if (held !== null) move(event); };
-  box.onpointerup = box.onpointercancel = () => { held = dragged = null; };
+  let held = null,
+    dragged = null;
+  box.onpointerdown = event => {
+    box.setPointerCapture(event.pointerId);
+    move(event);
+  };
+  box.onpointermove = event => {
+    if (held !== null) move(event);
+  };
+  box.onpointerup = box.onpointercancel = () => {
+    held = dragged = null;
+  };
   box.onkeydown = event => {
-    const key = event.key, step = { ArrowUp: .005, ArrowDown: -.005, PageUp: .05, PageDown: -.05 }[key], to = { ArrowLeft: at - 1, ArrowRight: at + 1, Home: 0, End: T - 1 }[key];
+    const key = event.key,
+      step = { ArrowUp: 0.005, ArrowDown: -0.005, PageUp: 0.05, PageDown: -0.05 }[key],
+      to = { ArrowLeft: at - 1, ArrowRight: at + 1, Home: 0, End: T - 1 }[key];
     if (step) setMove(at, state.D[at] + step);
-    else if (to !== undefined) { at = Math.max(0, Math.min(T - 1, to)); update(); }
-    else if (key === "t" || key === "T") $("turn").click();
+    else if (to !== undefined) {
+      at = Math.max(0, Math.min(T - 1, to));
+      update();
+    } else if (key === "t" || key === "T") $("turn").click();
     else return;
     event.preventDefault();
   };
@@ -216,16 +295,30 @@ window.onresize = show;
 let waiting = null;
 function check() {
   clearTimeout(waiting);
-  if (ask) waiting = setTimeout(() => {
-    const count = differences(state, ask);
-    $("checked").textContent = count ? `${count} verdicts differ from the library's: please report this.` :
-      `✓ Checked against the library: minicppo.reference, run in this page by Python, gives the same ${3 * T} verdicts.`;
-  }, 150);
+  if (ask)
+    waiting = setTimeout(() => {
+      const count = differences(state, ask);
+      $("checked").textContent = count
+        ? `${count} verdicts differ from the library's: please report this.`
+        : `✓ Checked against the library: its own Python, run in this page, gives the same ${3 * T} verdicts.`;
+    }, 150);
 }
 begin(preset);
-$("checked").textContent = location.protocol === "file:" ?
-  "Opened as a file. Through a server (python -m http.server) the page also checks itself against the library." : "Python is starting, to check these verdicts against the library …";
-window.library = location.protocol === "file:" ? Promise.resolve(null) : loadLibrary().then(found => { ask = found; check(); return found; }, error => {
-  $("checked").textContent = `Not checked against the library: ${error.message}`;
-  return null;
-});
+$("checked").textContent =
+  location.protocol === "file:"
+    ? "Opened as a file. Through a server (python -m http.server) the page also checks itself against the library."
+    : "Python is starting, to check these verdicts against the library …";
+window.library =
+  location.protocol === "file:"
+    ? Promise.resolve(null)
+    : loadLibrary().then(
+        found => {
+          ask = found;
+          check();
+          return found;
+        },
+        error => {
+          $("checked").textContent = `Not checked against the library: ${error.message}`;
+          return null;
+        },
+      );
