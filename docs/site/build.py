@@ -67,8 +67,8 @@ def stage(notebooks: Path) -> None:
     vendored(SOURCE / "_static")
     for name, text in pages.generated().items():
         _write(SOURCE / name, text)
-    for path in sorted(notebooks.glob("0*.ipynb")):
-        _write(SOURCE / "notebooks" / path.name, shown(path))
+    for path in sorted((ROOT / "notebooks").glob("0*.ipynb")):
+        _write(SOURCE / "notebooks" / path.name, shown(notebooks / path.name))
     for pattern in (pattern for part in PARTS.values() for pattern in part):
         for page in sorted(ROOT.glob(pattern)):
             if page.suffix == ".md":
