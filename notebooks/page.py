@@ -77,7 +77,7 @@ def drawn_from(name: str) -> str:
 
     Lines that import do not count: what is drawn stays the same where a module is renamed.
     """
-    (page,) = (page for page in HERE.glob(f"{name[:2]}_*.ipynb") if name in page.read_text(encoding="utf-8"))
+    (page,) = HERE.glob(f"{name[:2]}_*.ipynb")
     cells = json.loads(page.read_text(encoding="utf-8"))["cells"]
     lines = [line for cell in cells if cell["cell_type"] == "code" for line in [*cell["source"], "\n"]]
     code = [line for line in lines if not line.startswith(("import ", "from "))]

@@ -65,6 +65,10 @@ def execute(path: Path, progress: Progress | None = None, out: Path | None = Non
     )
     client.execute()
     if out is not None:
+        for cell in notebook.cells:
+            for output in cell.get("outputs", []):
+                if alt := output.get("metadata", {}).get("image/png", {}).get("alt"):
+                    cell.metadata["mystnb"] = {"image": {"alt": alt}}  # where the site looks for a picture's words
         out.mkdir(parents=True, exist_ok=True)
         nbformat.write(notebook, out / path.name)
     return time.perf_counter() - start

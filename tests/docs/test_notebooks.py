@@ -42,10 +42,6 @@ def test_cells_are_few_short_named_and_without_outputs(path):
     assert all(re.fullmatch(r"[a-z][a-z0-9-]*", name) for name in ids)
 
 
-def is_old(path):
-    return cells(path)[1]["id"] != "install"  # until all are rewritten
-
-
 def test_a_page_opens_with_what_a_reader_asks(path):
     first, *_ = cells(path)
     assert first["cell_type"] == "markdown"
@@ -57,17 +53,13 @@ def test_a_page_opens_with_what_a_reader_asks(path):
 
 def test_a_page_can_be_opened_elsewhere_and_leads_on(path):
     """Links to the neighbours, to Colab and to Binder; and one install cell, the same everywhere."""
-    if is_old(path):
-        pytest.skip("old")
-    pages = [page for page in PAGES if not is_old(page)]
     opening, install = cells(path)[:2]
     assert f"/blob/main/notebooks/{path.name}" in opening["source"]
     assert f"?labpath=notebooks/{path.name}" in opening["source"]
-    at = PAGES.index(path)
-    if len(pages) == len(PAGES):
-        for page, word in ((PAGES[at - 1 : at], "Previous"), (PAGES[at + 1 : at + 2], "Next")):
-            assert all(f"[{word}: {int(each.stem[:2])}. " in opening["source"] for each in page)
-    assert install["source"] == cells(pages[0])[1]["source"]
+    before, after = PAGES[: PAGES.index(path)], PAGES[PAGES.index(path) + 1 :]
+    for word, page in [*(("Previous", page) for page in before[-1:]), *(("Next", page) for page in after[:1])]:
+        assert re.search(rf"\[{word}: {int(page.stem[:2])}\. [^]]+\]\({page.name}\)", opening["source"])
+    assert install["source"] == cells(PAGES[0])[1]["source"]
 
 
 def test_words_come_before_code_but_for_the_claim_which_is_asserted(path):
@@ -86,8 +78,6 @@ def test_words_come_before_code_but_for_the_claim_which_is_asserted(path):
 
 def test_exercises_mark_themselves(path):
     """Three cells, each below its question, with dots for an answer; the page ends with where solutions are."""
-    if is_old(path):
-        pytest.skip("old")
     number, parts = int(path.stem[:2]), cells(path)
     at = {name: i for i, cell in enumerate(parts) for name in re.findall(r'^check\("([^"]+)"', cell["source"], re.M)}
     assert list(at) == [f"{number}.{i}" for i in (1, 2, 3)]
@@ -98,20 +88,16 @@ def test_exercises_mark_themselves(path):
 
 def test_figures_and_links_exist(path):
     links = re.findall(r"\]\((?!https?:)([^)#]+)", text(path))
-    if True:
-        links = [link for link in links if not link.endswith(".ipynb")]  # of notebooks still to come
     assert all((FOLDER / link).exists() for link in links)
     shown = set(re.findall(r"!\[[^\]]+\]\(figures/([\w-]+)\.png\)", text(path)))
     code = "\n".join(cell["source"] for cell in cells(path, "code"))
     drawn = set(re.findall(rf'"({path.stem[:2]}-[\w-]+)(?:\.png)?"', code))
     assert shown == drawn, "every figure that a cell writes is shown in the text"
-    assert shown <= {figure.stem for figure in (FOLDER / "figures").glob(f"{path.stem[:2]}-*.png")}
+    assert shown == {figure.stem for figure in (FOLDER / "figures").glob(f"{path.stem[:2]}-*.png")}
 
 
 def test_a_picture_stands_behind_its_code_with_words_for_it(path):
     """The copy for a code host does not give the result away, is marked as one, and has the cell's own words."""
-    if is_old(path):
-        pytest.skip("old")
     for before, cell in zip(cells(path), cells(path)[1:], strict=False):
         copies = re.findall(r"^!\[([^\]]+)\]\(figures/([\w-]+)\.png\)$", cell["source"], re.M)
         assert bool(copies) == ("committed-figure" in cell["metadata"].get("tags", []))
@@ -126,8 +112,6 @@ def test_figures_are_of_the_code_that_draws_them(path):
     from notebooks.page import drawn_from
 
     for figure in (FOLDER / "figures").glob(f"{path.stem[:2]}-*.png"):
-        if figure.stem not in text(path):
-            continue  # until all are rewritten
         with Image.open(figure) as picture:
             drawn = picture.info.get("Source")
         assert drawn == drawn_from(figure.stem), f"run python -m notebooks.run {path.stem}"
