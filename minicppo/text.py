@@ -15,6 +15,15 @@ def nearest(word: str, known: Collection[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(sorted(known))}"
 
 
+def many(count: int, what: str) -> str:
+    """A count with its noun.
+
+    >>> many(1, "response"), many(2000, "response")
+    ('1 response', '2,000 responses')
+    """
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
 def short(value: object, most: int = 100) -> str:
     """How Python writes a value, cut off where it is long: for messages about what may be anything.
 

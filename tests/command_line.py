@@ -25,9 +25,8 @@ class Outcome(NamedTuple):
 
     def refused(self) -> str:
         """The error; it must be one line."""
-        text = self.err.lstrip()  # a progress display that shows nothing leaves an empty line
-        assert (self.status, text[:7], text.count("\n")) == (2, "error: ", 1), self.err
-        return text
+        assert (self.status, self.err[:7], self.err.count("\n")) == (2, "error: ", 1), self.err
+        return self.err
 
 
 Command = Callable[..., Outcome]

@@ -90,6 +90,21 @@ def _usage(error: Any) -> str:
     for name in IN_A_CLONE:
         if text.startswith(f"No such command '{name}'"):
             return f"minicppo {name} makes this repository's own results: in a clone, python -m experiments {name}"
+    if text.startswith("No such option") and any(each.name == "overrides" for each in error.ctx.command.params):
+        text = f"{text.rstrip('.')}{_as_setting(error.option_name, error.ctx.obj)}"
     if isinstance(error.__cause__, ValidationError):
         text = text.replace("Invalid value", f"Invalid value {error.__cause__.errors()[0]['input']!r}", 1)
     return f"{text.rstrip('.')} (see {error.ctx.command_path} --help)" if error.ctx else text
+
+
+def _as_setting(option: str, typed: Sequence[str]) -> str:
+    """Which setting an option that does not exist means, with the value that follows it."""
+    from minicppo.rl.config import RunConfig
+    from minicppo.rl.keys import keys, meant
+
+    name = option.lstrip("-").replace("-", "_")
+    if name in {key.name for key in keys(RunConfig)}:
+        after = [value for before, value in zip(typed, typed[1:], strict=False) if before == option]
+        return f": it is a setting, {name}={after[0] if after else 'VALUE'}"
+    (line,) = meant(RunConfig, name, None)
+    return line.removeprefix(f"unknown key {name!r}")

@@ -8,7 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from minicppo.cli.console import console, say
-from minicppo.cli.options import Json, Plugins, load, pair
+from minicppo.cli.options import Json, Plugins, load, pair, require_folders
+from minicppo.text import many
 
 LISTS = ("mu", "pi", "advantage", "divergence", "old", "tokens")  # what a JSON file may hold; mu and pi it must
 
@@ -47,9 +48,7 @@ def explain(
     from minicppo.plots.style import save
 
     load(plugins)
-    for path in (plot, html):
-        if path is not None and not path.parent.is_dir():
-            raise FileNotFoundError(f"there is no folder {path.parent} to write {path.name} to: make it first")
+    require_folders(plot, html)
     if [bool(mu or pi), file is not None, run is not None].count(True) != 1:
         raise ValueError("say what to explain: --mu and --pi, or --file FILE.json, or --run RUN")
     params = dict(pair(text) for text in overrides or [])
@@ -94,7 +93,7 @@ def _of_run(run: Path, row: int) -> tuple[dict[str, Any], str, dict[str, Any]]:
         raise FileNotFoundError(f"{run} has kept no responses yet: they are written at its evaluations")
     trace = loaded.trace
     if row > len(trace.tokens):
-        raise ValueError(f"--row {row}: {run} has kept {len(trace.tokens)} responses")
+        raise ValueError(f"--row {row}: {run} has kept {many(len(trace.tokens), 'response')}")
     valid = trace.response_mask[row - 1]
     arrays = {
         "mu": trace.rollout_log_probs,
@@ -111,10 +110,10 @@ def _of_run(run: Path, row: int) -> tuple[dict[str, Any], str, dict[str, Any]]:
 def _of_file(path: Path) -> dict[str, Any]:
     from minicppo.files import reading
 
-    with reading(path):
+    with reading(path, 'one JSON object such as {"mu": [0.5, 0.4], "pi": [0.6, 0.3], "advantage": [1]}'):
         found = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(found, dict) or not {"mu", "pi"} <= set(found) <= set(LISTS):
-            raise ValueError(f"an object with the lists mu and pi is wanted, and perhaps {', '.join(LISTS[2:])}")
+            raise ValueError(f"the lists mu and pi are wanted, perhaps {', '.join(LISTS[2:])}, and nothing else")
         for name, values in found.items():
             kind = str if name == "tokens" else int | float
             if not isinstance(values, list) or not all(isinstance(value, kind) for value in values):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from minicppo.cli.console import console, errors, say, table
-from minicppo.cli.options import Json, Plugins, load, pair
+from minicppo.cli.options import Json, Plugins, load, pair, require_folders
 
 if TYPE_CHECKING:
     from minicppo.inspect.log import Log
@@ -46,6 +46,9 @@ def inspect(
     load(plugins)
     if out is not None and out.is_dir():
         raise ValueError(f"--out {out} is a folder: name the page's file, such as {out / 'report.html'}")
+    if out is not None and out.exists() and b"<title>Inspected: " not in out.read_bytes()[:1000]:
+        raise FileExistsError(f"--out {out} is no page of this command: name another file, or remove it first")
+    require_folders(out)
     rule = get_method(method, **dict(pair(text) for text in settings or []))
     if rule.needs != "log_probs":
         raise ValueError(f"{rule.name} needs {rule.needs} of both policies, which no log has. Way out: --method cppo")
@@ -71,7 +74,8 @@ def inspect(
     if out is not None:
         from minicppo.inspect.page import write_page
 
+        old = out.exists()
         write_page(found, out)
-        errors.print(f"page written to {out}, {out.stat().st_size / 1e6:.1f} MB", soft_wrap=True)
+        errors.print(f"page written {'over the old one ' * old}to {out}, {out.stat().st_size / 1e6:.1f} MB", soft_wrap=True)
     if any(report["partial"] for report in reports):
         raise typer.Exit(130)

@@ -61,11 +61,18 @@ def default_folder(config: RunConfig, given: Sequence[str]) -> Path:
     return Path("runs") / (name if len(name) <= 120 else f"{name[:110]}-{zlib.crc32(name.encode()):08x}")
 
 
+def require_folders(*files: Path | None) -> None:
+    """Before any work. Raises FileNotFoundError: a file is to be written where there is no folder."""
+    for path in files:
+        if path is not None and not path.parent.is_dir():
+            raise FileNotFoundError(f"there is no folder {path.parent} to write {path.name} to: make it first")
+
+
 def pair(text: str) -> tuple[str, Any]:
-    """KEY=VALUE as a name and a value. Raises ValueError."""
+    """A hyper-parameter's KEY=VALUE, or method.params.KEY=VALUE, as a name and a value. Raises ValueError."""
     import yaml
 
-    key, equals, value = text.partition("=")
+    key, equals, value = text.removeprefix("method.params.").partition("=")
     if not equals:
         raise ValueError(f"{text!r} must have the form key=value, e.g. budget=fixed or delta=0.2")
     read = yaml.safe_load(value)

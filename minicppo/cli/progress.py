@@ -67,14 +67,15 @@ class Lines:
         self._tasks: dict[str, Task] = {}
 
     def __enter__(self) -> Self:
-        self.progress.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.progress.stop()
+        if self._tasks:  # else nothing was shown, and no empty line is
+            self.progress.stop()
 
     def show(self, name: str, done: int, total: int | None, note: str = "", start: bool = True) -> None:
         """So much of it is done; what a new line begins with tells nothing of the rate."""
+        self.progress.start()
         if name not in self._tasks:
             self.progress.add_task(name, total=total, completed=done, start=start, note=note)
             self._tasks[name] = self.progress.tasks[-1]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from minicppo.cli.console import console, say, table
+from minicppo.cli.options import require_folders
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -40,8 +41,17 @@ def thresholds(
     """
     from rich.progress import track
 
-    from minicppo.bounds.design import HORIZONS, PREMISES, certified_residual, design_table, largest_horizon
+    from minicppo.bounds.design import (
+        HORIZONS,
+        PREMISES,
+        certified_residual,
+        design_table,
+        design_thresholds,
+        largest_horizon,
+    )
 
+    require_folders(plot)
+    design_thresholds(horizon, residual, reward_range, burst, w_min, "uniform", kappa)  # what is wrong shows at once
     if alpha is not None:
         say(_best_step(alpha, reward_range), "")
     horizons = sorted({*HORIZONS, horizon})

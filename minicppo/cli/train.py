@@ -23,9 +23,11 @@ from minicppo.cli.options import (
     recipes_in,
     settings,
 )
+from minicppo.text import many
 
 if TYPE_CHECKING:
     from minicppo.rl.config import RunConfig
+    from minicppo.rl.run_dir import RunDir
 
 Handler = Callable[[Mapping[str, Any]], None]
 
@@ -106,8 +108,8 @@ def resume(
     load(plugins)
     if run is None:
         found = (RunDir(path.parent) for path in sorted(Path("runs").glob("**/config.yaml")))
-        rows = [(each.path, len(each.rows("timings.jsonl"))) for each in found if not each.finished]
-        console.print(table(("unfinished run", "iterations"), rows) if rows else "No run below runs/ is unfinished.")
+        rows = [_begun(each) for each in found if not each.finished]
+        console.print(table(("unfinished run", "iterations", ""), rows) if rows else "No run below runs/ is unfinished.")
         return
     folder = RunDir.open(run)
     config = folder.config()
@@ -118,6 +120,17 @@ def resume(
     if _speaks():
         console.print(f"{run} is finished." if folder.finished else f"{run}: on from iteration {done} of {total}")
     _follow(run, total, done, lambda handler: go_on(run, handler))
+
+
+def _begun(run: RunDir) -> tuple[Path, int | str, str]:
+    """A run, its iterations so far, and why it cannot go on, if so."""
+    from minicppo.rl.settings_file import read_settings
+
+    try:
+        read_settings(run.path / "config.yaml")
+        return run.path, len(run.rows("timings.jsonl")), ""
+    except ValueError as error:
+        return run.path, "-", f"cannot go on: {error}"
 
 
 def _engine(
@@ -155,7 +168,7 @@ def _require(config: RunConfig, folder: Path, typed: list[str]) -> None:
     failing = [check for check in checks if check.required and not check.passed]
     if failing:
         errors.print(checks_table(failing))
-        errors.print(f"Engine {config.engine} cannot start here: {len(failing)} preconditions fail", soft_wrap=True)
+        errors.print(f"Engine {config.engine} cannot start here: {many(len(failing), 'precondition')} unmet", soft_wrap=True)
         raise typer.Exit(2)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from minicppo.inspect.shape import Shape
 from minicppo.inspect.table import LARGEST, Column, Table
 from minicppo.rules.batch import LOG_PROB_LIMIT
+from minicppo.text import many
 
 WITHOUT = "figures below are made without these tokens"
 NONE = "ratios, divergences, k1 to k3, ESS and every mask: no figure but lengths and rewards can be trusted"
@@ -141,7 +142,7 @@ class Artefacts:
         assert table.pi is not None
         prompt = prompt_tokens(table)
         lengths = table.sums(prompt)
-        text = f"{(lengths > 0).sum()} responses begin with tokens of log mu 0, no sampler's"
+        text = f"{many((lengths > 0).sum(), 'response')} with tokens of log mu 0, no sampler's, at the beginning"
         self.note("prompt", prompt, f"{text}: {lengths.max():.0f} at most")
         gone = (table.mu == 0) & (table.pi == 0) & ~prompt  # right where many are nearly sure, and some quite
         if gone.sum() < 20 or gone.sum() < 10 * ((table.pi < 0) & (table.pi > -0.02)).sum():

@@ -4,6 +4,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from minicppo.text import many
+
 Report = dict[str, Any]
 PI = {
     "current": "the policy being trained",
@@ -68,8 +70,8 @@ def sections(report: Report) -> Iterator[Section]:
 
 
 def of_log(report: Report) -> Section:
-    size = f"{report['responses']:,} responses, {report['tokens']:,} tokens that count"
-    length = f"{report['length']['mean']:.0f} tokens on average, {report['length']['max']:,} at most"
+    size = f"{many(report['responses'], 'response')}, {many(report['tokens'], 'token')} counted"
+    length = f"{report['length']['mean']:.0f} on average, {report['length']['max']:,} at most"
     notes = [f"{size}; {length}. Format: {report['format']}", f"pi: {PI[report['pi']]}"]
     notes.append(f"-log mu is {num(report['surprise'])} nats a token on average, an estimate of mu's entropy")
     if report["looked_at"]["responses"] < report["responses"]:
@@ -77,7 +79,7 @@ def of_log(report: Report) -> Section:
     if report["partial"]:
         notes.append("PARTIAL: the reading was stopped before the end")
     if report["skipped"]:
-        notes.append(f"{report['skipped']:,} broken records were left out: {'; '.join(report['broken'][:3])} ...")
+        notes.append(f"{many(report['skipped'], 'broken record')} left out: {'; '.join(report['broken'][:3])} ...")
     return Section(f"Log: {name(report)}", notes=notes)
 
 
@@ -139,7 +141,7 @@ def methods(report: Report) -> Section:
     rows = [[name, pct(row["masked"]), pct(row["changed"]), row["summary"]] for name, row in told.items()]
     untold = ", ".join(sorted(set(report["methods"]) - set(told)))
     notes = [
-        f"On {report['tried_on']:,} tokens. Changed: weights other than pi / mu",
+        f"On {many(report['tried_on'], 'token')}. Changed: weights other than pi / mu",
         f"This log cannot tell: {untold}",
     ]
     return Section("What other rules would mask", ("method", "masked", "changed", "what it is"), rows, notes, words=4)
@@ -166,7 +168,7 @@ def certificate(report: Report) -> Section:
         return Section(title, notes=["No rewards in this log, so improvement cannot be judged"])
     names = ("surrogate", "pair", "expected", "gain")
     rows = [[name, *(num(found[f"certificate/{name}{end}"]) for end in ("", "_low", "_high"))] for name in names]
-    size = f"{found['certificate/responses']:.0f} responses in {found['certificate/groups']:.0f} groups"
+    size = " in ".join(many(int(found[f"certificate/{what}s"]), what) for what in ("response", "group"))
     notes = [f"{found['verdict']}: {size}. On responses that were trained on it is optimistic"]
     if not found["grouped"]:
         notes.append("The log names no groups: each response counts as a prompt of its own, without a baseline")

@@ -149,14 +149,15 @@ class Stream(Board):
 
 
 class MLflow(Board):
-    """Metrics and texts in RUN/mlflow.db, or where MLFLOW_TRACKING_URI says; it has no histograms."""
+    """Metrics in RUN/mlflow.db and texts in RUN/mlruns, or where MLFLOW_TRACKING_URI says; it has no histograms."""
 
     def __init__(self, config: RunConfig, run: RunDir):
         self.mlflow, self.waiting = load_board("mlflow"), None
         own = f"sqlite:///{run.path.absolute() / 'mlflow.db'}"
         self.client = self.mlflow.MlflowClient(os.environ.get("MLFLOW_TRACKING_URI", own))
         known = self.client.get_experiment_by_name("minicppo")
-        experiment = known.experiment_id if known else self.client.create_experiment("minicppo")
+        texts = None if "MLFLOW_TRACKING_URI" in os.environ else (run.path.absolute() / "mlruns").as_uri()
+        experiment = known.experiment_id if known else self.client.create_experiment("minicppo", texts)
         self.id = self.client.create_run(experiment, run_name=run.path.name).info.run_id
         self.client.log_text(self.id, config.to_yaml(), "config.yaml")
 

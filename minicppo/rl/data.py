@@ -5,6 +5,7 @@ hub where that is not set. No row is skipped: one that cannot be read stops the 
 """
 
 import json
+import logging
 import math
 import os
 import re
@@ -113,6 +114,7 @@ def _load_file(name: str, path: Path, mtime: int, only: str | None) -> MathData:
 def _load_hub(name: str, source: Source) -> MathData:
     instead = f"set {FOLDER_VARIABLE} to a folder that holds"
     datasets = optional("datasets", f"{source.hub}, from the hub (or {instead} it),", "math")
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries: what they came to is said below
     try:
         rows = datasets.load_dataset(source.hub, source.configuration, split=source.split)
     except Exception as error:  # of many libraries: no network, no such set, a set that asks for a login

@@ -77,6 +77,8 @@ def read_settings(path: Path) -> dict[str, Any]:
             settings = parse_yaml(file.read(4 * LONGEST_FILE + 1).decode())
     except ValueError as error:
         raise ConfigError(f"{path} is not valid YAML: {error}") from None
+    if settings is None:
+        raise ConfigError(f"{path} is empty")
     if not isinstance(settings, dict):
         raise ConfigError(f"{path} must hold a mapping of settings, got {type(settings).__name__}")
     return settings

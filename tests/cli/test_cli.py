@@ -68,6 +68,11 @@ def test_every_command_explains_itself(minicppo):
         (["trian"], "No such command 'trian'. Did you mean 'train'"),
         (["train"], "Missing argument 'PRESET_OR_YAML'"),
         (["train", "stale", "--methode", "grpo"], "--methode"),
+        (["train", "stale", "--seed", "3"], "No such option: --seed: it is a setting, seed=3"),
+        (["train", "stale", "--learning-rate=1e-4"], "No such option: --learning-rate: here it is train.lr"),
+        (["explain", "--delta", ".1"], "here it is method.params.delta"),
+        (["train", "learn", "task=addition", "eval.problems=900"], "lower eval.problems"),
+        (["thresholds", "--plot", "nowhere/p.png"], "there is no folder nowhere to write p.png to"),
         (["thresholds", "--horizon", "abc"], "--horizon"),
         (["eval", "runs/x", "--batch", "0"], "--batch"),
         *(([name, *more], f"in a clone, python -m experiments {name}") for name in IN_A_CLONE for more in ([], ["-h"])),
@@ -199,7 +204,7 @@ def test_thresholds_prints_the_horizons_and_says_what_is_vacuous_and_what_certif
     assert "certifies nothing" not in shown
     assert "certifies nothing" in minicppo("thresholds", "--horizon", "64", "--residual", "1").out
     assert "certifies 0.556: not vacuous at T = 8" in minicppo("thresholds", "--horizon", "8").out
-    assert "at least 2 tokens" in minicppo("thresholds", "--horizon", "1").refused()
+    assert minicppo("thresholds", "--horizon", "1").err.startswith("error: horizon=1: thresholds need at least 2")
     assert "is above 1048576; thresholds scale as 1/T" in minicppo("thresholds", "--horizon", "100000000").refused()
 
 

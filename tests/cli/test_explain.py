@@ -52,6 +52,19 @@ def test_log_probs_a_file_and_a_page_say_the_same(minicppo):
     assert page.count("line-through") == 3 + 2, "three masked tokens, and two verdicts in the key"
 
 
+@pytest.mark.parametrize("text", ['{"mu": [.5]', '{"mu": [0.5]}', '{"mu": ["a"], "pi": [0.5]}', "[0.5]"])
+def test_a_file_that_is_not_what_is_wanted_says_what_is(minicppo, text):
+    Path("row.json").write_text(text)
+    said = minicppo("explain", "--file", "row.json").refused()
+    assert "row.json cannot be used" in said
+    assert 'one JSON object such as {"mu": [0.5, 0.4], "pi": [0.6, 0.3]' in said
+
+
+def test_a_hyper_parameter_may_be_typed_as_for_a_run(minicppo):
+    short, long = (minicppo(*EXAMPLE, typed, "--json").done() for typed in ("delta=.1", "method.params.delta=.1"))
+    assert short == long
+
+
 def test_a_row_of_a_run_is_explained_by_its_own_method(minicppo):
     minicppo("train", "learn", *TINY, "method=dppo", "method.params.delta=0.2", "--run-dir", "run").done()
     shown = minicppo("explain", "--run", "run", "--row", "2").done()
@@ -114,6 +127,7 @@ def test_masked_is_what_moves_away_beyond_its_limit(method, advantage):
         (["--mu", ".5", "--pi", ".5", "detla=1"], "did you mean 'delta'?"),
         (["--mu", ".5", "--pi", ".5", "delta"], "must have the form key=value"),
         (["--mu", ".5", "--pi", ".5", "delta=0"], "delta=0 is outside (0, inf]"),
+        (["--mu", ".5", "--pi", ".5", "method.params.delta=0"], "delta=0 is outside (0, inf]"),
     ],
 )
 def test_bad_input_is_one_clear_line(minicppo, arguments, message):

@@ -1,6 +1,7 @@
 """`minicppo inspect`: the page of a terminal, JSON, two logs side by side, and what is refused."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -40,6 +41,17 @@ def test_the_terminals_page(minicppo, log, tmp_path):
     for words in ("No artefact found", "Mismatch and drift", "By position", "What grpo masks most", "Early warning"):
         assert words in text
     assert (tmp_path / "page.html").stat().st_size > 10_000
+
+
+def test_a_page_replaces_none_but_its_like(minicppo, log):
+    first = minicppo("inspect", str(log), "--out", "page.html")
+    again = minicppo("inspect", str(log), "--out", "page.html")
+    assert "page written to page.html" in first.err
+    assert "page written over the old one to page.html" in again.err
+    Path("notes.html").write_text("mine")
+    assert "is no page of this command" in minicppo("inspect", str(log), "--out", "notes.html").refused()
+    assert Path("notes.html").read_text() == "mine"
+    assert "there is no folder nowhere" in minicppo("inspect", str(log), "--out", "nowhere/page.html").refused()
 
 
 def test_settings_of_the_rule_matter(minicppo, log):

@@ -78,6 +78,10 @@ def test_resume_lists_what_is_unfinished(minicppo):
     shown = minicppo("resume").done()
     assert "runs/deep/down/begun" in shown
     assert "runs/ended" not in shown
+    assert "cannot go on" not in shown
+    Path("runs/deep/down/begun/config.yaml").write_text("")
+    assert "cannot go on: runs/deep/down/begun/config.yaml is empty" in " ".join(minicppo("resume").done().split())
+    assert "runs/deep/down/begun/config.yaml is empty" in minicppo("resume", "runs/deep/down/begun").refused()
 
 
 def test_watch_shows_a_runs_curves(minicppo):

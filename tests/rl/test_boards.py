@@ -118,7 +118,10 @@ def test_trackio_is_read_back(tmp_path, monkeypatch):
 def test_mlflow_is_read_back(tmp_path, monkeypatch):
     mlflow = pytest.importorskip("mlflow")
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(tmp_path)
     shown, run = feed(tmp_path, "mlflow")
     client = mlflow.MlflowClient(f"sqlite:///{run.path / 'mlflow.db'}")
     history = client.get_metric_history(shown.open["mlflow"].id, "reward")
     assert [metric.value for metric in history] == pytest.approx([row["reward"] for row in run.rows(kind="rollout")])
+    assert list(run.path.glob("mlruns/**/responses-*.txt"))
+    assert not (tmp_path / "mlruns").exists()

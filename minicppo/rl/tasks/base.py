@@ -111,9 +111,10 @@ def sample_problems(task: Task, n: int, rng: random.Random, split: Split, unique
             if candidate and not (unique and candidate.identity in seen):
                 break
         else:
+            fewer = "eval.problems" if split == "test" else "rollout.prompts"
             raise ValueError(
                 f"task {task.name!r} yielded only {len(problems)} of {n} {'different ' if unique else ''}"
-                f"{split} problems in {PATIENCE} further tries: ask for fewer or make the task harder"
+                f"{split} problems in {PATIENCE} further tries: lower {fewer}, or let task.options allow more problems"
             )
         problems.append(candidate)
         seen.add(candidate.identity)
