@@ -191,7 +191,7 @@ def sampled_divergence(study: Study) -> Evidence:
 
 
 def one_step(study: Study) -> Evidence:
-    """A step that changes a state's logits by a vector of span kappa moves its TV by at most tanh(kappa / 4)."""
+    """A step that changes a state's logits by a vector of span omega moves its TV by at most tanh(omega / 4)."""
     rng = np.random.default_rng(study.seed)
     worst = 0.0
     for _ in range(3000):

@@ -212,7 +212,7 @@ STATEMENTS: tuple[Statement, ...] = (
     # -- what a strong reader asks next
     Statement("sampled", "|rho - 1| / 2 is unbiased for D_t; Binary is too low", "ours", "pi << mu", H,
               "README.md#what-a-strong-reader-asks-next", None, fixes.sampled_divergence),
-    Statement("one-step", "A step of logit span kappa moves TV by at most tanh(kappa / 4)", "ours", "none", H,
+    Statement("one-step", "A step of logit span omega moves TV by at most tanh(omega / 4)", "ours", "none", H,
               "README.md#what-a-strong-reader-asks-next", None, fixes.one_step),
     Statement("BH", "TV <= sqrt(1 - e^-KL) over responses", "Bretagnolle, Huber", "pi << mu", H,
               "README.md#what-a-strong-reader-asks-next", tab.sequence_kl, fixes.bretagnolle_huber),

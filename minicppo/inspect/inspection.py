@@ -16,7 +16,7 @@ from minicppo.inspect.table import Column, Table, portions
 from minicppo.inspect.tokens import Decode, Strings
 from minicppo.rules import Method, get_method
 
-LOOKED = 4_000_000  # tokens that figures are made of; of a longer log, every so many-th response
+LOOKED = 4_000_000  # tokens that figures are made of; of a longer log, of responses evenly spread
 TRIED = 400_000  # tokens that every method is tried on
 SHOWN = 100_000  # tokens kept as they are: for thresholds, the certificate and the page
 BY = ("position", "length", "sign", "reward", "step", "turn")
