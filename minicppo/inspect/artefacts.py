@@ -128,8 +128,11 @@ class Artefacts:
         for shift, other in ((1, -1), (-1, 1)):  # the other is the control: drift knows no direction
             better, worse = (many & (each[s] < 0.5 * each[0]) for s in (shift, other))
             whole = len(table) >= 30 and means[shift] < 0.75 * min(means[0], means[other])
-            if whole or better.sum() >= max(3, 0.03 * many.sum() + 3 * worse.sum()):
-                rows = np.ones(len(many), bool) if whole else better
+            rows = np.ones(len(many), bool) if whole else better
+            if not whole and better.sum() < max(3, 0.03 * many.sum() + 3 * worse.sum()):
+                continue
+            here, put_back = (unlike(table.responses(rows), s) for s in (0, shift))
+            if put_back < 0.75 * here:
                 text = f"log pi stands one place too {'early' if shift > 0 else 'late'}: |log pi - log mu| is "
                 text += f"{means[0]:.2f} as logged, {means[shift]:.3f} put back"
                 self.note("shifted", table.spread(rows), text)
@@ -186,6 +189,25 @@ def misfit(table: Table, shift: int) -> tuple[Column, Column]:
     mu, pi = (table.mu[s:], table.pi[: n - s]) if shift >= 0 else (table.mu[: n - s], table.pi[s:])
     gap[s:] = np.minimum(abs(mu - pi), 3) * same[s:]
     return table.sums(gap), table.sums(same)
+
+
+def unlike(table: Table, shift: int) -> float:
+    """1 - the correlation of log mu_t and log pi_(t - shift), both less their means at that place, if three stand there.
+
+    Training that makes each place of a response as sure as the next one was moves the means, not what tells two tokens
+    at one place apart.
+    """
+    assert table.pi is not None
+    n, s, place = len(table), abs(shift), table.position
+    kept = place[s:] >= s
+    pairs = (table.mu[s:], table.pi[: n - s]) if shift >= 0 else (table.mu[: n - s], table.pi[s:])
+    own = []
+    for values in pairs:
+        values, at = np.maximum(values[kept], -20), place[s:][kept]
+        count = np.bincount(at)
+        own.append(values - np.where(count < 3, values.mean(), np.bincount(at, values) / count.clip(1))[at])
+    spread = np.sqrt((own[0] @ own[0]) * (own[1] @ own[1]))
+    return 1 - float(own[0] @ own[1] / spread) if spread > 0 else 1.0
 
 
 def moved(table: Table, shift: int, rows: Column) -> Table:

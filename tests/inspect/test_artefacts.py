@@ -46,6 +46,20 @@ def test_in_a_run_of_our_own_nothing_is_put_back():
     assert "shifted" not in [row["kind"] for row in artefacts.found()]
 
 
+def test_training_that_makes_each_place_as_sure_as_the_next_was_is_no_shift():
+    rng = np.random.default_rng(0)
+    sure, own = np.linspace(-4, -0.5, 8), rng.normal(0, 0.1, (40, 7))
+    log = {"mu": sure[:-1] + own, "pi": sure[1:] + own, "advantages": rng.normal(size=40), "ids": [None] * 40}
+    assert "shifted" not in kinds(log)
+
+
+def test_a_shift_of_a_single_response_is_found():
+    rng = np.random.default_rng(0)
+    mu = -rng.exponential(1, 200)
+    pi = np.minimum(mu + rng.normal(0, 0.1, 200), -1e-3)
+    assert kinds({"mu": [mu[1:]], "pi": [pi[:-1]], "advantages": [1.0], "ids": [None]}) == ["shifted"]
+
+
 def test_probabilities_in_the_place_of_log_probs_are_told():
     artefacts = Artefacts()
     artefacts.clean(tokens([0.5, 0.4, 0.9], [0.6, 0.3, 0.8]))
