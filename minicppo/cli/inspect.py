@@ -76,6 +76,7 @@ def inspect(
 
         old = out.exists()
         write_page(found, out)
-        errors.print(f"page written {'over the old one ' * old}to {out}, {out.stat().st_size / 1e6:.1f} MB", soft_wrap=True)
+        where = f"over the old one to {out}" if old else f"to {out}"
+        errors.print(f"page written {where}, {out.stat().st_size / 1e6:.1f} MB", soft_wrap=True)
     if any(report["partial"] for report in reports):
         raise typer.Exit(130)

@@ -109,7 +109,8 @@ def resume(
     if run is None:
         found = (RunDir(path.parent) for path in sorted(Path("runs").glob("**/config.yaml")))
         rows = [_begun(each) for each in found if not each.finished]
-        console.print(table(("unfinished run", "iterations", ""), rows) if rows else "No run below runs/ is unfinished.")
+        heads = ("unfinished run", "iterations", "")
+        console.print(table(heads, rows) if rows else "No run below runs/ is unfinished.")
         return
     folder = RunDir.open(run)
     config = folder.config()
@@ -168,7 +169,8 @@ def _require(config: RunConfig, folder: Path, typed: list[str]) -> None:
     failing = [check for check in checks if check.required and not check.passed]
     if failing:
         errors.print(checks_table(failing))
-        errors.print(f"Engine {config.engine} cannot start here: {many(len(failing), 'precondition')} unmet", soft_wrap=True)
+        unmet = many(len(failing), "precondition")
+        errors.print(f"Engine {config.engine} cannot start here: {unmet} not met", soft_wrap=True)
         raise typer.Exit(2)
 
 

@@ -192,7 +192,7 @@ def misfit(table: Table, shift: int) -> tuple[Column, Column]:
 
 
 def unlike(table: Table, shift: int) -> float:
-    """1 - the correlation of log mu_t and log pi_(t - shift), both less their means at that place, if three stand there.
+    """1 - the correlation of log mu_t and log pi_(t - shift), less their means at each place that has three or more.
 
     Training that makes each place of a response as sure as the next one was moves the means, not what tells two tokens
     at one place apart.

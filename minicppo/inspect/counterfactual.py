@@ -98,7 +98,7 @@ def thresholds(tables: list[Table], method: Any) -> list[dict[str, float]]:
     rows = []
     for wished in SHARES:
         low, high = 1e-3, 1.0
-        for _ in range(14):
+        for _ in range(11):  # to half a per cent
             middle = float(np.sqrt(low * high))
             low, high = (middle, high) if masked_share(tables, scaled(middle)) > wished else (low, middle)
         found = scaled(high)

@@ -12,13 +12,14 @@ from minicppo.inspect.artefacts import Artefacts
 from minicppo.inspect.counterfactual import Counterfactuals, certificate, certifying, thresholds
 from minicppo.inspect.log import Log
 from minicppo.inspect.statistics import Statistics
-from minicppo.inspect.table import Column, Table, portions
+from minicppo.inspect.table import Table, portions
 from minicppo.inspect.tokens import Decode, Strings
 from minicppo.rules import Method, get_method
 
-LOOKED = 4_000_000  # tokens that figures are made of; of a longer log, of responses evenly spread
-TRIED = 400_000  # tokens that every method is tried on
+LOOKED = 2_000_000  # tokens that figures are made of; of a longer log, of responses evenly spread
+TRIED = 200_000  # tokens that every method is tried on
 SHOWN = 100_000  # tokens kept as they are: for thresholds, the certificate and the page
+AT_ONCE = 10_000  # tokens taken from a portion for either, as many small batches are slow
 BY = ("position", "length", "sign", "reward", "step", "turn")
 OnProgress = Callable[[Log, int], None]
 # early warning: figures that others watch, from which level they call them suspect, and who says so
@@ -62,9 +63,11 @@ class Inspection:
         reason = self.statistics.add(clean)
         if reason is not None:
             self.strings.add(clean, reason)
-        looked = min(self.expected, LOOKED)
-        self.others.add(clean.responses(every(clean, TRIED / looked)))
-        self.sample.append(clean.responses(every(clean, SHOWN / looked)))
+        read = self.log.place.done / max(self.log.place.total, 1)
+        if (due := TRIED * read - self.others.tokens) > 0:
+            self.others.add(some(clean, max(due, AT_ONCE)))
+        if (due := SHOWN * read - sum(map(len, self.sample))) > 0:
+            self.sample.append(some(clean, max(due, AT_ONCE)))
 
     @cached_property
     def report(self) -> dict[str, Any]:
@@ -105,8 +108,8 @@ class Inspection:
             out |= {"heat": stats.heat(), "certificate": certificate(self.sample)}
             if hasattr(method, "delta_b"):
                 span = max(stats.rewards, default=1.0) - min(stats.rewards, default=0.0)
-                some = self.sample[:: max(len(self.sample) // 16, 1)]
-                out["thresholds"] = thresholds(some, method)
+                each = 30_000 / len(self.sample)
+                out["thresholds"] = thresholds([some(table, each) for table in self.sample], method)
                 out["certifying"] = certifying(stats.longest, method, span if span > 1e-6 else 1.0)
         found: dict[str, Any] = plain(out | {"warnings": watched(out)})
         return found
@@ -171,10 +174,10 @@ def plain(value: Any) -> Any:
     return value
 
 
-def every(table: Table, rate: float) -> Column:
-    """(B,) which responses make up such a share, evenly spread."""
-    number = table.first + np.arange(len(table.lengths))
-    return np.floor((number + 1) * min(rate, 1)) > np.floor(number * min(rate, 1))
+def some(table: Table, tokens: float) -> Table:
+    """Responses, evenly spread, of about so many tokens."""
+    rate, number = min(tokens / max(len(table), 1), 1), np.arange(len(table.lengths))
+    return table.responses(np.floor((number + 1) * rate) > np.floor(number * rate))
 
 
 def inspect(

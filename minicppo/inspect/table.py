@@ -47,7 +47,7 @@ class Table:
     """Columns over N tokens of B responses. What a log does not have is None, or NaN within a column.
 
     Of tokens, (N,): mu, pi, old (float64 log-probs), advantages, ids (-1: unknown), turn, texts. Of responses, (B,):
-    lengths, rewards, groups (-1: none), steps, headed, looked. first: responses before this portion.
+    lengths, rewards, groups (-1: none), steps, headed, looked.
     """
 
     lengths: Column
@@ -63,7 +63,6 @@ class Table:
     pi: Column | None = None
     old: Column | None = None
     texts: Column | None = None
-    first: int = 0
 
     def __len__(self) -> int:
         return len(self.mu)
@@ -115,20 +114,19 @@ def portions(rows: Iterable[Row], size: int = PORTION) -> Iterator[Table]:
     """Tables of about `size` tokens each, whole responses; no more of them than fit into 8 `size` when padded."""
     held: list[Row] = []
     groups: dict[Any, int] = {None: -1}
-    count = first = width = 0
+    count = width = 0
     for row in rows:
         width = max(width, len(row.mu))
         if held and (count >= size or (len(held) + 1) * width > 8 * size):
-            yield table(held, groups, first)
-            first += len(held)
+            yield table(held, groups)
             held, count, width = [], 0, len(row.mu)
         held.append(row)
         count += len(row.mu) + 16  # an empty response takes room too
     if held:
-        yield table(held, groups, first)
+        yield table(held, groups)
 
 
-def table(rows: Sequence[Row], groups: dict[Any, int] | None = None, first: int = 0) -> Table:
+def table(rows: Sequence[Row], groups: dict[Any, int] | None = None) -> Table:
     """The table of these responses. groups: the numbers of the groups met so far, None being -1."""
     groups = {None: -1} if groups is None else groups
     lengths = np.array([len(row.mu) for row in rows])
@@ -150,6 +148,5 @@ def table(rows: Sequence[Row], groups: dict[Any, int] | None = None, first: int 
         steps=np.array([row.step for row in rows], np.int64),
         headed=np.array([row.headed for row in rows], bool),
         looked=np.array([row.looked for row in rows], bool),
-        first=first,
         **columns,
     )
