@@ -80,13 +80,12 @@ class Counterfactuals:
         return {a: {b: float(both[i, j] / (own[i] + own[j] - both[i, j])) for j, b in names} for i, a in names}
 
 
-def masked_share(tables: list[Table], method: Method) -> float:
+def masked_share(table: Table, method: Method) -> float:
     """Of all tokens."""
-    flags = [verdicts(batch_of(table), method) >= Reason.TOKEN for table in tables if len(table)]
-    return float(np.concatenate(flags).mean()) if flags else 0.0
+    return float((verdicts(batch_of(table), method) >= Reason.TOKEN).mean()) if len(table) else 0.0
 
 
-def thresholds(tables: list[Table], method: Any) -> list[dict[str, float]]:
+def thresholds(table: Table, method: Any) -> list[dict[str, float]]:
     """For each of SHARES: delta and delta_b, in the method's own proportion, that mask that much of this log.
 
     The share falls as both grow; found by bisection on their logarithm, delta between a thousandth and 1.
@@ -100,9 +99,9 @@ def thresholds(tables: list[Table], method: Any) -> list[dict[str, float]]:
         low, high = 1e-3, 1.0
         for _ in range(11):  # to half a per cent
             middle = float(np.sqrt(low * high))
-            low, high = (middle, high) if masked_share(tables, scaled(middle)) > wished else (low, middle)
+            low, high = (middle, high) if masked_share(table, scaled(middle)) > wished else (low, middle)
         found = scaled(high)
-        masked = masked_share(tables, found)
+        masked = masked_share(table, found)
         rows.append({"wished": wished, "masked": masked, "delta": high, "delta_b": found.delta_b})
     return rows
 
@@ -121,20 +120,16 @@ def certifying(horizon: int, method: Any, reward_range: float = 1.0) -> list[dic
     return rows
 
 
-def certificate(tables: list[Table], most: int = 1 << 22) -> dict[str, Any] | None:
+def certificate(table: Table, most: int = 1 << 22) -> dict[str, Any] | None:
     """`minicppo.bounds.certify` on the responses with rewards, of (N, T) at most `most`; None with fewer than two."""
-    chosen = [t.responses(np.isfinite(t.rewards) & (t.lengths > 0)) for t in tables if t.pi is not None]
-    if not chosen:
-        return None
-    columns = zip(*((t.lengths, t.rewards, t.groups, t.mu, t.log_ratio) for t in chosen), strict=True)
-    lengths, rewards, groups, *of_tokens = map(np.concatenate, columns)
-    T = int(lengths.max(initial=0))
-    count = min(len(lengths), most // max(T, 1))
+    table = table.responses(np.isfinite(table.rewards) & (table.lengths > 0))
+    T = int(table.lengths.max(initial=0))
+    count = min(len(table.lengths), most // max(T, 1))
     if count < 2:
         return None
-    rewards, groups, mask = rewards[:count], groups[:count], np.arange(T) < lengths[:count, None]
+    rewards, groups, mask = table.rewards[:count], table.groups[:count], np.arange(T) < table.lengths[:count, None]
     mu, d = np.zeros(mask.shape), np.zeros(mask.shape)
-    mu[mask], d[mask] = (values[: mask.sum()] for values in of_tokens)
+    mu[mask], d[mask] = (values[: mask.sum()] for values in (table.mu, table.log_ratio))
     span, grouped = float(np.ptp(rewards)), bool((groups >= 0).all())
     found = certify(mu + d, mu, rewards, mask, groups if grouped else None, reward_range=max(span, 1e-9))
     return {**found.rows(), "verdict": found.verdict, "reward_range": span, "grouped": grouped}

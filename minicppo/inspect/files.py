@@ -75,6 +75,11 @@ class Place:
     def done(self) -> int:
         return min(self.before + self.within(), self.total)
 
+    def at(self, file: Path, number: int, of: int) -> None:
+        """Record `number` of so many is reached, in a file that is read whole."""
+        read = size(file) * number // max(of, 1)
+        self.within = lambda: read
+
     def leave(self, file: Path) -> None:
         self.within = lambda: 0
         self.before += size(file)

@@ -19,7 +19,7 @@ LONGEST = 1 << 24  # tokens of one response
 def prime(record: Record) -> Iterator[Part]:
     """prime-rl's token export; sequences packed into one line are told apart by positions that begin again."""
     positions, cuts = record.get("position_ids"), [0, LONGEST]
-    if isinstance(positions, list) and positions.count(0) > 1:
+    if isinstance(positions, list) and positions[-1:] != [len(positions) - 1]:
         n = len(numbers(record, "inference_logprobs", needed=True))
         cuts = [*np.flatnonzero(numbers(record, "position_ids", n) == 0), n]
     yield record, cuts

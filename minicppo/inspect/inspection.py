@@ -12,7 +12,7 @@ from minicppo.inspect.artefacts import Artefacts
 from minicppo.inspect.counterfactual import Counterfactuals, certificate, certifying, thresholds
 from minicppo.inspect.log import Log
 from minicppo.inspect.statistics import Statistics
-from minicppo.inspect.table import Table, portions
+from minicppo.inspect.table import Table, joined, portions
 from minicppo.inspect.tokens import Decode, Strings
 from minicppo.rules import Method, get_method
 
@@ -63,10 +63,10 @@ class Inspection:
         reason = self.statistics.add(clean)
         if reason is not None:
             self.strings.add(clean, reason)
-        read = self.log.place.done / max(self.log.place.total, 1)
+        read = self.log.place.done / max(self.log.place.total, 1) or 1.0
         if (due := TRIED * read - self.others.tokens) > 0:
             self.others.add(some(clean, max(due, AT_ONCE)))
-        if (due := SHOWN * read - sum(map(len, self.sample))) > 0:
+        if clean.pi is not None and (due := SHOWN * read - sum(map(len, self.sample))) > 0:
             self.sample.append(some(clean, max(due, AT_ONCE)))
 
     @cached_property
@@ -105,11 +105,11 @@ class Inspection:
         }
         if has_pi:
             out |= {name: mean(out["by"]["sign"], name) for name in ("tv", "masked")}
-            out |= {"heat": stats.heat(), "certificate": certificate(self.sample)}
+            sample = joined([table for table in self.sample if table.pi is not None])
+            out |= {"heat": stats.heat(), "certificate": certificate(sample)}
             if hasattr(method, "delta_b"):
                 span = max(stats.rewards, default=1.0) - min(stats.rewards, default=0.0)
-                each = 30_000 / len(self.sample)
-                out["thresholds"] = thresholds([some(table, each) for table in self.sample], method)
+                out["thresholds"] = thresholds(some(sample, 30_000), method)
                 out["certifying"] = certifying(stats.longest, method, span if span > 1e-6 else 1.0)
         found: dict[str, Any] = plain(out | {"warnings": watched(out)})
         return found

@@ -105,14 +105,17 @@ def _json(file: Path, place: Place) -> Records:
         return
     if isinstance(document, dict) and isinstance(document.get("samples"), list):
         document = document["samples"]
-    for i, record in enumerate(document if isinstance(document, list) else [document], 1):
+    records = document if isinstance(document, list) else [document]
+    for i, record in enumerate(records, 1):
+        place.at(file, i, len(records))
         yield f"{file}, record {i}", record
 
 
 def _archive(file: Path, place: Place) -> Records:
     """Inspect's .eval: an archive with one JSON file a sample."""
     with reading(file), zipfile.ZipFile(file) as archive:
-        for item in archive.infolist():
+        for i, item in enumerate(archive.infolist(), 1):
+            place.at(file, i, len(archive.infolist()))
             if item.filename.startswith("samples/") and item.file_size <= WHOLE:
                 where = f"{file}, {item.filename}"
                 yield where, parse(where, archive.read(item))
@@ -127,8 +130,7 @@ def _parquet(file: Path, place: Place) -> Records:
             for i in range(batch.num_rows):
                 done += 1
                 yield f"{file}, row {done}", {name: cells[i] for name, cells in columns.items()}
-            read = size(file) * done // max(source.metadata.num_rows, 1)
-            place.within = lambda read=read: read  # type: ignore[misc]
+            place.at(file, done, source.metadata.num_rows)
 
 
 def _cells(column: Any) -> list[Any]:
@@ -158,6 +160,7 @@ def _pt(file: Path, place: Place) -> Records:
         records = [{name: values[i] for name, values in lists.items()} for i in range(count)]
     names: dict[Any, str] = {"loss_masks": "loss_mask", "response_lengths": "response_length"}
     for i, record in enumerate(records, 1):
+        place.at(file, i, len(records))
         one: dict[str, Any] = {"response_length": None, "step": found.get("rollout_id", 0)}
         for key, value in (record if isinstance(record, dict) else {}).items():
             one[names.get(key, str(key))] = value.numpy() if isinstance(value, torch.Tensor) else value

@@ -110,6 +110,12 @@ class Table:
         return replace(found, **{name: getattr(found, name)[chosen] for name in RESPONSES})
 
 
+def joined(tables: Sequence[Table]) -> Table:
+    """One table of several, with the columns that all of them have."""
+    names = [name for name in (*TOKENS, *RESPONSES) if all(getattr(table, name) is not None for table in tables)]
+    return Table(**{name: np.concatenate([getattr(table, name) for table in tables]) for name in names})
+
+
 def portions(rows: Iterable[Row], size: int = PORTION) -> Iterator[Table]:
     """Tables of about `size` tokens each, whole responses; no more of them than fit into 8 `size` when padded."""
     held: list[Row] = []

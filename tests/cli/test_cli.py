@@ -11,7 +11,7 @@ from rich.console import Console
 
 from minicppo.cli import IN_A_CLONE
 from minicppo.cli.console import program
-from minicppo.cli.progress import RunProgress
+from minicppo.cli.progress import EVERY, RunProgress
 from minicppo.cli.train import train
 from minicppo.rl.config import load_config, preset_names
 from minicppo.rl.run_dir import RunDir
@@ -246,6 +246,18 @@ def test_the_program_is_called_as_it_can_be_called_again(tmp_path, monkeypatch):
         monkeypatch.setattr(sys, "argv", [typed])
         monkeypatch.setattr(sys, "executable", here)
         assert program() == called
+
+
+def test_away_from_a_terminal_it_never_is_silent_for_long(monkeypatch):
+    display = RunProgress(Console(file=io.StringIO()))
+    display.add("cppo", 3)
+    display.handle("cppo", {"kind": "iteration", "iteration": 1})
+    waits = iter([False, False, True])  # it is looked twice, then the run ends
+    monkeypatch.setattr(display._end, "wait", lambda _: next(waits))
+    display._printed -= 2 * EVERY
+    display._keep_printing()
+    assert display.console.file.getvalue().count("cppo: 1 of 3") == 1
+    assert EVERY <= 15
 
 
 def test_a_warm_up_has_no_end_until_it_is_there():

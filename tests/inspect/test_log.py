@@ -68,6 +68,9 @@ def test_slime(tmp_path):
     assert_same(found)
     assert (found.ids.tolist(), found.steps[0]) == (np.concatenate(LOG["ids"]).tolist(), 4)
     assert list(log.formats) == ["slime"]
+    log = Log([tmp_path / "4.pt"])
+    next(log.rows())
+    assert 0 < log.place.done < log.place.total, "how far it is, which says how many responses are to be looked at"
 
 
 def test_a_pickle_is_refused(tmp_path):

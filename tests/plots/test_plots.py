@@ -8,8 +8,10 @@ import pytest
 from matplotlib.colors import to_rgba
 from safetensors.numpy import load_file, save_file
 
+from minicppo.bounds.design import design_table
 from minicppo.plots.curves import REASONS, curves, masked_share
 from minicppo.plots.drift import by_position, drift_by_position
+from minicppo.plots.frontier import draw_frontier
 from minicppo.plots.report import write_report
 from minicppo.plots.response import LOOKS, MASKED, choose_response, choose_window, one_response
 from minicppo.plots.results import COLUMNS, markdown, result, result_rows, results, setting_rows
@@ -183,3 +185,11 @@ def test_what_a_run_lacks_is_left_out_or_named(tmp_path):
     (folder / "metrics.jsonl").write_text(json.dumps({"kind": "rollout", "iteration": 0}) + "\n")
     with pytest.raises(ValueError, match="no evaluation yet"):
         result(load_run(folder))
+
+
+def test_the_frontier_shades_what_a_token_may_take_at_once():
+    rows = design_table(0.5, horizons=(64, 1024))
+    path, chi2 = draw_frontier(rows).axes[0].collections
+    assert path.get_paths()[0].vertices[:, 1].max() == pytest.approx(rows[0]["path"].delta)
+    assert path.get_paths()[0].vertices[:, 1].min() == pytest.approx(rows[1]["path"].delta_b)
+    assert chi2.get_paths()[0].vertices[:, 1].max() == pytest.approx(rows[0]["chi2"].tv * 7.5**0.5)
