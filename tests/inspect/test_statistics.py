@@ -75,7 +75,7 @@ def test_counterfactuals_agree_with_each_method_alone():
     others = Counterfactuals()
     others.add(table(ROWS))
     rows, pairs = others.rows(), others.agreement()
-    assert rows["grpo"]["masked"] == masked_share([table(ROWS)], get_method("grpo")) == 0.4
+    assert rows["grpo"]["masked"] == masked_share(table(ROWS), get_method("grpo")) == 0.4
     assert (rows["none"]["masked"], rows["none"]["changed"]) == (0, 0)
     assert rows["cppo-topk"] == {"masked": None, "why": "needs topk of both policies"}
     assert rows["icepop"]["masked"] is not None, "there is a pi_old"
@@ -89,10 +89,10 @@ def test_thresholds_mask_what_is_wished_and_rewards_make_a_certificate():
         mu = -rng.exponential(1, 25)
         pi = np.minimum(mu + rng.normal(0, 0.3, 25), -1e-6)
         rows.append(Row(mu, pi, advantages=float(i % 2) - 0.5, reward=float(i % 2), group=i // 4))
-    found = thresholds([table(rows)], get_method("cppo"))
+    found = thresholds(table(rows), get_method("cppo"))
     assert [row["masked"] for row in found] == pytest.approx([row["wished"] for row in found], abs=0.004)
-    assert certificate([table(rows)])["certificate/groups"] == 10
-    assert certificate([table([Row(np.array([-1.0]), np.array([-1.0]))])]) is None
+    assert certificate(table(rows))["certificate/groups"] == 10
+    assert certificate(table([Row(np.array([-1.0]), np.array([-1.0]))])) is None
 
 
 def test_early_figures():
@@ -112,7 +112,7 @@ def test_memory_does_not_grow_with_the_log(tmp_path):
 
 
 @pytest.mark.parametrize("advantages", [{"advantages": 1.0}, {}])
-def test_of_a_very_long_log_every_so_many_th_response_is_looked_at(tmp_path, monkeypatch, advantages):
+def test_of_a_very_long_log_responses_evenly_spread_are_looked_at(tmp_path, monkeypatch, advantages):
     monkeypatch.setattr(inspection, "LOOKED", 500)
     monkeypatch.setattr(inspection, "portions", lambda rows: portions(rows, size=1500))
     rng = np.random.default_rng(1)
