@@ -36,8 +36,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
+import scipy  # which imports its parts where they are first used
 from numpy.typing import NDArray
-from scipy.special import ndtr, stdtrit  # scipy.stats would cost a second of every start
 
 from minicppo.bounds.limits import betting_limit, mean_score, student_limits, unseen_mass
 from minicppo.bounds.residual import suffix_sums
@@ -176,7 +176,9 @@ def certify(
     surrogate, pair, total = samples[:, 0], 2 * xi * samples[:, 1], samples[:, 2]
     expected = np.array([expected_budget(u, xi) for u in total])
     # Expanded percentiles (Hesterberg 2015): as wide as Student's t would be, so that few groups do not shorten them.
-    tail = float(ndtr(np.sqrt(count / (count - 1)) * stdtrit(count - 1, (1 - confidence) / 2)))
+    tail = float(
+        scipy.special.ndtr(np.sqrt(count / (count - 1)) * scipy.special.stdtrit(count - 1, (1 - confidence) / 2))
+    )
 
     def interval(values: Vector) -> Interval:
         return Interval(float(values[0]), *map(float, np.quantile(values[1:], [tail, 1 - tail])))

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy.optimize import brentq
+import scipy
 
 from minicppo.bounds.budget import Budget, fill_from_end
 from minicppo.bounds.mean_program import LONGEST_PROGRAM, mean_budget_eq8
@@ -166,7 +166,7 @@ def path_for(residual: float, xi: float) -> float:
 def chi_square_for(residual: float, xi: float) -> float:
     """The chi-square budget C with xi sqrt(e^C - 1 - C) = residual."""
     top = 2 * float(np.log1p(residual / xi)) + 2
-    return float(brentq(lambda c: chi_square_budget(c, xi) - residual, 0, top))
+    return float(scipy.optimize.brentq(lambda c: chi_square_budget(c, xi) - residual, 0, top))
 
 
 def _invert_mean(horizon: int, residual: float, burst: float, w_min: float, xi: float) -> float:
@@ -180,7 +180,11 @@ def _invert_mean(horizon: int, residual: float, burst: float, w_min: float, xi: 
 
     while excess(high) < 0 and high < 1:
         low, high = high, 1.5 * high
-    return (1 - 1e-6) * float(brentq(excess, low, high, rtol=1e-7)) if excess(low) < 0 < excess(high) else low
+    return (
+        (1 - 1e-6) * float(scipy.optimize.brentq(excess, low, high, rtol=1e-7))
+        if excess(low) < 0 < excess(high)
+        else low
+    )
 
 
 def _path_total(horizon: int, delta: float, delta_b: float, w_min: float) -> float:

@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.special import ndtri, stdtr, stdtrit  # scipy.stats would cost a second of every start
 
 Array = NDArray[np.float64]
 
@@ -17,7 +17,7 @@ Array = NDArray[np.float64]
 def student_limits(values: Array, confidence: float = 0.95) -> tuple[Any, Any]:
     """Lower and upper limit of the mean by Student's t, (..). Premise: n large beside the skewness of the values."""
     count = values.shape[-1]
-    half = stdtrit(count - 1, (1 + confidence) / 2) * values.std(axis=-1, ddof=1) / np.sqrt(count)
+    half = scipy.special.stdtrit(count - 1, (1 + confidence) / 2) * values.std(axis=-1, ddof=1) / np.sqrt(count)
     return values.mean(axis=-1) - half, values.mean(axis=-1) + half
 
 
@@ -53,7 +53,7 @@ def mean_score(values: Array) -> Any:
     error = values.std(axis=-1, ddof=1) / np.sqrt(count)
     with np.errstate(divide="ignore", invalid="ignore"):
         t = np.where(mean == 0, 0.0, mean / error)
-    return -np.sign(t) * ndtri(stdtr(count - 1, -abs(t)))
+    return -np.sign(t) * scipy.special.ndtri(scipy.special.stdtr(count - 1, -abs(t)))
 
 
 def unseen_mass(excess: Array, level: float = 0.001) -> float:
@@ -61,6 +61,6 @@ def unseen_mass(excess: Array, level: float = 0.001) -> float:
 
     The sum of -mean x_t over positions whose mean is below 0 by more than chance, at `level` for all T together.
     """
-    limit = ndtri(level / excess.shape[-1])
+    limit = scipy.special.ndtri(level / excess.shape[-1])
     means, scores = excess.mean(axis=0), mean_score(excess.T)
     return float(-means[scores < limit].sum())

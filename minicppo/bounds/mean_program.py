@@ -1,8 +1,7 @@
 """T2 for the constraints the algorithm tests: the largest bound that mean drifts inside Eq. 8 allow (ours)."""
 
 import numpy as np
-from scipy.optimize import linprog
-from scipy.sparse import bmat, diags, eye
+import scipy
 
 from minicppo.bounds.budget import Budget
 from minicppo.bounds.residual import suffix_products
@@ -23,12 +22,12 @@ def mean_budget_eq8(budget: Budget, xi: float = 1.0) -> float:
     if horizon > LONGEST_PROGRAM:
         return 2 * xi * budget.path_divergence
     tau, reached = suffix_products(caps), suffix_products(caps[::-1])[::-1]
-    one, before = eye(horizon), eye(horizon, k=-1)
+    one, before = scipy.sparse.eye(horizon), scipy.sparse.eye(horizon, k=-1)
     zero, sums = 0 * one, one - before  # the variables: u, z, and the sums of u and of w u up to each position
-    below = bmat([[-one, one, zero, zero], [zero, one, -diags(caps) @ before, zero]])
-    equal = bmat([[-one, zero, sums, zero], [-diags(w), zero, zero, sums]])
+    below = scipy.sparse.bmat([[-one, one, zero, zero], [zero, one, -scipy.sparse.diags(caps) @ before, zero]])
+    equal = scipy.sparse.bmat([[-one, zero, sums, zero], [-scipy.sparse.diags(w), zero, zero, sums]])
     highest = np.concatenate([caps, caps * reached, np.full(horizon, np.inf), budget.limits])
     gain = np.concatenate([tau, 1 - tau, np.zeros(2 * horizon)])
     nothing = np.zeros(2 * horizon)
-    found = linprog(-gain, below, nothing, equal, nothing, [(0, h) for h in highest], method="highs")
+    found = scipy.optimize.linprog(-gain, below, nothing, equal, nothing, [(0, h) for h in highest], method="highs")
     return -2 * xi * float(found.fun)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from scipy.optimize import minimize_scalar
+import scipy
 
 from minicppo.bounds.sharper import chi_square_budget
 
@@ -40,5 +40,7 @@ def _peak(alpha: float, residual: Callable[[float], float]) -> tuple[float, floa
     if alpha == 0:
         return 0.0, 0.0
     tolerance = {"xatol": 1e-9 * alpha}
-    found = minimize_scalar(lambda x: residual(x) - alpha * x, bounds=(0, alpha), method="bounded", options=tolerance)
+    found = scipy.optimize.minimize_scalar(
+        lambda x: residual(x) - alpha * x, bounds=(0, alpha), method="bounded", options=tolerance
+    )
     return float(found.x), float(-found.fun)

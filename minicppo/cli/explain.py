@@ -44,8 +44,6 @@ def explain(
     - `minicppo explain --run runs/stale-cppo-exact --row 3 --html response.html`
     """
     from minicppo.plots import explain as shown
-    from minicppo.plots.explain_html import page
-    from minicppo.plots.style import save
 
     load(plugins)
     require_folders(plot, html)
@@ -78,8 +76,12 @@ def explain(
         console.print(shown.table(rows, title))
         console.print(shown.legend(rows))
     if plot is not None:
+        from minicppo.plots.style import save
+
         say(f"drawn to {save(shown.picture(rows, method), plot)}")
     if html is not None:
+        from minicppo.plots.explain_html import page
+
         html.write_text(page(rows, given.get("tokens"), title), encoding="utf-8")
         say(f"written to {html}")
 
@@ -135,4 +137,3 @@ def _numbers(name: str, text: str) -> list[float]:
         return [float(part) for part in text.replace(" ", ",").split(",") if part]
     except ValueError:
         raise ValueError(f"--{name} {text!r} is not a list of numbers like .5,.4,.9") from None
-

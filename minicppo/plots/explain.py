@@ -1,18 +1,20 @@
 """One response, one method, token by token: every quantity of the rule, as a table and as a picture."""
 
+from __future__ import annotations
+
 import math
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from rich.table import Table
 
-from minicppo.plots.response import draw_threshold, draw_verdicts, legend_entries
-from minicppo.plots.style import house_style, literal, new_figure
 from minicppo.rules import Method, Reason, TokenBatch, get_method
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 VERDICTS = {
     Reason.TOWARD: "keep, toward",
@@ -157,6 +159,9 @@ def _tested(rows: Sequence[dict[str, Any]]) -> str:
 
 def picture(rows: Sequence[dict[str, Any]], title: str) -> Figure:
     """Bars of Z_t (or D_t, or |log pi/mu|) by verdict, the threshold c_t, and below them the token weight g."""
+    from minicppo.plots.response import draw_threshold, draw_verdicts, legend_entries  # a table needs no matplotlib
+    from minicppo.plots.style import house_style, literal, new_figure
+
     codes = np.array([Reason[row["reason"].upper()] for row in rows])
     tested = _tested(rows)
     heights = np.array([row[tested] if tested in row else abs(math.log(row["rho"])) for row in rows])
