@@ -13,7 +13,7 @@ VARIED  := transformers numpy pydantic typer rich hypothesis
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-llm demo demo-llm test test-fast test-kernels test-newest test-verl fuzz mutants lint format theory notebooks site bench bench-gpu study study-gpu study-llm study-llm-gpu readings docs figures coq clean
+.PHONY: help setup setup-llm demo demo-llm test test-fast test-kernels test-newest test-verl fuzz mutants lint format theory notebooks site bench bench-gpu gpu study study-gpu study-llm study-llm-gpu readings docs figures coq clean
 
 help: ## show this text
 	@echo 'minicppo: CPPO to learn, check, use and reproduce'
@@ -77,7 +77,7 @@ demo-llm: $(LLM) ## train SmolLM2-135M on small sums; results in runs/demo-llm
 	$(BIN)/python -m experiments demo-llm
 
 # one thread a process: results do not depend on the machine's core count, and workers do not fight
-test test-fast test-kernels test-newest test-verl fuzz mutants bench bench-gpu study study-gpu study-llm study-llm-gpu: export OMP_NUM_THREADS = 1
+test test-fast test-kernels test-newest test-verl fuzz mutants bench bench-gpu gpu study study-gpu study-llm study-llm-gpu: export OMP_NUM_THREADS = 1
 
 test: $(STAMP) ## run all tests
 	$(BIN)/python -m pytest $(SPREAD)
@@ -149,6 +149,9 @@ bench-gpu: $(STAMP) ## the same on one CUDA GPU
 	for name in $(BENCHMARKS) scale; do $(BIN)/python -m experiments.benchmarks.$$name --device cuda || exit 1; done
 	$(BIN)/python -m docs.tools.readme
 	$(BIN)/python -m docs.tools.targets
+
+gpu: $(STAMP) ## all that one lent CUDA GPU can show in twelve minutes, part by part; the next call goes on
+	$(BIN)/python -m experiments.benchmarks.gpu
 
 study: $(STAMP) ## compare the methods over many seeds (hours; what is finished is kept), into results/
 	$(BIN)/python -m experiments study configs/study.yaml

@@ -102,6 +102,7 @@ void attend(long rows, long width, const float *q, const float *k, const float *
                         even[g] += query[g][d] * AT(K + t * D + d * LANES);
                         odd[g] += query[g][d + 1] * AT(K + t * D + d * LANES + LANES);
                     }
+                for (int d = 0; d < D; d++) __builtin_prefetch(V + t * D + d * LANES); /* memory is the limit here */
                 for (int g = 0; g < G; g++) AT(score[g] + t) = (even[g] + odd[g]) * scaling;
             }
             for (int g = 0; g < G; g++) {

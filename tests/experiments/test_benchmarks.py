@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from experiments.benchmarks import beside, corrections
+from experiments.benchmarks import beside, corrections, gpu
 from experiments.benchmarks.common import RESULTS, options, store
 from experiments.benchmarks.end_to_end import peak, resident
 from experiments.benchmarks.memory import tree
@@ -161,3 +161,22 @@ def test_make_runs_them_all():
     assert set(line.split(":=")[1].split()) == set(NAMES) - {"memory", "scale"}
     assert "$(BENCHMARKS) memory;" in makefile
     assert "$(BENCHMARKS) scale;" in makefile
+
+
+def test_parts_for_a_lent_gpu_go_on_where_they_were(tmp_path, monkeypatch, capsys):
+    parts = {"good": ["-c", "print('fine')"], "slow": ["-c", "import time; time.sleep(60)"], "bad": ["-c", "1 / 0"]}
+    monkeypatch.setattr(gpu, "PARTS", parts)
+    monkeypatch.setattr(gpu, "commit", lambda: "abc")
+
+    def outcomes(*only: str, minutes: float = 1.0) -> tuple[int, list[str]]:
+        with pytest.raises(SystemExit) as left:
+            gpu.main(["--logs", str(tmp_path), "--minutes", str(minutes), "--only", *only])
+        return int(left.value.code or 0), capsys.readouterr().out.splitlines()
+
+    assert outcomes("good", "bad")[0] == 1
+    assert outcomes("good") == (0, ["good: done before"])
+    status, lines = outcomes("slow", "bad", minutes=0.01)
+    assert status == 0
+    assert "cut off by the time" in lines[0]
+    assert lines[1] == "bad: left: no time"
+    assert (tmp_path / "abc" / "good.log").read_text() == "fine\n"
