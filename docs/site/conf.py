@@ -27,6 +27,7 @@ myst_dmath_double_inline = True
 nb_execution_mode = "off"  # executed by notebooks/run.py
 nb_ipywidgets_js: dict[str, dict[str, str]] = {}
 nb_merge_streams = True
+nb_render_markdown_format = "myst"  # tables, too
 autodoc_typehints = "none"  # the signatures' own shapes are long; a docstring says them in a line
 autodoc_member_order = "bysource"
 autodoc_default_options = {"members": True}
