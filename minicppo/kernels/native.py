@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from minicppo.files import atomically, cache_dir
+from minicppo.files import atomically
 
 SOURCE = Path(__file__).with_name("decode.c")
 LANES = 16  # floats that are computed at a time: heads and layers must be as wide, or multiples of it
@@ -39,15 +39,16 @@ def library(heads: int, groups: int, channels: int) -> Any:
     flags = FLAGS + CAPABILITY.get(torch.backends.cpu.get_cpu_capability(), [])
     flags += [f"-DKV={heads}", f"-DG={groups}", f"-DD={channels}"]
     key = hashlib.sha256(SOURCE.read_bytes() + " ".join([os.uname().machine, *flags]).encode()).hexdigest()
-    path = cache_dir() / "kernels" / f"decode-{key[:16]}.so"
-    try:
+    try:  # in the user's own cache: what a working directory holds may be anybody's, and this is run
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        path = folder / "minicppo" / f"decode-{key[:16]}.so"
         if not path.is_file():
             with atomically(path, shared=True) as scratch:
                 subprocess.run(
                     [compiler, *flags, str(SOURCE), "-o", str(scratch), "-lm"], check=True, capture_output=True
                 )
         found = ctypes.CDLL(str(path.resolve()))
-    except (OSError, subprocess.CalledProcessError):
+    except (OSError, RuntimeError, subprocess.CalledProcessError):
         return None
     for name, arguments in ARGUMENTS.items():
         function = getattr(found, name)

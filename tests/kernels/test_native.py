@@ -160,7 +160,7 @@ def test_other_shapes_are_left_to_pytorch(change):
 
 
 def test_without_a_compiler_or_where_it_fails_there_is_none(monkeypatch, tmp_path):
-    monkeypatch.setenv("MINICPPO_CACHE", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     library.cache_clear()
     monkeypatch.setattr(native, "FLAGS", ["--no-such-flag"])
     assert library(1, 1, 16) is None
