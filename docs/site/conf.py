@@ -18,6 +18,7 @@ html_sidebars = {
 }
 html_copy_source = False
 html_show_sphinx = False
+html_show_copyright = False
 mathjax_path = "vendor/mathjax/tex-svg-full.js"
 mathjax3_config = {"options": {"enableMenu": False}}  # its menu would ask a network for what reads formulas aloud
 myst_enable_extensions = ["amsmath", "dollarmath", "html_image"]
@@ -37,6 +38,8 @@ suppress_warnings = ["mystnb.unknown_mime_type", "myst.header"]  # headings star
 
 def as_text(app: object, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
     """Our docstrings are plain text: marks that Sphinx would read as markup are escaped, `code` becomes ``code``."""
+    if lines and lines[0].startswith("Alias for field number"):  # a named tuple's; its class says what they are
+        lines.clear()
     for i, line in enumerate(lines):
         if not line.lstrip().startswith((">>>", "...", "[", "(", "tensor")):
             parts = re.split(r"(`+[^`]+`+)", line.strip() if what != "module" else line)

@@ -7,25 +7,15 @@ import json
 import re
 from typing import Any
 
+import minicppo
 from minicppo.bounds.design import certified_residual, design_thresholds
 from minicppo.rl.config import RunConfig, load_config, preset_names
 from minicppo.rl.keys import keys
 from minicppo.rl.tasks import TASKS
 from minicppo.rules import METHODS, get_method
 
-# module and what a page of it says first
-MODULES = {
-    "minicppo": "The public face.",
-    "minicppo.rules": "The rules on tensors: batches, masks, weights, the loss.",
-    "minicppo.reference": "The same rules as loops over one response, in plain Python.",
-    "minicppo.bounds": "Bounds, thresholds and certificates as functions of numbers.",
-    "minicppo.inspect": "What happened in a run, told from its log.",
-    "minicppo.rl.config": "A run's configuration.",
-    "minicppo.rl.tasks": "Tasks: problems, answers, rewards.",
-    "minicppo.rl.trainer": "The training loop.",
-    "minicppo.engines.trl": "Any method as the loss of TRL's trainer.",
-    "minicppo.engines.verl": "The methods that read the sampled token alone, as verl's losses.",
-}
+MODULES = ("rules", "reference", "bounds", "inspect", "learn", "rl.config", "rl.tasks", "rl.trainer")
+MODULES += ("engines.trl", "engines.verl")
 METHODS_PAGE = """# Hyper-parameters
 
 Every method by name: what it is, what it needs of the policy that sampled, and each hyper-parameter with its default
@@ -51,15 +41,17 @@ HORIZONS = (64, 256, 1024, 2048, 4096, 8192, 16384, 32768)
 
 def generated() -> dict[str, str]:
     """Every generated page by its path in the site."""
-    found = {f"api/{name.replace('.', '-')}.md": api(name, text) for name, text in MODULES.items()}
+    found = {f"api/minicppo-{name.replace('.', '-')}.md": api(f"minicppo.{name}") for name in MODULES}
+    names = ", ".join(f"`{name}`" for name in minicppo.__all__)
+    found["api/minicppo.md"] = f"# `minicppo`\n\n{names} of [minicppo.rules](minicppo-rules.md).\n"
     found |= {"reference/hyper-parameters.md": methods(), "reference/configuration.md": configuration()}
     return found | {"reference/thresholds.md": thresholds()}
 
 
-def api(name: str, text: str) -> str:
+def api(name: str) -> str:
     """One module's page, for autodoc: what the module lists as its own, from wherever it comes."""
     listed = "   :imported-members:\n" if hasattr(importlib.import_module(name), "__all__") else ""
-    return f"# `{name}`\n\n{text}\n\n```{{eval-rst}}\n.. automodule:: {name}\n{listed}```\n"
+    return f"# `{name}`\n\n```{{eval-rst}}\n.. automodule:: {name}\n{listed}```\n"
 
 
 def methods() -> str:
