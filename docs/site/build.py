@@ -122,6 +122,7 @@ def contents() -> str:
     for title, patterns in PARTS.items():
         found = [path.relative_to(SOURCE) for pattern in patterns for path in sorted(SOURCE.glob(pattern))]
         names = dict.fromkeys(path.with_suffix("").as_posix() for path in found)
+        names = dict.fromkeys("The README <README>" if name == "README" else name for name in names)
         lists.append("\n".join([f"```{{toctree}}\n:hidden:\n:caption: {title}\n", *names, "```\n"]))
     return "\n".join(lists)
 

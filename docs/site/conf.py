@@ -49,5 +49,13 @@ def as_text(app: object, what: str, name: str, obj: object, options: object, lin
             )
 
 
+def in_short(
+    app: object, what: str, name: str, obj: object, options: object, signature: str | None, returned: str | None
+) -> tuple[str, str | None] | None:
+    """A configuration has up to two hundred arguments, which a page of its own lists."""
+    return ("(...)", returned) if signature and len(signature) > 600 else None
+
+
 def setup(app: object) -> None:
     app.connect("autodoc-process-docstring", as_text)  # type: ignore[attr-defined]
+    app.connect("autodoc-process-signature", in_short)  # type: ignore[attr-defined]
