@@ -14,8 +14,10 @@ from minicppo.rl.keys import keys
 from minicppo.rl.tasks import TASKS
 from minicppo.rules import METHODS, get_method
 
-MODULES = ("rules", "reference", "bounds", "inspect", "learn", "rl.config", "rl.tasks", "rl.trainer")
-MODULES += ("engines.trl", "engines.verl")
+MODULES = (
+    *("rules", "reference", "bounds", "inspect", "learn"),
+    *("rl.config", "rl.tasks", "rl.trainer", "engines.trl", "engines.verl"),
+)
 METHODS_PAGE = """# Hyper-parameters
 
 Every method by name: what it is, what it needs of the policy that sampled, and each hyper-parameter with its default
