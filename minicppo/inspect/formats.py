@@ -1,6 +1,7 @@
 """What each program writes, as rows: a table of the names of its fields, and what its records need before."""
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -100,8 +101,7 @@ class Format:
             named = zip(COLUMNS.items(), self.fields, strict=False)
             columns: Record = {name: numbers(one, field, n, dtype) for (name, dtype), field in named}
             columns["advantages"] = advantages(one, n)
-            mask = numbers(one, self.mask, n, needed=self.headed)
-            counts = np.ones(n, bool) if mask is None else mask > 0
+            counts = mask_of(one, self.mask, n, needed=self.headed)
             for start, stop in pairwise(cuts):
                 at: Any = np.flatnonzero(counts[start:stop]) + start
                 turn = None
@@ -154,6 +154,16 @@ def numbers(record: Record, name: str, length: int | None = None, dtype: Any = n
     if length is not None and len(array) != length:
         raise Broken(f"{name} has {len(array)} values for {length} tokens")
     return array
+
+
+def mask_of(record: Record, name: str, length: int, needed: bool) -> Column:
+    """(T,) bool, all true where it is not given and not needed. Raises Broken."""
+    values = record.get(name)
+    with suppress(TypeError, ValueError):  # a list of true and false alone is read several times as fast
+        if isinstance(values, list) and len(values) == length:
+            return np.frombuffer(bytes(values), np.uint8) > 0
+    mask = numbers(record, name, length, needed=needed)
+    return np.ones(length, bool) if mask is None else mask > 0
 
 
 def number(record: Record, *names: str, missing: float = float("nan")) -> float:
