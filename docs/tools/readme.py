@@ -171,6 +171,24 @@ def corrections() -> str:
     return "\n\n".join(tables)
 
 
+def engines() -> str:
+    """The committed runs of `python -m experiments.benchmarks.engines`: means with their standard errors."""
+    lines = ["| engine | updates of a run | drift | masked (%) | reward |", "|---|---|---|---|---|"]
+    for engine in ("local", "trl"):
+        rows = [row for key, row in measured("engines").items() if key.startswith(engine)]
+        drift, masked, reward = ([row[name] for row in rows] for name in ("drift", "masked", "reward"))
+        lines.append(
+            f"| `{engine}` | {', '.join(sorted({str(row['updates']) for row in rows}))} | {_mean(drift, 5)} "
+            f"| {_mean([100 * share for share in masked], 3)} | {_mean(reward, 3)} |"
+        )
+    return "\n".join(lines)
+
+
+def _mean(values: list[float], places: int) -> str:
+    error = statistics.stdev(values) / len(values) ** 0.5
+    return f"{statistics.fmean(values):.{places}f} ± {error:.{places}f}"
+
+
 def _gains(rows: list[dict[str, float]]) -> str:
     gains = [row["after"] - row["before"] for row in rows]
     error = statistics.stdev(gains) / len(gains) ** 0.5 if len(gains) > 1 else math.nan
@@ -203,6 +221,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "readings": readings,
     "trl-features": features_table,
     "corrections": corrections,
+    "engines": engines,
 }
 
 

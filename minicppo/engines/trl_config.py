@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
-from trl import GRPOConfig
+from trl import GRPOConfig, GRPOTrainer
 
 from minicppo.engines.trl_settings import LOSS_TYPES
 from minicppo.rules import Method, get_method
@@ -151,6 +151,10 @@ def require_unbiased(args: CPPOConfig) -> None:
         "max_completion_length": (
             args.max_completion_length is None and args.loss_type == "dr_grpo",
             "dr_grpo divides by it. Way out: a number of tokens, or another loss_type",
+        ),
+        "use_liger_kernel": (
+            args.use_liger_kernel and hasattr(GRPOTrainer, "compute_liger_loss"),
+            "before TRL 1.14 its loss is Liger's own, which knows no method. Way out: False, or a newer TRL",
         ),
         "top_log_probs": (args.top_log_probs < 1, "Top-K needs a token at least. Way out: K, such as 20"),
         **{name: (getattr(args, name) != defaults[name], message) for name, message in AT_DEFAULT.items()},

@@ -1,6 +1,7 @@
 """The half of `CPPOTrainer` that samples: what the anchor mu is, which rollouts cannot serve, and resuming in one."""
 
 import time
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -111,12 +112,10 @@ class SamplingTrainer(GRPOTrainer):
                 "minicppo's sampler needs whole weights on each process, which FSDP splits. Way out: use_vllm=True, a "
                 "rollout_func, or plain data parallelism"
             )
-        with unwrap_model_for_generation(
-            self.model_wrapped,
-            self.accelerator,
-            gather_deepspeed3_params=self.args.ds3_gather_for_generation,
-            gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,
-        ) as model:
+        options = {"gather_deepspeed3_params": self.args.ds3_gather_for_generation}
+        if "gradient_checkpointing_kwargs" in signature(unwrap_model_for_generation).parameters:  # since TRL 1.16
+            options["gradient_checkpointing_kwargs"] = self.args.gradient_checkpointing_kwargs
+        with unwrap_model_for_generation(self.model_wrapped, self.accelerator, **options) as model:
             precision = torch.bfloat16 if self.args.bf16 else torch.float16 if self.args.fp16 else None
             ids, log_probs, self._top = rolled_out(
                 Policy(model, self._tokenizer, autocast=precision, whole_vocabulary=True),  # TRL scores it
@@ -124,7 +123,7 @@ class SamplingTrainer(GRPOTrainer):
                 self.max_completion_length,
                 self.temperature,
                 self._generator(),
-                self.eos_token_ids,
+                getattr(self, "eos_token_ids", ()),  # before TRL 1.14.2 the tokenizer's alone
                 needs=self.method.needs,
                 k=self.args.top_log_probs,
                 batch=self.args.rollout_batch,

@@ -87,7 +87,7 @@ def test_bias_is_refused(settings, message, tmp_path):
 @feature("28 more fields at other than their default, such as `beta`, `sync_ref_model` and SAPO's", "refused")
 def test_every_field_of_trl_is_classified(tmp_path):
     """A new version's new field fails here: read what it does to the loss, the sampler and the anchor, then add it."""
-    assert FIELDS.keys() == {field.name for field in fields(CPPOConfig)}
+    assert FIELDS.keys() >= {field.name for field in fields(CPPOConfig)}  # an older transformers has fewer
     assert {name for name, kind in FIELDS.items() if kind == "refused"} == AT_DEFAULT.keys()
     assert {name for name, kind in FIELDS.items() if kind == "some"} <= {
         name for each in SOME_VALUES for name in each.values[0]
@@ -148,8 +148,8 @@ def test_the_command_line_of_trl_reads_it(tmp_path):
     assert args.resolved_method().params["delta"] == 0.2
 
 
-@feature("any other TRL than 1.16, the only version of the pin", "refused")
-@pytest.mark.parametrize("found", ["1.15.0", "1.17.0", None])
+@feature("a TRL outside the pin, before 1.10 or after 1.16", "refused")
+@pytest.mark.parametrize("found", ["1.9.2", "1.17.0", None])
 def test_another_version_of_trl_is_named(found, monkeypatch):
     def version(name):
         if found is None:
@@ -157,7 +157,7 @@ def test_another_version_of_trl_is_named(found, monkeypatch):
         return found
 
     monkeypatch.setattr(trl, "version", version)
-    with pytest.raises(ImportError, match=rf"trl>=1\.16,<1\.17; installed: {found or 'none'}"):
+    with pytest.raises(ImportError, match=rf"trl>=1\.10,<1\.17; installed: {found or 'none'}"):
         trl.require_pinned()
 
 
