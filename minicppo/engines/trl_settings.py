@@ -10,7 +10,7 @@ from minicppo.engines.split import longest_response, micro_batches
 from minicppo.rl.config import RunConfig
 from minicppo.rl.settings_file import check_values, parse_yaml
 
-PIN = ">=1.10,<1.17"  # the adapter overrides methods inside GRPOTrainer
+PIN = ">=1.10,!=1.11.*,!=1.15.*,<1.17"  # the adapter overrides methods inside GRPOTrainer; 1.15 needs Triton
 # TRL's aggregations and ours. Its cispo, sapo and vespo are these again with a token weight of their own.
 LOSS_TYPES = {
     "dapo": "token-mean",  # over the rollout's tokens per update, counted on all processes

@@ -248,13 +248,13 @@ def test_tools_answer_in_several_turns(tmp_path, monkeypatch):
         pytest.importorskip("jmespath", reason="tools need transformers 5.13, or jmespath beside an older one")
     given, asked = talk(), []
     tokenizer = given["policy"].tokenizer
-    tokenizer.chat_template = (
-        "{% for turn in messages %}{{ turn['content'] }}{% for call in turn.get('tool_calls') or [] %}"
-        "{{ call.function.name }}{{ call.function.arguments.items() | map('join') | join }}{% endfor %}{% endfor %}"
+    tokenizer.chat_template = (  # without the word that TRL tries it with: the tiny policy reads digits
+        "{% filter replace('dummy', '') %}{% for turn in messages %}{{ turn['content'] }}"
+        "{% for call in turn.get('tool_calls') or [] %}{{ call.function.name }}"
+        "{{ call.function.arguments.items() | map('join') | join }}{% endfor %}{% endfor %}{% endfilter %}"
     )
     tokenizer.response_template = "read by read_calls"
     monkeypatch.setattr("trl.trainer.grpo_trainer.parse_response", read_calls)
-    monkeypatch.setattr("trl.trainer.grpo_trainer.is_chat_template_prefix_preserving", lambda template: True)  # no words
     monkeypatch.setattr("minicppo.engines.trl_sampling.rolled_out", lambda policy, prompts, *others, **options: (
         asked.append([len(prompt) for prompt in prompts]) or rolled_out(policy, prompts, *others, **options)
     ))  # fmt: skip
