@@ -63,11 +63,9 @@ $(TRITON)/.installed:
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade --target $(@D) $(VARIED)
 	@touch $@
 
-# accelerate alone asks for torch
 .venv-oldest/.installed: pyproject.toml $(STAMP)
 	@echo 'Fetching the oldest that pyproject.toml allows into .venv-oldest (700 MB).'
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade --target $(@D) $$($(BIN)/python -m experiments.oldest | grep -v accelerate)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade --no-deps --target $(@D) $$($(BIN)/python -m experiments.oldest | grep accelerate)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade --target $(@D) $$($(BIN)/python -m experiments.oldest)
 	@touch $@
 
 demo: $(STAMP) ## train CPPO, DPPO, GRPO and no mask from one warm-up; results in runs/demo

