@@ -16,7 +16,7 @@ from minicppo.inspect.table import Table, joined, portions
 from minicppo.inspect.tokens import Decode, Strings
 from minicppo.rules import Method, get_method
 
-LOOKED = 2_000_000  # tokens that figures are made of; of a longer log, of responses evenly spread
+LOOKED = 1_000_000  # tokens that figures are made of; of a longer log, of responses evenly spread
 TRIED = 200_000  # tokens that every method is tried on
 SHOWN = 100_000  # tokens kept as they are: for thresholds, the certificate and the page
 AT_ONCE = 10_000  # tokens taken from a portion for either, as many small batches are slow
