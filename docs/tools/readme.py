@@ -135,7 +135,10 @@ def _source(result: dict[str, Any]) -> str:
     """How and where it was measured."""
     machine = result["machine"]
     threads = "one thread" if machine["threads"] == 1 else f"{machine['threads']} threads"
-    return f"median of {result['repeats']} in turns, {threads} of {machine['processor']}, torch {machine['torch']}"
+    clock = ", processor time" if result.get("clock") == "process_time" else ""
+    return (
+        f"median of {result['repeats']} in turns{clock}, {threads} of {machine['processor']}, torch {machine['torch']}"
+    )
 
 
 def readings() -> str:

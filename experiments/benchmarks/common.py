@@ -28,6 +28,9 @@ def options(description: str | None, **defaults: Any) -> argparse.ArgumentParser
     parser.add_argument("--device", default="cpu", type=_device, help="cpu or cuda")
     parser.add_argument("--threads", type=int, default=1, help="of torch, on the CPU")
     parser.add_argument("--repeats", type=int, default=7, help="each candidate's turns; the median counts")
+    parser.add_argument(
+        "--cpu-time", action="store_true", help="count processor time: of one thread, on a machine that is busy"
+    )
     parser.add_argument("--small", action="store_true", help="tiny sizes, in seconds: the figures mean nothing")
     parser.add_argument("--json", type=Path, help="where the rows go (default: results/ here; --small: nowhere)")
     parser.set_defaults(**defaults)
@@ -44,7 +47,11 @@ def _device(name: str) -> str:
 
 
 def seconds(
-    functions: Mapping[str, Callable[[], object]], repeats: int, what: str = "", warm: bool = False
+    functions: Mapping[str, Callable[[], object]],
+    repeats: int,
+    what: str = "",
+    warm: bool = False,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, float]:
     """Median seconds of each, the candidates taking turns so that a busy machine slows all alike.
 
@@ -66,10 +73,10 @@ def seconds(
         for _ in range(rounds):
             for name, function in functions.items():
                 synchronize()
-                start = time.perf_counter()
+                start = clock()
                 function()
                 synchronize()
-                end = time.perf_counter()
+                end = clock()
                 times[name].append(end - start)
                 bar.advance(task)
                 if end - shown > 0.2:

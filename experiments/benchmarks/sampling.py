@@ -18,6 +18,8 @@ tokens per second count these alone.
 """
 
 import math
+import time
+from collections.abc import Callable
 from typing import Any
 from unittest.mock import patch
 
@@ -130,7 +132,14 @@ def check(policy: Policy, rollout: Rollout, name: str) -> None:
 
 
 def measure(
-    size: str, lengths: str, rows: int, cap: int, repeats: int, device: str, candidates: list[str]
+    size: str,
+    lengths: str,
+    rows: int,
+    cap: int,
+    repeats: int,
+    device: str,
+    candidates: list[str],
+    clock: Callable[[], float],
 ) -> dict[str, Any]:
     policy, rng = build(size, device), torch.Generator().manual_seed(1)
     vocab = SIZES[size]["vocab"]
@@ -152,7 +161,7 @@ def measure(
     functions = {"ours": ours, "generate": lambda: by_generate(policy, drawn), "loop": loop}
     products = Products(device)
     timed = {name: functions[name] for name in candidates} | {"products": products}
-    took = seconds(timed, repeats, f"{size}, {lengths} lengths", warm=True)
+    took = seconds(timed, repeats, f"{size}, {lengths} lengths", warm=True, clock=clock)
     limit, tokens = took.pop("products"), int(drawn.response_mask.sum())
     gigaflop = 2e-9 * products_of(policy.model) * (tokens + sum(widths))
     return {
@@ -177,11 +186,12 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     result: list[dict[str, Any]] = []
     name = "sampling-large" if args.large else "sampling"
+    clock = time.process_time if args.cpu_time else time.perf_counter
     rows, cap = (16, 12) if args.small else (256, 128)
     for size in ["0.1M"] if args.small else ["30M"] if args.large else list(SIZES)[: 2 if args.device == "cpu" else 3]:
         for lengths in ("equal", "spread"):
-            result.append(measure(size, lengths, rows, cap, args.repeats, args.device, candidates))
-            store(args, name, result, done=False)
+            result.append(measure(size, lengths, rows, cap, args.repeats, args.device, candidates, clock))
+            store(args, name, result, done=False, clock=clock.__name__)
     columns = {
         "model": "{size}",
         "lengths": "{lengths}",
@@ -193,7 +203,7 @@ def main() -> None:
         "of the machine's products": "{of_machine:.0%}",
     }
     print(table(result, columns))
-    store(args, name, result)
+    store(args, name, result, clock=clock.__name__)
 
 
 if __name__ == "__main__":
