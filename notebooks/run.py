@@ -21,7 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 HERE = Path(__file__).parent
 EXECUTED = HERE.parent / "build" / "notebooks"
-CELL_SECONDS = 300  # a cell that takes longer hangs
+CELL_SECONDS = 1800  # a cell that takes longer hangs; long, because the machine may have other work
 
 
 def paths(names: list[str]) -> list[Path]:
