@@ -5,6 +5,8 @@ import json
 import numpy as np
 import pytest
 
+pytest.importorskip("sphinx", reason="the site needs Sphinx: pip install -c constraints.txt -e '.[site]'")
+
 from docs.site import build, vendor
 from minicppo.reference import LOOPS, Response, cppo_steps, dynamic_budget, linear_weights
 from tests.docs.browser import Browser, needs_browser

@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+pytest.importorskip("sphinx", reason="the site needs Sphinx: pip install -c constraints.txt -e '.[site]'")
+
 from docs.site import build
 from docs.tools.explorer import EVERY, PATH, SHOWN
 from experiments.demo import METHODS

@@ -97,7 +97,7 @@ def test_missing_presets_and_files(source, message):
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("a: [", "not valid YAML"), ("- 1", "must hold a mapping"), ("", "mapping")]
+    ("text", "message"), [("a: [", "not valid YAML"), ("- 1", "must hold a mapping"), ("", "is empty")]
 )
 def test_files_that_hold_no_settings(tmp_path, text, message):
     path = tmp_path / "broken.yaml"
