@@ -16,7 +16,7 @@ from torch import Tensor
 from minicppo.engines.samples import Sample, engine_method, token_losses
 from minicppo.rules import Method, aggregate
 
-LIKE = {"old": True, "alone": True}  # packed sequences come one by one
+LIKE = {"alone": True}  # packed sequences come one by one
 COLUMNS = ("advantages", "generation_logprobs", "prev_logprobs")
 # NeMo-RL adds metrics up over micro-batches: those that are means over all tokens
 MEANS = "mask/frac mask/token_only mask/prefix_only mask/both gate/frac weight/mean ratio/mean kl/k3 div/mean".split()

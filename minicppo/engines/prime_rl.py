@@ -1,6 +1,7 @@
 """Any method as the loss of prime-rl: `[trainer.loss] type = "custom", import_path = "minicppo.engines.prime_rl.loss"`.
 
-prime-rl calls the loss once a sample, adds the sums up and divides by the step's count of tokens: token-mean.
+prime-rl calls the loss once a sample, adds the sums up and divides by the step's count of tokens: token-mean. It uses
+each sample for one optimizer step, so pi_old, the policy before the first update on it, is pi itself.
 """
 
 from collections.abc import Sequence
@@ -23,7 +24,8 @@ def loss(
     from prime_rl.trainer.rl.loss import LossOutputs
 
     rule = engine_method(method, params, plugins, alone=True)
-    sample = Sample(inputs.trainer_logprobs, inputs.inference_logprobs, inputs.loss_mask, inputs.advantages)
+    pi = inputs.trainer_logprobs
+    sample = Sample(pi, inputs.inference_logprobs, inputs.loss_mask, inputs.advantages, pi.detach())
     (losses,), logged = token_losses(rule, [sample], with_prompt=True)
     if inputs.loss_weights is not None:
         losses = losses * inputs.loss_weights

@@ -26,7 +26,8 @@ class Sample:
 
     log_probs: (N,), pi's, with gradient. rollout_log_probs: (N,), mu's; None where the engine has none, which is an
     error. mask: (N,), true or 1 on the tokens that the policy wrote. advantages: (N,).
-    old_log_probs: (N,), pi_old's: the trainer's own before the first update. top: of (N, K), for Top-K methods.
+    old_log_probs: (N,), pi_old's: the trainer's own before the first update on this sample. top: of (N, K), for Top-K
+    methods.
     """
 
     log_probs: Tensor
@@ -42,8 +43,8 @@ def engine_method(
 ) -> Method:
     """The method of that name, with files of one's own loaded first; `params` may name a `correction`. Or itself.
 
-    engine: what it is like. top, old: it has mu's likeliest tokens, and pi_old's log-probs. alone: it asks for one
-    sample at a time. divided: advantages come divided by a denominator.
+    engine: what it is like. top: it has mu's likeliest tokens. alone: it asks for one sample at a time. divided:
+    advantages come divided by a denominator.
     Raises ValueError for an unknown name or hyper-parameter, and for a method that such an engine cannot serve.
     """
     if isinstance(name, Method):
@@ -54,7 +55,7 @@ def engine_method(
 @cache
 def _method(
     name: str, params: tuple[tuple[str, Any], ...], plugins: tuple[str, ...],
-    top: bool = False, old: bool = False, alone: bool = False, divided: bool = False,
+    top: bool = False, alone: bool = False, divided: bool = False,
 ) -> Method:  # fmt: skip
     load_plugins(list(plugins))
     method = get_method(name, **dict(params))
@@ -62,11 +63,6 @@ def _method(
         raise ValueError(
             f"{name} needs {'whole distributions' if method.needs == 'full' else 'the likeliest tokens'} of mu, and "
             "this engine keeps the sampled tokens' log-probs. Way out: a method with a binary divergence, such as cppo"
-        )
-    if method.corrects and not old:
-        raise ValueError(
-            f"{name} corrects pi_old, the trainer's own log-probs before its first update, which this engine does not "
-            f"hand over. Way out: {getattr(method, 'rule', method).name}, which is anchored at mu"
         )
     if method.level == "batch" and alone:
         raise ValueError(f"{name} compares the tokens of a batch, and this engine hands over one sample at a time")
@@ -91,9 +87,15 @@ def token_losses(
     """-g A exp(log pi - sg(log pi)) of every token, zero where the mask is; and the diagnostics of all samples.
 
     with_prompt: the samples begin with their prompts. Masked tokens stay in whatever denominator the engine uses.
-    Raises ValueError where mu is missing, NaN, or laid out otherwise than pi: see `require_layout`.
+    Raises ValueError where mu is missing, NaN, or laid out otherwise than pi: see `require_layout`; and where a method
+    corrects pi_old and that is missing.
     """
     require_layout(samples, with_prompt)
+    if method.corrects and samples[0].old_log_probs is None:  # it would be off in silence
+        raise ValueError(
+            f"{method.name} corrects pi_old, the trainer's own log-probs before its first update, which the samples "
+            f"do not have. Way out: hand them over, or {getattr(method, 'rule', method).name}, which is anchored at mu"
+        )
     given: dict[str, Any] = {"response_mask": _rows([sample.mask.bool() for sample in samples])}
     for name in ("log_probs", "rollout_log_probs", "advantages", "old_log_probs"):
         columns = [getattr(sample, name) for sample in samples]

@@ -18,7 +18,7 @@ from minicppo.engines.samples import Sample, engine_method, token_losses
 
 PREFIX = "minicppo-"
 OURS = ("minicppo.params", "minicppo.plugins")  # arguments that SkyRL does not know
-LIKE = {"old": True, "divided": True}
+LIKE = {"divided": True}
 CORRECTIONS = ["tis_ratio_type", "sequence_mask_metric"]
 CORRECTIONS += [f"{kind}_is_threshold_{end}" for kind in ("outlier_token", "token_mask") for end in ("low", "high")]
 

@@ -28,7 +28,7 @@ def custom_loss(
     The denominator is that of all data of the call, which is one optimiser step.
     Raises ValueError as `engine_method` does; the loss itself where a column is missing or the layout is another.
     """
-    rule = engine_method(method, params, top=True, old=True)
+    rule = engine_method(method, params, top=True)
 
     def loss(data: list[Any], logprobs: list[Tensor]) -> tuple[Tensor, dict[str, float]]:
         samples = [_sample(*pair) for pair in zip(data, logprobs, strict=True)]

@@ -1,4 +1,7 @@
-"""Any method as the loss of TRL's asynchronous trainer, which has no correction for its stale rollouts but a clip."""
+"""Any method as the loss of TRL's asynchronous trainer, which has no correction for its stale rollouts but a clip.
+
+It uses each sample for one optimizer step, so pi_old, the policy before the first update on it, is pi itself.
+"""
 
 from typing import Any
 
@@ -41,7 +44,7 @@ class AsyncCPPOTrainer(AsyncGRPOTrainer):
         columns += [inputs[name][selected] for name in ("old_log_probs", "advantages")]
         counts = torch.bincount(inputs["segment_id"][selected]).tolist()  # tokens of each completion, one after another
         samples = [
-            Sample(log_probs, mu, torch.ones_like(mu, dtype=torch.bool), advantages)
+            Sample(log_probs, mu, torch.ones_like(mu, dtype=torch.bool), advantages, log_probs.detach())
             for log_probs, mu, advantages in zip(*(column.split(counts) for column in columns), strict=True)
         ]
         losses, logged = token_losses(self.method, samples, with_prompt=False)

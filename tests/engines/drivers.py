@@ -260,4 +260,4 @@ DRIVERS: dict[str, tuple[Callable[..., Found], tuple[str, ...]]] = {  # and the 
     "nemo-rl own": (partial(nemo_rl_of, True), NEMO_MODES),
     "trl-async own": (trl_async_own, ("token-mean",)),
 }
-WITHOUT_OLD = ("prime-rl", "trl-async")  # engines that do not hand over pi_old
+ONE_STEP = ("prime-rl", "trl-async")  # engines that use a sample for one step: pi_old is pi

@@ -63,18 +63,15 @@ def loss_of(engine: str, found: dict) -> dict:
 @pytest.mark.parametrize("engine", TARGETS)
 def test_the_loss_is_the_runs_method(engine, change):
     config = of(*change)
-    if engine == "prime-rl" and config.make_method().corrects:
-        assert "corrects pi_old" in refusals_elsewhere(config, engine)[0]
-        return
     assert refusals_elsewhere(config, engine) == []
     loss = loss_of(engine, read(engine, config))
-    assert engine_method(loss["method"], loss["params"], old=True) == config.make_method()
+    assert engine_method(loss["method"], loss["params"]) == config.make_method()
 
 
 def test_a_correction_comes_along():
     config = of("method=cppo", "method.params={correction: icepop, delta: 0.1}")
     loss = loss_of("skyrl", read("skyrl", config))
-    assert engine_method(loss["method"], loss["params"], old=True) == config.make_method()
+    assert engine_method(loss["method"], loss["params"]) == config.make_method()
 
 
 def test_sizes_are_the_runs():
