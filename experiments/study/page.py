@@ -179,11 +179,11 @@ def _markdown(head: list[str], rows: list[list[str]]) -> str:
 
 def _runs(summary: dict[str, Any], command: str) -> str:
     """How much was run and on what, and the parts that are not there, or not yet whole."""
-    told = ", ".join(f"`{name}` ({left} of {of} runs)" for name, (left, of) in summary["missing"].items())
+    told = ", ".join(f"`{name}` ({left} runs of {of})" for name, (left, of) in summary["missing"].items())
     return (
         f"{size(summary)} on {'; and on '.join(map(_machine, summary['machines']))}. This page, `summary.json` "
         "and the figures are drawn from `study.parquet`; beside each figure lies the data in it."
-    ) + (f"\n\nStill to be run: {told}, each by `{command} --only NAME`." if told else "")
+    ) + (f"\n\nNot there yet: {told}, each by `{command} --only NAME`." if told else "")
 
 
 def _part(summary: dict[str, Any], name: str, pictures: list[str]) -> list[str]:
