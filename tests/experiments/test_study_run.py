@@ -66,7 +66,8 @@ def test_a_study_from_start_to_page(whole):
     assert at_first["updates"][0] == len(updates) > 1
     assert at_first["entropy"][0] == pytest.approx(sum(row["entropy"] for row in updates) / len(updates), rel=1e-6)
     assert at_last["reward"].isna().all()
-    assert at_last[["accuracy", "gain_low"]].notna().all(axis=None)
+    assert at_last["accuracy"].notna().all()
+    assert at_last["gain_low"].notna().mean() > 0.5  # a certificate may be refused
     summary = json.loads((results / "summary.json").read_text())
     assert summary["winners"]["tune"]["cppo-exact"]["delta"] in (0.02, 0.15)
     assert {row["arm"] for row in summary["parts"]["headline"]["rows"]} == {"none", "CPPO", "CPPO, tuned"}

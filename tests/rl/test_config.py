@@ -174,7 +174,7 @@ def test_what_a_file_may_not_do(text, message, tmp_path):
             read(tmp_path / "odd.yaml")
         assert re.search(message, str(caught.value)) or read is load_study
         assert len(str(caught.value)) < 5000
-    assert time.process_time() - start < 3
+    assert time.process_time() - start < 10  # on a busy machine; a second or two, of a text that would go on for ever
 
 
 @pytest.mark.parametrize("key", "train.lr task.name method model.path device x recipe engine plugins".split())
