@@ -85,7 +85,7 @@ def test_what_is_not_there_is_said_and_what_is_not_asked_does_not_count(study, r
     summary = summarise(study, rows[(rows["part"] == "tune") & (rows["run"] != rows["run"][0])])
     assert summary["missing"] == {"tune": (1, 2), "headline": (6, 6), "pressure": (12, 12)}
     text = page(summary | {"machines": []}, "command", [])
-    assert "`tune` (1 of 2 runs), `headline` (6 of 6 runs)" in text
+    assert "`tune` (1 runs of 2), `headline` (6 runs of 6)" in text
     assert "So far 1 of 2 runs." in text
     fewer = study.parts["pressure"].model_copy(update={"seeds": Seeds(count=2)})
     later = study.parts["headline"].model_copy(update={"seeds": Seeds(count=3), "arms": {"x": fewer.arms["CPPO"]}})
