@@ -132,7 +132,7 @@ def last_hidden_states(model: Any) -> Iterator[list[Tensor]]:
     that padding before a prompt would shift it (GPT-2). With rotary positions a shift changes nothing.
     """
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    backbone, found = base.base_model, []
+    backbone, found = base.get_decoder(), []  # of OPT, the part that every version of TRL runs
     rotary = any("rotary" in type(module).__name__.lower() for module in backbone.modules())
 
     def place(module: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
