@@ -52,11 +52,8 @@ DOTS_PER_INCH = 112  # a figure's text of 9 points is then as large as the page'
 def show(figure: Figure, name: str = "unnamed", alt: str = "") -> Image:
     """The figure as a picture, with a text for those who cannot see it; FIGURES/NAME.png holds it."""
     folder = SCRATCH if name == "unnamed" else FIGURES
-    path = folder / f"{name}.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    source = {} if folder is SCRATCH else {"Source": drawn_from(name)}
-    with style.house_style():
-        figure.savefig(path, dpi=DOTS_PER_INCH, metadata={"Software": "", **source})
+    source = "" if folder is SCRATCH else drawn_from(name)
+    path = style.save(figure, folder / f"{name}.png", source, DOTS_PER_INCH)
     return Image(filename=str(path), alt=alt)
 
 

@@ -187,19 +187,19 @@ def engines() -> str:
     return "\n".join(lines)
 
 
-def _mean(values: list[float], places: int) -> str:
-    error = statistics.stdev(values) / len(values) ** 0.5
-    return f"{statistics.fmean(values):.{places}f} ± {error:.{places}f}"
+def _mean(values: list[float], places: int, sign: str = "") -> str:
+    """With its standard error."""
+    error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else math.nan
+    return f"{statistics.fmean(values):{sign}.{places}f} ± {error:.{places}f}"
 
 
 def _gains(rows: list[dict[str, float]]) -> str:
     gains = [row["after"] - row["before"] for row in rows]
-    error = statistics.stdev(gains) / len(gains) ** 0.5 if len(gains) > 1 else math.nan
     mismatch, drift, masked = (
         statistics.fmean(row[k] for row in rows) for k in ("mismatch/mean", "drift/mean", "mask/frac")
     )
     worse = sum(gain < 0 for gain in gains)
-    return f"{statistics.fmean(gains):+.3f} ± {error:.3f} | {worse} | {mismatch:.4f} | {drift:.4f} | {masked:.1%}"
+    return f"{_mean(gains, 3, '+')} | {worse} | {mismatch:.4f} | {drift:.4f} | {masked:.1%}"
 
 
 def study() -> str:

@@ -1,6 +1,6 @@
 """The speed and memory that this project set out to reach, beside what its committed benchmarks found.
 
-python -m docs.tools.targets    # prints the tables (make bench)
+    python -m docs.tools.targets    # prints the tables (make bench)
 """
 
 from __future__ import annotations

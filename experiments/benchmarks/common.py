@@ -147,8 +147,7 @@ class Products:
 
 def products_of(model: torch.nn.Module) -> int:
     """Multiplications that one token passes in the matrices of a model, its head included, attention left out."""
-    linear = [m.weight.numel() for m in model.modules() if isinstance(m, torch.nn.Linear)]
-    return sum(linear)
+    return sum(module.weight.numel() for module in model.modules() if isinstance(module, torch.nn.Linear))
 
 
 def machine(device: str | torch.device = "cpu") -> dict[str, Any]:

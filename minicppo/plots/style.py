@@ -83,9 +83,9 @@ def new_figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def save(figure: Figure, path: Path, source: str = "") -> Path:
+def save(figure: Figure, path: Path, source: str = "", dpi: float | None = None) -> Path:
     """Write a PNG that names its `source`, and holds no metadata that would change from one run to the next."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with house_style():
-        figure.savefig(path, metadata={"Software": "", **({"Source": source} if source else {})})
+        figure.savefig(path, dpi=dpi, metadata={"Software": "", **({"Source": source} if source else {})})
     return path
