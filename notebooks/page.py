@@ -72,11 +72,12 @@ def animate(figures: list[Figure], name: str, alt: str) -> Image:
 def drawn_from(name: str) -> str:
     """The digest that figure NAME bears: of its notebook's code and, for the comparison, of the study's results.
 
-    Lines that import do not count: what is drawn stays the same where a module is renamed.
+    Lines that import or install do not count: what is drawn stays the same where a module or the repository is renamed.
     """
     (page,) = HERE.glob(f"{name[:2]}_*.ipynb")
     cells = json.loads(page.read_text(encoding="utf-8"))["cells"]
-    lines = [line for cell in cells if cell["cell_type"] == "code" for line in [*cell["source"], "\n"]]
+    drawing = [cell["source"] for cell in cells if cell["cell_type"] == "code" and "tags" not in cell["metadata"]]
+    lines = [line for source in drawing for line in [*source, "\n"]]
     code = [line for line in lines if not line.startswith(("import ", "from "))]
     compares = "comparison" in page.stem
     results = [(HERE.parent / "results" / "summary.json").read_text(encoding="utf-8")] if compares else []

@@ -54,7 +54,7 @@ def group_advantages(answer: Any) -> None:
     hints = {
         "The advantage of a response is its reward less the mean of its group.": [(two[:1],)],
         "Each row is a group of its own, with a mean of its own.": [(two,), (two[:, :2],)],
-        "Rewards need not be 0 or 1, and no standard deviation divides.": [(two / 4 + 1,)],
+        "Rewards need not be 0 or 1, and no standard deviation divides.": [(two / 4 + 1,), (two * 4,)],
         "Where all rewards of a group are equal there is nothing to learn from.": [(two * 0 + 1,)],
     }
     compare(answer, right, hints)
@@ -161,12 +161,15 @@ def top_k(answer: Any) -> None:
         cells = reference.topk_partition(list(mu), k, sampled)
         return reference.total_variation(reference.coarsen(mu, cells), reference.coarsen(pi, cells))
 
-    mu, pi = np.array([8.0, 4, 2, 1, 1]) / 16, np.array([4.0, 2, 3, 3, 4]) / 16
+    mu, pi, other = (np.array(each) / 16 for each in ([8, 4, 2, 1, 1], [4, 2, 3, 3, 4], [4, 3, 3, 6, 0]))
     hints = {
         "Total variation is half the sum of absolute differences.": [(mu, pi, 0, 4)],
         "What is left over is one more cell, with the rest of both masses.": [(mu, pi, 0, 1)],
         "The likeliest tokens are those of mu, not of pi.": [(mu, pi, 0, 2), (pi, mu, 4, 2)],
-        "A sampled token outside the top k is a further cell; nothing leaves for it.": [(mu, pi, 4, 2)],
+        "A sampled token outside the top k is a further cell; nothing leaves for it.": [
+            (mu, pi, 4, 2),
+            (mu, other, 4, 2),
+        ],
     }
     compare(answer, right, hints)
 
@@ -191,7 +194,7 @@ def largest_tenth(answer: Any) -> None:
     hints = {
         "In a flat response every tenth holds the same: count tokens, not values.": [(flat,)],
         "The largest stand last only once the tokens are sorted.": [(rising,), (rising[::-1],)],
-        "It is a share of the sum over all tokens.": [(rising**4,)],
+        "It is a share of the sum over all tokens.": [(rising**4,), (np.arange(40) / 8,)],
     }
     compare(answer, right, hints)
 
@@ -217,5 +220,6 @@ def dynamic(answer: Any) -> None:
         "Between its two limits it is the response's 90th percentile.": [(ramp + 1 / 128, floor)],
         "A quiet response gets the floor.": [(ramp / 8, floor)],
         "Nobody gets more than twice the floor.": [(ramp * 8, floor), (ramp * 8, floor / 2)],
+        "A percentile between two tokens is interpolated, as by np.quantile.": [(np.arange(8) / 256, floor)],
     }
     compare(answer, reference.dynamic_budget, hints)

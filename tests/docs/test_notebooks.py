@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -60,6 +61,18 @@ def test_a_page_can_be_opened_elsewhere_and_leads_on(path):
     for word, page in [*(("Previous", page) for page in before[-1:]), *(("Next", page) for page in after[:1])]:
         assert re.search(rf"\[{word}: {int(page.stem[:2])}\. [^]]+\]\({page.name}\)", opening["source"])
     assert install["source"] == cells(PAGES[0])[1]["source"]
+
+
+def test_links_to_unknown_addresses_are_hidden_until_one_command_sets_the_address(path, tmp_path):
+    assert "OWNER" not in re.sub("<!--.*?-->", "", text(path))
+    command = re.search(r"^perl .*$", (FOLDER.parent / "CONTRIBUTING.md").read_text(encoding="utf-8"), re.M)[0]
+    copy = tmp_path / "notebooks" / path.name
+    copy.parent.mkdir()
+    shutil.copy(path, copy)
+    subprocess.run(command, shell=True, cwd=tmp_path, check=True)
+    assert "OWNER" not in copy.read_text(encoding="utf-8")
+    assert f"](https://colab.research.google.com/github/NAME/REPOSITORY/blob/main/notebooks/{path.name})" in text(copy)
+    assert "<!--" not in text(copy)
 
 
 def test_words_come_before_code_but_for_the_claim_which_is_asserted(path):

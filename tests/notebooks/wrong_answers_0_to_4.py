@@ -33,10 +33,10 @@ def account(lowest=-math.inf, highest=math.inf):
     return mask
 
 
-def top_k(half=0.5, other=True, by_pi=False, replace=False):
+def top_k(half=0.5, other=True, by_pi=False, replace=False, forget=False):
     def divergence(mu, pi, sampled, k):
         top = list(np.argsort(-(pi if by_pi else mu), kind="stable")[:k])
-        if sampled not in top:
+        if sampled not in top and not forget:
             top = [*top[: -1 if replace else None], sampled]
         cells = abs(mu[top] - pi[top]).sum()
         return half * (cells + abs(mu[top].sum() - pi[top].sum()) * other)
@@ -55,6 +55,8 @@ WRONG = {
         lambda rewards: rewards.mean(1, keepdims=True) - rewards,
         lambda rewards: np.where(rewards > 0.5, 1, -1),
         lambda rewards: rewards / rewards.sum(1, keepdims=True),
+        lambda rewards: rewards - np.median(rewards, axis=1, keepdims=True),
+        lambda rewards: (rewards - rewards.mean(1, keepdims=True)).clip(-1, 1),
     ],
     "1.2": [
         lambda weight, advantages, mask: (weight * advantages[:, None] * mask).sum() / mask.sum(),
@@ -80,7 +82,7 @@ WRONG = {
         lambda D: D,
     ],
     "3.1": [HALF, ([0.5, 0.5, 0], [0.4, 0, 0.6]), ([0.5, 0.5], [0.5, 0.5]), ([1, 1, 1], [1, 0, 2]), 0.3],
-    "3.2": [top_k(half=1), top_k(other=False), top_k(by_pi=True), top_k(replace=True)],
+    "3.2": [top_k(half=1), top_k(other=False), top_k(by_pi=True), top_k(replace=True), top_k(forget=True)],
     "3.3": [0.02**0.5, 0.2, 0.01, 0.02],
     "4.1": [
         lambda D: (D > np.quantile(D, 0.9)).mean(),
@@ -88,6 +90,7 @@ WRONG = {
         lambda D: np.sort(D)[-(len(D) // 10) :].sum() / len(D),
         lambda D: D[np.quantile(D, 0.9) <= D].sum() / D.sum(),
         lambda D: D.max() / D.sum(),
+        lambda D: np.sort(D)[-2:].sum() / D.sum(),
     ],
     "4.2": [
         lambda D, mask: D.mean(axis=0),
@@ -102,5 +105,7 @@ WRONG = {
         lambda D, floor: np.clip(np.quantile(D, 0.5), floor, 2 * floor),
         lambda D, floor: np.clip(np.quantile(D, 0.9), floor, 1 / 32),
         lambda D, floor: floor,
+        lambda D, floor: np.clip(np.sort(D)[int(0.9 * len(D))], floor, 2 * floor),
+        lambda D, floor: np.clip(np.quantile(D, 0.9, method="nearest"), floor, 2 * floor),
     ],
 }
