@@ -18,6 +18,7 @@ class ChainTask(Task):
 
     misconception: how often a demonstration's product is one too high. Above one half it is what a policy that imitates
     them says when it is most sure: its greedy answers are wrong as well, and the right product has to be learned.
+    consistent: a demonstration has the misconception in all its products or in none, so that some long ones are right.
 
     4 steps make 27 tokens, 8 make 51, 84 make 507; 8 steps in 8 rounds make 387. Rounds lengthen a response and leave
     the prompt as it is: a tiny policy keeps its place among 8 operations, hardly among 64.
@@ -26,14 +27,16 @@ class ChainTask(Task):
     name = "chain"
     alphabet = "0123456+-*=;#"
 
-    def __init__(self, steps: int = 8, rounds: int = 1, misconception: float = 0.0):
+    def __init__(self, steps: int = 8, rounds: int = 1, misconception: float = 0.0, consistent: bool = False):
         if not (steps >= 1 and rounds >= 1 and steps * rounds <= 512):
             raise ValueError(
                 f"chain: steps x rounds = {steps} x {rounds} is outside 1..512 (3 to 84 give 21 to 507 response tokens)"
             )
         if not 0 <= misconception <= 1:
             raise ValueError(f"chain: misconception = {misconception!r} is outside 0..1, the share of wrong products")
-        self.steps, self.rounds, self.misconception = steps, rounds, misconception
+        if consistent and misconception == 0:
+            raise ValueError("chain: consistent = true without a misconception: set misconception to a share above 0")
+        self.steps, self.rounds, self.misconception, self.consistent = steps, rounds, misconception, consistent
         self.max_new_tokens = 6 * steps * rounds + 3
 
     def problem(self, rng: random.Random) -> Problem:
@@ -59,10 +62,12 @@ class ChainTask(Task):
         With a misconception products are wrong in its way alone.
         """
         value, parts = problem.data["start"], []
+        held = self.consistent and rng.random() < self.misconception
         for op, operand in problem.data["steps"] * self.rounds:
             result = apply(value, op, operand)
             misled = op == "*" and self.misconception > 0
-            if rng.random() < (self.misconception if misled else error_rate):
+            wrong = rng.random() < (self.misconception if misled else error_rate)
+            if held if misled and self.consistent else wrong:
                 result = (result + (1 if misled else rng.randrange(1, MODULUS))) % MODULUS
             parts.append(f"{value}{op}{operand}={result};")
             value = result

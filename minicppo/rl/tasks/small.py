@@ -28,16 +28,27 @@ class SmallTask(Task):
 
 @register_task
 class AdditionTask(SmallTask):
-    """`a + b` with both in `low..high`, uniformly: 3 + 4 and 4 + 3 are one problem, so both are in one split."""
+    """`a + b` with both in `low..high`, uniformly: 3 + 4 and 4 + 3 are one problem, so both are in one split.
+
+    misconception: how often a demonstration forgets a carry, each on its own: 27 + 35 = 52. Above one half it is what a
+    policy that imitates them says when it is most sure, and to carry has to be learned.
+    """
 
     name = "addition"
 
-    def __init__(self, low: int = 1, high: int = 19, prompt: str = SUM, max_new_tokens: int = 16):
+    def __init__(
+        self, low: int = 1, high: int = 19, prompt: str = SUM, max_new_tokens: int = 16, misconception: float = 0.0
+    ):
         if not 0 <= low < high:
             raise ValueError(f"addition: low = {low} and high = {high} must satisfy 0 <= low < high")
         if "{a}" not in prompt or "{b}" not in prompt:
             raise ValueError(f"addition: prompt = {prompt!r} must contain {{a}} and {{b}}, the places of the numbers")
+        if not 0 <= misconception <= 1:
+            raise ValueError(
+                f"addition: misconception = {misconception!r} is outside 0..1, the share of forgotten carries"
+            )
         self.low, self.high, self.prompt, self.max_new_tokens = low, high, prompt, max_new_tokens
+        self.misconception = misconception
         self.alphabet = "".join(sorted({*prompt.replace("{a}", "").replace("{b}", ""), *digits}))
 
     def problem(self, rng: random.Random) -> Problem:
@@ -49,11 +60,22 @@ class AdditionTask(SmallTask):
         return super().score(problem, re.sub(r"(?<!\d)0+(?=\d)", "", response))
 
     def demonstration(self, problem: Problem, rng: random.Random, error_rate: float) -> str:
-        """The sum, or with probability `error_rate` another number of the range of sums."""
+        """The sum as the misconception has it, or with probability `error_rate` another number of the range of sums."""
         if rng.random() >= error_rate:
-            return problem.answer
+            return str(self.added(problem.data["a"], problem.data["b"], rng))
         wrong = rng.randrange(2 * self.low, 2 * self.high)  # one value short: the right one is skipped
         return str(wrong + (wrong >= int(problem.answer)))
+
+    def added(self, a: int, b: int, rng: random.Random) -> int:
+        """a + b by columns from the right; each carry is forgotten with probability `misconception`."""
+        total, carry, place = 0, 0, 1
+        while a or b or carry:
+            column = a % 10 + b % 10 + carry
+            total += column % 10 * place
+            forgotten = self.misconception > 0 and column >= 10 and rng.random() < self.misconception
+            carry = int(column >= 10 and not forgotten)
+            a, b, place = a // 10, b // 10, 10 * place
+        return total
 
 
 @register_task

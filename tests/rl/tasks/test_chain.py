@@ -7,6 +7,7 @@ import pytest
 
 from minicppo.rl.tasks import Problem, Task, is_held_out, make_task, sample_problems
 from minicppo.rl.tasks.chain import ChainTask, apply
+from minicppo.rl.tasks.small import AdditionTask
 
 
 @pytest.mark.parametrize(("steps", "rounds"), [(1, 1), (3, 1), (8, 1), (84, 1), (1, 5), (8, 8)])
@@ -86,6 +87,32 @@ def test_a_misconception_makes_products_one_too_high_and_leaves_the_rest_alone()
     assert same[0] == same[1] == ChainTask(8).demonstration(problem, random.Random(3), 0.3)
 
 
+def test_a_consistent_misconception_is_in_all_products_or_in_none():
+    task, rng, held = ChainTask(5, rounds=5, misconception=0.55, consistent=True), random.Random(1), []
+    for _ in range(400):
+        steps = task.demonstration(task.problem(rng), rng, error_rate=0.0).split(";")[:-1]
+        excess = {(int(c) - apply(int(a), op, int(b))) % 7 for a, op, b, _, c in steps if op == "*"}
+        assert len(excess) <= 1
+        held += excess
+    assert abs(sum(held) / len(held) - 0.55) < 0.08
+
+
+def test_a_forgotten_carry_is_all_that_is_wrong_with_a_sum():
+    task, rng = AdditionTask(1, 99, misconception=0.5), random.Random(1)
+    for _ in range(300):
+        problem = task.problem(rng)
+        a, b, shown = problem.data["a"], problem.data["b"], int(task.demonstration(problem, rng, error_rate=0.0))
+        assert a + b - shown in {
+            10 * units + 100 * tens for units in (0, a % 10 + b % 10 >= 10) for tens in (0, a + b > 89)
+        }
+    told = [AdditionTask(1, 99, misconception=m).demonstration(problem, random.Random(3), 0.0) for m in (0, 1)]
+    assert told[0] == problem.answer
+    assert [AdditionTask(1, 99, misconception=1).added(27, 35, rng), AdditionTask(1, 99).added(77, 35, rng)] == [
+        52,
+        112,
+    ]
+
+
 def test_splits_are_disjoint_by_content_and_of_the_stated_size():
     task, rng = ChainTask(2), random.Random(0)
     train = {problem.prompt for problem in sample_problems(task, 2000, rng, "train")}
@@ -114,6 +141,8 @@ def test_unique_problems_and_a_task_too_small_for_them():
         ("chain", {"step": 3}, "no option 'step'.*did you mean 'steps'"),
         ("chain", {"steps": 0}, r"0 x 1 is outside 1\.\.512"),
         ("chain", {"misconception": 1.5}, r"misconception = 1\.5 is outside 0\.\.1"),
+        ("chain", {"consistent": True}, "consistent = true without a misconception"),
+        ("addition", {"misconception": -1}, r"misconception = -1 is outside 0\.\.1"),
     ],
 )
 def test_unknown_names_and_options(name, options, message):
