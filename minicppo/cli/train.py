@@ -91,9 +91,7 @@ def train(
 
 
 def resume(
-    run: Annotated[
-        Path | None, typer.Argument(metavar="RUN", help="A run; none: list the unfinished.")
-    ] = None,
+    run: Annotated[Path | None, typer.Argument(metavar="RUN", help="A run; none: list the unfinished.")] = None,
     plugins: Plugins = None,
 ) -> None:
     """Continue a stopped run from its newest checkpoint, as if it had never stopped.

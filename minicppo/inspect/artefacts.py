@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from minicppo.inspect.shape import Shape
+from minicppo.inspect.shift import put_back
 from minicppo.inspect.table import LARGEST, Column, Table
 from minicppo.rules.batch import LOG_PROB_LIMIT
 from minicppo.text import many
@@ -80,7 +81,9 @@ class Artefacts:
                 tested = values[(values < -0.05) & (values > -60)]
                 for form, bits in ROUNDINGS.items():
                     self.note(f"every log {name} is {form}", representable(tested, bits))
-            table = table if self.own else self._put_back(table)
+            if not self.own:
+                table, rows, text = put_back(table)
+                self.note("shifted", table.spread(rows), text)
             table = table.only(~self._placeholders(table))
         if not unknown:
             first = table.advantages[table.starts[table.lengths > 0]]
@@ -118,27 +121,6 @@ class Artefacts:
             {"kind": kind, "share": n / max(among, 1), "count": n, "evidence": text, "spoils": spoils}
             for kind, spoils, n, among, text in rows
         ]
-
-    def _put_back(self, table: Table) -> Table:
-        """log pi moved by one place, in all responses or some, where it fits log mu better there."""
-        fits = {shift: misfit(table, shift) for shift in (0, 1, -1)}
-        means = {shift: gap.sum() / max(n.sum(), 1) for shift, (gap, n) in fits.items()}
-        each = {shift: gap / n.clip(1) for shift, (gap, n) in fits.items()}
-        many = fits[1][1] >= 8
-        for shift, other in ((1, -1), (-1, 1)):  # the other is the control: drift knows no direction
-            better, worse = (many & (each[s] < 0.5 * each[0]) for s in (shift, other))
-            whole = len(table) >= 30 and means[shift] < 0.75 * min(means[0], means[other])
-            rows = np.ones(len(many), bool) if whole else better
-            if not whole and better.sum() < max(3, 0.03 * many.sum() + 3 * worse.sum()):
-                continue
-            here, put_back = (unlike(table.responses(rows), s) for s in (0, shift))
-            if put_back < 0.75 * here:
-                text = f"log pi stands one place too {'early' if shift > 0 else 'late'}: |log pi - log mu| is "
-                text += f"{means[0]:.2f} as logged, {means[shift]:.3f} put back"
-                self.note("shifted", table.spread(rows), text)
-                return moved(table, shift, rows)
-        self.note("shifted", np.zeros(len(table), bool))
-        return table
 
     def _placeholders(self, table: Table) -> Column:
         """Which tokens hold a number that stands for none; leading runs of them are a prompt's."""
@@ -181,48 +163,6 @@ class Artefacts:
         return count > max(expected, 1) and count * np.log(count / expected) - count + expected > 12 + np.log(n)
 
 
-def misfit(table: Table, shift: int) -> tuple[Column, Column]:
-    """(B,) sums of |log mu_t - log pi_(t - shift)| up to 3 nats, and of how many tokens."""
-    assert table.pi is not None
-    n, s = len(table), min(abs(shift), len(table))
-    gap, same = np.zeros(n), table.position >= s  # both of one response
-    mu, pi = (table.mu[s:], table.pi[: n - s]) if shift >= 0 else (table.mu[: n - s], table.pi[s:])
-    gap[s:] = np.minimum(abs(mu - pi), 3) * same[s:]
-    return table.sums(gap), table.sums(same)
-
-
-def unlike(table: Table, shift: int) -> float:
-    """1 - the correlation of log mu_t and log pi_(t - shift), less their means at each place that has three or more.
-
-    Training that makes each place of a response as sure as the next one was moves the means, not what tells two tokens
-    at one place apart.
-    """
-    assert table.pi is not None
-    n, s, place = len(table), abs(shift), table.position
-    kept = place[s:] >= s
-    pairs = (table.mu[s:], table.pi[: n - s]) if shift >= 0 else (table.mu[: n - s], table.pi[s:])
-    own = []
-    for values in pairs:
-        values, at = np.maximum(values[kept], -20), place[s:][kept]
-        count = np.bincount(at)
-        own.append(values - np.where(count < 3, values.mean(), np.bincount(at, values) / count.clip(1))[at])
-    spread = np.sqrt((own[0] @ own[0]) * (own[1] @ own[1]))
-    return 1 - float(own[0] @ own[1] / spread) if spread > 0 else 1.0
-
-
-def moved(table: Table, shift: int, rows: Column) -> Table:
-    """The table with log pi (and log pi_old, of the same trainer) of some responses `shift` places later.
-
-    Tokens for which nothing is left are out.
-    """
-    place, chosen = table.position - shift, table.spread(rows)
-    source = (np.arange(len(table)) - shift).clip(0, len(table) - 1)
-    inside = (place >= 0) & (place < table.spread(table.lengths))
-    both: dict[str, Any] = {"pi": table.pi, "old": table.old}
-    both = {name: None if v is None else np.where(chosen, v[source], v) for name, v in both.items()}
-    return replace(table, **both).only(~chosen | inside)
-
-
 def repeated(values: Column, most: int = 8) -> list[float]:
     """The values that occur exactly, far too often for chance."""
     sample = values[:: max(len(values) // 50_000, 1)]
@@ -263,6 +203,7 @@ def prompt_tokens(table: Table) -> Column:
     first = table.ids[table.starts[filled]][begins]
     disagree = (abs(table.pi[leading]) > 0.5).mean() > 0.1
     differ = first[0] >= 0 and len(np.unique(first)) > max(2, 0.02 * len(first))
+    differ &= (table.pi[leading] == 0).mean() > 0.5  # else the sampler was sure, of other words after other prompts
     return leading & (disagree or differ or table.headed[filled][begins].mean() > 0.5)
 
 

@@ -19,7 +19,7 @@ class Shape:
     """Counts of (log mu, log pi - log mu), and sums of pi / mu - 1 over tokens that training pushes up, and down.
 
     met: how many tokens. unsure: of log mu below -.01; equal: unsure, and pi is mu. below: pi is below mu. cut, far: mu
-    is exactly 1 and pi a little, or far, below.
+    is exactly 1 and pi a little, or far, below. near: it is nearly 1, and pi a little below. left: by pi altogether.
     """
 
     met: Counter[str] = field(default_factory=Counter)
@@ -30,8 +30,9 @@ class Shape:
         if table.pi is None or not len(table):
             return
         d, one, unsure = table.log_ratio, table.mu > -1e-6, table.mu < -0.01
+        near, little = (table.mu > -1e-3) & ~one, (d < -0.03) & (d > -1.2)
         flags = {"tokens": d == d, "unsure": unsure, "equal": unsure & (d == 0), "below": d < 0}
-        flags |= {"cut": one & (d < -0.03) & (d > -1.2), "far": one & (d <= -1.2)}
+        flags |= {"cut": one & little, "near": near & little, "far": one & (d <= -1.2), "left": d < -3}
         self.met.update({name: int(flag.sum()) for name, flag in flags.items()})
         some = slice(None, None, max(len(table) >> 16, 1))  # of a long log enough to see its shape
         place = np.searchsorted(MU_EDGES, table.mu[some]) * (len(D_EDGES) + 1) + np.searchsorted(D_EDGES, d[some])
@@ -68,13 +69,15 @@ class Shape:
         ]
 
     def verdicts(self) -> list[tuple[str, str]]:
-        """(kind, evidence) of what is found."""
+        """(kind, evidence) of what is found; nothing where pi has left many tokens, so that little of mu is in it."""
+        if self.met["left"] > 0.1 * self.met["tokens"]:
+            return []
         lack, errors = self.missing_mass()
-        two = temperature(self.profile(), lack, errors)
+        met = self.met
+        cut = met["cut"] >= 5 and met["cut"] > max(2e-3 * met["tokens"], 10 * met["far"], 2 * met["near"])
+        two = "" if cut else temperature(self.profile(), lack, errors)
         if two:
             return [("temperature", two)]
-        met = self.met
-        cut = met["cut"] >= 5 and met["cut"] > max(2e-3 * met["tokens"], 10 * met["far"])
         below = met["below"] / max(met["tokens"], 100)
         needed = 3 if below > 0.85 else 4.5 if below > 0.6 else 7  # renormalising lifts every mu
         if (lack > 0.006 and errors > needed) or cut:

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from minicppo.inspect.artefacts import Artefacts, misfit, moved, representable
+from minicppo.inspect.artefacts import Artefacts, representable
 from minicppo.inspect.shape import Shape
+from minicppo.inspect.shift import misfit, moved
 from minicppo.inspect.table import Row, Table, portions, table
 from tests.inspect.made import PLANTED, made
 
@@ -122,14 +123,10 @@ def test_placeholders_are_left_out_and_counted():
     assert len(clean) == sum(map(len, log["mu"])) - row["count"]
 
 
-def test_misfit_and_moving():
+def test_moving():
     t = table(
         [Row(np.array([-1.0, -2.0, -9.0]), np.array([-2.0, -9.0, -9.0])), Row(np.array([-5.0]), np.array([-4.0]))]
     )
-    gap, count = misfit(t, 0)
-    assert (gap.tolist(), count.tolist()) == ([4.0, 1.0], [3.0, 1.0]), "7 nats count 3"
-    gap, count = misfit(t, 1)
-    assert (gap.tolist(), count.tolist()) == ([0.0, 0.0], [2.0, 0.0])
     back = moved(t, 1, np.array([True, False]))
     assert back.pi is not None
     assert (back.mu.tolist(), back.pi.tolist(), back.lengths.tolist()) == (
@@ -137,6 +134,23 @@ def test_misfit_and_moving():
         [-2.0, -9.0, -4.0],
         [2, 1],
     )
+
+
+def test_misfit():
+    t = table([Row(np.full(9, -1.0), np.r_[-2.0, -9.0, np.full(7, -1.0)]), Row(np.array([-5.0]), np.array([-4.0]))])
+    assert misfit(t, 0)[0] == pytest.approx(4 / 9), "8 nats count 3"
+    assert misfit(t, 1)[0] == pytest.approx(4 / 8)
+    assert misfit(t, -1)[0] == pytest.approx(3 / 8)
+    assert np.isnan(misfit(t, 0)[1]), "of too few tokens"
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_shift_is_found_however_far_the_policy_has_drifted(seed):
+    log, rng = made("clean", seed), np.random.default_rng(seed)
+    log["pi"] = [np.minimum(pi + rng.normal(0, 2, len(pi)), -1e-6) for pi in log["pi"]]
+    assert "shifted" not in kinds(log)
+    for moved_log in ([np.append(p[1:], p[-1]) for p in log["pi"]], [np.append(p[0], p[:-1]) for p in log["pi"]]):
+        assert "shifted" in kinds({**log, "pi": moved_log})
 
 
 def test_representable():
