@@ -9,7 +9,7 @@ pytest.importorskip("sphinx", reason="the site needs Sphinx: pip install -c cons
 
 from docs.site import build, vendor
 from minicppo.reference import LOOPS, Response, cppo_steps, dynamic_budget, linear_weights
-from tests.docs.browser import Browser, needs_browser
+from tests.browser import Browser, needs_browser
 
 pytestmark = [pytest.mark.slow, needs_browser]
 NAMES = ["", "toward", "inside", "token", "prefix", "both"]

@@ -9,7 +9,7 @@ pytest.importorskip("sphinx", reason="the site needs Sphinx: pip install -c cons
 from docs.site import build
 from docs.tools.explorer import EVERY, PATH, SHOWN
 from experiments.demo import METHODS
-from tests.docs.browser import Browser, needs_browser
+from tests.browser import Browser, needs_browser
 
 RUN = json.loads(PATH.read_text(encoding="utf-8"))
 

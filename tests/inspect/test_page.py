@@ -11,7 +11,7 @@ from minicppo.inspect import inspect
 from minicppo.inspect.page import as_html, page_data, write_page
 from minicppo.inspect.sections import Section
 from minicppo.reference import cppo_steps, dynamic_budget, linear_weights
-from tests.inspect.chromium import dom, needs_chromium, requested, result
+from tests.browser import Browser, needs_browser
 from tests.inspect.made import made, records
 
 EVIL = ["</script><script>document.title='evil'</script>", "<img src=x onerror=alert(1)>", "\x1b[2J\u202e", "{{data}}"]
@@ -26,6 +26,13 @@ def page(tmp_path_factory):
     found = inspect([folder / "log.jsonl"])
     write_page([found], folder / "report.html")
     return folder / "report.html", found
+
+
+@pytest.fixture(scope="module")
+def browser(page):
+    window = Browser(page[0].parent)
+    yield window
+    window.close()
 
 
 def cases(count: int):
@@ -51,12 +58,13 @@ def reference(mu, pi, A, rule) -> list[str]:
     return [step.reason for step in cppo_steps(D, away, delta=rule["delta"], delta_b=budget, weights=weights)]
 
 
-@needs_chromium
+@needs_browser
 @pytest.mark.slow
-def test_the_pages_mask_is_the_reference(page):
+def test_the_pages_mask_is_the_reference(browser):
     chosen = list(cases(1000))
     given = [[mu.tolist(), pi.tolist(), A.tolist(), rule] for mu, pi, A, rule in chosen]
-    found = result(page[0], f"{json.dumps(given)}.map(c => cppoMask(...c).reason)")
+    browser.open("report.html")
+    found = browser.run("return given[0].map(c => cppoMask(...c).reason)", given)
     names = ["", "toward", "inside", "token", "prefix", "both"]
     masked = 0
     for codes, case in zip(found, chosen, strict=True):
@@ -66,19 +74,21 @@ def test_the_pages_mask_is_the_reference(page):
     assert masked > 2000, "masks are idle"
 
 
-@needs_chromium
+@needs_browser
 @pytest.mark.slow
-def test_sliders_recompute_and_nothing_is_fetched(page):
+def test_sliders_recompute_and_nothing_is_fetched(page, browser):
     path, found = page
-    share = re.search(r'id="share"[^>]*>CPPO masks ([\d.]+) %', dom(path))
+    browser.requested()
+    browser.open("report.html")
+    share = re.match(r"CPPO masks ([\d.]+) %", browser.run('return $("share").textContent'))
     assert share is not None
     assert float(share[1]) == pytest.approx(100 * found.report["masked"], abs=0.005)
-    assert requested(path) == []
-    asking = path.with_name("asking.html")
-    asking.write_text("<img src='http://example.invalid/x.png'>")
-    dom(asking)
-    assert requested(asking), "the test would see it"
-    script = """(() => {
+    assert browser.requested() == browser.errors() == []
+    path.with_name("asking.html").write_text("<img src='http://example.invalid/x.png'>")
+    browser.open("asking.html")
+    assert browser.requested() == ["http://example.invalid/x.png"], "the test would see it"
+    browser.open("report.html")
+    shares, told, drawings = browser.run("""
       const read = () => +$("share").textContent.match(/masks ([\\d.]+)/)[1], all = [read()];
       for (const [name, value] of [["delta", -3], ["delta", 0], ["w_min", .1], ["delta_b", 0]]) {
         $(name).value = value;
@@ -89,20 +99,20 @@ def test_sliders_recompute_and_nothing_is_fetched(page):
       const first = document.querySelector("#tokens span");
       first.click();
       return [all, $("token").textContent, document.querySelectorAll("svg").length];
-    })()"""
-    shares, told, drawings = result(path, script)
+    """)
     assert shares[1] > shares[0] > shares[2] >= shares[4]
     assert shares[4] == 0, "a budget of 1 a token, a limit of 1"
     assert told.startswith("token 1: mu ")
     assert drawings > 6
 
 
-@needs_chromium
+@needs_browser
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [390, 1280])
-def test_it_is_drawn_at_the_width_of_a_phone_and_of_a_desk(page, width, tmp_path):
-    dom(page[0], width, tmp_path / "picture.png")
-    assert (tmp_path / "picture.png").stat().st_size > 20_000
+def test_it_is_drawn_at_the_width_of_a_phone_and_of_a_desk(browser, width):
+    browser.open("report.html", width)
+    assert browser.run("return document.documentElement.scrollWidth") <= width, "it scrolls sideways"
+    assert len(base64.b64decode(browser.picture())) > 20_000
 
 
 def test_foreign_texts_stay_texts(page):

@@ -41,7 +41,10 @@ class Browser:
         self.session = f"http://127.0.0.1:{port}/session"
         switches = ["--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
         switches += ["--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
-        wanted = {"goog:chromeOptions": {"args": switches}, "goog:loggingPrefs": {"browser": "ALL"}}
+        wanted = {
+            "goog:chromeOptions": {"args": switches},
+            "goog:loggingPrefs": {"browser": "ALL", "performance": "ALL"},
+        }
         for attempt in range(100):
             try:
                 found = self.ask("POST", "", {"capabilities": {"alwaysMatch": wanted}})
@@ -95,6 +98,14 @@ class Browser:
         """What the console has complained of since the last call."""
         found = self.ask("POST", "/se/log", {"type": "browser"})
         return [entry["message"] for entry in found if entry["level"] in ("SEVERE", "WARNING")]
+
+    def requested(self) -> list[str]:
+        """The addresses elsewhere that pages have asked for since the last call, got or not."""
+        found = [
+            json.loads(entry["message"])["message"] for entry in self.ask("POST", "/se/log", {"type": "performance"})
+        ]
+        asked = [each["params"]["request"]["url"] for each in found if each["method"] == "Network.requestWillBeSent"]
+        return [url for url in asked if not url.startswith((self.address, "data:", "blob:"))]
 
     def close(self):
         self.ask("DELETE", "")
