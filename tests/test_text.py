@@ -75,6 +75,7 @@ def test_a_cell_of_markdown_has_no_markup(text):
     assert not any(f"\\{mark}" not in cell for mark in "[]*`|" if mark in text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", MATHTEXT)
 def test_dollar_signs_begin_no_formula_in_a_figure(text, tmp_path, recwarn):
     shape = (2, 4)

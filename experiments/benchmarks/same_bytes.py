@@ -2,9 +2,9 @@
 
     python -m experiments.benchmarks.same_bytes ../before [--methods cppo-exact grpo]
 
-Compares metrics.jsonl and trace.safetensors, byte for byte; columns that only this checkout has are passed over.
-The settings are tiny and harsh, so that the masks bind:
-several epochs at a high learning rate. Each checkout trains its own warm-up, so that this is compared too.
+Compares metrics.jsonl and trace.safetensors, byte for byte; columns and methods that only this checkout has are passed
+over. The settings are tiny and harsh, so that the masks bind: several epochs at a high learning rate. Each checkout
+trains its own warm-up, so that this is compared too. MINICPPO_KERNELS=0 where one of the two has no kernels of its own.
 """
 
 import argparse
@@ -73,16 +73,17 @@ def main() -> None:
 
 
 def compare(here: Path, there: Path) -> int:
-    """Print a row for each case; returns how many differ."""
-    names = {run.name: None for folder in (there, here) for run in sorted((folder / "runs").iterdir())}
+    """Print a row for each case; returns how many of those that both have differ."""
+    names, known = ([run.name for run in sorted((folder / "runs").iterdir())] for folder in (here, there))
     differ = 0
     print(f"{'case':32}{'masked':>8}  {'  '.join(COMPARED)}")
-    for name in names:
+    for name in known:
         found = [[(folder / "runs" / name / file) for folder in (here, there)] for file in COMPARED]
         same = [all(path.is_file() for path in pair) and same_content(*pair) for pair in found]
         differ += not all(same)
         words = "  ".join("equal" if each else "DIFFERS" for each in same)
         print(f"{name:32}{masked(there / 'runs' / name):>8}  {words}")
+    print(f"only here: {', '.join(name for name in names if name not in known) or 'none'}")
     return differ
 
 

@@ -13,6 +13,7 @@ from minicppo.bounds.design import Method
 METHODS = get_args(Method)
 
 
+@pytest.mark.slow
 @given(
     st.integers(2, 300),
     st.floats(0.01, 3),
@@ -70,6 +71,7 @@ def test_largest_horizon_stops_at_its_limit():
     assert dsg.largest_horizon(0.15, 0.02, 0.8, limit=37) == dsg.largest_horizon(0.15, 0.02, 0.8, limit=38) == 37
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_residuals_grow_with_the_horizon(method):
     """The premise of the bisection in `largest_horizon`."""

@@ -164,7 +164,8 @@ def test_a_recipe_is_said_and_names_the_folder(minicppo, monkeypatch):
 
 
 @pytest.mark.slow
-def test_train_resume_eval_from_the_command_line(minicppo, tmp_path):
+def test_train_resume_eval_from_the_command_line(minicppo, tmp_path, monkeypatch):
+    monkeypatch.setenv("MINICPPO_CACHE", str(tmp_path / "cache"))  # so that a warm-up is seen
     typed = ("train", "stale", "--method", "grpo", *TINY, "--run-dir", "runs/stale-grpo")
     shown = minicppo(*typed).done()
     assert "warm-up" in shown
@@ -187,6 +188,7 @@ def test_train_resume_eval_from_the_command_line(minicppo, tmp_path):
     assert minicppo("compare", "runs/stale-grpo").status == 0
 
 
+@pytest.mark.slow
 def test_thresholds_prints_the_horizons_and_says_what_is_vacuous_and_what_certifies_nothing(minicppo):
     more = ("--alpha", "1", "--kappa", "4", "--plot", "frontier.png")
     shown = minicppo("thresholds", "--horizon", "8192", "--residual", "0.5", *more).done()

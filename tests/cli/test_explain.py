@@ -73,6 +73,7 @@ def test_a_row_of_a_run_is_explained_by_its_own_method(minicppo):
     assert "--row 999" in minicppo("explain", "--run", "run", "--row", "999").refused()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_explains_every_method(method):
     rule = get_method(method)

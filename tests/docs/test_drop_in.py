@@ -30,6 +30,7 @@ def test_a_plain_loop_learns_with_an_active_mask():
     assert 0.02 < diagnostics(names["batch"], names["out"])["mask/frac"] < 0.9
 
 
+@pytest.mark.slow
 def test_trl(tmp_path, monkeypatch):
     pytest.importorskip("trl", reason="the TRL engine needs trl (pip install -e '.[trl]')")
     monkeypatch.chdir(tmp_path)

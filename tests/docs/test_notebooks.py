@@ -17,6 +17,7 @@ PAGES = sorted(FOLDER.glob("*.ipynb"))
 CODE_CELLS, CODE_LINES = 40, 20
 FAST_SECONDS = 120  # of CPU time, on a busy machine; all nine together take less than three minutes on an idle one
 
+
 @pytest.fixture(params=PAGES, ids=lambda path: path.stem)
 def path(request):
     return request.param

@@ -116,6 +116,7 @@ def test_a_run_reads_like_any_other(tmp_path, monkeypatch):
     assert resume(folder) == folder  # finished: nothing to do
 
 
+@pytest.mark.slow
 @feature("`train.drop_groups=false`: as many updates on both engines", "works")
 def test_groups_of_equal_rewards_are_kept_or_said_to_be(tmp_path, capsys):
     made = {}

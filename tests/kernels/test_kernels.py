@@ -178,8 +178,7 @@ def test_the_passes_of_the_head(dtype, tokens, entries, cells):
     lse = states[0][0] + states[0][1].log()
     for i, z in enumerate(tiles):
         expected, found = (
-            passes.softmax_(z.clone(), lse, wanted[:, 0], i * entries, 0.7)
-            for passes in (lm_head, head)
+            passes.softmax_(z.clone(), lse, wanted[:, 0], i * entries, 0.7) for passes in (lm_head, head)
         )
         torch.testing.assert_close(found, expected, rtol=1e-5 if dtype == torch.float32 else 1e-2, atol=1e-7)
 

@@ -75,6 +75,7 @@ def changed(name, new):
     return lambda tensors: tensors | {name: new(tensors[name]).contiguous()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "damage", "named"),
     [

@@ -140,6 +140,7 @@ def test_the_end_token_is_trained_and_stops_a_row(tiny):
     assert not (rollout.response_ids[inner] == policy.eos_id).any()
 
 
+@pytest.mark.slow
 def test_it_resumes_to_the_bit(tiny, tmp_path):
     config, broken = tiny_config(tiny), tmp_path / "broken"
     whole = train(config, tmp_path / "whole")
@@ -174,8 +175,7 @@ def test_the_real_model_chats_with_the_weights_of_its_file(real):
     rng = random.Random(0)
     pieces = [*"abcXYZ0189 .,;:!?'\"()[]{}<>|\\/+-*=_#@&%$~^`\n\t", "äöü", "你好", "🙂", "def f(x):\n    ", "\r\n"]
     assert_round_trip(policy, ["".join(rng.choices(pieces, k=rng.randint(1, 40))) for _ in range(300)])
-    for sampling, scoring in PAIRS:
-        assert_ratio_is_one(policy, ["What is 3 + 4?", "What is 12 + 25?"], sampling, scoring)
+    assert_ratio_is_one(policy, ["What is 3 + 4?", "What is 12 + 25?"], BF16, None)
 
 
 @pytest.mark.slow

@@ -253,12 +253,12 @@ def test_padded_length_is_the_longest_response_allowed(small_config):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_trains_and_logs_what_it_should(name, small_config, run_folder):
-    settings = {"iterations": 3, "minibatches": 2, "epochs": 2, "lr": 1e-3, "checkpoint_every": 3}
+    settings = {"iterations": 2, "minibatches": 2, "epochs": 2, "lr": 1e-3, "checkpoint_every": 2}
     config = small_config(
         method={"name": name},
         train=settings,
         rollout={"prompts": 16, "group_size": 8, "top_log_probs": 4},
-        eval={"every": 3, "problems": 4, "samples": 2},
+        eval={"every": 2, "problems": 4, "samples": 2},
     )
     run = RunDir.open(train(config, run_folder))
     rows = [row for row in run.rows() if row["kind"] == "update"]

@@ -29,6 +29,7 @@ from tests.rules import test_position_weights as position_weights
 from tests.rules import test_refuted as refuted
 from tests.rules.twins import token_batch
 
+pytestmark = pytest.mark.slow  # tests of the tests
 Function = Callable[..., Any]
 Mutant = tuple[str, Function, Function]  # where a function stands, what makes the wrong one of it, who notices
 R = "minicppo.rules"

@@ -15,6 +15,7 @@ from minicppo.reference import LOOPS
 from minicppo.rules import FAMILIES, METHODS
 from tests.rules.method_properties import check_method
 
+pytestmark = pytest.mark.slow  # tests of the tests
 ROOT = Path(__file__).parents[2]
 PLUGIN = Path(__file__).with_name("widening_clip.py").read_text(encoding="utf-8")
 BUGS = {  # what stands in the plugin, and what a careless author would have written

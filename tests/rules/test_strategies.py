@@ -22,6 +22,8 @@ from tests.rules.strategies import (
     traces,
 )
 
+pytestmark = pytest.mark.slow  # tests of the tests
+
 
 def few_bits(value: float, bits: int = 20) -> bool:
     """A dyadic rational on a coarse grid: sums and products of a few hundred of these are exact."""

@@ -19,11 +19,8 @@ def study():
     return Study(repeats=2)
 
 
-SLOW = ("certificate", "ascent", "T1-coverage", "T1-long", "T2-reach")
-CASES = [pytest.param(s, marks=pytest.mark.slow if s.id in SLOW else (), id=s.id) for s in STATEMENTS]
-
-
-@pytest.mark.parametrize("statement", CASES)
+@pytest.mark.slow
+@pytest.mark.parametrize("statement", STATEMENTS, ids=lambda statement: statement.id)
 def test_verdict_is_reproduced(statement, study):
     evidence = statement.check(study)
     assert evidence.agrees, evidence.note

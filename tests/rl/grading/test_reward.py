@@ -171,6 +171,7 @@ class TestWithMathVerify:
     def test_known_disagreements(self, gold, answer, expected):
         assert bool(same_answer(gold, answer)) == expected
 
+    @pytest.mark.slow
     def test_what_cannot_be_judged_scores_zero_and_is_counted(self):
         counts.clear()
         before = faults["timeout"]
