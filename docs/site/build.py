@@ -138,7 +138,7 @@ def resolve(page: Path) -> None:
         if not path.is_relative_to(ROOT) or not path.exists():
             return found[0]  # Sphinx says what is missing
         if path.is_relative_to(HERE / "extra"):  # to Sphinx no page
-            return f'<a href="{_relative(path.relative_to(HERE / "extra"), here)}">{label}</a>'
+            return f"<a href='{_relative(path.relative_to(HERE / 'extra'), here)}'>{label}</a>"  # also in JSON
         inside = path.relative_to(ROOT)
         if path.suffix in PICTURES:
             (SOURCE / inside).parent.mkdir(parents=True, exist_ok=True)

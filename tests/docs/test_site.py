@@ -56,6 +56,7 @@ def test_it_builds_and_every_link_leads_somewhere():
     broken = []
     for path, page in found.items():
         assert not [load for load in page.loads if load.startswith(("http:", "https:", "//"))], path
+        assert "\n<p>|" not in path.read_text(encoding="utf-8"), f"{path}: a row of a table stands outside it"
         for link in page.links:
             parts = urlsplit(link)
             if parts.scheme or link == "#":
