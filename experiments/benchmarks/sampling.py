@@ -152,7 +152,7 @@ def measure(
         return sample(policy, prompts, cap, 1.0, torch.Generator().manual_seed(2), samples=SAMPLES)
 
     def loop() -> Rollout:
-        with patch.object(sampling, "decoder_for", GeneralDecoder):
+        with patch.multiple(sampling, decoder_for=GeneralDecoder, native=lambda model: None):
             return ours()
 
     drawn = ours()

@@ -1,178 +1,204 @@
-/* What a CPU computes of one new token a row between the matrix products: norms, attention over a cache, gates, a draw.
+/* All of sampling that follows the prompts, for a Llama or Qwen model in float32 on one thread.
 
-The twins of `DirectDecoder._attend_to` and of the model's own norms and gates, in float32. D channels a head, of G
-queries to each of KV keys, are constants of the compilation. Vectors are explicit, so sums have one order everywhere.
+Rows are independent, so a few of them at a time go through all their tokens, in `slots` whose cache stays close to the
+processor; a row that ends leaves its slot to the next one, and nothing is computed for what has ended. A group's prompt
+is kept once.
 */
-#include <math.h>
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
+#include "lanes.h"
 
-#define LANES 16
-#define AT(pointer) (*(lanes *)(pointer))
-typedef float lanes __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
-typedef int32_t ints __attribute__((vector_size(4 * LANES)));
+typedef struct { /* as `Layer` in native.py: matrices are in panels, each 16 columns of the transposed weight */
+    const float *norm, *qkv, *qkv_bias, *q_norm, *k_norm, *o, *mlp_norm, *gate_up, *down;
+} Layer;
 
-static inline lanes all(float x) { return (lanes){0} + x; }
+typedef struct { /* as `Job` in native.py */
+    const Layer *layer;
+    const float *embedding, *norm, *head, *bias; /* the head has `padded` rows; the bias is -inf from `vocabulary` on */
+    const float *cos, *sin;                      /* (positions, D) */
+    const float *prompts;                        /* (layers, 2, prompts, KV, prompt_width, D), keys blocked */
+    const float *first;                          /* (prompts, padded) logits after each prompt, with the bias */
+    const int64_t *lengths;                      /* (prompts,) */
+    const double *uniforms;                      /* (rows, most), or NULL: likeliest tokens */
+    const int64_t *ends;                         /* (endings,) */
+    int64_t *ids, *taken, *top_ids;              /* (rows, most), (rows,) tokens of each, (rows, most, k) or NULL */
+    float *log_probs, *top;                      /* (rows, most), and (rows, most, k) or NULL */
+    float *cache, *scratch;                      /* (layers, slots, 2, KV, width, D), keys blocked; floats for a step */
+    int64_t *state;                              /* (4, slots) row, tokens so far, newest token, place in the cache */
+    int64_t layers, hidden, inner, vocabulary, padded, prompt_count, prompt_width, samples, every, rows, most, endings, k;
+    int64_t slots, width, next, live;
+    float eps, scaling, temperature;
+} Job;
 
-/* a where it is no number: that must stay visible */
-static inline lanes larger(lanes a, lanes b) {
-    ints other = (ints)(b > a);
-    return (lanes)(((ints)b & other) | ((ints)a & ~other));
-}
+enum { Q = KV * G * D, QKV = Q + 2 * KV * D };
 
-static inline float sum(lanes x) {
-    float total = 0;
-    for (int i = 0; i < LANES; i++) total += x[i];
-    return total;
-}
-
-static inline float most(lanes x) {
-    float top = x[0];
-    for (int i = 1; i < LANES; i++) top = top >= x[i] ? top : x[i];
-    return top;
-}
-
-/* e^x for x <= 88, 0 below -87; 2^n e^f with |f| <= log(2) / 2: the Taylor series' terms beyond f^7 are below rounding */
-static inline lanes exponential(lanes x) {
-    ints kept = ~(ints)(x < -87);
-    x = larger(x, all(-87));
-    lanes n = (x * 1.44269504f + 12582912.0f) - 12582912.0f; /* rounds: 1.5 * 2^23 */
-    lanes f = (x - n * 0.693145751953125f) - n * 1.42860682e-6f; /* log(2) in two parts */
-    lanes p = all(1.0f / 5040);
-    for (int k = 6; k >= 0; k--) p = p * f + (float[]){1, 1, 1.0f / 2, 1.0f / 6, 1.0f / 24, 1.0f / 120, 1.0f / 720}[k];
-    p *= (lanes)((__builtin_convertvector(n, ints) + 127) << 23);
-    return (lanes)((ints)p & kept);
-}
-
-static inline void normed(const float *x, const float *weight, long width, float eps, float *out) {
-    lanes squares = {0};
-    for (long i = 0; i < width; i += LANES) squares += AT(x + i) * AT(x + i);
-    float scale = 1 / sqrtf(sum(squares) / width + eps);
-    for (long i = 0; i < width; i += LANES) AT(out + i) = AT(x + i) * scale * AT(weight + i);
-}
-
-/* (rows, width) root-mean-square norms */
-void norm(long rows, long width, const float *x, const float *weight, float eps, float *out) {
-    for (long row = 0; row < rows; row++) normed(x + row * width, weight, width, eps, out + row * width);
-}
-
-/* (rows, width) silu(gate) * up, both with `stride` floats from row to row */
-void gate(long rows, long width, const float *gates, const float *ups, long stride, float *out) {
-    for (long row = 0; row < rows; row++)
-        for (long i = 0; i < width; i += LANES) {
-            lanes x = AT(gates + row * stride + i);
-            AT(out + row * width + i) = x / (1 + exponential(-larger(x, all(-87)))) * AT(ups + row * stride + i);
-        }
-}
-
-/* a head's channels, normalised and rotated; `sin` has its sign, so that half a turn of the channels is a plain roll */
-static inline void turned(const float *x, const float *weight, float eps, const float *cos, const float *sin,
-                          float *out) {
-    float twice[2 * D];
-    if (weight) normed(x, weight, D, eps, twice);
-    else memcpy(twice, x, 4 * D);
-    memcpy(twice + D, twice, 4 * D);
-    for (int d = 0; d < D; d += LANES)
-        AT(out + d) = AT(twice + d) * AT(cos + d) + AT(twice + d + D / 2) * AT(sin + d);
-}
-
-/* Attended values (rows, KV * G * D) of projections q (rows, KV * G * D), k and v (rows, KV * D), whose key and value
-go to `column` of the cache: keys (rows, KV, width / LANES, D, LANES), values (rows, KV, width, D). A row's columns are
-filled from its start on; the others are never read. */
-void attend(long rows, long width, const float *q, const float *k, const float *v, long stride, const float *q_weight,
-            const float *k_weight, float eps, const float *cos, const float *sin, float scaling,
-            const int64_t *positions, const int64_t *starts, const int64_t *column, float *keys, float *values,
-            float *out) {
-    for (long row = 0; row < rows; row++) {
-        const float *c = cos + positions[row] * D, *s = sin + positions[row] * D;
-        long now = *column, start = starts[row], from = start / LANES * LANES, to = now / LANES * LANES + LANES;
-        for (long h = 0; h < KV; h++) {
-            float *K = keys + (row * KV + h) * width * D, *V = values + (row * KV + h) * width * D;
-            float key[D], query[G][D], score[G][to], total[G];
-            turned(k + row * stride + h * D, k_weight, eps, c, s, key);
-            for (int d = 0; d < D; d++) K[(now / LANES * D + d) * LANES + now % LANES] = key[d];
-            memcpy(V + now * D, v + row * stride + h * D, 4 * D);
-            for (int g = 0; g < G; g++) turned(q + row * stride + (h * G + g) * D, q_weight, eps, c, s, query[g]);
-            for (long t = from; t < to; t += LANES) {
-                lanes even[G], odd[G];
-                for (int g = 0; g < G; g++) even[g] = odd[g] = all(0);
-                for (int d = 0; d < D; d += 2)
-                    for (int g = 0; g < G; g++) {
-                        even[g] += query[g][d] * AT(K + t * D + d * LANES);
-                        odd[g] += query[g][d + 1] * AT(K + t * D + d * LANES + LANES);
-                    }
-                for (int d = 0; d < D; d++) __builtin_prefetch(V + t * D + d * LANES); /* memory is the limit here */
-                for (int g = 0; g < G; g++) AT(score[g] + t) = (even[g] + odd[g]) * scaling;
-            }
+/* scores of `columns` blocked keys, a multiple of 16; those from `valid` on are masked */
+static inline void scores(float query[G][D], const float *K, long columns, long valid, float *score, long stride) {
+    for (long t = 0; t < columns; t += LANES) {
+        lanes even[G], odd[G];
+        for (int g = 0; g < G; g++) even[g] = odd[g] = all(0);
+        for (int d = 0; d < D; d += 2)
             for (int g = 0; g < G; g++) {
-                for (long t = from; t < start; t++) score[g][t] = -INFINITY;
-                for (long t = now + 1; t < to; t++) score[g][t] = -INFINITY;
-                lanes top = AT(score[g] + from), weights = all(0);
-                for (long t = from; t < to; t += LANES) top = larger(top, AT(score[g] + t));
-                float highest = most(top);
-                for (long t = from; t < to; t += LANES)
-                    weights += AT(score[g] + t) = exponential(AT(score[g] + t) - highest);
-                total[g] = sum(weights);
+                even[g] += query[g][d] * AT(K + t * D + d * LANES);
+                odd[g] += query[g][d + 1] * AT(K + t * D + d * LANES + LANES);
             }
-            for (int d = 0; d < D; d += LANES) {
-                lanes mixed[G][4];
-                for (int g = 0; g < G; g++)
-                    for (int i = 0; i < 4; i++) mixed[g][i] = all(0);
-                long t = start;
-                for (; t + 3 <= now; t += 4)
-                    for (int i = 0; i < 4; i++)
-                        for (int g = 0; g < G; g++) mixed[g][i] += score[g][t + i] * AT(V + (t + i) * D + d);
-                for (; t <= now; t++)
-                    for (int g = 0; g < G; g++) mixed[g][0] += score[g][t] * AT(V + t * D + d);
-                for (int g = 0; g < G; g++)
-                    AT(out + ((row * KV + h) * G + g) * D + d) =
-                        (mixed[g][0] + mixed[g][1] + mixed[g][2] + mixed[g][3]) / total[g];
-            }
+        for (int g = 0; g < G; g++) AT(score + g * stride + t) = even[g] + odd[g];
+    }
+    for (int g = 0; g < G; g++)
+        for (long t = valid; t < columns; t++) score[g * stride + t] = -INFINITY;
+}
+
+/* mixed += weights of `columns` values (columns, D), D a vector at a time */
+static inline void mix(lanes mixed[G][4], const float *weight, long stride, const float *V, long columns) {
+    long t = 0;
+    for (; t + 3 < columns; t += 4)
+        for (int i = 0; i < 4; i++)
+            for (int g = 0; g < G; g++) mixed[g][i] += weight[g * stride + t + i] * AT(V + (t + i) * D);
+    for (; t < columns; t++)
+        for (int g = 0; g < G; g++) mixed[g][0] += weight[g * stride + t] * AT(V + t * D);
+}
+
+/* (KV * G * D) attended values of one row's projections; its key and value go to column t of the cache */
+static void attend(const Job *job, const Layer *layer, const float *qkv, long prompt, long t, const float *keys,
+                   const float *values, float *cache, float *out) {
+    long length = job->lengths[prompt], before = (length + LANES - 1) / LANES * LANES;
+    long columns = t / LANES * LANES + LANES, stride = before + columns;
+    const float *cos = job->cos + (length + t) * D, *sin = job->sin + (length + t) * D;
+    for (long h = 0; h < KV; h++) {
+        float *K = cache + h * job->width * D, *V = K + KV * job->width * D;
+        const float *prompt_keys = keys + h * job->prompt_width * D, *prompt_values = values + h * job->prompt_width * D;
+        float key[D], query[G][D], score[G * stride], total[G];
+        turned(qkv + Q + h * D, layer->k_norm, job->eps, cos, sin, key);
+        for (int d = 0; d < D; d++) K[(t / LANES * D + d) * LANES + t % LANES] = key[d];
+        memcpy(V + t * D, qkv + Q + (KV + h) * D, 4 * D);
+        for (int g = 0; g < G; g++) {
+            turned(qkv + (h * G + g) * D, layer->q_norm, job->eps, cos, sin, query[g]);
+            for (int d = 0; d < D; d += LANES) AT(query[g] + d) *= job->scaling;
+        }
+        scores(query, prompt_keys, before, length, score, stride);
+        scores(query, K, columns, t + 1, score + before, stride);
+        for (int g = 0; g < G; g++) {
+            float *s = score + g * stride;
+            lanes top = AT(s), weights = all(0);
+            for (long i = LANES; i < stride; i += LANES) top = larger(top, AT(s + i));
+            float highest = most(top);
+            for (long i = 0; i < stride; i += LANES) weights += AT(s + i) = exponential(AT(s + i) - highest);
+            total[g] = sum(weights);
+        }
+        for (int d = 0; d < D; d += LANES) {
+            lanes mixed[G][4];
+            for (int g = 0; g < G; g++)
+                for (int i = 0; i < 4; i++) mixed[g][i] = all(0);
+            mix(mixed, score, stride, prompt_values + d, length);
+            mix(mixed, score + before, stride, V + d, t + 1);
+            for (int g = 0; g < G; g++)
+                AT(out + (h * G + g) * D + d) = (mixed[g][0] + mixed[g][1] + mixed[g][2] + mixed[g][3]) / total[g];
         }
     }
 }
 
-/* The next token of each row, into tokens (rows,) and, of the rows `at` of those that a sampler keeps, into column t of
-ids and log_probs (.., width): the first whose cumulative probability exceeds uniforms[.., t]; or the likeliest, without
-uniforms and of every row that is a multiple of `every`, unless that is 0. Log-probs of the whole vocabulary go to
-full (.., width, V) unless that is NULL. `alive` becomes false at an end. bar (V,), added to the logits, may be NULL. */
-void draw(long rows, long vocabulary, const float *logits, const float *bar, float temperature, const double *uniforms,
-          long every, const int64_t *at, const int64_t *t, long width, const int64_t *ends, long number,
-          int64_t *tokens, int64_t *ids, float *log_probs, uint8_t *alive, float *full) {
-    long blocks = (vocabulary + LANES - 1) / LANES;
-    double *part = malloc(blocks * sizeof(double));
-    float *z = malloc(2 * blocks * sizeof(lanes)), *e = z + blocks * LANES;
-    for (long row = 0; row < rows; row++) {
-        lanes tops = all(-INFINITY);
-        for (long v = 0; v < blocks * LANES; v++)
-            z[v] = v < vocabulary ? (logits[row * vocabulary + v] + (bar ? bar[v] : 0)) / temperature : -INFINITY;
-        for (long b = 0; b < blocks; b++) tops = larger(tops, AT(z + b * LANES));
-        float top = most(tops);
-        double total = 0, before = 0;
-        for (long b = 0; b < blocks; b++) {
-            AT(e + b * LANES) = exponential(AT(z + b * LANES) - top);
-            part[b] = 0;
-            for (int i = 0; i < LANES; i++) part[b] += e[b * LANES + i];
-            total += part[b];
-        }
-        long place = at[row] * width + *t, token = vocabulary - 1;
-        if (!uniforms || (every && at[row] % every == 0))
-            for (token = 0; token < vocabulary - 1 && z[token] != top;) token++;
-        else {
-            double target = fmin(uniforms[place] * total, nextafter(total, 0));
-            long b = 0;
-            for (; b < blocks - 1 && before + part[b] <= target; b++) before += part[b];
-            for (long v = b * LANES; v < vocabulary && v < (b + 1) * LANES && before <= target; v++) {
-                if (e[v] > 0) token = v;
-                before += e[v];
-            }
-        }
-        float norm = top + logf(total);
-        tokens[row] = ids[place] = token;
-        log_probs[place] = z[token] - norm;
-        for (long v = 0; full && v < vocabulary; v++) full[place * vocabulary + v] = z[v] - norm;
-        for (long i = 0; i < number; i++) alive[row] &= token != ends[i];
+/* The next token of a row at step t from its logits, which are overwritten: the first whose cumulative probability
+exceeds the row's random number, or the likeliest. With it go its log-prob and those of the k likeliest tokens, or, with
+k the vocabulary, of all. */
+static int64_t draw(const Job *job, float *z, long row, long t) {
+    long blocks = job->padded / LANES, vocabulary = job->vocabulary, place = row * job->most + t, token = vocabulary - 1;
+    float *e = job->scratch;
+    lanes tops = all(-INFINITY);
+    for (long v = 0; v < job->padded; v += LANES) tops = larger(tops, AT(z + v) /= job->temperature);
+    float top = most(tops);
+    double total = 0, before = 0, part[blocks];
+    for (long b = 0; b < blocks; b++) {
+        double four[4] = {0};
+        AT(e + b * LANES) = exponential(AT(z + b * LANES) - top);
+        for (int i = 0; i < LANES; i++) four[i % 4] += e[b * LANES + i];
+        total += part[b] = four[0] + four[1] + four[2] + four[3];
     }
-    free(part), free(z);
+    if (!job->uniforms || (job->every && row % job->every == 0))
+        for (token = 0; token < vocabulary - 1 && z[token] != top;) token++;
+    else {
+        double target = fmin(job->uniforms[place] * total, nextafter(total, 0));
+        long b = 0;
+        for (; b < blocks - 1 && before + part[b] <= target; b++) before += part[b];
+        for (long v = b * LANES; v < vocabulary && v < (b + 1) * LANES && before <= target; v++) {
+            if (e[v] > 0) token = v;
+            before += e[v];
+        }
+    }
+    float norm = top + logf(total);
+    job->ids[place] = token;
+    job->log_probs[place] = z[token] - norm;
+    float *kept = job->top + place * job->k;
+    if (job->top_ids) {
+        int64_t *ids = job->top_ids + place * job->k;
+        for (long v = 0; v < vocabulary; v++) {
+            long i = v < job->k ? v : job->k;
+            if (i == job->k && !(z[v] - norm > kept[i - 1])) continue;
+            for (i -= i == job->k; i > 0 && z[v] - norm > kept[i - 1]; i--) kept[i] = kept[i - 1], ids[i] = ids[i - 1];
+            kept[i] = z[v] - norm, ids[i] = v;
+        }
+    } else if (job->top)
+        for (long v = 0; v < vocabulary; v++) kept[v] = z[v] - norm;
+    return token;
+}
+
+/* Draws for slot i; true where its row goes on */
+static int goes_on(Job *job, long i, float *logits) {
+    int64_t *row = job->state, *taken = row + job->slots, *newest = taken + job->slots;
+    newest[i] = draw(job, logits, row[i], taken[i]);
+    int on = ++taken[i] < job->most;
+    for (long e = 0; e < job->endings; e++) on &= newest[i] != job->ends[e];
+    job->taken[row[i]] = taken[i];
+    return on;
+}
+
+/* Some steps more; how many rows are on their way after them, 0 when all have ended. */
+long decode(Job *job, long steps) {
+    int64_t *row = job->state, *taken = row + job->slots, *newest = taken + job->slots, *place = newest + job->slots;
+    long hidden = job->hidden, inner = job->inner, B = job->slots, size = job->width * D * KV;
+    long prompt_size = job->prompt_count * KV * job->prompt_width * D, wide = 2 * inner > QKV ? 2 * inner : QKV;
+    float *x = job->scratch + job->padded, *h = x + B * hidden, *p = h + B * (hidden > Q ? hidden : Q);
+    float *logits = p + B * wide;
+    for (; steps > 0; steps--) {
+        while (job->live < B && job->next < job->rows) {
+            row[job->live] = job->next++, taken[job->live] = 0;
+            memcpy(logits, job->first + row[job->live] / job->samples * job->padded, 4 * job->padded);
+            job->live += goes_on(job, job->live, logits);
+        }
+        long live = job->live;
+        if (!live) return 0;
+        for (long i = 0; i < live; i++) memcpy(x + i * hidden, job->embedding + newest[i] * hidden, 4 * hidden);
+        for (long l = 0; l < job->layers; l++) {
+            const Layer *layer = job->layer + l;
+            const float *keys = job->prompts + 2 * l * prompt_size, *values = keys + prompt_size;
+            for (long i = 0; i < live; i++) {
+                normed(x + i * hidden, layer->norm, hidden, job->eps, h + i * hidden);
+                if (layer->qkv_bias) memcpy(p + i * QKV, layer->qkv_bias, 4 * QKV);
+            }
+            product(live, QKV, hidden, h, hidden, 1, layer->qkv, hidden * LANES, LANES, p, QKV, !!layer->qkv_bias);
+            for (long i = 0; i < live; i++) {
+                long prompt = row[i] / job->samples, at = prompt * KV * job->prompt_width * D;
+                float *cache = job->cache + (l * B + place[i]) * 2 * size;
+                attend(job, layer, p + i * QKV, prompt, taken[i] - 1, keys + at, values + at, cache, h + i * Q);
+            }
+            product(live, hidden, Q, h, Q, 1, layer->o, Q * LANES, LANES, x, hidden, 1);
+            for (long i = 0; i < live; i++) normed(x + i * hidden, layer->mlp_norm, hidden, job->eps, h + i * hidden);
+            product(live, 2 * inner, hidden, h, hidden, 1, layer->gate_up, hidden * LANES, LANES, p, 2 * inner, 0);
+            for (long i = 0; i < live; i++)
+                for (float *gate = p + i * 2 * inner, *end = gate + inner; gate < end; gate += LANES)
+                    AT(gate) *= sigmoid(AT(gate)) * AT(gate + inner);
+            product(live, hidden, inner, p, 2 * inner, 1, layer->down, inner * LANES, LANES, x, hidden, 1);
+        }
+        for (long i = 0; i < live; i++) {
+            normed(x + i * hidden, job->norm, hidden, job->eps, h + i * hidden);
+            memcpy(logits + i * job->padded, job->bias, 4 * job->padded);
+        }
+        product(live, job->padded, hidden, h, hidden, 1, job->head, hidden * LANES, LANES, logits, job->padded, 1);
+        job->live = 0;
+        for (long i = 0; i < live; i++) { /* who goes on moves down to the place of who has ended */
+            int64_t at = place[i];
+            long to = job->live;
+            if (!goes_on(job, i, logits + i * job->padded)) continue;
+            row[to] = row[i], taken[to] = taken[i], newest[to] = newest[i], place[i] = place[to], place[to] = at;
+            job->live++;
+        }
+    }
+    return job->live;
 }

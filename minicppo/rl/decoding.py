@@ -11,15 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import DynamicCache, LlamaForCausalLM, PreTrainedModel, Qwen2ForCausalLM, Qwen3ForCausalLM
+from transformers import DynamicCache, PreTrainedModel
 
 from minicppo import kernels
-from minicppo.kernels.native import LANES, Native, library
+from minicppo.kernels.native import direct, rotations
 from minicppo.rl.cuda_graph import Replay
 from minicppo.rl.policy import layer_parameters
 
-DIRECT = (LlamaForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM)
-FIXED_ROPE = ("default", "linear", "llama3", "yarn")  # rotary angles that depend on the position alone
 CUDA_BLOCK = 128  # columns that one captured graph serves
 JOIN = 1 << 28  # parameters up to which products are so small that weights are copied to have fewer
 Attention = Callable[[Any, Tensor, Tensor, Tensor, Tensor], Tensor]  # of module, q, k, v and cache
@@ -27,16 +25,10 @@ Attention = Callable[[Any, Tensor, Tensor, Tensor, Tensor], Tensor]  # of module
 
 def decoder_for(model: PreTrainedModel) -> "GeneralDecoder":
     """The direct decoder for an architecture that it knows, without windows, hooks or rope that depends on length."""
-    known = (
-        type(model) in DIRECT
-        and model.model.rotary_emb.rope_type in FIXED_ROPE
-        and set(getattr(model.config, "layer_types", None) or ["full_attention"]) == {"full_attention"}
-        and not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
-    )
-    return DirectDecoder(model) if known else GeneralDecoder(model)
+    return DirectDecoder(model) if direct(model) else GeneralDecoder(model)
 
 
-def _read(model: PreTrainedModel, ids: Tensor, mask: Tensor) -> tuple[Tensor, DynamicCache, Tensor]:
+def read(model: PreTrainedModel, ids: Tensor, mask: Tensor) -> tuple[Tensor, DynamicCache, Tensor]:
     """Logits (N, V) after each prompt, its cache, and the position (N,) of the token to come."""
     cache, positions = DynamicCache(config=model.config), (mask.cumsum(1) - 1).clamp(min=0)
     try:
@@ -68,8 +60,6 @@ class GeneralDecoder:
     Logits are (B, V), of the next token; the next call may overwrite them.
     """
 
-    native: Native | None = None  # what takes the place of small operations on a CPU
-
     def __init__(self, model: PreTrainedModel):
         self.model = model
 
@@ -78,7 +68,7 @@ class GeneralDecoder:
 
         room: most tokens that a row may still get.
         """
-        logits, self.cache, positions = _read(self.model, ids, mask)
+        logits, self.cache, positions = read(self.model, ids, mask)
         if samples > 1:
             self.cache.reorder_cache(torch.arange(len(ids), device=ids.device).repeat_interleave(samples))
         self.mask, self.positions = (x.repeat_interleave(samples, 0) for x in (mask, positions))
@@ -112,8 +102,7 @@ class DirectDecoder(GeneralDecoder):
     """Llama, Qwen2 and Qwen3: the model's own modules around an attention over one new token a row.
 
     The cache is written in place, only the rows that fill a gap ever move, heads that share keys read them once, and
-    nothing is checked or built anew at each step. On a GPU a step is one graph, and its attention one kernel; on one
-    thread of a CPU in float32 what is no matrix product is C.
+    nothing is checked or built anew at each step. On a GPU a step is one graph, and its attention one kernel.
 
     Attributes:
         block: attend to the filled columns rounded up to a multiple of this, the unfilled ones masked: on a GPU that
@@ -129,14 +118,11 @@ class DirectDecoder(GeneralDecoder):
         self.fused = kernels.usable(model.lm_head.weight)
 
     def read(self, ids: Tensor, mask: Tensor, samples: int, room: int) -> Tensor:
-        logits, cache, positions = _read(self.model, ids, mask)
+        logits, cache, positions = read(self.model, ids, mask)
         keys, device, kind = cache.layers[0].keys, ids.device, ids.device.type
         self.replay = Replay(device) if kind == "cuda" else None
         self.filled, self.column = ids.shape[1], torch.tensor([ids.shape[1]], device=device)
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else keys.dtype
-        if self.joins and self.block == 1 and dtype == torch.float32:
-            self.native = _native(self.model)
-        self.block = LANES if self.native else self.block
         self.masked = self.block > 1 or not bool(mask.all())
         rows, width = len(ids) * samples, -(-(self.filled + room) // self.block) * self.block
         shape = (len(cache.layers), 2, rows, keys.shape[1], width, keys.shape[3])
@@ -144,18 +130,12 @@ class DirectDecoder(GeneralDecoder):
         for ours, theirs in zip(self.cache, cache.layers, strict=True):
             ours[0, :, :, : self.filled] = theirs.keys.repeat_interleave(samples, 0)
             ours[1, :, :, : self.filled] = theirs.values.repeat_interleave(samples, 0)
-            if self.native:
-                ours[0] = self.native.blocked(ours[0])
         mask, self.positions = (x.repeat_interleave(samples, 0) for x in (mask, positions))
         self.starts = (~mask).sum(1)
         self.bias = torch.full((rows, 1, 1, width), -torch.inf, dtype=dtype, device=device)
         self.bias[:, 0, 0, : self.filled].masked_fill_(mask, 0)
-        reach = torch.arange(int(positions.max()) + room, device=device)[None]
-        cos, sin = self.model.model.rotary_emb(self.model.model.embed_tokens.weight, reach)
-        sign = torch.ones_like(sin[0])
-        sign[:, : sign.shape[1] // 2] = -1
-        self.cos, self.sin = cos[0], sin[0] * sign  # so that half a turn of the head's channels is a plain roll
-        joined = dtype if self.joins and (self.fused or self.native) else None
+        self.cos, self.sin = rotations(self.model, int(positions.max()) + room)
+        joined = dtype if self.joins and self.fused else None
         self.projections = [[_project(part, joined) for part in _inputs(layer)] for layer in self.model.model.layers]
         return logits.repeat_interleave(samples, 0)
 
@@ -180,24 +160,20 @@ class DirectDecoder(GeneralDecoder):
     def _forward(self, tokens: Tensor, columns: int) -> Tensor:
         """Logits (rows, V) after the tokens, whose keys and values go to `column`; everything it changes, in place."""
         rows, model = len(tokens), self.model.model
-        attend = self._attend_in_one_kernel(rows) if self.fused or self.native else self._attend_to(rows, columns)
-        norm, gated = (self.native.norm, self.native.gate) if self.native else (_norm, None)
+        attend = self._attend_in_one_kernel(rows) if self.fused else self._attend_to(rows, columns)
         x = model.embed_tokens(tokens)
         for layer, (qkv, gates), cache in zip(model.layers, self.projections, self.cache[:, :, :rows], strict=True):
-            q, k, v = qkv(norm(layer.input_layernorm, x))
+            q, k, v = qkv(_norm(layer.input_layernorm, x))
             x = x + layer.self_attn.o_proj(attend(layer.self_attn, q, k, v, cache))
-            gate, up = gates(norm(layer.post_attention_layernorm, x))
-            x = x + layer.mlp.down_proj(gated(gate, up) if gated else layer.mlp.act_fn(gate) * up)
+            gate, up = gates(_norm(layer.post_attention_layernorm, x))
+            x = x + layer.mlp.down_proj(layer.mlp.act_fn(gate) * up)
         self.positions += 1
         self.column += 1
-        logits: Tensor = self.model.lm_head(norm(model.norm, x))
+        logits: Tensor = self.model.lm_head(_norm(model.norm, x))
         return logits
 
     def _attend_in_one_kernel(self, rows: int) -> Attention:
-        if self.native:
-            attend: Any = self.native.attend
-        else:
-            from minicppo.kernels.attention import attend  # Triton: not everywhere
+        from minicppo.kernels.attention import attend  # Triton: not everywhere
 
         at = {"positions": self.positions[:rows], "starts": self.starts[:rows], "column": self.column}
         return partial(attend, cos=self.cos, sin=self.sin, **at)
@@ -227,20 +203,6 @@ class DirectDecoder(GeneralDecoder):
             return out.reshape(rows, -1)
 
         return attend
-
-
-def _native(model: PreTrainedModel) -> Native | None:
-    """For a model in float32 on one thread of a CPU, of heads and layers that fill vectors."""
-    c, heads = model.config, model.config.num_key_value_heads
-    channels = model.model.layers[0].self_attn.head_dim
-    ours = (
-        {(p.device.type, p.dtype, p.is_contiguous()) for p in model.parameters()} == {("cpu", torch.float32, True)}
-        and torch.get_num_threads() == 1
-        and c.hidden_act in ("silu", "swish")
-        and not any(width % LANES for width in (c.hidden_size, c.intermediate_size, channels))
-    )
-    functions = library(heads, c.num_attention_heads // heads, channels) if ours else None
-    return functions and Native(functions)
 
 
 def _inputs(layer: Any) -> tuple[list[Any], list[Any]]:

@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from minicppo.rl.decoding import GeneralDecoder, decoder_for
+from minicppo.kernels.native import native
+from minicppo.rl.decoding import GeneralDecoder, decoder_for, read
+from minicppo.rl.native_sampling import decode
 from minicppo.rl.policy import Policy, layer_parameters
 from minicppo.rl.rollout import Needs, Rollout, join
 from minicppo.rl.window import require_room, require_rows
@@ -103,36 +105,31 @@ class _Sampler:
         shape = len(prompts) * self.samples, self.max_new_tokens
         prompt_ids, prompt_mask = pad(prompts, pad_id, device, left=True)
         self.ids, self.log_probs = torch.full(shape, pad_id, device=device), torch.zeros(shape, device=device)
-        self.t, self.rows, steps = self.ids.new_zeros(1), torch.arange(shape[0], device=device), 1
+        self.t, self.rows = self.ids.new_zeros(1), torch.arange(shape[0], device=device)
         self.ends = torch.tensor(self.policy.ends, dtype=torch.long, device=device)
         self.alive, self.tokens = torch.ones_like(self.rows, dtype=torch.bool), torch.zeros_like(self.rows)
-        cuda = device.type == "cuda"
-        few = CUDA_WORK / layer_parameters(self.policy.model) if cuda else 1  # rows that are not worth closing ranks
+        model = self.policy.model
         with self.policy.precision():  # one context for all steps: autocast casts the weights once
-            logits = decoder.read(prompt_ids, prompt_mask, self.samples, self.max_new_tokens)
+            functions = native(model) if self.top_p == 1 else None
+            if functions:
+                logits, cache, _ = read(model, prompt_ids, prompt_mask)
+            else:
+                logits = decoder.read(prompt_ids, prompt_mask, self.samples, self.max_new_tokens)
             kept, self.bar = logits.shape[1], self.policy.barred(logits.shape[1])
             if self.needs != "full":
                 kept = min(self.k, kept if self.bar is None else int((self.bar == 0).sum()))
             self.top_ids = self.ids.new_zeros(*shape, kept) if self.needs == "topk" else None
             self.top = None if self.needs == "log_probs" else self.log_probs.new_zeros(*shape, kept)
-            self.native = decoder.native if self.top_p == 1 and self.needs != "topk" else None
-            self.take(logits)
-            for t in range(1, self.max_new_tokens):
-                if not cuda or t % CUDA_PAUSE == 1:  # to count the rows alive makes a GPU wait
-                    left, computed = int(self.alive.sum()), len(self.alive)
-                    if left == 0:
-                        break
-                    if computed > few and computed - left >= computed * (CUDA_ENDED if cuda else ENDED):
-                        order = _close_ranks(self.alive, left)
-                        decoder.keep(order)
-                        self.rows, self.alive, self.tokens = self.rows[order], self.alive[order], self.tokens[order]
-                decoder.step(self.tokens, self.take)
-                steps = t + 1
-        ends = torch.isin(self.ids, self.ends)
-        over = ends.cumsum(1) - ends.long() > 0  # computed after the end
-        over[:, steps:] = True
+            mu = [self.log_probs, self.top_ids, self.top]
+            if functions:
+                taken = decode(
+                    functions, self.policy, cache, prompt_mask, logits, self.samples, self.temperature, self.uniforms,
+                    self.likeliest, self.ids, self.log_probs, self.top_ids, self.top,
+                )  # fmt: skip
+                over = torch.arange(self.max_new_tokens) >= taken[:, None]
+            else:
+                over = self.all_steps(decoder, logits)
         self.ids[over] = pad_id
-        mu = [self.log_probs, self.top_ids, self.top]
         for values in mu:
             if values is not None:
                 values[over] = 0
@@ -144,14 +141,29 @@ class _Sampler:
         prompt_ids, prompt_mask = (x.repeat_interleave(self.samples, 0) for x in (prompt_ids, prompt_mask))
         return Rollout(prompt_ids, prompt_mask, self.ids, ~over, *mu).trim()  # type: ignore[arg-type]
 
+    def all_steps(self, decoder: GeneralDecoder, logits: Tensor) -> Tensor:
+        """Until all rows have ended; true in (N, max_new_tokens) for what was computed after a row's end, or never."""
+        cuda, steps = logits.is_cuda, 1
+        few = CUDA_WORK / layer_parameters(self.policy.model) if cuda else 1  # rows that are not worth closing ranks
+        self.take(logits)
+        for t in range(1, self.max_new_tokens):
+            if not cuda or t % CUDA_PAUSE == 1:  # to count the rows alive makes a GPU wait
+                left, computed = int(self.alive.sum()), len(self.alive)
+                if left == 0:
+                    break
+                if computed > few and computed - left >= computed * (CUDA_ENDED if cuda else ENDED):
+                    order = _close_ranks(self.alive, left)
+                    decoder.keep(order)
+                    self.rows, self.alive, self.tokens = self.rows[order], self.alive[order], self.tokens[order]
+            decoder.step(self.tokens, self.take)
+            steps = t + 1
+        ends = torch.isin(self.ids, self.ends)
+        over = ends.cumsum(1) - ends.long() > 0
+        over[:, steps:] = True
+        return over
+
     def take(self, logits: Tensor) -> None:
         """The next step from logits (B, V). Writes in place and asks the GPU nothing, so that it can be recorded."""
-        if self.native:
-            every, at = self.samples if self.likeliest else 0, (self.rows, self.t)
-            kept = self.tokens, self.ids, self.log_probs, self.alive
-            self.native.draw(logits, self.bar, self.temperature, self.uniforms, every, *at, self.ends, *kept, self.top)
-            self.t += 1
-            return
         logits, at = logits.float(), (self.rows, self.t)
         logits = (logits if self.bar is None else logits + self.bar) / self.temperature
         if self.uniforms is None:

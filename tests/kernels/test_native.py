@@ -1,20 +1,19 @@
-"""The C of a step of decoding on a CPU beside PyTorch's operations: the same logits, whatever lies in unused memory."""
+"""The C of sampling on a CPU beside PyTorch's operations: the same responses, whatever lies in unused memory."""
 
 import dataclasses
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
-from torch.nn import functional as F
 
 from minicppo.kernels import native
-from minicppo.kernels.native import Native, library
-from minicppo.rl import decoding
-from minicppo.rl.decoding import DirectDecoder, GeneralDecoder
+from minicppo.kernels.native import blocked, library, panels
+from minicppo.rl import native_sampling, sampling
 from minicppo.rl.policy import Policy, character_tokenizer
 from minicppo.rl.sampling import sample
 from tests.rl.models import model, sharp
-from tests.rl.test_decoding import PROMPTS, steps
+from tests.rl.test_decoding import PROMPTS
 
 WIDE = {"hidden_size": 64, "intermediate_size": 48, "num_attention_heads": 4}
 SHAPES = {  # architecture, keys, channels a head
@@ -23,6 +22,7 @@ SHAPES = {  # architecture, keys, channels a head
     "qwen2-biased": {**WIDE, "num_key_value_heads": 1},
     "llama-stretched": {**WIDE, "num_key_value_heads": 4},
 }
+MANY = [*PROMPTS, list(range(2, 16)) * 2, [7] * 17]  # more than one block of keys
 
 pytestmark = pytest.mark.skipif(library(1, 1, 16) is None, reason="needs a C compiler")
 
@@ -35,60 +35,85 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-def test_blocked_is_a_copy():
-    keys = torch.arange(3 * 16 * 16.0).view(3, 16, 16)
-    assert torch.equal(Native.blocked(keys), keys.transpose(1, 2)), "one block: channel by channel"
-    keys[:] = Native.blocked(keys)
+@pytest.fixture(params=[3, 48])
+def slots(request, monkeypatch):
+    """Few make rows wait for each other's."""
+    monkeypatch.setattr(native_sampling, "SLOTS", request.param)
 
 
-class Poisoned(DirectDecoder):
-    """What no column has been written to holds no number."""
-
-    def read(self, *given):
-        logits = super().read(*given)
-        unfilled = torch.zeros(self.cache.shape[-2:], dtype=torch.bool)
-        unfilled[self.filled :] = True
-        self.cache[:, 0][..., Native.blocked(unfilled)] = self.cache[:, 1][..., unfilled] = math.nan
-        return logits
+@pytest.fixture
+def poisoned(monkeypatch):
+    """Memory that nothing has been written to holds no number."""
+    empty = torch.empty
+    monkeypatch.setattr(torch, "empty", lambda *size, **given: empty(*size, **given).fill_(math.nan))
 
 
-@pytest.mark.parametrize("name", SHAPES)
-def test_steps_are_the_general_decoder_s(name):
-    made = model(name, **SHAPES[name])
-    decoder = Poisoned(made)
-    for ours, plain in zip(steps(decoder), steps(GeneralDecoder(made)), strict=True):
-        torch.testing.assert_close(ours, plain, atol=1e-5, rtol=1e-5)
-    assert decoder.native is not None
-
-
-def wide(vocabulary: int) -> Policy:
+def wide(name: str, vocabulary: int) -> Policy:
     """Twelve tokens of its vocabulary have no name, so they are never sampled."""
-    made = model("qwen3-grouped-tied", vocabulary, **SHAPES["qwen3-grouped-tied"])
-    policy = sharp(made)
+    policy = sharp(model(name, vocabulary, **SHAPES[name]))
     return dataclasses.replace(policy, tokenizer=character_tokenizer([chr(200 + i) for i in range(vocabulary - 14)]))
 
 
+@pytest.mark.parametrize("name", SHAPES)
 @pytest.mark.parametrize("vocabulary", [19, 300])
 @pytest.mark.parametrize("needs", ["log_probs", "topk", "full"])
 @pytest.mark.parametrize(
-    "given", [{"samples": 6, "likeliest": True}, {"samples": 9, "temperature": 0.6}, {"seed": None}]
+    "given", [{"samples": 6, "likeliest": True}, {"samples": 9, "temperature": 0.6, "batch": 4}, {"seed": None}]
 )
-def test_samples_are_those_of_pytorch(vocabulary, needs, given, monkeypatch):
-    policy, given = wide(vocabulary), {"samples": 1, "temperature": 1.0, "seed": 5} | given
+@pytest.mark.usefixtures("slots", "poisoned")
+def test_samples_are_those_of_pytorch(name, vocabulary, needs, given, monkeypatch):
+    policy, given, used = wide(name, vocabulary), {"samples": 1, "temperature": 1.0, "seed": 5} | given, []
     seed = given.pop("seed")
 
     def drawn():
         generator = None if seed is None else torch.Generator().manual_seed(seed)
-        return sample(policy, PROMPTS, generator=generator, needs=needs, max_new_tokens=20, **given)
+        return sample(policy, MANY, generator=generator, needs=needs, max_new_tokens=20, **given)
 
+    def spied(*arguments):
+        used.append(True)
+        return native_sampling.decode(*arguments)
+
+    monkeypatch.setattr(sampling, "decode", spied)
     ours = drawn()
-    monkeypatch.setattr(decoding, "_native", lambda model: None)
+    assert used
+    monkeypatch.setattr(sampling, "native", lambda model: None)
     plain = drawn()
     assert torch.equal(ours.response_ids, plain.response_ids)
     assert torch.equal(ours.response_mask, plain.response_mask)
     torch.testing.assert_close(ours.log_probs, plain.log_probs, atol=1e-5, rtol=1e-5)
     if needs != "log_probs":
         torch.testing.assert_close(ours.top_log_probs, plain.top_log_probs, atol=1e-4, rtol=1e-5)
+    if needs == "topk":
+        assert float((ours.top_ids == plain.top_ids).float().mean()) > 0.99, "but for ties"
+
+
+def test_rows_do_not_depend_on_their_company(monkeypatch):
+    """To the bit: a sum has one order, however many rows are computed together."""
+    policy, found = wide("qwen3-untied", 300), []
+    for slots, batch in ((48, None), (3, None), (5, 1)):
+        monkeypatch.setattr(native_sampling, "SLOTS", slots)
+        found.append(sample(policy, PROMPTS, 20, 1.0, torch.Generator().manual_seed(0), samples=7, batch=batch))
+    assert all(torch.equal(found[0].response_ids, other.response_ids) for other in found)
+    assert torch.equal(found[0].log_probs, found[1].log_probs)
+
+
+def drawn(logits, uniforms):
+    """The one token of each of many rows, from a head without weights: from its bias alone."""
+    made = model("qwen3-untied", len(logits), **SHAPES["qwen3-untied"])
+    made.lm_head = torch.nn.Linear(64, len(logits))
+    with torch.no_grad():
+        made.lm_head.weight.zero_()
+        made.lm_head.bias.copy_(logits)
+    policy = Policy(made, character_tokenizer("a"), whole_vocabulary=True)
+    ids, log_probs = torch.zeros(len(uniforms), 1, dtype=torch.long), torch.zeros(len(uniforms), 1)
+    layer = SimpleNamespace(keys=torch.zeros(1, 4, 3, 32), values=torch.zeros(1, 4, 3, 32))
+    given = SimpleNamespace(layers=[layer, layer]), torch.ones(1, 3, dtype=torch.bool), logits[None]
+    taken = native_sampling.decode(
+        native.native(made), policy, *given, len(uniforms), 1.0, uniforms[:, None].contiguous(), False,
+        ids, log_probs, None, None,
+    )  # fmt: skip
+    assert (taken == 1).all()
+    return ids[:, 0], log_probs[:, 0]
 
 
 @pytest.mark.parametrize("vocabulary", [3, 16, 5 * 16 + 3])
@@ -99,7 +124,7 @@ def test_draws_follow_the_softmax(vocabulary):
     logits[::3] = -math.inf
     grid = (torch.arange(n, dtype=torch.float64) + 0.5) / n
     grid[0], grid[-1] = 0.0, 1 - 2**-53
-    tokens, log_probs = draw(logits.expand(n, vocabulary).contiguous(), grid)
+    tokens, log_probs = drawn(logits, grid)
     share = tokens.bincount(minlength=vocabulary) / n
     assert (tokens.diff() >= 0).all(), "tokens in the order of the vocabulary"
     assert float((share - logits.double().softmax(-1)).abs().max()) < 1.1 / n + 1e-6
@@ -109,54 +134,46 @@ def test_draws_follow_the_softmax(vocabulary):
 @pytest.mark.parametrize("broken", [math.nan, math.inf])
 @pytest.mark.parametrize("at", [0, 7, 18])
 def test_logits_that_are_no_numbers_have_no_log_prob(broken, at):
-    logits = torch.zeros(2, 19)
-    logits[1, at] = broken
-    tokens, log_probs = draw(logits, torch.tensor([0.5, 0.5], dtype=torch.float64))
-    assert log_probs.isnan().tolist() == [False, True]
+    logits = torch.zeros(19)
+    logits[at] = broken
+    tokens, log_probs = drawn(logits, torch.tensor([0.5, 0.9], dtype=torch.float64))
+    assert log_probs.isnan().all()
     assert int(tokens.max()) < 19
-
-
-def draw(logits, uniforms):
-    """One step of as many rows."""
-    n, one = len(logits), torch.zeros(1, dtype=torch.long)
-    rows, tokens, ids = torch.arange(n), torch.zeros(n, dtype=torch.long), torch.zeros(n, 1, dtype=torch.long)
-    log_probs, alive = torch.empty(n, 1), torch.ones(n, dtype=torch.bool)
-    Native(library(1, 1, 16)).draw(
-        *(logits, None, 1.0, uniforms[:, None].contiguous(), 0, rows, one, one + 1, tokens, ids, log_probs, alive, None)
-    )
-    assert torch.equal(ids[:, 0], tokens)
-    assert torch.equal(alive, tokens != 1)
-    return tokens, log_probs[:, 0]
-
-
-def test_norm_and_gate():
-    functions = Native(library(1, 1, 16))
-    x, both = 3 * torch.randn(7, 48), torch.cat([torch.linspace(-200, 200, 224).view(7, 32), torch.randn(7, 32)], 1)
-    norm = torch.nn.RMSNorm(48)
-    norm.variance_epsilon = 1e-6
-    with torch.no_grad():
-        norm.weight.copy_(torch.rand(48))
-        expected = F.rms_norm(x, (48,), norm.weight, 1e-6)
-    torch.testing.assert_close(functions.norm(norm, x), expected, atol=1e-6, rtol=1e-6)
-    gates, ups = both.split(32, 1)
-    torch.testing.assert_close(functions.gate(gates, ups), F.silu(gates) * ups, atol=1e-6, rtol=1e-6)
 
 
 @pytest.mark.parametrize("part", ["embed_tokens", "norm", "layers.1.self_attn.k_proj", "layers.0.mlp.gate_proj"])
 def test_what_is_no_number_stays_none(part):
-    made = model("qwen3-untied", **SHAPES["qwen3-untied"])
+    policy = wide("qwen3-untied", 19)
     with torch.no_grad():
-        made.model.get_submodule(part).weight.fill_(math.nan)
-    assert all(step.isnan().all() for step in steps(DirectDecoder(made)))
+        policy.model.model.get_submodule(part).weight.fill_(math.nan)
+    with pytest.raises(FloatingPointError, match="24 of 24 responses"):
+        sample(policy, MANY, 20, 1.0, torch.Generator().manual_seed(0), samples=4)
 
 
-@pytest.mark.parametrize("change", [{"head_dim": 24}, {"hidden_size": 40}, {"hidden_act": "gelu"}])
-def test_other_shapes_are_left_to_pytorch(change):
-    made = model("qwen3-untied", **SHAPES["qwen3-untied"] | change)
-    decoder = DirectDecoder(made)
-    for ours, plain in zip(steps(decoder), steps(GeneralDecoder(made)), strict=True):
-        torch.testing.assert_close(ours, plain, atol=1e-5, rtol=1e-5)
-    assert decoder.native is None
+@pytest.mark.parametrize(
+    "change", [{"head_dim": 24}, {"hidden_size": 40}, {"hidden_act": "gelu"}, {"mlp_bias": True}, {"dtype": "bfloat16"}]
+)
+def test_other_models_are_left_to_pytorch(change):
+    name = "llama-stretched" if "mlp_bias" in change else "qwen3-untied"
+    dtype = getattr(torch, change.pop("dtype", "float32"))
+    made = model(name, **SHAPES[name] | change).to(dtype)
+    assert native.native(made) is None
+
+
+def test_autocast_and_more_threads_are_left_to_pytorch():
+    made = model("qwen3-untied", **SHAPES["qwen3-untied"])
+    assert native.native(made) is not None
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert native.native(made) is None
+    torch.set_num_threads(2)
+    assert native.native(made) is None
+
+
+def test_blocks_and_panels_are_copies():
+    keys = torch.arange(3 * 16 * 16.0).view(3, 16, 16)
+    assert torch.equal(blocked(keys), keys.transpose(1, 2)), "one block: channel by channel"
+    a, b = torch.randn(16, 5), torch.randn(19, 5)
+    assert torch.equal(panels(a, b).transpose(1, 2).reshape(-1, 5)[:35], torch.cat([a, b]))
 
 
 def test_without_a_compiler_or_where_it_fails_there_is_none(monkeypatch, tmp_path):
