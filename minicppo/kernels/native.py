@@ -13,19 +13,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
-from transformers import LlamaForCausalLM, PreTrainedModel, Qwen2ForCausalLM, Qwen3ForCausalLM
 
 from minicppo.files import atomically
 
-DIRECT = (LlamaForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM)
-FIXED_ROPE = ("default", "linear", "llama3", "yarn")  # rotary angles that depend on the position alone
-SOURCES = [Path(__file__).with_name(name) for name in ("decode.c", "lanes.h")]
+SOURCES = [Path(__file__).with_name(name) for name in ("decode.c", "train.c", "lanes.h")]
 LANES = 16  # floats that are computed at a time: heads and layers must be as wide, or multiples of it
 FLAGS = ["-O3", "-std=gnu11", "-fno-math-errno", "-fPIC", "-shared"]
 CAPABILITY = {"AVX2": ["-mavx2", "-mfma"], "AVX512": ["-mavx512f", "-mfma"]}  # by the name that torch has for it
-LARGEST = 1 << 28  # parameters up to which weights are copied
+SIZE, POINTER, FLOAT = ctypes.c_long, ctypes.c_void_p, ctypes.c_float
+ARGUMENTS = {  # of train.c, each a number, a pointer or a float
+    "multiply": "nnn pnn pnn p",
+    "norm": "nn pp f p",
+    "norm_backward": "nn pp f ppp",
+    "gate": "nn pp",
+    "gate_backward": "nn ppp",
+    "attention": "nnp ppp f ppp f ppp",
+    "attention_backward": "nnp ppp f ppp f ppp pppp",
+}
 
 
 class Layer(ctypes.Structure):
@@ -70,50 +76,13 @@ def library(heads: int, groups: int, channels: int) -> Any:
     except (OSError, RuntimeError, subprocess.CalledProcessError):
         return None
     found.decode.argtypes, found.decode.restype = [ctypes.POINTER(Job), ctypes.c_long], ctypes.c_long
+    for name, arguments in ARGUMENTS.items():
+        function = getattr(found, name)
+        function.argtypes, function.restype = (
+            [{"n": SIZE, "p": POINTER, "f": FLOAT}[kind] for kind in arguments if kind != " "],
+            None,
+        )
     return found
-
-
-def direct(model: PreTrainedModel) -> bool:
-    """Llama, Qwen2 or Qwen3 without windows, hooks, or a rope that depends on the length."""
-    return (
-        type(model) in DIRECT
-        and model.model.rotary_emb.rope_type in FIXED_ROPE
-        and set(getattr(model.config, "layer_types", None) or ["full_attention"]) == {"full_attention"}
-        and not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
-    )
-
-
-def native(model: PreTrainedModel) -> Any:
-    """The functions of C for a direct model in float32 on one thread whose heads and layers fill vectors, or None."""
-    if not direct(model) or torch.get_num_threads() != 1 or torch.is_autocast_enabled("cpu"):
-        return None
-    c, heads = model.config, model.config.num_key_value_heads
-    channels = model.model.layers[0].self_attn.head_dim
-    parts = [part for layer in model.model.layers for part in linears(layer)]
-    ours = (
-        {(p.device.type, p.dtype, p.is_contiguous()) for p in model.parameters()} == {("cpu", torch.float32, True)}
-        and all(type(part) is nn.Linear for part in [*parts, model.lm_head])  # and nothing more, as with adapters
-        and not any(part.bias is not None for layer in model.model.layers for part in linears(layer)[3:])
-        and c.hidden_act in ("silu", "swish")
-        and not any(width % LANES for width in (c.hidden_size, c.intermediate_size, channels))
-    )
-    return library(heads, c.num_attention_heads // heads, channels) if ours else None
-
-
-def linears(layer: Any) -> list[Any]:
-    """The seven products of a layer: of q, k and v, of o, and of gate, up and down."""
-    attention, mlp = layer.self_attn, layer.mlp
-    inputs = [attention.q_proj, attention.k_proj, attention.v_proj]
-    return [*inputs, attention.o_proj, mlp.gate_proj, mlp.up_proj, mlp.down_proj]
-
-
-def rotations(model: PreTrainedModel, positions: int) -> tuple[Tensor, Tensor]:
-    """(positions, D) cosines and sines, these with a sign, so that half a turn of the channels is a plain roll."""
-    reach = torch.arange(positions, device=model.device)[None]
-    cos, sin = model.model.rotary_emb(model.model.embed_tokens.weight, reach)
-    sign = torch.ones_like(sin[0])
-    sign[:, : sign.shape[1] // 2] = -1
-    return cos[0], sin[0] * sign
 
 
 def panels(*weights: Tensor) -> Tensor:
@@ -126,6 +95,11 @@ def panels(*weights: Tensor) -> Tensor:
 def blocked(keys: Tensor) -> Tensor:
     """Keys (..., width, D), of each 16 columns the channels one after the other, in the same shape."""
     return keys.unflatten(-2, (-1, LANES)).transpose(-1, -2).contiguous().view(keys.shape)
+
+
+def call(function: Any, *arguments: Any) -> None:
+    """A function of train.c, given contiguous tensors where it wants pointers."""
+    function(*(at(a) if isinstance(a, Tensor) else a for a in arguments))
 
 
 def at(tensor: Tensor | None) -> int | None:

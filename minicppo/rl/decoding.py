@@ -14,8 +14,8 @@ from torch.nn import functional as F
 from transformers import DynamicCache, PreTrainedModel
 
 from minicppo import kernels
-from minicppo.kernels.native import direct, rotations
 from minicppo.rl.cuda_graph import Replay
+from minicppo.rl.direct import direct, rotations
 from minicppo.rl.policy import layer_parameters
 
 CUDA_BLOCK = 128  # columns that one captured graph serves

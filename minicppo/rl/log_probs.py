@@ -12,6 +12,8 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
+from minicppo.rl import packed
+from minicppo.rl.direct import native
 from minicppo.rl.lm_head import LogProbs, default_tile, linear_head, token_log_probs
 from minicppo.rl.policy import Policy, layer_parameters
 from minicppo.rl.rollout import Needs, Rollout, widen
@@ -62,7 +64,9 @@ def _by_length(policy: Policy, rollout: Rollout) -> list[Tensor]:
     """Indices of the rows to compute together: while it pays, those at most half as long as the longest go on alone."""
     prompt, one_pass = rollout.prompt_ids.shape[1], pass_tokens(policy.model)
     rest = torch.arange(len(rollout), device=rollout.log_probs.device)
-    if one_pass >= len(rollout) * (prompt + rollout.response_ids.shape[1]):  # more than there is to save
+    if native(policy.model) or one_pass >= len(rollout) * (
+        prompt + rollout.response_ids.shape[1]
+    ):  # more than there is to save
         return [rest]
     lengths, run = rollout.response_mask.sum(1).clamp(min=1), _runs(rollout).cumsum(0)
 
@@ -81,20 +85,30 @@ def _by_length(policy: Policy, rollout: Rollout) -> list[Tensor]:
 
 def _compute(policy: Policy, rollout: Rollout, temperature: float, needs: Needs) -> LogProbs:
     """`response_log_probs` of rows that are computed together."""
-    head = linear_head(policy.model)
+    head, ids, valid = linear_head(policy.model), rollout.response_ids, rollout.response_mask
+    top_ids = rollout.top_ids if needs == "topk" else None
+    picked = None if top_ids is None else top_ids[valid]
     with policy.precision():
+        functions = head and native(policy.model)
         if head is None:
-            logits = policy.model(**_inputs(rollout), logits_to_keep=rollout.response_ids.shape[1]).logits
+            logits = policy.model(**_inputs(rollout), logits_to_keep=valid.shape[1]).logits
         else:
-            hidden = hidden_states(policy, rollout)
+            if functions:
+                hidden = packed.hidden_states(functions, policy.model, rollout, _runs(rollout))
+            else:
+                hidden = hidden_states(policy, rollout)
             tokens, columns = default_tile(hidden.device)
-            if needs != "full" and rollout.response_ids.numel() * head.out_features > tokens * columns:
+            if needs != "full" and valid.numel() * head.out_features > tokens * columns:
                 biases = [b for b in (head.bias, policy.barred(head.out_features)) if b is not None]
                 bias = torch.stack(biases).sum(0) if biases else None
-                return _from_hidden(hidden, head.weight, bias, rollout, temperature, needs)
+                hidden = hidden if functions else hidden[valid]
+                return _spread(token_log_probs(hidden, head.weight, bias, ids[valid], picked, temperature), valid)
             logits = head(hidden)
     bar = policy.barred(logits.shape[-1])
-    return _from_logits(logits if bar is None else logits.float() + bar, rollout, temperature, needs)
+    logits = logits if bar is None else logits.float() + bar
+    if functions:
+        return _spread(_from_logits(logits, ids[valid], picked, temperature, needs), valid)
+    return _from_logits(logits, ids, top_ids, temperature, needs)
 
 
 def hidden_states(policy: Policy, rollout: Rollout) -> Tensor:
@@ -156,14 +170,8 @@ def _inputs(rollout: Rollout) -> dict[str, Any]:
     return inputs | {"attention_mask": mask, "position_ids": (mask.cumsum(1) - 1).clamp(min=0)}
 
 
-def _from_hidden(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, rollout: Rollout, temperature: float, needs: Needs
-) -> LogProbs:
-    """Tile by tile from (N, T, d) hidden states, of which the padding's are never touched; its values are 0."""
-    valid = rollout.response_mask
-    top_ids = rollout.top_ids[valid] if needs == "topk" and rollout.top_ids is not None else None
-    ids = rollout.response_ids[valid]
-    found = token_log_probs(hidden[valid], weight, bias, ids, top_ids, temperature)
+def _spread(found: LogProbs, valid: Tensor) -> LogProbs:
+    """From one a token of the mask (N, T) to (N, T, ...), 0 in the padding."""
 
     def spread(values: Tensor) -> Tensor:
         return values.new_zeros(*valid.shape, *values.shape[1:]).index_put((valid,), values)
@@ -172,13 +180,13 @@ def _from_hidden(
     return result
 
 
-def _from_logits(logits: Tensor, rollout: Rollout, temperature: float, needs: Needs) -> LogProbs:
-    """The plain way, from whole (N, T, V) logits."""
+def _from_logits(logits: Tensor, ids: Tensor, top_ids: Tensor | None, temperature: float, needs: Needs) -> LogProbs:
+    """The plain way, from whole logits (..., V) of tokens (...)."""
     log_p = (logits.float() / temperature).log_softmax(-1)
-    log_probs = log_p.gather(2, rollout.response_ids[..., None])[..., 0]
+    log_probs = log_p.gather(-1, ids[..., None])[..., 0]
     detached = log_p.detach()
     entropy = -(detached.exp() * detached).sum(-1)
     top = detached if needs == "full" else None
-    if needs == "topk" and rollout.top_ids is not None:
-        top = detached.gather(2, rollout.top_ids)
+    if top_ids is not None:
+        top = detached.gather(-1, top_ids)
     return LogProbs(log_probs, entropy, top)

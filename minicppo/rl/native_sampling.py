@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from minicppo.kernels.native import LANES, Job, Layer, at, blocked, linears, panels, rotations
+from minicppo.kernels.native import LANES, Job, Layer, at, blocked, panels
+from minicppo.rl.direct import linears, rotations
 from minicppo.rl.policy import Policy
 
 SLOTS = 48  # rows that are computed together: few enough for the caches, enough for the products

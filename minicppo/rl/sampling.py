@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from minicppo.kernels.native import native
 from minicppo.rl.decoding import GeneralDecoder, decoder_for, read
+from minicppo.rl.direct import native
 from minicppo.rl.native_sampling import decode
 from minicppo.rl.policy import Policy, layer_parameters
 from minicppo.rl.rollout import Needs, Rollout, join

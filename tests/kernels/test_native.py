@@ -9,7 +9,7 @@ import torch
 
 from minicppo.kernels import native
 from minicppo.kernels.native import blocked, library, panels
-from minicppo.rl import native_sampling, sampling
+from minicppo.rl import direct, native_sampling, sampling
 from minicppo.rl.policy import Policy, character_tokenizer
 from minicppo.rl.sampling import sample
 from tests.rl.models import model, sharp
@@ -109,7 +109,7 @@ def drawn(logits, uniforms):
     layer = SimpleNamespace(keys=torch.zeros(1, 4, 3, 32), values=torch.zeros(1, 4, 3, 32))
     given = SimpleNamespace(layers=[layer, layer]), torch.ones(1, 3, dtype=torch.bool), logits[None]
     taken = native_sampling.decode(
-        native.native(made), policy, *given, len(uniforms), 1.0, uniforms[:, None].contiguous(), False,
+        direct.native(made), policy, *given, len(uniforms), 1.0, uniforms[:, None].contiguous(), False,
         ids, log_probs, None, None,
     )  # fmt: skip
     assert (taken == 1).all()
@@ -157,16 +157,16 @@ def test_other_models_are_left_to_pytorch(change):
     name = "llama-stretched" if "mlp_bias" in change else "qwen3-untied"
     dtype = getattr(torch, change.pop("dtype", "float32"))
     made = model(name, **SHAPES[name] | change).to(dtype)
-    assert native.native(made) is None
+    assert direct.native(made) is None
 
 
 def test_autocast_and_more_threads_are_left_to_pytorch():
     made = model("qwen3-untied", **SHAPES["qwen3-untied"])
-    assert native.native(made) is not None
+    assert direct.native(made) is not None
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert native.native(made) is None
+        assert direct.native(made) is None
     torch.set_num_threads(2)
-    assert native.native(made) is None
+    assert direct.native(made) is None
 
 
 def test_blocks_and_panels_are_copies():
