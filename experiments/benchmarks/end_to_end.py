@@ -154,7 +154,7 @@ class Theirs:
         self.turns += 1
 
 
-def peers(device: str, repeats: int, small: bool) -> Iterator[dict[str, Any]]:
+def peers(device: str, repeats: int, small: bool, clock: Callable[[], float]) -> Iterator[dict[str, Any]]:
     for size, lengths in itertools.product(SIZES, ("equal", "spread")):
         config = settings(size, lengths, device, small)
         with tempfile.TemporaryDirectory() as folder:
@@ -162,7 +162,7 @@ def peers(device: str, repeats: int, small: bool) -> Iterator[dict[str, Any]]:
             require_same_log_probs(ours, theirs)
             products = Products(device)
             turns: dict[str, Callable[[], object]] = {"ours": ours.turn, "trl": theirs.turn, "products": products}
-            times = seconds(turns, repeats, f"{size}, {lengths} lengths")
+            times = seconds(turns, repeats, f"{size}, {lengths} lengths", clock=clock)
         row: dict[str, Any] = {
             "kind": "peers",
             "parameters": size,
@@ -295,10 +295,11 @@ def main() -> None:
     warnings.simplefilter("ignore", FutureWarning)  # what TRL and transformers have to settle between them
     rows = []
     given = args.device, args.repeats, args.small
-    for row in itertools.chain(peers(*given), growth(*given)):
+    clock = time.process_time if args.cpu_time else time.perf_counter
+    for row in itertools.chain(peers(*given, clock), growth(*given)):
         rows.append(row)
-        store(args, "end_to_end", rows, done=False)
-    store(args, "end_to_end", rows)
+        store(args, "end_to_end", rows, done=False, clock=clock.__name__)
+    store(args, "end_to_end", rows, clock=clock.__name__)
     beside = [row for row in rows if row["kind"] == "peers"]
     heads = {
         "policy": "{parameters}",

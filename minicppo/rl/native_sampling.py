@@ -9,9 +9,10 @@ from torch.nn import functional as F
 
 from minicppo.kernels.native import LANES, Job, Layer, at, blocked, panels
 from minicppo.rl.direct import linears, rotations
-from minicppo.rl.policy import Policy
+from minicppo.rl.policy import Policy, layer_parameters
 
 SLOTS = 48  # rows that are computed together: few enough for the caches, enough for the products
+WEIGHTS = 1e5  # parameters for which one row more: large weights are read anew at every step
 STEPS = 64  # between two chances to interrupt
 
 
@@ -39,7 +40,8 @@ def decode(
     """
     model, config = policy.model, policy.model.config
     (rows, most), (count, vocabulary) = ids.shape, logits.shape
-    lengths, slots, width = prompt_mask.sum(1), min(rows, SLOTS), -(-most // LANES) * LANES
+    lengths, width = prompt_mask.sum(1), -(-most // LANES) * LANES
+    slots = min(rows, max(SLOTS, int(layer_parameters(model) / WEIGHTS)))
     prompt_width = -(-int(lengths.max()) // LANES) * LANES
     columns = torch.arange(prompt_width) + (prompt_mask.shape[1] - lengths)[:, None]  # padding goes to the right
     columns = columns.clamp(max=prompt_mask.shape[1] - 1)[None, None, :, None, :, None]

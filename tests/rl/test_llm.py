@@ -95,7 +95,7 @@ def assert_ratio_is_one(
         gap = (response_log_probs(scorer, rollout, 0.7).log_probs - rollout.log_probs)[rollout.response_mask].abs()
         largest = policy.model(rollout.response_ids).logits.abs().max() / 0.7
     rounding = torch.finfo(sampling or torch.float32).eps * largest
-    assert gap.max() <= 8 * rounding
+    assert gap.max() <= 16 * rounding  # of either, beside float64: 9
     assert gap.mean() <= rounding
     if sampling is not None:
         assert gap.max() > 1e-4  # else the lower precision was never used
