@@ -2,7 +2,6 @@
 
 import io
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -22,20 +21,10 @@ from tests.fake_runs import write_run
 COMMANDS = tuple("train resume eval compare methods tasks presets config explain thresholds plan".split())
 
 
-def test_help_lists_every_command_and_loads_nothing_heavy():
-    code = (
-        "import sys\nfrom minicppo.cli import main\n"
-        "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
-        "heavy = {'torch', 'transformers', 'matplotlib'} & set(sys.modules)\nassert not heavy, heavy"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    for command in COMMANDS:
-        assert f" {command} " in done.stdout
-
-
 def test_every_command_explains_itself(minicppo):
+    every = minicppo("--help").done()
     for name in COMMANDS:
+        assert f" {name} " in every
         assert f"minicppo {name}" in minicppo(name, "--help").done()
     shown = minicppo("explain", "--help").out
     assert "KEY=VALUE" in shown

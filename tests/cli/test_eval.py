@@ -1,9 +1,6 @@
 """`minicppo eval`: a run on its own task, any policy on data, and what each mistake is answered with."""
 
 import json
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -83,25 +80,6 @@ class TestOnData:
         write_sums(1)
         assert says in minicppo("eval", model, *arguments).refused()
         assert "not a saved model" in minicppo("eval", "nothing", "--data", "sums.jsonl").refused()
-
-    @pytest.mark.slow
-    def test_killed_in_the_middle_it_goes_on_and_ends_with_the_same(self, minicppo, model):
-        words = ["eval", model, "--data", write_sums(60), "--samples", "2", "--max-new-tokens", "8"]
-        words += ["--template", "{problem}?", "--out"]
-        process = subprocess.Popen([sys.executable, "-m", "minicppo", *words, "killed"])
-        record = Path("killed/sums.jsonl")
-        while process.poll() is None and not (record.exists() and record.read_bytes().count(b"\n") >= 5):
-            time.sleep(0.01)
-        process.kill()
-        assert process.wait() == -9, "it was to be killed before its end"
-        kept = record.read_text().splitlines()
-        assert 5 <= len(kept) < 60
-        minicppo(*words, "killed").done()
-        minicppo(*words, "whole").done()
-        again = record.read_text().splitlines()
-        assert again[: len(kept)] == kept
-        assert len(again) == 60, "no problem was sampled twice"
-        assert record.read_bytes() == Path("whole/sums.jsonl").read_bytes()
 
 
 def test_a_run_on_its_task(minicppo, run):

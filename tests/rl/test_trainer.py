@@ -125,15 +125,6 @@ def test_the_learning_rate_warms_up_and_another_temperature_anchors(small_config
     assert all(row["mismatch"] < 1e-5 for row in run.rows(kind="rollout"))
 
 
-def test_a_folder_holds_one_run(small_config, run_folder):
-    config = small_config(train={"iterations": 1})
-    train(config, run_folder)
-    with pytest.raises(FileExistsError, match="already holds a run: minicppo resume"):
-        train(config, run_folder)
-    with pytest.raises(FileNotFoundError, match=r"holds no run: it has no config\.yaml"):
-        trained_policy(run_folder / "elsewhere")
-
-
 def test_what_cannot_start_leaves_no_folder(small_config, run_folder):
     with pytest.raises(ValueError, match="of 500 different test problems"):
         train(small_config(eval={"problems": 500}), run_folder)

@@ -91,16 +91,6 @@ def test_holes_hold_zeros(batch, lim, budget):
         assert not getattr(out, field)[~batch.layout.mask].any()
 
 
-@given(batches(), limits(), st.randoms(use_true_random=False))
-def test_order_of_responses_is_free(batch, lim, random):
-    """theory 06, methods P3. Permuting the batch permutes the mask."""
-    order = list(range(len(batch.responses)))
-    random.shuffle(order)
-    shuffled = {k: v[order] for k, v in mask_inputs(batch).items()}
-    out = rules.cppo_mask(**shuffled, **dataclasses.asdict(lim))
-    assert torch.equal(out.reason, mask_of(batch, lim, budget="dynamic").reason[order])
-
-
 @given(batches(), limits(), st.sampled_from(["own", "padded"]), st.sampled_from(["padded", "packed", "by response"]))
 def test_blocks_change_nothing(batch, lim, length, form):
     """theory 07. Working on a few rows at a time gives what the whole batch gives at once."""
