@@ -57,6 +57,7 @@ def execute(path: Path, progress: Progress | None = None, out: Path | None = Non
     client = NotebookClient(
         notebook,
         timeout=CELL_SECONDS,
+        startup_timeout=CELL_SECONDS,  # of a kernel too
         kernel_name="python3",
         store_widget_state=False,  # a page that shows live sliders would load their scripts from a network
         extra_arguments=["--log-level=ERROR"],  # else each kernel warns that its local connection is not encrypted
