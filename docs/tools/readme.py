@@ -176,15 +176,18 @@ def corrections() -> str:
 
 def engines() -> str:
     """The committed runs of `python -m experiments.benchmarks.engines`: means with their standard errors."""
+    pairs: list[Any] = list(measured("engines").values())
+    rows = {f"`{engine}`": [pair[engine] for pair in pairs] for engine in ("local", "trl")}
+    gaps = [{name: pair["trl"][name] - value for name, value in pair["local"].items()} for pair in pairs]
     lines = ["| engine | updates of a run | drift | masked (%) | reward |", "|---|---|---|---|---|"]
-    for engine in ("local", "trl"):
-        rows = [row for key, row in measured("engines").items() if key.startswith(engine)]
-        drift, masked, reward = ([row[name] for row in rows] for name in ("drift", "masked", "reward"))
+    for engine, of in [*rows.items(), ("the second less the first, in a pair", gaps)]:
+        drift, masked, reward = ([row[name] for row in of] for name in ("drift", "masked", "reward"))
         lines.append(
-            f"| `{engine}` | {', '.join(sorted({str(row['updates']) for row in rows}))} | {_mean(drift, 5)} "
+            f"| {engine} | {', '.join(sorted({str(row['updates']) for row in of}))} | {_mean(drift, 5)} "
             f"| {_mean([100 * share for share in masked], 3)} | {_mean(reward, 3)} |"
         )
-    return "\n".join(lines)
+    same = sorted(pair["together"] for pair in pairs)
+    return "\n".join([*lines, "", f"{len(pairs)} pairs, whose first {same[0]} to {same[-1]} updates are the same."])
 
 
 def _mean(values: list[float], places: int, sign: str = "") -> str:

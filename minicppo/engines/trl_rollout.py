@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from inspect import signature
 from itertools import chain, groupby, pairwise
-from typing import Any
+from typing import Any, SupportsFloat
 
 import numpy as np
 import torch
@@ -103,10 +103,12 @@ def require_log_probs(
     if len(log_probs) != len(completion_ids):
         raise ValueError(f"the rollout has {len(completion_ids)} responses and log-probs of {len(log_probs)}")
     for row, (ids, values) in enumerate(zip(completion_ids, log_probs, strict=True)):
-        if len(values) != len(ids):
-            raise ValueError(f"response {row} of the rollout has {len(ids)} tokens and {len(values)} log-probs")
+        if values is None or len(values) != len(ids):
+            found = "no" if values is None else len(values)
+            raise ValueError(f"response {row} of the rollout has {len(ids)} tokens and {found} log-probs")
         for t, value in enumerate(values):
-            if (own is None or own[row][t]) and (value is None or not -math.inf < value <= LOG_ONE):
+            number = isinstance(value, SupportsFloat) and -math.inf < value <= LOG_ONE
+            if (own is None or own[row][t]) and not number:
                 raise ValueError(
                     f"response {row} of the rollout: the log-prob of token {t} is {value}. Way out: give the sampled "
                     "token's log mu; or leave such a response out; or mask the token (env_mask 0)"

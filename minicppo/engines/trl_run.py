@@ -1,9 +1,9 @@
 """Our configurations on TRL: the same policy, problems, reward, updates and run directory as the local trainer's.
 
-What differs: TRL deals a rollout's responses out to minibatches one by one, not by whole groups, and keeps groups whose
-rewards are all equal (their advantages are zero), as the local trainer does with `train.drop_groups=false`;
-`token-mean` divides by the rollout's mean tokens per update; with `normalize_std` it adds 1e-4, not 1e-6, to the
-standard deviation. No certificate and no trace are written.
+With `train.drop_groups=false` and one process it is the same run, until rounding tips the draw of a token. What differs
+else: groups whose rewards are all equal stay (their advantages are zero); processes but the first draw other random
+numbers, and each deals out its own groups; `entropy` is TRL's mean over micro-batches. No certificate and no trace are
+written.
 """
 
 import dataclasses
@@ -33,9 +33,11 @@ from minicppo.rl.evaluate import evaluate, held_out_problems
 from minicppo.rl.grading.confined import take_faults
 from minicppo.rl.policy import Policy, load_policy, save_policy
 from minicppo.rl.run_dir import RunDir, peak_memory_mb
-from minicppo.rl.seeding import rng_for
+from minicppo.rl.seeding import generator_for, rng_for
 from minicppo.rl.tasks import Problem, judged, sample_problems
 from minicppo.rl.trainer import OnEvent, starting_policy
+from minicppo.rules import group_advantages
+from minicppo.rules.rows import join, take
 from minicppo.text import nearest
 
 OURS = tuple("mask/ gate/ budget/ div/ prefix/ ratio/ kl/ weight/ accept/ minpro/ mismatch/ faults/".split())
@@ -120,7 +122,7 @@ def _run_to_end(
             log_metric(fault, count)
         return [score for score, _ in verdicts]
 
-    trainer = CPPOTrainer(
+    trainer = RunTrainer(
         policy.model,
         args=trl_config(config, run.path),
         reward_funcs=reward,
@@ -163,6 +165,41 @@ def is_main() -> bool:
 def _prompt(policy: Policy, problem: Problem) -> Any:
     """As TRL expects it: a conversation where there is a chat template to apply, else the text."""
     return [{"role": "user", "content": problem.prompt}] if policy.chat else problem.prompt
+
+
+class RunTrainer(CPPOTrainer):
+    """`CPPOTrainer` with the local trainer's random numbers, advantages, minibatches and denominators."""
+
+    def _generator(self, purpose: str = "rollout") -> torch.Generator:
+        iteration = self._step // (self.args.steps_per_generation * self.num_iterations)
+        process = self.accelerator.process_index if purpose == "rollout" else 0
+        return generator_for(self.args.seed, f"{purpose}/{process}" if process else purpose, iteration)
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        output = super()._generate_and_score_completions(inputs)
+        rewards, normalize_std = self._rewards.sum(1), self.args.scale_rewards == "group"
+        advantages = group_advantages(rewards, self.num_generations, normalize_std=normalize_std).advantages
+        output["advantages"] = advantages.chunk(self.accelerator.num_processes)[self.accelerator.process_index]
+        return output
+
+    def _prepare_inputs(self, generation_batch: Any) -> Any:
+        """At the start of an epoch over a rollout, minibatches of whole groups: TRL deals out single responses."""
+        inputs, args = super()._prepare_inputs(generation_batch), self.args
+        if self._mode == "eval" or self._step % args.steps_per_generation:
+            return inputs
+        dealt = self._buffered_inputs or []
+        whole = join([{k: v for k, v in part.items() if k != "num_items_in_batch"} for part in dealt])
+        epoch = self._step // args.steps_per_generation % self.num_iterations
+        groups = args.generation_batch_size // self.num_generations
+        place = torch.randperm(groups, generator=self._generator(f"shuffle-{epoch}")).argsort()
+        order = place[whole["group"].cpu()].argsort(stable=True).to(whole["group"].device)
+        parts = [take(whole, rows) for rows in order.split(args.per_device_train_batch_size)]
+        tokens = torch.stack([part["completion_mask"].sum() for part in parts])
+        tokens = self.accelerator.reduce(tokens.view(-1, args.gradient_accumulation_steps).sum(1))  # of each minibatch
+        for i, part in enumerate(parts):  # TRL divides this by the number of minibatches
+            part["num_items_in_batch"] = tokens[i // args.gradient_accumulation_steps] * len(tokens)
+        self._buffered_inputs = parts
+        return parts[0]
 
 
 class RunLog(TrainerCallback):

@@ -50,15 +50,20 @@ class SamplingTrainer(GRPOTrainer):
         return "train" if self.model.training else "eval"
 
     def _require_samplable(self) -> None:
-        """No dropout that is a number of a module; ValueError for virtual tokens, which our sampler does not read."""
+        """Nothing random while scoring; ValueError for virtual tokens, scored at other places than sampled."""
         for module in self.model.modules():
-            for name in [name for name, value in vars(module).items() if "drop" in name and type(value) is float]:
-                setattr(module, name, 0.0)
-        prompted = any(each.is_prompt_learning for each in getattr(self.model, "peft_config", {}).values())
-        if prompted and not self.rollout_func:
+            for name, value in vars(module).items():
+                if not any(word in f"{type(module).__name__}.{name}".lower() for word in ("drop", "jitter")):
+                    continue
+                if type(value) is float:
+                    setattr(module, name, 0.0)
+                elif isinstance(value, dict):  # of an adapter each: LoHa's and LoKr's
+                    value |= {key: 0.0 for key, each in value.items() if type(each) is float}
+        if any(each.is_prompt_learning for each in getattr(self.model, "peft_config", {}).values()):
             raise ValueError(
-                "prompt and prefix tuning put virtual tokens before each prompt, which no sampler reads here. Way out: "
-                "another adapter, such as LoRA, or a rollout_func"
+                "prompt and prefix tuning: TRL scores a padded prompt with the virtual tokens before its padding, "
+                "further away than when it was sampled, and our sampler reads none. Way out: another adapter, such as "
+                "LoRA"
             )
 
     def _require_top(self) -> None:

@@ -181,6 +181,16 @@ ROLLOUTS: list[Any] = [  # of two tokens a response
         "response 1 of the rollout: the log-prob of token 1 is None",
     ),
     refused(
+        "None in the place of a response's log-probs",
+        {"logprobs": [[-1.0, -2.0], None] * 2},
+        "response 1 of the rollout has 2 tokens and no log-probs",
+    ),
+    refused(
+        "lists in the place of log-probs, as vLLM's are",
+        {"logprobs": [[[-1.0], [-2.0]]] * 4},
+        r"response 0 of the rollout: the log-prob of token 0 is \[-1\.0\]",
+    ),
+    refused(
         "a log-prob of NaN",
         {"logprobs": [[-1.0, -2.0], [math.nan, -1.0]] * 2},
         "response 1 of the rollout: the log-prob of token 0 is nan",

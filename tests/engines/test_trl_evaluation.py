@@ -68,9 +68,9 @@ def test_dropout_that_is_a_number_is_off(tmp_path):
 
 ONE = Dataset.from_dict({"prompt": ["1+2=", "3="]})
 VIRTUAL = [
-    refused("prompt tuning with our sampler", "PromptTuningConfig"),
-    refused("prefix tuning with our sampler", "PrefixTuningConfig"),
-    refused("P-tuning with our sampler", "PromptEncoderConfig"),
+    refused("prompt tuning", "PromptTuningConfig"),
+    refused("prefix tuning", "PrefixTuningConfig"),
+    refused("P-tuning", "PromptEncoderConfig"),
 ]
 
 
@@ -78,7 +78,7 @@ VIRTUAL = [
 def test_virtual_tokens_are_refused(kind, tmp_path):
     peft = pytest.importorskip("peft", reason="adapters need peft (pip install -e '.[dev]')")
     policy, adapter = tiny_policy(), getattr(peft, kind)(task_type="CAUSAL_LM", num_virtual_tokens=3)
-    with pytest.raises(ValueError, match="virtual tokens before each prompt"):
+    with pytest.raises(ValueError, match="virtual tokens before its padding"):
         CPPOTrainer(
             policy.model, no_reward, config(tmp_path), ONE, processing_class=policy.tokenizer, peft_config=adapter
         )

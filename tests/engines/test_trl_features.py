@@ -51,7 +51,8 @@ def policy_of(kind: str = "", **settings: Any) -> Policy:
 def trained(folder: Path, policy: Policy | None = None, data: Any = None, **given: Any) -> tuple[CPPOTrainer, Loop]:
     """Two updates with a rollout. given: settings, and arguments of the trainer."""
     policy = policy or tiny_policy()
-    names = ("peft_config", "rollout_func", "reward_funcs", "rule", "tools", "callbacks", "optimizers")
+    names = ("peft_config", "rollout_func", "reward_funcs", "rule", "tools", "environment_factory",
+             "callbacks", "optimizers")  # fmt: skip
     arguments = {name: given.pop(name) for name in names if name in given}
     arguments |= {"method": arguments.pop("rule")} if "rule" in arguments else {}
     settings = {
@@ -188,6 +189,9 @@ CASES: list[Any] = [
     works("LoRA", partial(adapter, "Lora", r=4, init_lora_weights=False)),
     works("DoRA", partial(adapter, "Lora", r=4, use_dora=True, init_lora_weights=False)),
     works("IA3", partial(adapter, "IA3", feedforward_modules=["down_proj"], init_ia3_weights=False)),
+    works("LoHa: its dropouts off", partial(adapter, "LoHa", r=4, rank_dropout=0.5, module_dropout=0.5,
+                                            init_weights=False)),
+    works("LoKr: its dropouts off", partial(adapter, "LoKr", r=4, rank_dropout=0.5, module_dropout=0.5)),
     works("LoRA beside a whole head", lambda: LLAMA() | adapter("Lora", r=4, modules_to_save=["lm_head"])),
     works("Llama, `attention_dropout` off", partial(LLAMA, attention_dropout=0.5)),
     works("tied embeddings", partial(LLAMA, tie_word_embeddings=True)),
@@ -200,6 +204,14 @@ CASES: list[Any] = [
     works("Gemma 2: soft-capped logits", partial(architecture, "Gemma2", **SMALL, num_key_value_heads=1, head_dim=8)),
     works("Mistral: sliding window", partial(architecture, "Mistral", **SMALL, num_key_value_heads=1,
                                              sliding_window=6)),
+    works("Mixtral: noise of its routers off", partial(architecture, "Mixtral", **SMALL, num_key_value_heads=2,
+                                                       num_local_experts=4, router_jitter_noise=0.3)),
+    works("XGLM: dropped layers off", partial(architecture, "XGLM", num_layers=2, attention_heads=2, d_model=16,
+                                              ffn_dim=32, dropout=0.5, layerdrop=0.5)),
+    works("gpt-oss: attention sinks", partial(architecture, "GptOss", **SMALL, num_key_value_heads=1, head_dim=8,
+                                              num_local_experts=4, num_experts_per_tok=2, sliding_window=4)),
+    works("LFM2: convolutions", partial(architecture, "Lfm2", **SMALL, num_key_value_heads=1,
+                                        layer_types=["conv", "full_attention"])),
     works("Qwen3-MoE, its auxiliary loss (which passes no mask)",
           partial(architecture, "Qwen3Moe", **SMALL, num_key_value_heads=1, head_dim=8, num_experts=4,
                   num_experts_per_tok=2, moe_intermediate_size=16)),
