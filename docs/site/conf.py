@@ -61,7 +61,7 @@ def breakable(app: object, page: str, template: str, context: dict[str, str], do
     """A long name in a table or a title may be broken behind a dot or an underscore, so that both fit the page."""
 
     def in_cell(found: re.Match[str]) -> str:
-        names = r"[\w./=-]{16,}(?=[^<>]*<)"  # in text, not in a tag
+        names = r"[\w./=-]{12,}(?=[^<>]*<)"  # in text, not in a tag
         return re.sub(names, lambda name: re.sub(r"(?<=[_./=])(?=\w)", "<wbr>", name[0]), found[0])
 
     context["body"] = re.sub(r"<(td|h1).*?</\1>", in_cell, context.get("body", ""), flags=re.S)
