@@ -149,7 +149,8 @@ static int goes_on(Job *job, long i, float *logits) {
     return on;
 }
 
-/* Some steps more; how many rows are on their way after them, 0 when all have ended. */
+/* Some steps more; how many rows have not ended after them. All that are on their way may end with the last step, and
+others still wait. */
 long decode(Job *job, long steps) {
     int64_t *row = job->state, *taken = row + job->slots, *newest = taken + job->slots, *place = newest + job->slots;
     long hidden = job->hidden, inner = job->inner, B = job->slots, size = job->width * D * KV;
@@ -200,5 +201,5 @@ long decode(Job *job, long steps) {
             job->live++;
         }
     }
-    return job->live;
+    return job->live + job->rows - job->next;
 }

@@ -54,6 +54,18 @@ def wide(name: str, vocabulary: int) -> Policy:
     return dataclasses.replace(policy, tokenizer=character_tokenizer([chr(200 + i) for i in range(vocabulary - 14)]))
 
 
+@pytest.mark.parametrize("most", [2, 5])
+@pytest.mark.parametrize("steps", [1, 2, 4])
+@pytest.mark.usefixtures("slots")
+def test_rows_that_wait_when_all_others_end_at_once_are_sampled(most, steps, monkeypatch):
+    """Responses of one length end together, and may do so at the last step before a chance to interrupt."""
+    policy = wide("qwen3-untied", 19)
+    monkeypatch.setattr(Policy, "ends", (18,))  # which has no name, so nothing ends early
+    monkeypatch.setattr(native_sampling, "STEPS", steps)
+    rollout = sample(policy, MANY, most, 1.0, torch.Generator().manual_seed(1), samples=20)
+    assert rollout.response_mask.all() and len(rollout) == 20 * len(MANY)
+
+
 @pytest.mark.parametrize("name", SHAPES)
 @pytest.mark.parametrize("vocabulary", [19, 300])
 @pytest.mark.parametrize("needs", ["log_probs", "topk", "full"])
