@@ -59,6 +59,7 @@ def test_settings_of_the_rule_matter(minicppo, log):
     assert (wide["masked"], wide["rule"]["params"]["delta"]) == (0, 1)
 
 
+@pytest.mark.slow
 def test_two_logs_side_by_side(minicppo, log, tmp_path):
     text = minicppo("inspect", "--compare", str(log), str(shifted(log, tmp_path))).done()
     (line,) = (line for line in text.splitlines() if line.strip().startswith("artefacts"))

@@ -150,6 +150,7 @@ def content():
     return {path: path.read_bytes() for path in FOLDER.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
 
 
+@pytest.mark.slow
 def test_a_digest_needs_no_trainer():
     """What every notebook imports first costs a second, not the five of torch and transformers."""
     pytest.importorskip("IPython")

@@ -15,6 +15,7 @@ from tests.engines.features import feature, refused
 from tests.engines.stale import gradients, stale_rollout, tiny_policy
 from tests.engines.trl_setup import config, no_reward, trainer_of, trl_inputs
 
+pytestmark = pytest.mark.slow
 EVALUATED: dict[str, Any] = {
     "eval_strategy": "steps", "eval_steps": 1, "per_device_eval_batch_size": 4, "logging_steps": 2, "max_steps": 4,
     "save_strategy": "steps", "save_steps": 2,

@@ -28,6 +28,7 @@ from minicppo.rl.trainer import trained_policy
 from tests.engines.features import feature
 from tests.engines.stale import ROOT
 
+pytestmark = pytest.mark.slow
 SETTINGS: dict[str, Any] = {
     "task": {"name": "chain", "options": {"steps": 1}},
     "method": {"name": "cppo-topk", "params": {"delta": 0.02, "delta_b": 0.002}},
@@ -69,7 +70,6 @@ def every_update(put: Any) -> None:
 
 
 @feature("killed between two updates of one rollout and resumed: to the bit", "works")
-@pytest.mark.slow
 def test_killed_and_resumed_is_not_killed(tmp_path, monkeypatch):
     every_update(monkeypatch.setattr)
     train(small_run(), tmp_path / "whole")
@@ -155,7 +155,6 @@ def test_whole_runs_of_both_engines_agree():
         assert abs(statistics.fmean(gaps)) <= 2 * statistics.stdev(gaps) / len(gaps) ** 0.5 + 0.01 * mean, name
 
 
-@pytest.mark.slow
 @feature("`train.drop_groups`: groups of equal rewards are kept, and said to be", "works")
 @pytest.mark.parametrize("drop", [True, False])
 def test_groups_of_equal_rewards_are_said_to_be_kept(drop, tmp_path, capsys):

@@ -42,6 +42,7 @@ def small(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[di
     return list(found["rows"])
 
 
+@pytest.mark.slow
 def test_mask_and_sampling(tmp_path, monkeypatch, capsys):
     rows = small("mask", monkeypatch, tmp_path)
     assert "| 8 x 64 |" in capsys.readouterr().out

@@ -76,6 +76,7 @@ def test_pooled_settings_are_strata(study, rows):
         assert pair["p"] == holm([permutation_p([x], [y])])[0] >= 0.1
 
 
+@pytest.mark.slow
 def test_what_is_not_there_is_said_and_what_is_not_asked_does_not_count(study, rows):
     assert summarise(study, rows)["missing"] == {}
     kept = rows[~((rows["part"] == "headline") & (rows["arm"] == "none") & (rows["seed"] == 1))]

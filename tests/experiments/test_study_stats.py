@@ -56,6 +56,7 @@ def test_strata_are_resampled_apart():
         bootstrap([np.array([])])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("runs", "covered"), [(3, 0.74), (5, 0.89), (20, 0.945)])
 def test_the_page_says_how_often_the_intervals_cover(runs, covered):
     samples = np.random.default_rng(0).normal(0, 1, (300, runs))
@@ -102,6 +103,7 @@ def test_dealt_signs_are_scipy_s():
     assert paired_p([x[:3], x[3:]], [y[:3], y[3:]]) == pytest.approx(theirs, abs=0.02)
 
 
+@pytest.mark.slow
 def test_p_values_err_as_often_as_they_say():
     """Where a resampled interval of three differences excludes zero whenever they agree: once in four."""
     rng = np.random.default_rng(0)

@@ -143,6 +143,7 @@ def test_a_limit_whose_default_is_none_can_be_lifted_again():
 BOMB = "a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n" + "".join(f"a{i}: &a{i} [{f'*a{i - 1},' * 10}]\n" for i in range(1, 9))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -177,6 +178,7 @@ def test_what_a_file_may_not_do(text, message, tmp_path):
     assert time.process_time() - start < 10  # on a busy machine; a second or two, of a text that would go on for ever
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", "train.lr task.name method model.path device x recipe engine plugins".split())
 def test_no_error_repeats_a_long_value(key):
     for value in ("x" * 9000, "[" + "y, " * 9000 + "]", "~" + "z" * 300):

@@ -22,6 +22,7 @@ from tests.command_line import command
 from tests.fake_runs import write_run
 from tests.rl.test_gguf import needs_readers, write_tiny_gguf
 
+pytestmark = pytest.mark.slow
 NEWEST = "checkpoints/000002"
 WEIGHTS = f"{NEWEST}/policy/model.safetensors"
 MOMENTS = f"{NEWEST}/optimizer.safetensors"
@@ -75,7 +76,6 @@ def changed(name, new):
     return lambda tensors: tensors | {name: new(tensors[name]).contiguous()}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "damage", "named"),
     [

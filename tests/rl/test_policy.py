@@ -126,6 +126,7 @@ def test_a_prompt_starts_once_and_does_not_end(form, template, text):
     assert ids == [16] * starts + [2, 3] + [1] * text.endswith("<eos>"), "what was typed stays"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["llama", "gemma2", "qwen3", "bloom", "cohere2"])
 @pytest.mark.parametrize("needs", ["log_probs", "topk", "full"])
 def test_ids_without_a_token_are_in_neither_pi_nor_mu(name, needs, monkeypatch):

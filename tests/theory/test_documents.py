@@ -72,5 +72,6 @@ def test_looseness_table_covers_every_bound():
     assert looseness.table(study).row_count == len(looseness.TITLES)
 
 
+@pytest.mark.slow
 def test_figure_is_drawn(tmp_path):
     assert figures.draw_shared_parameter(tmp_path / "flow.png").read_bytes().startswith(b"\x89PNG")

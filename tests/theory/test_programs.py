@@ -15,6 +15,7 @@ def vectors(size: int) -> st.SearchStrategy[Array]:
     return st.lists(numbers, min_size=size, max_size=size).map(np.array)
 
 
+@pytest.mark.slow
 @given(st.integers(1, 8).flatmap(lambda n: st.tuples(vectors(n), vectors(n), vectors(n))))
 def test_greedy_is_the_simplex_optimum(case):
     coefficients, caps, limits = case

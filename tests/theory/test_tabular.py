@@ -15,6 +15,7 @@ from theory.gate import excess_over
 from theory.pair_bounds import largest_path
 
 
+@pytest.mark.slow
 @given(pairs(exact=True), st.lists(st.integers(-4, 4), min_size=27, max_size=27))
 def test_enumeration_agrees_with_plain_loops(pair, quarters):
     v, horizon = pair.vocab, pair.horizon
