@@ -63,7 +63,8 @@ def test_rows_that_wait_when_all_others_end_at_once_are_sampled(most, steps, mon
     monkeypatch.setattr(Policy, "ends", (18,))  # which has no name, so nothing ends early
     monkeypatch.setattr(native_sampling, "STEPS", steps)
     rollout = sample(policy, MANY, most, 1.0, torch.Generator().manual_seed(1), samples=20)
-    assert rollout.response_mask.all() and len(rollout) == 20 * len(MANY)
+    assert rollout.response_mask.all()
+    assert len(rollout) == 20 * len(MANY)
 
 
 @pytest.mark.parametrize("name", SHAPES)
