@@ -30,7 +30,7 @@ setup: $(STAMP) ## make the virtual environment and install minicppo into it
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and f"minicppo needs Python 3.11 or newer, this is {v[0]}.{v[1]}: make PYTHON=/path/to/python3.11 ...")'
-	@echo 'Installing minicppo into $(VENV): a minute or two.'
+	@echo 'Installing minicppo into $(VENV): a minute or two, five on a busy machine; 2 GB. pip is silent while it unpacks, at the end.'
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
 	@touch $@
@@ -48,24 +48,24 @@ $(LLM): $(STAMP)
 $(VERL)/.installed: pyproject.toml constraints-verl.txt
 	@echo 'Installing minicppo with verl into $(VERL): about four minutes.'
 	@$(PYTHON) -m venv $(VERL)
-	@$(VERL)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-verl.txt -e '.[verl,math,dev]'
+	@$(VERL)/bin/python -m pip install --disable-pip-version-check -c constraints-verl.txt -e '.[verl,math,dev]'
 	@touch $@
 
 # beside the environment, not in it: torch imports Triton wherever it finds it, and every process grows by it
 $(TRITON)/.installed:
 	@echo 'Fetching Triton (190 MB) into $(TRITON).'
-	@$(PYTHON) -m pip install --quiet --disable-pip-version-check --no-deps --target $(TRITON) 'triton==3.6.0'
+	@$(PYTHON) -m pip install --disable-pip-version-check --no-deps --target $(TRITON) 'triton==3.6.0'
 	@touch $@
 
 # laid over the environment, whose torch stays
 .venv-newest/.installed: pyproject.toml $(STAMP)
 	@echo 'Fetching the newest of what the tests stand on into .venv-newest (280 MB).'
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade --target $(@D) $(VARIED)
+	@$(BIN)/python -m pip install --disable-pip-version-check --upgrade --target $(@D) $(VARIED)
 	@touch $@
 
 .venv-oldest/.installed: pyproject.toml $(STAMP)
 	@echo 'Fetching the oldest that pyproject.toml allows into .venv-oldest (700 MB).'
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade --target $(@D) $$($(BIN)/python -m experiments.oldest)
+	@$(BIN)/python -m pip install --disable-pip-version-check --upgrade --target $(@D) $$($(BIN)/python -m experiments.oldest)
 	@touch $@
 
 demo: $(STAMP) ## train CPPO, DPPO, GRPO and no mask from one warm-up; results in runs/demo
@@ -99,7 +99,8 @@ fuzz: $(STAMP) ## try odd settings, answers, data, models, log-probs, full disks
 MUTMUT := $(VENV)/.installed-mutmut
 
 $(MUTMUT): $(STAMP)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check 'mutmut==3.8.1'
+	@echo 'Adding mutmut to $(VENV).'
+	@$(BIN)/python -m pip install --disable-pip-version-check 'mutmut==3.8.1'
 	@touch $@
 
 mutants: $(MUTMUT) ## make lines of the rules wrong, see what the tests let pass; hours, or OF='minicppo.rules.budget*'
@@ -128,7 +129,8 @@ notebooks: $(STAMP) ## execute the notebooks into build/notebooks; MINICPPO_FAST
 SITE := $(VENV)/.installed-site
 
 $(SITE): $(STAMP)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS),site]'
+	@echo 'Adding Sphinx and what the site is made with to $(VENV).'
+	@$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS),site]'
 	@$(BIN)/python -m docs.site.vendor
 	@touch $@
 

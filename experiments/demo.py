@@ -56,7 +56,10 @@ def run_demo(
     runs = [load_run(out / name) for name in METHODS]
     rows = results(runs)
     summary = {"preset": PRESET, "seed": configs["none"].seed, "methods": {row.method: vars(row) for row in rows}}
-    present(runs, out, what_to_look_at(rows, preset_as_it_is=not overrides), console, {"summary.json": summary})
+    trace = runs[METHODS.index("cppo-exact")].trace
+    shown = trace is None or trace.masks_something
+    reading = what_to_look_at(rows, preset_as_it_is=not overrides, masked_at_the_end=shown)
+    present(runs, out, reading, console, {"summary.json": summary})
     return summary
 
 
@@ -94,7 +97,7 @@ def present(
     console.print(f"\nIn {out}: {', '.join(there)}")
 
 
-def what_to_look_at(rows: Sequence[Result], *, preset_as_it_is: bool = True) -> str:
+def what_to_look_at(rows: Sequence[Result], *, preset_as_it_is: bool = True, masked_at_the_end: bool = True) -> str:
     """How to read the result, with this run's own numbers, and what it does not show; lines fit a terminal.
 
     What is known of the preset is said of the preset alone: of changed settings nothing is.
@@ -111,10 +114,19 @@ def what_to_look_at(rows: Sequence[Result], *, preset_as_it_is: bool = True) -> 
   {alone:.2f} % of the tokens, and it and the token test together {both:.2f} %.
 - drift.png: how far the policies move apart along a response, measured on the
   sampled token: a lower bound of what the token test limits.
-- response.png: one response under CPPO, token by token; the threshold falls
-  where the prefix drifts by more than its budget.
+- response.png: {_response(masked_at_the_end)}
 
 What this does not show: which mask is best. One seed cannot.{how_far_seeds_differ() if preset_as_it_is else ""}"""
+
+
+def _response(masked_at_the_end: bool) -> str:
+    """What is on the picture of one response, which is of the last batch."""
+    if masked_at_the_end:
+        return """one response under CPPO, token by token; the threshold falls
+  where the prefix drifts by more than its budget."""
+    return """one response of CPPO's last batch, token by token. It drifted so
+  little that nothing was masked and the threshold stays flat; reasons.png says
+  when the mask had work, and minicppo explain shows any response of your own."""
 
 
 def _move(row: Result) -> str:

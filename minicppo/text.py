@@ -9,7 +9,7 @@ from typing import Any
 
 def nearest(word: str, known: Collection[str]) -> str:
     """The tail of an error about an unknown name: the likeliest meaning, or all that exist."""
-    word = word[:100]
+    word = word[:100].lower()
     longer = [name for name in known if word and name.startswith(word)]
     close = difflib.get_close_matches(word, longer or list(known), n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(sorted(known))}"
@@ -47,13 +47,17 @@ def install(extra: str) -> str:
     return f"pip install -c constraints.txt -e '.[{extra}]'"
 
 
-def optional(module: str, purpose: str, extra: str) -> Any:
-    """Import a module that minicppo does without. Raises ModuleNotFoundError, saying how it is installed."""
+def optional(module: str, purpose: str, extra: str = "") -> Any:
+    """Import a module that minicppo does without. Raises ModuleNotFoundError, saying how it is installed.
+
+    extra: of pyproject.toml; none: the package alone, in whatever version goes with the rest.
+    """
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         package = module.partition(".")[0].replace("_", "-")
-        raise ModuleNotFoundError(f"{purpose} needs the package {package!r}: {install(extra)}") from error
+        how = install(extra) if extra else f"pip install {package}"
+        raise ModuleNotFoundError(f"{purpose} needs the package {package!r}: {how}") from error
 
 
 # control characters but tab and newline, what turns the direction of writing or hides, and halves of characters

@@ -66,6 +66,15 @@ def test_a_target_makes_its_environment_when_that_is_missing(tmp_path):
         assert -1 < install < use, target
 
 
+def test_every_installation_is_announced_and_pip_shows_its_progress():
+    recipes = [block for block in MAKEFILE.split("\n\n") if "pip install --" in block]
+    assert len(recipes) > 5
+    for recipe in recipes:
+        assert -1 < recipe.find("@echo '") < recipe.find("pip install --"), recipe
+        assert "--quiet" not in recipe, recipe
+    assert re.search(r"@echo 'Installing minicppo into \$\(VENV\): .*minute.*GB", MAKEFILE), "how long, and how large"
+
+
 def test_ci_calls_lint_and_test():
     script = ROOT / ".ci" / "run"
     assert script.stat().st_mode & 0o111, ".ci/run must be executable"

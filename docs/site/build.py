@@ -33,8 +33,8 @@ LANGUAGES = {".py": "python", ".yaml": "yaml", ".yml": "yaml", ".v": "coq", ".js
 PARTS = {
     "Start": ["questions.md"],
     "Walkthroughs": ["notebooks/0*.ipynb"],
-    "Use it": ["README.md", "docs/drop-in.md", "docs/inspect.md", "docs/corrections.md", "docs/scale.md",
-               "docs/demo-llm.md"],
+    "Use it": ["README.md", "docs/drop-in.md", "docs/inspect.md", "docs/watch.md", "docs/corrections.md",
+               "docs/scale.md", "docs/demo-llm.md"],
     "Reference": ["docs/methods.md", "reference/*.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"],
     "API": ["api/*.md"],
     "Theory": ["theory/README.md", "theory/*.md", "theory/coq/README.md"],

@@ -17,13 +17,16 @@ from typing import Any
 
 from docs.tools.features import features_table
 from docs.tools.targets import ON_GPU, measured, sampling_rows, targets
+from experiments.benchmarks.boards import COLUMNS as COSTS
+from experiments.benchmarks.common import table
 from experiments.benchmarks.corrections import METHODS as METHODS_MEASURED
 from experiments.study.page import part_tables, study_table
+from minicppo.rl.boards import NAMES
 from minicppo.rules import METHODS, get_method
 
 ROOT = Path(__file__).parents[2]
 PAGES = ["README.md", "REPRODUCTION.md", "experiments/benchmarks/README.md"]
-PAGES += [f"docs/{name}.md" for name in ("corrections", "demo-llm", "drop-in", "methods", "scale")]
+PAGES += [f"docs/{name}.md" for name in ("corrections", "demo-llm", "drop-in", "methods", "scale", "watch")]
 _BLOCK = re.compile(r"(<!-- generated: ([\w-]+) -->\n).*?(<!-- end -->)", re.S)
 
 
@@ -215,6 +218,35 @@ def study_llm() -> str:
     return part_tables(ROOT / "results" / "llm", "pressure")
 
 
+# what verl calls a curve, and what is to be known where the same name is not quite the same
+CURVES = {
+    "rollout/reward": ("critic/rewards/mean", ""),
+    "rollout/length": ("response_length/mean", ""),
+    "update/loss": ("actor/pg_loss", ""),
+    "update/grad_norm": ("actor/grad_norm", ""),
+    "update/lr": ("actor/lr", ""),
+    "update/entropy": ("actor/entropy", ""),
+    "update/kl/k3": ("actor/ppo_kl", "of mu and pi by k3; verl's is k1 of pi_old and pi, TRL's of a reference model"),
+    "update/mask/frac": ("actor/pg_clipfrac", "the share that the rule masks, whether it clips or not"),
+}
+
+
+def curves() -> str:
+    """Our keys beside the names that boards show, and verl's."""
+    lines = ["| in metrics.jsonl | on a board, as in TRL | in verl | |", "|---|---|---|---|"]
+    for key, name in NAMES.items():
+        verl, note = CURVES[key]
+        lines.append(f"| `{key}` | `{name}` | `{verl}` | {note} |")
+    return "\n".join(lines)
+
+
+def boards() -> str:
+    """What each board costs an iteration."""
+    result = measured("boards")
+    told = "An iteration of `stale`, an evaluation among every five, in pairs of runs: `python -m"
+    return f"{table(result['rows'], COSTS)}\n\n{told} experiments.benchmarks.boards`; {_source(result)}."
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "study": study,
     "study-llm": study_llm,
@@ -228,6 +260,8 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "trl-features": features_table,
     "corrections": corrections,
     "engines": engines,
+    "curves": curves,
+    "boards": boards,
 }
 
 

@@ -3,6 +3,7 @@
 Nothing heavy is imported before a command runs, so that `minicppo --help` answers at once.
 """
 
+import difflib
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -91,7 +92,9 @@ def _usage(error: Any) -> str:
         if text.startswith(f"No such command '{name}'"):
             return f"minicppo {name} makes this repository's own results: in a clone, python -m experiments {name}"
     if text.startswith("No such option") and any(each.name == "overrides" for each in error.ctx.command.params):
-        text = f"{text.rstrip('.')}{_as_setting(error.option_name, error.ctx.obj)}"
+        near = difflib.get_close_matches(error.option_name, error.possibilities or [], 1, 0.8)
+        meant = f"; did you mean {near[0]}?" if near else _as_setting(error.option_name, error.ctx.obj)
+        text = f"No such option: {error.option_name}{meant}"
     if isinstance(error.__cause__, ValidationError):
         text = text.replace("Invalid value", f"Invalid value {error.__cause__.errors()[0]['input']!r}", 1)
     return f"{text.rstrip('.')} (see {error.ctx.command_path} --help)" if error.ctx else text
@@ -103,7 +106,7 @@ def _as_setting(option: str, typed: Sequence[str]) -> str:
     from minicppo.rl.keys import keys, meant
 
     name = option.lstrip("-").replace("-", "_")
-    if name in {key.name for key in keys(RunConfig)}:
+    if name in {key.name for key in keys(RunConfig)} or name.startswith("method.params."):
         after = [value for before, value in zip(typed, typed[1:], strict=False) if before == option]
         return f": it is a setting, {name}={after[0] if after else 'VALUE'}"
     (line,) = meant(RunConfig, name, None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -86,12 +87,16 @@ def evaluate(
         return
     from minicppo.plots.results import percent
     from minicppo.rl.checkpoint import list_checkpoints
-    from minicppo.rl.data import DataError, load_data
+    from minicppo.rl.data import FOLDER_VARIABLE, SUFFIXES, DataError, check_name, load_data
     from minicppo.rl.evaluate import DataSettings, evaluate_data
     from minicppo.rl.tasks.math import MathTask, template_text
 
     names = [name.strip() for name in data.split(",") if name.strip()]
     for name in names:
+        check_name(name)
+        if FOLDER_VARIABLE not in os.environ and not name.endswith(SUFFIXES):
+            told = f"{name}: asking the hub, as {FOLDER_VARIABLE} is not set; without a network, half a minute"
+            errors.print(told, soft_wrap=True)
         load_data(name)  # what is wrong with it shows before a model is loaded
     asked.pop("out", None)
     if template:

@@ -69,11 +69,14 @@ def explain(
         _probabilities("old", given["old"]) if "old" in given else None,
         **params,
     )
+    tokens = given.get("tokens")
+    if tokens is not None and len(tokens) != len(rows):
+        raise ValueError(f"there are {many(len(tokens), 'token')} for the {len(rows)} of mu")
     title = " ".join([method, *(overrides or [])])
     if as_json:
         print(json.dumps(rows, indent=1))
     else:
-        console.print(shown.table(rows, title))
+        console.print(shown.table(rows, title, tokens))
         console.print(shown.legend(rows))
     if plot is not None:
         from minicppo.plots.style import save
@@ -82,7 +85,7 @@ def explain(
     if html is not None:
         from minicppo.plots.explain_html import page
 
-        html.write_text(page(rows, given.get("tokens"), title), encoding="utf-8")
+        html.write_text(page(rows, tokens, title), encoding="utf-8")
         say(f"written to {html}")
 
 

@@ -77,6 +77,6 @@ def inspect(
         old = out.exists()
         write_page(found, out)
         where = f"over the old one to {out}" if old else f"to {out}"
-        errors.print(f"page written {where}, {out.stat().st_size / 1e6:.1f} MB", soft_wrap=True)
+        errors.print(f"page written {where}, {out.stat().st_size / 1e3:,.0f} kB", soft_wrap=True)
     if any(report["partial"] for report in reports):
         raise typer.Exit(130)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from minicppo.cli.console import console, table
+from minicppo.cli.console import console, say, table
 from minicppo.cli.options import Json, Plugins, load
 
 
@@ -17,23 +17,29 @@ def config(
     section: Annotated[str | None, typer.Argument(metavar="SECTION", help="train, rollout, eval, ...")] = None,
     as_json: Json = False,
 ) -> None:
-    """Print every key of a configuration: type, default, limits, and what it is.
+    """Print every key of a configuration with its default: what it is, its type and limits, where the default is from.
 
-    Values are given as KEY=VALUE after `minicppo train PRESET`, or in a YAML file. For the hyper-parameters of a
-    method, with their sources, see `minicppo methods NAME`; for the options of a task, `minicppo tasks`.
+    Values are given as KEY=VALUE after `minicppo train PRESET`, or in a YAML file. The hyper-parameters shown are those
+    of `cppo`; `minicppo methods NAME` has another method's, and `minicppo tasks` the options of a task.
 
     Examples: `minicppo config`, `minicppo config train`
     """
     from minicppo.rl.config import RunConfig
-    from minicppo.rl.keys import keys
+    from minicppo.rl.keys import hyper_keys, keys
     from minicppo.text import nearest
 
-    every = [vars(key) for key in keys(RunConfig)]
-    chosen = [key for key in every if section is None or f"{key['name']}.".startswith(f"{section}.")]
+    hypers = hyper_keys("cppo")
+    every = [each for key in keys(RunConfig) for each in [key, *(hypers if key.name == "method.params" else [])]]
+    chosen = [key for key in every if section is None or f"{key.name}.".startswith(f"{section}.")]
     if not chosen:
-        sections = {key["name"].partition(".")[0] for key in every}
+        sections = {key.name.partition(".")[0] for key in every}
         raise ValueError(f"there is no section {section!r}{nearest(str(section), sections)}")
-    _show(chosen, as_json)
+    if as_json:
+        print(json.dumps([vars(key) for key in chosen], indent=1))
+    for key in () if as_json else chosen:
+        about = ", ".join(filter(None, (key.type, key.limits, key.source)))
+        setting = f"{key.name}={_cell(key.default) or '{}'}"
+        say(f"{setting:34} {key.text} [{about}]")
 
 
 def tasks(plugins: Plugins = None, as_json: Json = False) -> None:

@@ -6,7 +6,7 @@ import json
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
@@ -66,8 +66,11 @@ def plan(
     from minicppo.engines.plan import make_plan
     from minicppo.engines.plan_files import write_plan
     from minicppo.engines.preconditions import preconditions
-    from minicppo.rl.config import load_config
+    from minicppo.rl.config import Engine, load_config
+    from minicppo.text import nearest
 
+    if engine and engine not in (known := [*get_args(Engine), *TARGETS]):
+        raise ValueError(f"--engine {engine} is unknown{nearest(engine, known)}")
     if engine in TARGETS:
         config = load_config(preset, settings(overrides, plugins, method=method))
         return _elsewhere(config, engine, write, force, as_json)

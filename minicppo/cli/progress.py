@@ -32,10 +32,12 @@ class RateColumn(ProgressColumn):
         return Text(f"{speed:.0f}/s" if speed >= 2 else f"{1 / speed:.1f} s each", style="cyan")
 
 
-def no_contrast(reward: float) -> str:
-    """Why no group of an iteration taught anything, from its mean reward, and what to change."""
+def no_contrast(reward: float, before: float = 0.0) -> str:
+    """Why no group of an iteration taught anything, from its mean reward and the best before it, and what to change."""
     cause = (
-        "Every reward was 0: the task is too hard for this policy, or it had no warm-up (warmup={})"
+        f"Every reward was 0, after {before:.2f} on average at best: the policy has collapsed"
+        if reward == 0 < before
+        else "Every reward was 0: the task is too hard for this policy, or it had no warm-up (warmup={})"
         if reward == 0
         else "Every reward was 1: the task is too easy for this policy"
         if reward == 1
@@ -90,8 +92,9 @@ class RunProgress(Lines):
 
     def __init__(self, console: Console):
         super().__init__(console, wide=True)
-        self._idle: dict[str, int] = {}  # iterations in a row without an update
-        self._reward = 0.0  # of the newest rollout
+        self._rewards: dict[str, list[float]] = {}  # of each run, the mean of every rollout
+        self._updated: set[str] = set()  # runs with an update since their newest rollout
+        self._told: set[str] = set()  # runs of which it was said that an iteration made none
         self._printed, self._end = time.monotonic(), threading.Event()
 
     def __enter__(self) -> Self:
@@ -116,10 +119,10 @@ class RunProgress(Lines):
     def add(self, name: str, iterations: int, done: int = 0) -> None:
         """A line for a run of so many iterations; its clock starts with its first event."""
         self.show(name, done, iterations, "waiting" if done < iterations else "done before", start=False)
-        self._idle[name] = 0
+        self._rewards[name] = [0.0]  # before any
 
     def handle(self, name: str, event: Mapping[str, Any]) -> None:
-        """Take one event of the run `name`: a row of its logs, or a step of its warm-up."""
+        """Take one event of the run `name`: a row of its logs, its start, or a step of its warm-up."""
         warmup = self._tasks.get(WARM_UP)
         if event["kind"] == "warmup":
             note = f"at most {event['max_steps']}, greedy accuracy {100 * event['accuracy']:.0f} %"
@@ -136,16 +139,17 @@ class RunProgress(Lines):
             self.progress.start_task(line.id)
             self.progress.update(line.id, note="")
         if event["kind"] == "rollout":
-            self._idle[name] += 1
-            self._reward = event["reward"]
+            self._rewards[name].append(event["reward"])
+            self._updated.discard(name)
         elif event["kind"] == "update":
-            self._idle[name] = 0
+            self._updated.add(name)
         elif event["kind"] == "iteration":
             self.progress.update(line.id, completed=event["iteration"])
-            if self._idle[name] == 1:
-                self.console.print(
-                    f"{name}: iteration {event['iteration']} made no update. {no_contrast(self._reward)}"
-                )
+            if name not in self._updated | self._told:
+                *before, reward = self._rewards[name]
+                self._told.add(name)
+                why = no_contrast(reward, max(before, default=0.0))
+                self.console.print(f"{name}: iteration {event['iteration']} made no update. {why}")
         elif event["kind"] == "eval":
             text = f"accuracy {100 * event['accuracy']:.0f} ± {100 * event['accuracy_se']:.0f} %"
             self.progress.update(line.id, note=text)

@@ -113,6 +113,7 @@ def _run_to_end(
     )
     warm = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: min(1.0, (done + 1) / max(settings.lr_warmup, 1)))
     log = RunLog(run, config, policy, on_event)
+    log.on_event({"kind": "start"})
 
     def reward(completion_ids: list[list[int]], index: list[int], log_metric: Any, **_: Any) -> list[float]:
         asked = [(problems[i], policy.decode(ids)) for i, ids in zip(index, completion_ids, strict=True)]

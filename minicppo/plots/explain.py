@@ -12,6 +12,7 @@ import torch
 from rich.table import Table
 
 from minicppo.rules import Method, Reason, TokenBatch, get_method
+from minicppo.text import WHITE, printable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -124,14 +125,18 @@ def _limits(rule: Method, advantages: Sequence[float]) -> list[float | None]:
     return [up if A > 0 else down for A in advantages]
 
 
-def table(rows: Sequence[dict[str, Any]], title: str) -> Table:
-    """The rows as a rich table; columns the method does not have are left out."""
-    shown = [name for name in COLUMNS if any(row[name] is not None for row in rows)]
+def table(rows: Sequence[dict[str, Any]], title: str, tokens: Sequence[str] | None = None) -> Table:
+    """The rows as a rich table, with the tokens' texts if given; columns the method does not have are left out."""
+    if tokens is not None:
+        rows = [{**row, "token": printable(token).translate(WHITE)} for row, token in zip(rows, tokens, strict=True)]
+    shown = [name for name in ("t", "token", *COLUMNS[1:]) if any(row.get(name) is not None for row in rows)]
     result = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for name in shown:
         head = HEADS.get(name, name)
         width = max(len(head) if name in HEADS else 0, *(len(_cell(row[name])) for row in rows))
-        result.add_column(head, justify="left" if name == "verdict" else "right", no_wrap=True, min_width=width)
+        result.add_column(
+            head, justify="left" if name in ("token", "verdict") else "right", no_wrap=True, min_width=width
+        )
     for row in rows:
         style = "bold" if row["verdict"].startswith("MASK") else None
         result.add_row(*(_cell(row[name]) for name in shown), style=style)

@@ -15,8 +15,6 @@ def page(rows: Sequence[dict[str, Any]], tokens: Sequence[str] | None, title: st
     A masked token is also struck through, so that the page reads without colours.
     """
     texts = [str(row["t"]) for row in rows] if tokens is None else [printable(token) for token in tokens]
-    if len(texts) != len(rows):
-        raise ValueError(f"there are {len(texts)} tokens for {len(rows)} rows")
     spans = (_span(row, text) for row, text in zip(rows, texts, strict=True))
     used = dict.fromkeys((row["reason"], row["verdict"]) for row in rows)
     key = (f'<span style="{_style(reason)}">{escape(verdict)}</span>' for reason, verdict in used)
@@ -29,7 +27,7 @@ def page(rows: Sequence[dict[str, Any]], tokens: Sequence[str] | None, title: st
 
 
 def _span(row: dict[str, Any], text: str) -> str:
-    numbers = (f"{name} {value:.4g}" for name, value in row.items() if isinstance(value, int | float))
+    numbers = (f"{name} {value + 0.0:.4g}" for name, value in row.items() if isinstance(value, int | float))
     told = escape(f"{', '.join(numbers)}: {row['verdict']}", quote=True)
     return f'<span style="{_style(row["reason"])}" title="{told}">{escape(text)}</span>'
 

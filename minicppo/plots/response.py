@@ -80,7 +80,8 @@ def one_response(run: Run, row: int | None = None, width: int = 56) -> Figure:
             f"response tokens {start + 1} to {stop} of {int(trace.response_mask[row].sum())}, advantage "
             f"{trace.advantages[row, start]:+.2f}, prompt {prompt}"
         )
-        ax.set_title(f"One response under {literal(run.method)}: masked tokens are marked below the axis too")
+        masked = "masked tokens are marked below the axis too" if np.isin(reason, MASKED).any() else "nothing is masked"
+        ax.set_title(f"One response under {literal(run.method)}: {masked}")
         figure.legend(*legend_entries(reason, trace.threshold is not None), loc="outside upper center", ncols=3)
         return figure
 

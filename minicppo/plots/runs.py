@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 from minicppo.files import reading
 from minicppo.rl.run_dir import RunDir
 from minicppo.rl.settings_file import flat, read_settings
-from minicppo.rules import get_method
+from minicppo.rules import Reason, get_method
 
 PER_RESPONSE = ("advantages", "delta_b")  # one number each, not one a token
 
@@ -56,6 +56,12 @@ class Trace:
         self.position_weight = arrays.get("position_weight", np.ones_like(self.gap))
         self.reason = arrays["reason"]
         self.threshold: np.ndarray | None = arrays.get("threshold")
+
+
+    @property
+    def masks_something(self) -> bool:
+        """Whether any token is masked."""
+        return bool((self.reason > Reason.INSIDE).any())
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ class Board:
 
 def load_board(name: str) -> Any:
     """The module of a board. Raises ModuleNotFoundError, saying how it is installed."""
-    return optional(name, f"log={name}", "watch")
+    return optional(name, f"log={name}")
 
 
 class Boards:

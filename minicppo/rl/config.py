@@ -10,7 +10,7 @@ import yaml
 from pydantic import ValidationError, field_validator, model_validator
 
 from minicppo.plugins import require_loaded
-from minicppo.rl.keys import meant
+from minicppo.rl.keys import keys, meant
 from minicppo.rl.sections import (
     ClusterConfig,
     EvalConfig,
@@ -30,6 +30,11 @@ from minicppo.rules import METHODS, Method, get_method
 from minicppo.text import nearest, short
 
 Engine = Literal["local", "trl", "verl"]
+WANTED = {  # what is said of a value of the wrong kind
+    "model_type": "this is a section, whose keys are set one by one, as {first}=VALUE",
+    "list_type": "a list is wanted, as {key}=[{input}]",
+    "dict_type": "a mapping is wanted, as {key}={{name: value}}",
+}
 PRESETS = Path(__file__).parent.parent / "presets"
 
 
@@ -272,6 +277,10 @@ def _explain(detail: Any) -> str:
     if detail["type"] == "extra_forbidden":
         return "\n".join(meant(RunConfig, key, detail["input"]))
     message = str(detail["msg"]).removeprefix("Value error, ")
+    if wanted := WANTED.get(detail["type"]):
+        first = next((each.name for each in keys(RunConfig) if each.name.startswith(f"{key}.")), key)
+        message = wanted.format(key=key, input=detail["input"], first=first)
+        message += ", or warmup=null for none" if key == "warmup" else ""
     if detail["type"] == "value_error":
         return f"{key}: {message}" if key and not message.startswith(key) else message
     return f"{key} = {short(detail['input'])}: {message[:1].lower()}{message[1:]}"

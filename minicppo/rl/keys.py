@@ -1,6 +1,7 @@
 """The keys of a configuration: what each of them is, and which of them an unknown one means."""
 
 import difflib
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -22,13 +23,14 @@ SIGNS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 
 @dataclass(frozen=True)
 class Key:
-    """One key: its dotted name, the type and limits of its values, its default, and what it is."""
+    """One key: its dotted name, type and limits of its values, its default, what it is, where the default is from."""
 
     name: str
     type: str
     default: Any
     limits: str
     text: str
+    source: str = "ours"
 
 
 def keys(section: type[BaseModel], prefix: str = "") -> Iterator[Key]:
@@ -40,6 +42,18 @@ def keys(section: type[BaseModel], prefix: str = "") -> Iterator[Key]:
         else:
             text = field.description or ""
             yield Key(prefix + name, _type(field.annotation), field.default, _limits(field), text)
+
+
+def hyper_keys(method: str) -> list[Key]:
+    """The hyper-parameters of a method as keys, with the sources of their defaults."""
+    found = []
+    for name, (value, note) in METHODS[method].hypers.items():
+        low = "" if note.low == -math.inf else f"{'>=' if note.closed else '>'} {note.low:g}"
+        limits = ", ".join(filter(None, (low, "" if note.high == math.inf else f"<= {note.high:g}")))
+        kind = " | ".join([*map(str, note.choices), *["number"] * (not note.choices or note.low > -math.inf)])
+        default = ".inf" if value == math.inf else value  # as YAML has it, and JSON has not
+        found.append(Key(f"method.params.{name}", kind, default, limits, f"of {method}", note.source))
+    return found
 
 
 def meant(section: type[BaseModel], typed: str, value: Any) -> list[str]:
@@ -60,12 +74,14 @@ def foreign_names() -> tuple[dict[str, str], dict[str, str]]:
 
 def _one_meant(known: list[str], typed: str) -> str:
     ours, absent = foreign_names()
-    for name in sorted([*ours, *absent], key=len, reverse=True):  # the longest says most
-        if f".{typed}".endswith(f".{name}") or ("." in typed and name.endswith(f".{typed}")):
+    for name in sorted([*ours, *absent], key=lambda name: (name == typed, len(name)), reverse=True):  # the longest one
+        ends = len(name) > 2 and f".{typed}".endswith(f".{name}")  # `n` alone is a group's size, `val.n` is not
+        if typed == name or ends or ("." in typed and name.endswith(f".{typed}")):
             return f": here it is {ours[name]}" if name in ours else f": {absent[name]}"
     same = [name for name in known if name.endswith(f".{typed}")]
-    if not same and any(typed.removeprefix("method.") in method.params for method in METHODS.values()):
-        return f": here it is method.params.{typed.removeprefix('method.')}"
+    param = typed.removeprefix("method.").removeprefix("params.")
+    if not same and any(param in method.params for method in METHODS.values()):
+        return f": here it is method.params.{param}"
     like = same or difflib.get_close_matches(typed, [*known, *{name.partition(".")[0] for name in known}], 1)
     return f"; did you mean {' or '.join(map(repr, like))}?" if like else "; minicppo config lists all"
 
@@ -85,6 +101,8 @@ def _is_section(kind: Any) -> bool:
 def _type(kind: Any) -> str:
     if get_origin(kind) is Literal:
         return " | ".join(map(str, get_args(kind)))
+    if get_origin(kind) is list and get_origin(get_args(kind)[0]) is Literal:
+        return f"list of {_type(get_args(kind)[0])}"
     if get_origin(kind) in (list, tuple, dict):
         return {list: "list", tuple: "pair of numbers", dict: "mapping"}[get_origin(kind)]
     if inner := get_args(kind):  # a union

@@ -191,7 +191,8 @@ def train(config: RunConfig, run_dir: str | Path, on_event: OnEvent | None = Non
     """Train from the start and return the run's folder.
 
     `on_event` is called with every row of metrics.jsonl, with {"kind": "warmup", "step", "max_steps", "accuracy"} while
-    a warm-up is trained, and with {"kind": "iteration", ...} (a row of timings.jsonl) after each iteration.
+    a warm-up is trained, {"kind": "start"} after it, and {"kind": "iteration", ...} (a row of timings.jsonl) after each
+    iteration.
 
     Raises FileExistsError where the folder already holds a run, ValueError where the task has fewer held-out problems
     than the evaluation asks for, and FloatingPointError where a loss, gradient or log-prob is not finite.
@@ -236,6 +237,8 @@ def _to_the_end(run: RunDir, start: Policy, on_event: OnEvent | None) -> None:
     run.truncate_logs(load_checkpoint(saved[-1], state) if saved else dict.fromkeys(LOGS, 0))
 
     boards = Boards(config, run)
+    if on_event is not None:
+        on_event({"kind": "start"})
 
     def log(row: Mapping[str, Any]) -> None:
         run.append("timings.jsonl" if row["kind"] == "iteration" else "metrics.jsonl", row)

@@ -101,7 +101,8 @@ def mask_rows(
     slack = prefix_slack(w, divergence, rule.delta, allowed)
     verdict = verdicts(divergence * w, slack, rule.delta)
     reason = verdict.sub_(1).mul_(away.view(torch.int8)).add_(int(Reason.TOWARD)).mul_(inside)
-    threshold = slack.clamp_(max=rule.delta).mul_(inside)
+    # 0 + slack * inside: a product alone would leave -0 where a negative slack meets padding
+    threshold = torch.addcmul(slack.new_zeros(()), slack.clamp_(max=rule.delta), inside, out=slack)
     return CPPOMask(reason, divergence, threshold, allowed, rule, layout)
 
 

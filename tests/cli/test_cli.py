@@ -45,6 +45,7 @@ def test_every_command_explains_itself(minicppo):
         (["train", "stale", "--method", "cpo"], "error: method 'cpo' is unknown; did you mean 'cppo'"),
         (["train", "stale", "method.params.delta=-1"], "error: method.params.delta=-1 is outside"),
         (["train", "stale", "method.params.delta=abc"], "error: method.params.delta must be a number"),
+        (["plan", "qwen3-8b-base", "--engine", "prime"], "--engine prime is unknown; did you mean 'prime-rl'"),
         (["plan", "qwen3-8b"], "did you mean 'qwen3-8b-base'"),
         (["train", "stale", "rollout.top_p=0.9"], "top_p=1"),
         (["train", "stale", "rollout.group_size=1"], "use 2 or more"),
@@ -56,7 +57,19 @@ def test_every_command_explains_itself(minicppo):
         (["compare", "nowhere"], "nowhere holds no run"),
         (["trian"], "No such command 'trian'. Did you mean 'train'"),
         (["train"], "Missing argument 'PRESET_OR_YAML'"),
-        (["train", "stale", "--methode", "grpo"], "--methode"),
+        (["train", "stale", "--methode", "grpo"], "--methode; did you mean --method?"),
+        (["train", "stale", "--run_dir", "x"], "did you mean --run-dir?"),
+        (["train", "stale", "--out", "x"], "the run's folder is an option: --run-dir FOLDER"),
+        (["train", "stale", "out=x"], "the run's folder is an option: --run-dir FOLDER"),
+        (["train", "stale", "output_dir=x"], "the run's folder is an option: --run-dir FOLDER"),
+        (["train", "stale", "--method.params.delta", "0.1"], "it is a setting, method.params.delta=0.1"),
+        (["train", "stale", "--method", "CPPO"], "did you mean 'cppo'"),
+        (
+            ["train", "stale", "model=Qwen/Qwen3-0.6B"],
+            "this is a section, whose keys are set one by one, as model.path=",
+        ),
+        (["train", "stale", "warmup=off"], "or warmup=null for none"),
+        (["train", "stale", "log=tensorboard"], "a list is wanted, as log=[tensorboard]"),
         (["train", "stale", "--seed", "3"], "No such option: --seed: it is a setting, seed=3"),
         (["train", "stale", "--learning-rate=1e-4"], "No such option: --learning-rate: here it is train.lr"),
         (["explain", "--delta", ".1"], "here it is method.params.delta"),
@@ -84,6 +97,11 @@ def test_a_file_that_is_no_yaml_is_one_line(minicppo):
     assert minicppo("train", "notes.md").err == (
         "error: notes.md is not valid YAML: line 5: could not find expected ':'\n"
     )
+
+
+def test_a_tab_in_a_yaml_is_one_line(minicppo):
+    Path("tab.yaml").write_text("task:\n\tname: chain\n")
+    assert "tab.yaml is not valid YAML: line 2: found character '\\t'" in minicppo("train", "tab.yaml").refused()
 
 
 def test_no_room_is_checked_for_a_model_of_unknown_size(minicppo):
@@ -189,7 +207,8 @@ def test_thresholds_prints_the_horizons_and_says_what_is_vacuous_and_what_certif
     assert ("0.01", "0.001", "1", "100", "307", "991", "991") in cells
     assert ("0.15", "0.02", "0.8", "5", "7", "16", "24") in cells  # half the range: Theorem 1's premise by T2
     assert ("0.01", "0.001", "1", "71", "215", "491", "698") in cells
-    assert ("path", "0.000647", "8.62e-05") in cells
+    by_horizon = next(i for i, line in enumerate(cells) if line[:3] == ("delta", "by", "horizon"))
+    assert ("path", "0.000647", "8.62e-05") in cells[:by_horizon], "the two numbers that were asked for come first"
     assert shown.count("is VACUOUS at T = 8192") == 2
     assert Path("frontier.png").read_bytes().startswith(b"\x89PNG")
     assert "certifies nothing" not in shown
@@ -260,3 +279,33 @@ def test_a_warm_up_has_no_end_until_it_is_there():
     assert line.fields["note"] == "at most 3200, greedy accuracy 50 %"
     display.handle("cppo", {"kind": "iteration", "iteration": 1})
     assert (line.total, line.finished) == (250, True)
+
+
+def shown_of(*events: dict) -> str:
+    """What is printed of a run's events."""
+    display = RunProgress(Console(file=io.StringIO(), width=200))
+    display.add("cppo", 9)
+    for event in events:
+        display.handle("cppo", event)
+    return display.console.file.getvalue()
+
+
+def test_during_a_long_first_evaluation_the_run_and_not_its_warm_up_is_spoken_of(monkeypatch):
+    display = RunProgress(Console(file=io.StringIO()))
+    display.add("cppo", 3)
+    display.handle("cppo", {"kind": "warmup", "step": 251, "max_steps": 3200, "accuracy": 0.5})
+    display.handle("cppo", {"kind": "start"})
+    waits = iter([False, True])
+    monkeypatch.setattr(display._end, "wait", lambda _: next(waits))
+    display._printed -= 2 * EVERY
+    display._keep_printing()
+    assert display.console.file.getvalue().splitlines()[-1].startswith("cppo: 0 of 3")
+
+
+def test_iterations_without_an_update_are_told_once_and_a_collapse_is_called_one():
+    rollouts = [{"kind": "rollout", "reward": reward} for reward in (0.5, 0.0, 0.0)]
+    ends = [{"kind": "iteration", "iteration": i} for i in (1, 2, 3)]
+    told = shown_of(rollouts[0], {"kind": "update"}, ends[0], rollouts[1], ends[1], rollouts[2], ends[2])
+    assert told.count("made no update") == 1
+    assert "Every reward was 0, after 0.50 on average at best: the policy has collapsed" in told
+    assert "the task is too hard" in shown_of(rollouts[1], ends[0])

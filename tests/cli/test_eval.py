@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from minicppo.rl.config import validate
+from minicppo.rl.data import DataError
 from minicppo.rl.policy import build_policy, save_policy
 from minicppo.rl.run_dir import RunDir
 from minicppo.rl.tasks import Problem, Task
@@ -117,3 +118,15 @@ def test_an_interrupted_evaluation_of_a_run_says_what_is_kept(minicppo, run, mon
     outcome = minicppo("eval", run)
     assert outcome.status == 130
     assert "Stopped. Nothing of it is kept" in outcome.err
+
+
+def test_before_the_hub_is_asked_it_is_said(minicppo, monkeypatch):
+    def no_network(name):
+        raise DataError(f"{name} could not be fetched")
+
+    monkeypatch.delenv("MINICPPO_DATA", raising=False)
+    monkeypatch.setattr("minicppo.rl.data.load_data", no_network)
+    said = minicppo("eval", "nothing", "--data", "aime24").err.splitlines()
+    assert said[0].startswith("aime24: asking the hub, as MINICPPO_DATA is not set")
+    assert said[1] == "error: aime24 could not be fetched"
+    assert len(minicppo("eval", "nothing", "--data", "sums.jsonl").err.splitlines()) == 1, "a file is at hand"

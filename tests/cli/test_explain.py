@@ -52,6 +52,21 @@ def test_log_probs_a_file_and_a_page_say_the_same(minicppo):
     assert page.count("line-through") == 3 + 2, "three masked tokens, and two verdicts in the key"
 
 
+def test_no_zero_has_a_sign(minicppo):
+    shown = minicppo("explain", "--mu", ".5,.5", "--pi", ".5,.6", "--advantage=-0.0", "--html", "row.html").done()
+    assert "-0" not in shown
+    assert "A -0," not in Path("row.html").read_text()
+
+
+def test_texts_of_tokens_stand_in_the_table(minicppo):
+    Path("row.json").write_text(json.dumps({"mu": MU[:2], "pi": PI[:2], "tokens": [" =", "\n"]}))
+    cells = [line.split()[:2] for line in minicppo("explain", "--file", "row.json").done().splitlines()]
+    assert ["1", "·="] in cells
+    assert ["2", "⏎"] in cells
+    Path("row.json").write_text(json.dumps({"mu": MU[:2], "pi": PI[:2], "tokens": ["="]}))
+    assert "there are 1 token for the 2 of mu" in minicppo("explain", "--file", "row.json").refused()
+
+
 @pytest.mark.parametrize("text", ['{"mu": [.5]', '{"mu": [0.5]}', '{"mu": ["a"], "pi": [0.5]}', "[0.5]"])
 def test_a_file_that_is_not_what_is_wanted_says_what_is(minicppo, text):
     Path("row.json").write_text(text)

@@ -12,6 +12,11 @@ def test_config_prints_every_key_or_a_section(minicppo):
     assert some == [key for key in every if key["name"].startswith("train.")]
     assert len(some) > 10
     assert "train.minibatch_prompts" in minicppo("config", "train").done(), "no word is broken"
+    shown = minicppo("config").done()
+    assert "method.params.w_min=0.8            of cppo [number, > 0, <= 1, paper Table 3]" in shown
+    assert "list of files | tensorboard | wandb | trackio | mlflow" in shown
+    assert all(key["source"] and key["text"] for key in every)
+    assert {key["name"] for key in json.loads(minicppo("config", "method", "--json").out)} > {"method.params.delta"}
     assert "did you mean 'train'" in minicppo("config", "trian").refused()
 
 

@@ -35,8 +35,9 @@ QUESTIONS = {
 
 
 @pytest.mark.parametrize("number", range(len(PYTHON)))
-def test_python_snippets_run(number):
+def test_python_snippets_run(number, capsys):
     exec(compile(PYTHON[number], f"snippet {number + 1}", "exec"), {"__name__": "readme"})
+    assert "-0.0000" not in capsys.readouterr().out
 
 
 def test_the_readme_is_short():

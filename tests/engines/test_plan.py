@@ -138,7 +138,7 @@ def test_a_method_of_the_family_keeps_the_presets_thresholds():
         (["cluster.node=2"], r"did you mean 'cluster\.nodes'"),
         (["engine=vllm"], "input should be 'local', 'trl' or 'verl'"),
         (["rollout.prompts=many"], r"rollout.prompts = 'many': input should be"),
-        (["rollout=64"], "rollout = 64: input should be"),
+        (["rollout=64"], "rollout = 64: this is a section, whose keys are set one by one, as rollout.prompts=VALUE"),
     ],
 )
 def test_refused_configurations(overrides, message):
@@ -306,6 +306,23 @@ def test_the_scripts_start_and_go_on(tmp_path):
     assert job[-4:] == ["RUN_DIR=/shared/run", "MINICPPO_DATA=/shared/the data", "bash", "launch.sh"]
 
 
+@pytest.mark.parametrize(("preset", "script"), [("qwen3-8b-base", "launch.sh"), ("qwen3-30b-a3b-base", "slurm.sh")])
+def test_the_scripts_find_the_environment(preset, script, tmp_path):
+    write_plan(of(preset, "engine=verl", "method=cppo"), tmp_path)
+    lines = (tmp_path / script).read_text().splitlines()
+    (place,) = [i for i, line in enumerate(lines) if "command -v minicppo" in line]
+    assert not [line for line in lines[:place] if "srun" in line or "minicppo train" in line], (
+        "before anything of it is used"
+    )
+    (tmp_path / "my env" / "bin").mkdir(parents=True)
+    (tmp_path / "my env" / "bin" / "minicppo").write_text("#!/bin/sh\necho found\n")
+    (tmp_path / "my env" / "bin" / "minicppo").chmod(0o755)
+    head = "\n".join([*lines[place - 1 : place + 1], "minicppo"])
+    bash, environment = str(shutil.which("bash")), {"PATH": "", "ENVIRONMENT": str(tmp_path / "my env")}
+    done = subprocess.run([bash, "-c", head], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == "found\n"
+
+
 def typed(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[Any, str, str]:
     """Exit status, output and errors of a command, the last without line breaks."""
     with pytest.raises(SystemExit) as ended:
@@ -327,8 +344,15 @@ def test_the_command(tmp_path, capsys):
     assert found["command"][-2:] == ["--run-dir", str(tmp_path / "run")]
     assert {"name", "passed", "found", "remedy", "required"} == set(found["preconditions"][0])
     _, shown, _ = typed(capsys, "plan", "learn")
-    assert "minicppo train learn" in shown
-    assert "No estimate" in shown
+    assert "cppo-exact on learn, engine local, on this machine" in shown
+    assert "No estimate of memory and time: minicppo train learn --dry-run measures both here." in " ".join(
+        shown.split()
+    )
+    assert "GPU" not in shown
+    assert "All preconditions hold" in shown, "none of another engine's is counted"
+    _, shown, _ = typed(capsys, "plan", "qwen3-8b-base", "--method", "cppo")
+    assert "the Binary divergence, which the paper reports as an ablation; its main results use Top-K" in shown
+    assert "engine trl carries and engine verl does not" in shown
 
 
 def test_training_refuses_what_it_cannot_start(tmp_path, capsys):

@@ -164,6 +164,16 @@ def test_make_runs_them_all():
     assert "$(BENCHMARKS) scale;" in makefile
 
 
+def test_what_a_board_costs(tmp_path, monkeypatch):
+    pytest.importorskip("tensorboard")
+    monkeypatch.setattr("experiments.benchmarks.boards.BOARDS", ("tensorboard",))
+    monkeypatch.chdir(tmp_path)
+    (row,) = small("boards", monkeypatch, tmp_path)
+    assert row["board"] == "tensorboard"
+    assert 0 < row["calls_percent"] < 100
+    assert row["least_percent"] <= row["more_percent"] <= row["most_percent"]
+
+
 def test_parts_for_a_lent_gpu_go_on_where_they_were(tmp_path, monkeypatch, capsys):
     parts = {"good": ["-c", "print('fine')"], "slow": ["-c", "import time; time.sleep(60)"], "bad": ["-c", "1 / 0"]}
     monkeypatch.setattr(gpu, "PARTS", parts)

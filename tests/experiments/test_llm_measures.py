@@ -72,3 +72,10 @@ def test_the_page_shows_what_was_measured():
         assert f"| {demo['process_peak_memory_mb'] * 2**20 / 1e9:.2f} GB |" in page
         assert demo["after"] - demo["before"] >= 0.3
         assert demo["held_out_problems"] >= 200
+    differ = {key: round(100 * (max(row[key] for row in rows("demo-llm")) - min(row[key] for row in rows("demo-llm"))))
+              for key in ("after", "greedy_after")}  # fmt: skip
+    assert differ == {"after": 6, "greedy_after": 10}
+    assert (
+        "processors round differently, and after five iterations that alone is six points of sampled\naccuracy and ten"
+        in page
+    )

@@ -141,6 +141,19 @@ def test_the_chosen_response_and_window_show_masking(trace):
 
 
 @pytest.mark.slow
+def test_white_space_in_a_token_is_shown(tmp_path):
+    """As in the byte-level vocabulary of a pretrained model, where `=` and ` =` are two tokens."""
+    run = load_run(write_run(tmp_path / "run"))
+    run.trace.tokens[0][:3] = [" =", "\n", ""]
+    run.trace.reason[0, 3:] = Reason.PAD  # so that the window begins there
+    labels = [label.get_text() for label in one_response(run, row=0).axes[0].get_xticklabels()]
+    assert labels[:3] == ["·=", "⏎", "∅"]
+    assert run.trace.masks_something
+    run.trace.reason[:] = Reason.INSIDE
+    assert not run.trace.masks_something
+    assert one_response(run, row=0).axes[0].get_title(loc="left").endswith("nothing is masked")
+
+
 def test_every_figure_can_be_drawn_and_saved_and_its_axes_are_labelled(runs, tmp_path):
     written = write_report(runs, tmp_path)
     assert {path.name for path in written} == {

@@ -10,10 +10,11 @@ import pytest
 
 from minicppo.rl import boards
 from minicppo.rl.boards import NAMES, Board, Boards, load_board
-from minicppo.rl.config import load_config
+from minicppo.rl.config import load_config, validate
 from minicppo.rl.run_dir import RunDir
 from minicppo.rl.trainer import train
 from tests.fake_runs import write_run
+from tests.rl.conftest import SMALL_RUN
 
 
 def feed(tmp_path: Path, name: str) -> tuple[Boards, RunDir]:
@@ -76,9 +77,40 @@ def test_a_board_that_fails_warns_once_and_the_rest_goes_on(tmp_path, monkeypatc
     assert shown.open == {}
 
 
+@pytest.mark.parametrize("name", boards.MAKERS)
+def test_one_that_fails_in_the_middle_of_a_run_warns_once_and_the_run_goes_on(name, tmp_path, monkeypatch):
+    pytest.importorskip(name)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    make, points = boards.MAKERS[name], []
+
+    def fragile(config, run):
+        board = make(config, run)
+        whole = board.scalars
+
+        def scalars(values, step):
+            points.append(step)
+            if len(points) == 2:
+                raise OSError("no space left")
+            whole(values, step)
+
+        board.scalars = scalars
+        return board
+
+    monkeypatch.setitem(boards.MAKERS, name, fragile)
+    with pytest.warns(UserWarning, match=f"log={name} failed and is left out") as warned:
+        run = RunDir(train(validate({**SMALL_RUN, "log": ["files", name]}), tmp_path / "run"))
+    assert len([each for each in warned if f"log={name} failed" in str(each.message)]) == 1
+    assert len(points) == 2, "it is not asked again"
+    assert len(run.rows("timings.jsonl")) == 4
+    assert run.finished
+
+
 def test_a_board_that_is_not_installed_is_named_before_any_work(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(ModuleNotFoundError, match="log=wandb needs the package 'wandb'"):
+    with pytest.raises(ModuleNotFoundError, match="log=wandb needs the package 'wandb': pip install wandb"):
         load_board("wandb")
     with pytest.raises(ModuleNotFoundError, match="log=wandb"):
         train(load_config("learn", ["log=[files,wandb]"]), tmp_path / "run")

@@ -73,7 +73,7 @@ def test_naming_another_method_drops_the_parameters_of_the_old():
         ("train.lr", "must have the form key=value"),
         ("train.lr=[1", "is not a YAML value"),
         ("recipe=dr-gpro", "no recipe 'dr-gpro'; did you mean 'dr-grpo'"),
-        ("plugins=3", "plugins = 3: input should be a valid list"),
+        ("plugins=3", r"plugins = 3: a list is wanted, as plugins=\[3\]"),
     ],
 )
 def test_refusals(override, message):

@@ -73,7 +73,7 @@ def test_a_run_leaves_what_it_promises(small_config, finished):
     assert [row["iteration"] for row in run.rows(kind="rollout")] == [0, 1, 2, 3]
     assert [row["update"] for row in run.rows(kind="update")] == list(range(1, len(run.rows(kind="update")) + 1))
     assert {row["kind"] for row in rows} == {"eval", "rollout", "update", "certificate"}
-    assert [e for e in events if e["kind"] not in ("warmup", "iteration")] == rows
+    assert [e for e in events if e["kind"] not in ("warmup", "start", "iteration")] == rows
     assert len(run.rows("timings.jsonl")) == 4
     update, rollout, evaluation = (run.rows(kind=kind)[-1] for kind in ("update", "rollout", "eval"))
     assert {"loss", "grad_norm", "lr", "entropy", "drift", "mask/frac", "mask/prefix_only", "div/p90"} <= set(update)

@@ -2,7 +2,7 @@
 # @name on engine @engine
 set -euo pipefail
 environment="${ENVIRONMENT:-@environment}" # where minicppo is installed; ENVIRONMENT=DIR for another
-if ! command -v minicppo >/dev/null && [[ -f "$environment/bin/activate" ]]; then source "$environment/bin/activate"; fi
+if ! command -v minicppo >/dev/null; then export PATH="$environment/bin:$PATH"; fi # of venv, conda, or any other
 here="$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)"
 run="${RUN_DIR:-$here/run}" # a stopped run goes on from its newest checkpoint
 export TOKENIZERS_PARALLELISM=false

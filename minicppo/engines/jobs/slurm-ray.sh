@@ -10,7 +10,7 @@
 
 set -euo pipefail
 environment="${ENVIRONMENT:-@environment}" # where ray and minicppo are installed; ENVIRONMENT=DIR for another
-if ! command -v minicppo >/dev/null && [[ -f "$environment/bin/activate" ]]; then source "$environment/bin/activate"; fi
+if ! command -v minicppo >/dev/null; then export PATH="$environment/bin:$PATH"; fi # of venv, conda, or any other
 here="${SLURM_SUBMIT_DIR:-$PWD}"
 mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 head="${nodes[0]}"
