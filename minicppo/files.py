@@ -40,7 +40,12 @@ def atomically(path: Path, shared: bool = False) -> Iterator[Path]:
     beside = Path(tempfile.mkdtemp(prefix=f".{path.name}.{os.getpid()}.", dir=path.parent))
     scratch = beside / path.name
     try:
-        yield scratch
+        try:
+            yield scratch
+        except Exception as error:  # safetensors has an error of its own for what the system says, such as a full disk
+            if said := re.search(r"\(os error (\d+)\)", str(error)):
+                raise OSError(int(said[1]), os.strerror(int(said[1])), str(path)) from error
+            raise
         for part in [*scratch.rglob("*"), scratch]:
             _force_to_disk(part)
         try:

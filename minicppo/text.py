@@ -11,7 +11,7 @@ def nearest(word: str, known: Collection[str]) -> str:
     """The tail of an error about an unknown name: the likeliest meaning, or all that exist."""
     word = word[:100].lower()
     longer = [name for name in known if word and name.startswith(word)]
-    close = difflib.get_close_matches(word, longer or list(known), n=1, cutoff=0.5)
+    close = difflib.get_close_matches(word, longer or list(known), n=1, cutoff=0.6)
     return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(sorted(known))}"
 
 

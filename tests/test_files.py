@@ -1,5 +1,6 @@
 """Files and folders that are whole or not there, and held by one process at a time."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -70,3 +71,16 @@ def test_a_folder_is_held_by_one(tmp_path):
         locked(tmp_path, "process: wait").__enter__()
     with locked(tmp_path, "process: wait"):
         pass
+
+
+def test_a_full_disk_is_the_systems_error_whoever_says_so(tmp_path):
+    def full(scratch):
+        scratch.write_text("half")
+        raise RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    with pytest.raises(OSError, match="No space left on device") as raised, atomically(tmp_path / "file") as scratch:
+        full(scratch)
+    assert raised.value.errno == errno.ENOSPC
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(RuntimeError, match="mine"), atomically(tmp_path / "file"):
+        raise RuntimeError("mine")

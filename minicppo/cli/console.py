@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shlex
 import shutil
@@ -82,6 +83,8 @@ def results_table(runs: Iterable[Result]) -> Table:
 def fail(error: Exception) -> NoReturn:
     """Say in one line (or one for each thing that is wrong) what went wrong, and leave with status 2."""
     text = str(error) if not isinstance(error, KeyError) else repr(error.args[0])
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        text = f"{text}: make room; what was saved is whole, and minicppo resume RUN goes on from there"
     for line in text.splitlines() or [type(error).__name__]:
         errors.print("error: ", style="bold red", end="")
         errors.print(line, soft_wrap=True)

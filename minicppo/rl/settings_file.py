@@ -109,8 +109,10 @@ def flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
 
 
 def mistakes(error: ValidationError, explain: Callable[[Any], str]) -> ConfigError:
-    """What is wrong, a line for each thing."""
-    lines = [line for detail in error.errors(include_url=False)[:SHOWN] for line in explain(detail).splitlines()]
+    """What is wrong, a line for each thing; of a plugin that is not loaded, nothing that may be in it."""
+    details = error.errors(include_url=False)
+    details = [detail for detail in details if detail["loc"][:1] == ("plugins",)] or details
+    lines = [line for detail in details[:SHOWN] for line in explain(detail).splitlines()]
     more = [f"and {error.error_count() - SHOWN} more"] if error.error_count() > SHOWN else []
     cut = (line if len(line) <= LONGEST_LINE else f"{line[: LONGEST_LINE // 2]} ... {line[-200:]}" for line in lines)
     return ConfigError("\n".join([*cut, *more]))

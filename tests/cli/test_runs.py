@@ -1,5 +1,6 @@
 """What a run says of itself: where it goes, what differs, and whether it learnt anything."""
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -105,3 +106,12 @@ def test_an_interrupt_before_a_run_is_one_line(minicppo, monkeypatch):
     monkeypatch.setattr("minicppo.rl.config.load_config", interrupt)
     outcome = minicppo("train", "learn")
     assert (outcome.status, outcome.err.strip()) == (130, "Stopped before anything was begun.")
+
+
+def test_a_full_disk_is_one_line_with_a_way_out(minicppo, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device", "run/checkpoints/000002")
+
+    monkeypatch.setattr("minicppo.rl.trainer.train", full)
+    said = minicppo("train", "learn").refused()
+    assert "No space left on device: 'run/checkpoints/000002': make room; what was saved is whole" in said
