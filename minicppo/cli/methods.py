@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import math
+import os
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from minicppo.cli.console import console, say, table
 from minicppo.cli.options import Json, Plugins, load
+from minicppo.files import write_atomically
+from minicppo.text import nearest
 
 if TYPE_CHECKING:
     from minicppo.rules import Method
@@ -26,25 +33,47 @@ def methods(
 
     Examples: `minicppo methods`, `minicppo methods cppo-topk`, `minicppo methods --json`
     """
-    from minicppo.rules import METHODS, get_method
-
     load(plugins)
-    chosen = [get_method(each) for each in (METHODS if name is None else [name])]
+    catalogue = _anew() if plugins or "minicppo.rules" in sys.modules else _kept()
+    if name is not None and name not in catalogue:
+        raise ValueError(f"method {name!r} is unknown{nearest(name, catalogue)}")
+    chosen = list(catalogue.values()) if name is None else [catalogue[name]]
     if as_json:
-        print(json.dumps([_data(method) for method in chosen], indent=1, allow_nan=False))
+        print(json.dumps(chosen, indent=1, allow_nan=False))
     elif name is None:
-        cells = [(method.name, method.formula, method.needs.replace("_", "-"), method.summary) for method in chosen]
+        cells = [(each["name"], each["formula"], each["needs"].replace("_", "-"), each["summary"]) for each in chosen]
         console.print(table(("method", "token weight g", "needs", "what it is"), cells))
         say("needs: what is kept of the rollout policy: log-probs, its likeliest tokens, or whole distributions.")
         say("Hyper-parameters and their sources: minicppo methods NAME")
     else:
         (method,) = chosen
-        needs = method.needs.replace("_", "-")
-        console.print(f"{method.name}: {method.summary}")
-        say(f"  g = {method.formula}, decided by {method.level}; needs {needs}", f"  source: {method.source}")
-        params = [(f"method.params.{key}", value, note.source) for key, (value, note) in method.hypers.items()]
+        needs = method["needs"].replace("_", "-")
+        console.print(f"{name}: {method['summary']}")
+        say(f"  g = {method['formula']}, decided by {method['level']}; needs {needs}", f"  source: {method['source']}")
+        params = [(f"method.params.{key}", p["value"], p["source"]) for key, p in method["params"].items()]
         if params:
             console.print(table(("hyper-parameter", "default", "source"), params))
+
+
+def _kept() -> dict[str, Any]:
+    """`_anew`, from the user's own cache: PyTorch, which the rules import, takes two seconds. By the rules' sources."""
+    sources = sorted((Path(__file__).parents[1] / "rules").rglob("*.py"))
+    key = hashlib.sha256(b"".join(path.read_bytes() for path in [Path(__file__), *sources])).hexdigest()
+    path = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "minicppo" / f"methods-{key[:16]}.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        found = _anew()
+    with contextlib.suppress(OSError, RuntimeError):  # a home that cannot be written to
+        write_atomically(path, json.dumps(found, allow_nan=False).encode())
+    return found
+
+
+def _anew() -> dict[str, Any]:
+    """Every method as plain data, by name."""
+    from minicppo.rules import METHODS
+
+    return {method.name: _data(method) for method in METHODS.values()}
 
 
 def _data(method: Method) -> dict[str, Any]:
