@@ -103,6 +103,7 @@ def decode(
     )
     while functions.decode(job, STEPS):
         pass
+    assert int(taken.min()) > 0, "a row was not sampled"
     return taken
 
 

@@ -104,8 +104,9 @@ def test_samples_are_those_of_pytorch(name, vocabulary, needs, given, monkeypatc
 def test_rows_do_not_depend_on_their_company(monkeypatch):
     """To the bit: a sum has one order, however many rows are computed together."""
     policy, found = wide("qwen3-untied", 300), []
-    for slots, batch in ((48, None), (3, None), (5, 1)):
+    for slots, batch, steps in ((48, None, 64), (3, None, 64), (5, 1, 1), (1, None, 1), (3, None, 5)):
         monkeypatch.setattr(native_sampling, "SLOTS", slots)
+        monkeypatch.setattr(native_sampling, "STEPS", steps)
         found.append(sample(policy, PROMPTS, 20, 1.0, torch.Generator().manual_seed(0), samples=7, batch=batch))
     assert all(torch.equal(found[0].response_ids, other.response_ids) for other in found)
     assert torch.equal(found[0].log_probs, found[1].log_probs)
