@@ -122,7 +122,8 @@ def _on_gpu() -> Iterable[Target]:
         yield _copies(
             row, 3, "too few tokens to fill the GPU: one response's chain of reductions takes longer than its bytes"
         )
-    yield from _peers(f"end_to_end{ON_GPU}", {"equal": 3, "spread": 3}, "both launch the same kernels forward and backward")
+    why = "both launch the same kernels forward and backward"
+    yield from _peers(f"end_to_end{ON_GPU}", {"equal": 3, "spread": 3}, why)
 
 
 def _sampling(rows: list[dict[str, Any]], lengths: str, least: float, why: str) -> Target:
