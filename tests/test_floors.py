@@ -148,7 +148,7 @@ def test_twins_share_nothing():
     ],
 )
 def test_a_planted_import_is_found(module, planted):
-    assert len(findings({**SOURCES, module: planted})) > len(findings(SOURCES))
+    assert findings({**SOURCES, module: planted})  # and there is nothing else to find: see above
 
 
 @pytest.mark.parametrize(
