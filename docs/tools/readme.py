@@ -243,7 +243,7 @@ def curves() -> str:
 def boards() -> str:
     """What each board costs an iteration."""
     result = measured("boards")
-    told = "An iteration of `stale`, an evaluation among every five, in pairs of runs: `python -m"
+    told = "An iteration of `learn`, the last of each run with an evaluation, in pairs of runs: `python -m"
     return f"{table(result['rows'], COSTS)}\n\n{told} experiments.benchmarks.boards`; {_source(result)}."
 
 

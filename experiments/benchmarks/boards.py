@@ -3,10 +3,11 @@
     python -m experiments.benchmarks.boards                # every board that is installed
     python -m experiments.benchmarks.boards --cpu-time     # processor time of all threads: on a machine that is busy
 
-The preset `stale` is trained with our files alone and with a board besides, turn about, the order changing: the same
-run to the bit. Counted are the iterations after the first, the last of which has an evaluation and shows responses;
-what a board takes to start and to end, once a run, is not. Of the pairs' differences the median counts. The time in
-calls to the board, in the thread that trains, is taken apart: it is known more exactly than a difference of two runs.
+The preset `learn`, whose iterations are short, is trained with our files alone and with a board besides, turn about,
+the order changing: the same run to the bit. Counted are the iterations after the first, the last of which has an
+evaluation and shows responses; what a board takes to start and to end, once a run, is not. Of the pairs' differences
+the median counts. The time in calls to the board, in the thread that trains, is taken apart: it is known more exactly
+than a difference of two runs.
 """
 
 import os
@@ -53,7 +54,7 @@ def turn(board: str | None, args: Namespace, folder: Path) -> tuple[float, float
     """Seconds of an iteration, and how many of them were spent in the board."""
     log = "log=[files]" if board is None else f"log=[files,{board}]"
     small = SMALL if args.small else []
-    config = load_config("stale", [log, f"train.iterations={args.iterations}", f"eval.every={args.iterations}", *small])
+    config = load_config("learn", [log, f"train.iterations={args.iterations}", f"eval.every={args.iterations}", *small])
     stamps: list[tuple[float, float]] = []
 
     def look(row: Mapping[str, Any]) -> None:
