@@ -13,6 +13,7 @@ pytest.importorskip("trl", reason="the TRL engine needs trl (pip install -e '.[t
 import transformers
 from datasets import Dataset, IterableDataset
 
+from docs.tools.features import features
 from minicppo.engines.trl import CPPOTrainer
 from minicppo.engines.trl_rollout import rolled_out
 from minicppo.reference import Response, loop
@@ -20,7 +21,7 @@ from minicppo.rl.policy import Policy
 from minicppo.rules import Method, TokenBatch, TokenWeights, masked_weights
 from tests.engines.features import works
 from tests.engines.independent import Loop
-from tests.engines.stale import HORIZON, TEMPERATURE
+from tests.engines.stale import HORIZON, ROOT, TEMPERATURE
 from tests.engines.trl_setup import config, tiny_policy
 
 PROMPTS = ["1+2=", "3*4+5=", "5=", "6+1*2-4="] * 4
@@ -231,3 +232,11 @@ def test_gradients_are_an_independent_loop_s(given, tmp_path):
     fresh = "drift" not in trainer.state.log_history[1]
     assert any(loop.masked) or fresh or trainer.method.name in ("cispo", "fading-of-a-test"), "the mask is idle"
     assert trainer.state.log_history[0]["mismatch/drift"] < 1e-5
+
+
+def test_the_page_lists_them_all_each_with_a_test_that_is_there():
+    page, rows = (ROOT / "docs/drop-in.md").read_text(), features()
+    assert len(rows) == len({name for name, *_ in rows}) >= 60, "a feature is named twice"
+    for name, verdict, test, file in rows:
+        assert f"| {name} | {verdict} | [{test}](../tests/engines/{file}) |" in page, "run python -m docs.tools.readme"
+        assert f"\ndef {test}(" in (ROOT / "tests/engines" / file).read_text()
