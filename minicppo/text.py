@@ -9,10 +9,10 @@ from typing import Any
 
 def nearest(word: str, known: Collection[str]) -> str:
     """The tail of an error about an unknown name: the likeliest meaning, or all that exist."""
-    word = word[:100].lower()
-    longer = [name for name in known if word and name.startswith(word)]
-    close = difflib.get_close_matches(word, longer or list(known), n=1, cutoff=0.6)
-    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(sorted(known))}"
+    word, folded = word[:100].lower(), {name.lower(): name for name in known}
+    longer = [name for name in folded if word and name.startswith(word)]
+    close = difflib.get_close_matches(word, longer or list(folded), n=1, cutoff=0.6)
+    return f"; did you mean {folded[close[0]]!r}?" if close else f"; known: {', '.join(sorted(known))}"
 
 
 def many(count: int, what: str) -> str:
