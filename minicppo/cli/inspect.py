@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from minicppo.cli.console import console, errors, say, table
+from minicppo.cli.console import console, errors, say, stopped, table
 from minicppo.cli.options import Json, Plugins, load, pair, require_folders
 
 if TYPE_CHECKING:
@@ -79,4 +79,4 @@ def inspect(
         where = f"over the old one to {out}" if old else f"to {out}"
         errors.print(f"page written {where}, {out.stat().st_size / 1e3:,.0f} kB", soft_wrap=True)
     if any(report["partial"] for report in reports):
-        raise typer.Exit(130)
+        stopped("The report is of what had been read by then")

@@ -33,7 +33,7 @@ SPOILS = {
     "per_token_advantages": "methods that expect one advantage a response: their masks follow each token's sign here",
     "duplicates": "errors and intervals: repeated responses count as if they were independent",
 }
-ROUNDINGS = {"a bfloat16 number": 8, "a float16 number": 11, "of two decimals": 0}
+ROUNDINGS = {"a bfloat16 number": 8, "a float16 number": 11}
 LOGS = ". If they are probabilities, write their logs"
 KEPT = 1 << 18  # responses that are remembered, to know them again
 
@@ -208,7 +208,6 @@ def prompt_tokens(table: Table) -> Column:
 
 
 def representable(values: Column, bits: int) -> Column:
-    """Is each value, as far as six decimals tell, a number of so many binary digits? 0 bits: of two decimals."""
-    mantissa, _ = np.frexp(values)
-    spacing = abs(values / mantissa) * 2.0**-bits if bits else 0.01
+    """Is each value, as far as six decimals tell, a number of so many binary digits?"""
+    spacing = abs(values / np.frexp(values)[0]) * 2.0**-bits
     return abs(values - np.round(values / spacing) * spacing) <= np.maximum(6e-7, 1e-6 * spacing)

@@ -9,6 +9,7 @@ from minicppo.inspect.table import Column, Table
 
 BLOCK = 8  # neighbouring tokens that the test takes as one witness
 SURE = 4.5  # standard errors
+TESTED = 1 << 16  # tokens of a portion, enough for any verdict
 Fits = dict[int, Column]  # of each response, by shift
 
 
@@ -64,7 +65,7 @@ def belonging(table: Table, shift: int) -> float:
     """
     assert table.pi is not None
     place = table.position
-    at = np.flatnonzero((place > 0) & (place < table.spread(table.lengths) - 1))
+    at = np.flatnonzero((place > 0) & (place < table.spread(table.lengths) - 1))[:TESTED]
     if len(at) < 4 * BLOCK:
         return 0.0
     starts = np.flatnonzero(np.diff((table.row[at] << 32) + place[at] // BLOCK, prepend=-1))

@@ -122,4 +122,5 @@ def test_ctrl_c_leaves_what_there_is(minicppo, log, monkeypatch):
     outcome = minicppo("inspect", str(log), "--json")
     report = json.loads(outcome.out)
     assert (outcome.status, report["partial"]) == (130, True)
+    assert "before anything was begun" not in outcome.err
     assert 0 < report["responses"] < len(made("clean", 6)["mu"])
