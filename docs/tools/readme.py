@@ -90,7 +90,7 @@ def _speed(sampling: list[dict[str, Any]], scoring: list[dict[str, Any]], whole:
     lines = ["| path | minicppo | beside | times faster | of the limit |", "|---|---|---|---|---|"]
     for row in sampling:
         lines.append(
-            f"| sampling, {row['size']} parameters, {row['rows']} rows, {row['lengths']} lengths "
+            f"| sampling, {row['size']} parameters, {row['rows']} rows x {row['cap']} tokens, {row['lengths']} lengths "
             f"| {row['ours_tokens_per_s']:,.0f} tokens/s "
             f"| `generate`: {row['generate_tokens_per_s']:,.0f} tokens/s | {row['times_generate']:.1f} "
             f"| {_share(row.get('of_machine'))} |"

@@ -129,9 +129,9 @@ def _on_gpu() -> Iterable[Target]:
 def _sampling(rows: list[dict[str, Any]], lengths: str, least: float, why: str) -> Target:
     rows = [row for row in rows if row["lengths"] == lengths]
     return Target(
-        f"sampling, {lengths} lengths, 256 rows x 128 tokens",
+        f"sampling, {lengths} lengths, 256 rows",
         f"{least} x `generate`",
-        ", ".join(f"{row['size']} {row['times_generate']:.2f}" for row in rows),
+        ", ".join(f"{row['size']} {row['times_generate']:.2f} ({row['cap']} tokens)" for row in rows),
         all(row["times_generate"] >= least for row in rows),
         why,
     )

@@ -181,13 +181,14 @@ def main() -> None:
     parser = options(__doc__)
     parser.add_argument("--loop", action="store_true", help="time our sampler on the model's own growing cache, too")
     parser.add_argument("--large", action="store_true", help="30M parameters alone: half an hour on a CPU")
+    parser.add_argument("--cap", type=int, default=128, help="most tokens a response")
     args = parser.parse_args()
     candidates = ["ours", "generate", "loop"] if args.loop else ["ours", "generate"]
     torch.set_num_threads(args.threads)
     result: list[dict[str, Any]] = []
     name = "sampling-large" if args.large else "sampling"
     clock = time.process_time if args.cpu_time else time.perf_counter
-    rows, cap = (16, 12) if args.small else (256, 128)
+    rows, cap = (16, 12) if args.small else (256, args.cap)
     for size in ["0.1M"] if args.small else ["30M"] if args.large else list(SIZES)[: 2 if args.device == "cpu" else 3]:
         for lengths in ("equal", "spread"):
             result.append(measure(size, lengths, rows, cap, args.repeats, args.device, candidates, clock))
