@@ -24,12 +24,17 @@ Winners = Mapping[str, Mapping[str, Params]]  # tuning part -> method -> the par
 
 
 class Arm(Section):
-    """A method with its hyper-parameters: given, one of `candidates` to choose among, or the choice of part `tuned`."""
+    """A method with its hyper-parameters: given, one of `candidates` to choose among, or the choice of part `tuned`.
+
+    again: an earlier part has equal runs, but they began at another policy (a warm-up rounds differently on another
+    processor), so they are no partners of this part's others.
+    """
 
     method: str
     params: Params = Field(default_factory=dict)
     candidates: list[Params] = Field(default_factory=list)
     tuned: str | None = None
+    again: bool = False
 
     @model_validator(mode="after")
     def _check(self) -> Arm:
@@ -137,6 +142,7 @@ class Cell:
     arm: str
     seed: int
     config: RunConfig
+    again: bool = False
 
     @property
     def key(self) -> tuple[str, str, str, int]:
@@ -154,7 +160,7 @@ class Cell:
             if key in settings.get(section, {}):
                 settings[section][known_as] = settings[section].pop(key)
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:10]
-        return f"{self.config.method.name}-s{self.seed}-{digest}"
+        return f"{self.config.method.name}-s{self.seed}-{digest}{'-again' if self.again else ''}"
 
 
 def load_study(path: str | Path) -> StudyConfig:
@@ -203,7 +209,8 @@ def grid(study: StudyConfig, name: str, winners: Winners) -> list[Cell]:
         for setting, overrides in part.settings.items():
             for label, method, params in variants(study, name, winners):
                 config = run_config(study, [*overrides, *method_overrides(method, params), f"seed={seed}"])
-                cells.append(Cell(name, setting, label, seed, config))
+                again = label in part.arms and part.arms[label].again
+                cells.append(Cell(name, setting, label, seed, config, again))
     return cells
 
 

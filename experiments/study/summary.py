@@ -175,6 +175,9 @@ def _compared(found: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> list[dic
 
     Scores are taken of the seeds that both have. `p` is of the primary measure, corrected for the number of comparisons
     of the setting; `paired_p` is not corrected.
+
+    Raises:
+        ValueError: two runs of a seed that began at different policies: what they differ in afterwards says nothing.
     """
     settings = list(found["setting"].unique())
     compared = []
@@ -184,6 +187,7 @@ def _compared(found: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> list[dic
             both = _of(found, setting, first).merge(_of(found, setting, second), on=["setting", "seed"])
             if both.empty:
                 continue
+            _require_one_start(both, first, second)
             row: dict[str, Any] = {"setting": setting, "first": first, "second": second}
             for name in SCORES:
                 x, y = _strata(both, f"{name}_x"), _strata(both, f"{name}_y")
@@ -196,3 +200,13 @@ def _compared(found: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> list[dic
             row["p"] = p
         compared += family
     return compared
+
+
+def _require_one_start(both: pd.DataFrame, first: str, second: str) -> None:
+    starts = [both[[f"before_{side}", f"greedy_before_{side}"]].to_numpy(float) for side in "xy"]
+    for seed, x, y in zip(both["seed"], *starts, strict=True):
+        if not np.array_equal(x, y, equal_nan=True):
+            raise ValueError(
+                f"{first} and {second}: the runs of seed {seed} began at different policies, whose sampled and greedy "
+                f"accuracies are {x} and {y}: give the arm whose runs are an earlier part's `again: true`"
+            )

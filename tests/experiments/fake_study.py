@@ -62,6 +62,7 @@ def fake_rows(cell: Cell, level: float | None = None) -> pd.DataFrame:
     n, every = cell.config.train.iterations, cell.config.eval.every
     i = np.arange(n + 1)
     height = np.clip(level + (0.33 - level) * np.exp(-4 * i / n) + rng.normal(0, 0.03, n + 1), 0, 1)
+    height[0] = 0.33
     rows = pd.DataFrame({"iteration": i, "updates": 16, **dict.fromkeys(NUMBERS, np.nan)})
     evaluated, rolled = (i % every == 0) | (i == n), i < n
     rows.loc[evaluated, ["accuracy", "accuracy_se", "greedy"]] = np.stack([height, 0 * i + 0.03, height], 1)[evaluated]

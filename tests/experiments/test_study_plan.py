@@ -28,6 +28,9 @@ def test_equal_settings_are_one_run(tmp_path):
     other = grid(study, "tuned", {"tune": {"cppo-exact": {"delta": 0.1}}})
     assert not {cell.run for cell in other} & set(runs[1])
     assert grid(study, "tuned", {}) == [], "arms wait for their tuning"
+    again = {**PART, "arms": {"CPPO": {**CPPO, "again": True}}}
+    apart = grid(study_at(tmp_path, parts={"plain": PART, "again": again}), "again", {})
+    assert [cell.run for cell in apart] == [f"{run}-again" for run in runs[1]], "its own runs of equal settings"
     assert [label for label, _, _ in variants(study, "tune", {})] == ["CPPO delta=0.1", "CPPO delta=0.15"]
 
 

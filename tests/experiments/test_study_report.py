@@ -76,6 +76,13 @@ def test_pooled_settings_are_strata(study, rows):
         assert pair["p"] == holm([permutation_p([x], [y])])[0] >= 0.1
 
 
+def test_runs_that_began_at_different_policies_are_not_compared(study, rows):
+    other = (rows["arm"] == "CPPO") & (rows["part"] == "headline") & (rows["seed"] == 1) & (rows["iteration"] == 0)
+    moved = rows.assign(greedy=rows["greedy"].where(~other, rows["greedy"] + 0.1))
+    with pytest.raises(ValueError, match=r"CPPO and none: the runs of seed 1 began at different policies.*again: true"):
+        summarise(study, moved)
+
+
 @pytest.mark.slow
 def test_what_is_not_there_is_said_and_what_is_not_asked_does_not_count(study, rows):
     assert summarise(study, rows)["missing"] == {}
