@@ -1,5 +1,6 @@
 """A run that was stopped anywhere and resumed ends as one that was not: same bytes of metrics, same bits of weights."""
 
+import itertools
 import multiprocessing
 import os
 import random
@@ -155,6 +156,8 @@ def test_signals_at_any_moment_of_a_command_lose_nothing(small_config, tmp_path)
     processes.set_forkserver_preload(["minicppo.rl.trainer", "minicppo.plots.results", "minicppo.cli.progress"])
     draw = random.Random(0)
 
+    signals = itertools.cycle([signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+
     def command(folder, delay):
         """The exit status of `minicppo train`, with the next signal after some seconds."""
         typed = ["train", str(tmp_path / "settings.yaml"), "--run-dir", str(folder)]
@@ -162,7 +165,7 @@ def test_signals_at_any_moment_of_a_command_lose_nothing(small_config, tmp_path)
         child.start()
         child.join(delay)
         if child.is_alive() and child.pid:
-            os.kill(child.pid, draw.choice([signal.SIGTERM, signal.SIGINT, signal.SIGKILL]))
+            os.kill(child.pid, next(signals))
         child.join()
         return child.exitcode or 0
 
