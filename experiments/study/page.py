@@ -63,7 +63,7 @@ def in_short(summary: dict[str, Any]) -> str:
         "**Does a mask matter?** Runs that end below their start: " + ", ".join(map(_fallen, rows.values())) + ".",
     ]
     lines += [f"**{pair['first']} against {pair['second']}?** {duel(pair)}." for pair in part["pairs"]]
-    lines += [_elsewhere(other) for name, other in summary["parts"].items() if name not in (HEADLINE, "tune")]
+    lines += [_elsewhere(other) for name, other in summary["parts"].items() if name != HEADLINE and other["pairs"]]
     if left:
         lines.append(
             f"**How sure is this?** Preliminary: {planned - left} of {planned} runs are there, {seeds} of "
