@@ -12,7 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
+from torch.nn import functional
 from transformers import TrainerCallback
 
 from minicppo.files import atomically
@@ -20,6 +22,7 @@ from minicppo.rules import TokenBatch
 from minicppo.text import optional
 
 COLUMNS = ("response_ids", "rollout_log_probs", "log_probs", "old_log_probs", "advantages")  # one a token
+WHOLE = {"response_ids": torch.int32, "step": torch.int64, "group": torch.int64}  # all others are real numbers
 _say = logging.getLogger(__name__).warning
 
 
@@ -34,7 +37,7 @@ class Recorder(TrainerCallback):
             raise ValueError(f"every={every} and rows={rows} must be 1 or more; rows=None records all")
         self.folder, self.every, self.rows = Path(folder), every, rows
         self.failed, self.calls = False, 0
-        self._held: list[dict[str, Any]] = []
+        self._held: list[dict[str, Tensor]] = []  # of each micro-batch, one value a response or, end to end, a token
         self._writing: threading.Thread | None = None
 
     def attach(self, trainer: Any) -> "Recorder":
@@ -63,15 +66,16 @@ class Recorder(TrainerCallback):
 
     def take(self, step: int, mask: Tensor, advantages: Tensor, **columns: Tensor | None) -> None:
         """Keep responses of a micro-batch: (B, T) mask and columns, advantages (B, T) or (B,), rewards, group (B,)."""
-        left = len(mask) if self.rows is None else min(self.rows - len(self._held), len(mask))
+        held = sum(len(each["tokens"]) for each in self._held)
+        left = len(mask) if self.rows is None else min(self.rows - held, len(mask))
         if left <= 0:
             return
         spread = (advantages if advantages.ndim == 2 else advantages[:, None]).expand(mask.shape)
         given = {"advantages": spread, **columns}
         kept = {name: value[:left].detach().cpu() for name, value in given.items() if value is not None}
-        for i, valid in enumerate(mask[:left].bool().cpu()):
-            row = {k: (v[i][valid] if k in COLUMNS else v[i]).tolist() for k, v in kept.items()}
-            self._held.append({**row, "step": step})
+        valid = mask[:left].bool().cpu()
+        flat = {name: value[valid] if name in COLUMNS else value for name, value in kept.items()}
+        self._held.append({**flat, "tokens": valid.sum(1), "step": torch.full((left,), step)})
 
     def micro_batch(self, batch: TokenBatch) -> None:
         """For losses that know neither tokens nor steps, such as verl's: each call counts as a step."""
@@ -100,14 +104,16 @@ class Recorder(TrainerCallback):
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.close()
 
-    def _write(self, rows: list[dict[str, Any]]) -> None:
+    def _write(self, held: list[dict[str, Tensor]]) -> None:
         pyarrow, parquet = _parquet()
-        form = {k: pyarrow.list_(pyarrow.int32() if k == "response_ids" else pyarrow.float32()) for k in COLUMNS}
-        form |= {"step": pyarrow.int64(), "rewards": pyarrow.float32(), "group": pyarrow.int64()}
-        schema = pyarrow.schema([(name, kind) for name, kind in form.items() if name in rows[0]])
-        name = f"step_{rows[0]['step']:08d}-rank_{os.environ.get('RANK', '0')}.parquet"
-        with atomically(self.folder / name, shared=True) as scratch:
-            parquet.write_table(pyarrow.Table.from_pylist(rows, schema), scratch, compression="zstd")
+        joined = {name: torch.cat([each[name] for each in held]) for name in held[0]}
+        ends, table = functional.pad(joined.pop("tokens").cumsum(0), (1, 0)).int().numpy(), {}
+        for name, values in joined.items():
+            column = pyarrow.array(values.to(WHOLE.get(name, torch.float32)).numpy())
+            table[name] = pyarrow.ListArray.from_arrays(ends, column) if name in COLUMNS else column
+        path = self.folder / f"step_{int(joined['step'][0]):08d}-rank_{os.environ.get('RANK', '0')}.parquet"
+        with atomically(path, shared=True) as scratch:
+            parquet.write_table(pyarrow.table(table), scratch, compression="zstd")
 
     def _guard(self, action: Callable[[], object]) -> None:
         try:

@@ -144,6 +144,7 @@ def test_nothing_to_resume(tmp_path, small_config):
 
 def command_line(arguments, cache):
     os.environ["MINICPPO_CACHE"] = cache
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell has switched off for what it runs behind
     main(arguments)
 
 
