@@ -22,6 +22,11 @@ def cache_dir() -> Path:
     return Path(os.environ.get("MINICPPO_CACHE") or "runs/.cache").expanduser()
 
 
+def user_cache() -> Path:
+    """The user's own folder for what is made once and kept. Raises RuntimeError where there is no home."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "minicppo"
+
+
 @contextmanager
 def atomically(path: Path, shared: bool = False) -> Iterator[Path]:
     """A path beside `path` to write a file or a folder at: forced to disk and renamed at the end of the block.

@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import json
 import math
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,7 +14,7 @@ import typer
 
 from minicppo.cli.console import console, say, table
 from minicppo.cli.options import Json, Plugins, load
-from minicppo.files import write_atomically
+from minicppo.files import user_cache, write_atomically
 from minicppo.text import nearest
 
 if TYPE_CHECKING:
@@ -59,13 +58,12 @@ def _kept() -> dict[str, Any]:
     """`_anew`, from the user's own cache: PyTorch, which the rules import, takes two seconds. By the rules' sources."""
     sources = sorted((Path(__file__).parents[1] / "rules").rglob("*.py"))
     key = hashlib.sha256(b"".join(path.read_bytes() for path in [Path(__file__), *sources])).hexdigest()
-    path = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "minicppo" / f"methods-{key[:16]}.json"
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        found = _anew()
+    name = f"methods-{key[:16]}.json"
+    with contextlib.suppress(OSError, ValueError, RuntimeError):  # nothing is kept, it is damaged, or there is no home
+        return json.loads((user_cache() / name).read_text(encoding="utf-8"))
+    found = _anew()
     with contextlib.suppress(OSError, RuntimeError):  # a home that cannot be written to
-        write_atomically(path, json.dumps(found, allow_nan=False).encode())
+        write_atomically(user_cache() / name, json.dumps(found, allow_nan=False).encode())
     return found
 
 

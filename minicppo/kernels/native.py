@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from minicppo.files import atomically
+from minicppo.files import atomically, user_cache
 
 SOURCES = [Path(__file__).with_name(name) for name in ("decode.c", "train.c", "lanes.h")]
 LANES = 16  # floats that are computed at a time: heads and layers must be as wide, or multiples of it
@@ -66,8 +66,7 @@ def library(heads: int, groups: int, channels: int) -> Any:
     text = b"".join(path.read_bytes() for path in SOURCES)
     key = hashlib.sha256(text + " ".join([os.uname().machine, *flags]).encode()).hexdigest()
     try:  # in the user's own cache: what a working directory holds may be anybody's, and this is run
-        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        path = folder / "minicppo" / f"native-{key[:16]}.so"
+        path = user_cache() / f"native-{key[:16]}.so"
         if not path.is_file():
             sources = [str(path) for path in SOURCES if path.suffix == ".c"]
             with atomically(path, shared=True) as scratch:

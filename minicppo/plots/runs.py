@@ -57,11 +57,10 @@ class Trace:
         self.reason = arrays["reason"]
         self.threshold: np.ndarray | None = arrays.get("threshold")
 
-
     @property
     def masks_something(self) -> bool:
         """Whether any token is masked."""
-        return bool((self.reason > Reason.INSIDE).any())
+        return bool((self.reason >= Reason.TOKEN).any())
 
 
 @dataclass(frozen=True)

@@ -64,9 +64,8 @@ def _by_length(policy: Policy, rollout: Rollout) -> list[Tensor]:
     """Indices of the rows to compute together: while it pays, those at most half as long as the longest go on alone."""
     prompt, one_pass = rollout.prompt_ids.shape[1], pass_tokens(policy.model)
     rest = torch.arange(len(rollout), device=rollout.log_probs.device)
-    if native(policy.model) or one_pass >= len(rollout) * (
-        prompt + rollout.response_ids.shape[1]
-    ):  # more than there is to save
+    whole = len(rollout) * (prompt + rollout.response_ids.shape[1])
+    if native(policy.model) or one_pass >= whole:  # no padding is computed, or there is less than a pass to save
         return [rest]
     lengths, run = rollout.response_mask.sum(1).clamp(min=1), _runs(rollout).cumsum(0)
 

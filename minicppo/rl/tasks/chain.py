@@ -62,12 +62,11 @@ class ChainTask(Task):
         With a misconception products are wrong in its way alone.
         """
         value, parts = problem.data["start"], []
-        held = self.consistent and rng.random() < self.misconception
+        of_product = float(rng.random() < self.misconception) if self.consistent else self.misconception
         for op, operand in problem.data["steps"] * self.rounds:
             result = apply(value, op, operand)
             misled = op == "*" and self.misconception > 0
-            wrong = rng.random() < (self.misconception if misled else error_rate)
-            if held if misled and self.consistent else wrong:
+            if rng.random() < (of_product if misled else error_rate):
                 result = (result + (1 if misled else rng.randrange(1, MODULUS))) % MODULUS
             parts.append(f"{value}{op}{operand}={result};")
             value = result

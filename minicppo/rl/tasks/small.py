@@ -72,8 +72,9 @@ class AdditionTask(SmallTask):
         while a or b or carry:
             column = a % 10 + b % 10 + carry
             total += column % 10 * place
-            forgotten = self.misconception > 0 and column >= 10 and rng.random() < self.misconception
-            carry = int(column >= 10 and not forgotten)
+            carry = column // 10
+            if carry and self.misconception and rng.random() < self.misconception:
+                carry = 0
             a, b, place = a // 10, b // 10, 10 * place
         return total
 
