@@ -18,7 +18,8 @@ class ChainTask(Task):
 
     misconception: how often a demonstration's product is one too high. Above one half it is what a policy that imitates
     them says when it is most sure: its greedy answers are wrong as well, and the right product has to be learned.
-    consistent: a demonstration has the misconception in all its products or in none, so that some long ones are right.
+    misled_values: the misconception concerns the products of the highest so many of the 7 values; fewer of them leave a
+    long chain some right demonstrations.
 
     4 steps make 27 tokens, 8 make 51, 84 make 507; 8 steps in 8 rounds make 387. Rounds lengthen a response and leave
     the prompt as it is: a tiny policy keeps its place among 8 operations, hardly among 64.
@@ -27,16 +28,16 @@ class ChainTask(Task):
     name = "chain"
     alphabet = "0123456+-*=;#"
 
-    def __init__(self, steps: int = 8, rounds: int = 1, misconception: float = 0.0, consistent: bool = False):
+    def __init__(self, steps: int = 8, rounds: int = 1, misconception: float = 0.0, misled_values: int = MODULUS):
         if not (steps >= 1 and rounds >= 1 and steps * rounds <= 512):
             raise ValueError(
                 f"chain: steps x rounds = {steps} x {rounds} is outside 1..512 (3 to 84 give 21 to 507 response tokens)"
             )
         if not 0 <= misconception <= 1:
             raise ValueError(f"chain: misconception = {misconception!r} is outside 0..1, the share of wrong products")
-        if consistent and misconception == 0:
-            raise ValueError("chain: consistent = true without a misconception: set misconception to a share above 0")
-        self.steps, self.rounds, self.misconception, self.consistent = steps, rounds, misconception, consistent
+        if not 1 <= misled_values <= MODULUS:
+            raise ValueError(f"chain: misled_values = {misled_values!r} is outside 1..{MODULUS}, how many values there are")
+        self.steps, self.rounds, self.misconception, self.misled_values = steps, rounds, misconception, misled_values
         self.max_new_tokens = 6 * steps * rounds + 3
 
     def problem(self, rng: random.Random) -> Problem:
@@ -59,14 +60,13 @@ class ChainTask(Task):
     def demonstration(self, problem: Problem, rng: random.Random, error_rate: float) -> str:
         """The worked chain; each result is replaced by a wrong one with probability `error_rate`, and carried on.
 
-        With a misconception products are wrong in its way alone.
+        A product that the misconception concerns is wrong in its way alone.
         """
         value, parts = problem.data["start"], []
-        of_product = float(rng.random() < self.misconception) if self.consistent else self.misconception
         for op, operand in problem.data["steps"] * self.rounds:
             result = apply(value, op, operand)
-            misled = op == "*" and self.misconception > 0
-            if rng.random() < (of_product if misled else error_rate):
+            misled = op == "*" and self.misconception > 0 and value >= MODULUS - self.misled_values
+            if rng.random() < (self.misconception if misled else error_rate):
                 result = (result + (1 if misled else rng.randrange(1, MODULUS))) % MODULUS
             parts.append(f"{value}{op}{operand}={result};")
             value = result
