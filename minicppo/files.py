@@ -4,15 +4,17 @@ And where what can be made again is kept.
 """
 
 import fcntl
+import hashlib
+import json
 import os
 import re
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 MOST = 300  # characters of a library's error that are shown
 
@@ -67,6 +69,17 @@ def write_atomically(path: Path, content: bytes) -> None:
     """Write a file that is whole at any time."""
     with atomically(path) as scratch:
         scratch.write_bytes(content)
+
+
+def kept(name: str, sources: Iterable[Path], make: Callable[..., Any], *given: Any) -> Any:
+    """`make(*given)`, which is plain JSON: from the user's own folder where the same sources made it before."""
+    key = hashlib.sha256(repr(given).encode() + b"".join(path.read_bytes() for path in sources)).hexdigest()
+    with suppress(OSError, ValueError, RuntimeError):  # nothing is kept, it is damaged, or there is no home
+        return json.loads((user_cache() / f"{name}-{key[:16]}.json").read_text(encoding="utf-8"))
+    made = json.dumps(make(*given), allow_nan=False)
+    with suppress(OSError, RuntimeError):  # a home that cannot be written to
+        write_atomically(user_cache() / f"{name}-{key[:16]}.json", made.encode())
+    return json.loads(made)
 
 
 @contextmanager

@@ -84,9 +84,10 @@ def design_thresholds(
     elif method == "mean":
         delta_b = _invert_mean(horizon, residual, burst, w_min, xi)
     else:
-        path = path_for(residual, xi)
-        totals = {"path": path, "band": max(path, chi_square_for(residual, xi) / (2 * BAND))}
-        delta_b = totals.get(method, chi_square_for(residual, xi)) / _path_total(horizon, burst, 1.0, w_min)
+        total = path_for(residual, xi) if method == "path" else chi_square_for(residual, xi)
+        if method == "band":
+            total = max(path_for(residual, xi), total / (2 * BAND))
+        delta_b = total / _path_total(horizon, burst, 1.0, w_min)
     tv = float(np.sqrt(delta_b / kappa)) / 2 if method == "chi2" else delta_b
     return Design(horizon, method, burst * delta_b, delta_b, w_min, residual, tv, PREMISES[method])
 

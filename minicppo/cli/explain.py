@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from minicppo.cli.catalogue import catalogue
 from minicppo.cli.console import console, say
 from minicppo.cli.options import Json, Plugins, load, pair, require_folders
 from minicppo.text import many
@@ -43,8 +44,6 @@ def explain(
     - `minicppo explain --mu .5,.1,.4,.2 --old .5,.3,.1,.25 --pi .6,.3,.1,.4 correction=icepop`
     - `minicppo explain --run runs/stale-cppo-exact --row 3 --html response.html`
     """
-    from minicppo.plots import explain as shown
-
     load(plugins)
     require_folders(plot, html)
     if [bool(mu or pi), file is not None, run is not None].count(True) != 1:
@@ -60,19 +59,14 @@ def explain(
         typed = {"mu": mu, "pi": pi, "advantage": advantage, "divergence": divergence, "old": old}
         given = {key: _numbers(key, text) for key, text in typed.items() if text}
     method = method or "cppo"
-    rows = shown.explain(
-        _probabilities("mu", given.get("mu", [])),
-        _probabilities("pi", given.get("pi", [])),
-        given.get("advantage", [1.0]),
-        method,
-        given.get("divergence"),
-        _probabilities("old", given["old"]) if "old" in given else None,
-        **params,
-    )
+    policies = {name: _probabilities(name, given[name]) for name in ("mu", "pi", "old") if given.get(name)}
+    rows = _rows({**given, **policies}, method, params)
     tokens = given.get("tokens")
     if tokens is not None and len(tokens) != len(rows):
         raise ValueError(f"there are {many(len(tokens), 'token')} for the {len(rows)} of mu")
     title = " ".join([method, *(overrides or [])])
+    from minicppo.plots import explain as shown
+
     if as_json:
         print(json.dumps(rows, indent=1))
     else:
@@ -87,6 +81,43 @@ def explain(
 
         html.write_text(page(rows, tokens, title), encoding="utf-8")
         say(f"written to {html}")
+
+
+def _rows(given: dict[str, Any], method: str, params: dict[str, Any]) -> list[dict[str, Any]]:
+    """By the loop where it has all of the method: PyTorch takes two seconds to import. By the rule otherwise.
+
+    What the loop would have to refuse goes to the rule, too, which says why.
+    """
+    mu, pi, advantages = given.get("mu", []), given.get("pi", []), given.get("advantage", [1.0])
+    divergence, old = given.get("divergence"), given.get("old")
+    each = advantages * len(mu) if len(advantages) == 1 else advantages
+    sound = mu and {len(values) for values in (mu, pi, each, divergence or mu)} == {len(mu)} and not old
+    values = _of_loop(method, params) if sound and all(0 < p <= 1 for p in [*mu, *pi]) else None
+    if values is None or not (divergence or values["divergence"].startswith("binary")):
+        from minicppo.rules.explained import explain
+
+        return explain(mu, pi, advantages, method, divergence, old, **params)
+    from minicppo.reference.explained import explain_cppo
+    from minicppo.reference.loops import Response
+
+    return explain_cppo(Response(mu, pi, each, given_divergence=divergence), values)
+
+
+def _of_loop(method: str, params: dict[str, Any]) -> dict[str, Any] | None:
+    """The hyper-parameters of a member of CPPO's family, where they are surely allowed; None for any other method."""
+    known = catalogue().get(method, {"family": None})
+    if known["family"] != "cppo" or not params.keys() <= known["params"].keys():
+        return None
+    for name, value in params.items():
+        limits = known["params"][name]
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        low, high = limits.get("low", -math.inf), limits.get("high", math.inf)
+        if not (low < value < high if number else value in limits.get("choices", [])):
+            return None
+    values = {name: float(p["value"]) if p["value"] == "inf" else p["value"] for name, p in known["params"].items()}
+    values |= params
+    of_rule = values["direction"] != "ratio", values["gate"] == "budget", values["schedule"] == "shuffled"
+    return None if any(of_rule) else values
 
 
 def _of_run(run: Path, row: int) -> tuple[dict[str, Any], str, dict[str, Any]]:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from minicppo.cli.console import console, say, table
 from minicppo.cli.options import require_folders
+from minicppo.files import kept
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -39,24 +40,16 @@ def thresholds(
     Examples: `minicppo thresholds --horizon 8192 --residual 0.5`, `minicppo thresholds --alpha 0.3`,
     `minicppo thresholds --plot frontier.png`
     """
-    from rich.progress import track
-
-    from minicppo.bounds.design import (
-        HORIZONS,
-        PREMISES,
-        certified_residual,
-        design_table,
-        design_thresholds,
-        largest_horizon,
-    )
+    from minicppo.bounds.design import HORIZONS, PREMISES, Design, certified_residual, design_thresholds
 
     require_folders(plot)
     design_thresholds(horizon, residual, reward_range, burst, w_min, "uniform", kappa)  # what is wrong shows at once
     if alpha is not None:
         say(_best_step(alpha, reward_range), "")
     horizons = sorted({*HORIZONS, horizon})
-    track_them = track(horizons, "designing", console=console, transient=True)
-    rows = design_table(residual, reward_range, burst, w_min, track_them, kappa)
+    sources = sorted((Path(__file__).parents[1] / "bounds").glob("*.py"))
+    made = kept("thresholds", sources, _designs, residual, reward_range, burst, w_min, horizons, kappa)
+    rows: list[dict[Method, Design]] = [{name: Design(**design) for name, design in row.items()} for row in made]
     asked = rows[horizons.index(horizon)]
     cells = [[name, f"{d.delta:.3g}", "-" if name == "uniform" else f"{d.delta_b:.3g}"] for name, d in asked.items()]
     title = f"T = {horizon}: thresholds that certify a residual of {residual:g}"
@@ -76,24 +69,45 @@ def thresholds(
     say("  every bound needs pi << mu: whatever pi may emit, mu may sample")
     say(f"  chi2 thresholds are in chi-square units; in brackets the TV of a token at delta_b if kappa = {kappa:g}\n")
 
-    def by_setting(title: str, value: Callable[..., object]) -> Table:
-        values = [[value(*setting, method=method) for method in CERTIFYING] for setting in SETTINGS]
+    def by_setting(title: str, values: Sequence[Sequence[object]]) -> Table:
         cells = [[*(f"{v:g}" for v in setting), *row] for setting, row in zip(SETTINGS, values, strict=True)]
         return table(("delta", "delta_b", "w_min", *CERTIFYING), cells, title, words=0)
 
-    def certified(delta: float, delta_b: float, w_min: float, method: Method) -> str:
-        return f"{certified_residual(horizon, delta, delta_b, w_min, reward_range, method):.3g}"
-
+    certified = [
+        [f"{certified_residual(horizon, *setting, reward_range, method):.3g}" for method in CERTIFYING]
+        for setting in SETTINGS
+    ]
     console.print(by_setting(f"residual certified at T = {horizon} (vacuous above {reward_range:g})", certified))
     say(_verdict("Theorem 1 as implemented", "theorem1", horizon, residual, reward_range))
     say(_verdict("The path budget", "path", horizon, residual, reward_range), "")
-    console.print(by_setting("largest T with a residual below 2 xi", largest_horizon))
-    console.print(by_setting("largest T with a residual below half of it", partial(largest_horizon, share=0.5)))
+    for words, share in (("2 xi", 1.0), ("half of it", 0.5)):
+        reach = kept("reach", sources, _reach, share, SETTINGS, CERTIFYING)
+        console.print(by_setting(f"largest T with a residual below {words}", reach))
     if plot is not None:
         from minicppo.plots.frontier import draw_frontier
         from minicppo.plots.style import save
 
         say(f"frontier drawn into {save(draw_frontier(rows), plot)}")
+
+
+def _designs(
+    residual: float, reward_range: float, burst: float, w_min: float, horizons: list[int], kappa: float
+) -> list[dict[str, dict[str, Any]]]:
+    """`design_table` as plain data."""
+    from rich.progress import track
+
+    from minicppo.bounds.design import design_table
+
+    shown = track(horizons, "designing", console=console, transient=True)
+    rows = design_table(residual, reward_range, burst, w_min, shown, kappa)
+    return [{name: asdict(design) for name, design in row.items()} for row in rows]
+
+
+def _reach(share: float, settings: Sequence[tuple[float, float, float]], methods: Sequence[Method]) -> list[list[int]]:
+    """The largest T of each setting and method."""
+    from minicppo.bounds.design import largest_horizon
+
+    return [[largest_horizon(*setting, method=method, share=share) for method in methods] for setting in settings]
 
 
 def _best_step(alpha: float, reward_range: float) -> str:

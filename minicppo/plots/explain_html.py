@@ -5,8 +5,8 @@ from html import escape
 from typing import Any
 
 from minicppo.plots.response import LOOKS, MASKED
-from minicppo.rules import Reason
 from minicppo.text import printable
+from minicppo.verdicts import Reason
 
 
 def page(rows: Sequence[dict[str, Any]], tokens: Sequence[str] | None, title: str) -> str:

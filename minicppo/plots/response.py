@@ -11,8 +11,8 @@ from matplotlib.patches import Patch
 
 from minicppo.plots.runs import Run, Trace
 from minicppo.plots.style import BLACK, BLUE, GREEN, GREY, ORANGE, SKY, house_style, literal, new_figure
-from minicppo.rules import Reason
 from minicppo.text import WHITE
+from minicppo.verdicts import Reason
 
 MASKED = (Reason.TOKEN, Reason.PREFIX, Reason.BOTH, Reason.SEQUENCE, Reason.MISMATCH)
 # label, face, edge, hatch

@@ -1,8 +1,7 @@
-"""What the rules return: reasons, the CPPO mask, and the detached token weight of any method."""
+"""What the rules return: the CPPO mask, and the detached token weight of any method."""
 
 import math
 from dataclasses import dataclass, field
-from enum import IntEnum
 from functools import cached_property
 
 import torch
@@ -11,19 +10,7 @@ from torch import Tensor
 
 from minicppo.rules.mask_rule import MaskRule
 from minicppo.rules.packing import Packed, Padded
-
-
-class Reason(IntEnum):
-    """Why a token was kept or masked."""
-
-    PAD = 0  # not a valid token
-    TOWARD = 1  # kept: moves toward mu, or not at all
-    INSIDE = 2  # kept: within both limits
-    TOKEN = 3  # masked: Z_t > delta alone
-    PREFIX = 4  # masked: Z_t > delta + delta_b W_{t-1} - S_{t-1} alone
-    BOTH = 5  # masked by both
-    SEQUENCE = 6  # the whole response was rejected (TRM, GSPO)
-    MISMATCH = 7  # masked by a correction alone: pi_old is too far from mu
+from minicppo.verdicts import Reason
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 from matplotlib.patches import StepPatch
 
-from minicppo.plots.explain import COLUMNS, explain, legend, picture
+from minicppo.plots.explain import legend, picture
 from minicppo.reference import cppo_steps, linear_weights
 from minicppo.rules import METHODS, get_method
+from minicppo.rules.explained import explain
+from minicppo.verdicts import COLUMNS
 from tests.command_line import TINY
 
 MU, PI = [0.5, 0.4, 0.5, 0.9, 0.3], [0.6, 0.48, 0.4, 0.91, 0.5]

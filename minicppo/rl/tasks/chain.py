@@ -36,7 +36,7 @@ class ChainTask(Task):
         if not 0 <= misconception <= 1:
             raise ValueError(f"chain: misconception = {misconception!r} is outside 0..1, the share of wrong products")
         if not 1 <= misled_values <= MODULUS:
-            raise ValueError(f"chain: misled_values = {misled_values!r} is outside 1..{MODULUS}, how many values there are")
+            raise ValueError(f"chain: misled_values = {misled_values!r} is outside 1..{MODULUS}: the task has 7 values")
         self.steps, self.rounds, self.misconception, self.misled_values = steps, rounds, misconception, misled_values
         self.max_new_tokens = 6 * steps * rounds + 3
 

@@ -96,7 +96,8 @@ def test_a_misconception_may_concern_the_products_of_the_highest_values_alone():
                 of_highest.append(excess)
             else:
                 assert excess == 0
-    assert set(of_highest) == {0, 1} and abs(sum(of_highest) / len(of_highest) - 0.55) < 0.08
+    assert set(of_highest) == {0, 1}
+    assert abs(sum(of_highest) / len(of_highest) - 0.55) < 0.08
 
 
 def test_a_forgotten_carry_is_all_that_is_wrong_with_a_sum():
