@@ -92,7 +92,7 @@ def _rows(given: dict[str, Any], method: str, params: dict[str, Any]) -> list[di
     divergence, old = given.get("divergence"), given.get("old")
     each = advantages * len(mu) if len(advantages) == 1 else advantages
     sound = mu and {len(values) for values in (mu, pi, each, divergence or mu)} == {len(mu)} and not old
-    values = _of_loop(method, params) if sound and all(0 < p <= 1 for p in [*mu, *pi]) else None
+    values = of_loop(method, params) if sound and all(0 < p <= 1 for p in [*mu, *pi]) else None
     if values is None or not (divergence or values["divergence"].startswith("binary")):
         from minicppo.rules.explained import explain
 
@@ -103,7 +103,7 @@ def _rows(given: dict[str, Any], method: str, params: dict[str, Any]) -> list[di
     return explain_cppo(Response(mu, pi, each, given_divergence=divergence), values)
 
 
-def _of_loop(method: str, params: dict[str, Any]) -> dict[str, Any] | None:
+def of_loop(method: str, params: dict[str, Any]) -> dict[str, Any] | None:
     """The hyper-parameters of a member of CPPO's family, where they are surely allowed; None for any other method."""
     known = catalogue().get(method, {"family": None})
     if known["family"] != "cppo" or not params.keys() <= known["params"].keys():

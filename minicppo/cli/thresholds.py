@@ -98,7 +98,7 @@ def _designs(
 
     from minicppo.bounds.design import design_table
 
-    shown = track(horizons, "designing", console=console, transient=True)
+    shown = track(horizons, "designing", console=console, transient=True, disable=not console.is_terminal)
     rows = design_table(residual, reward_range, burst, w_min, shown, kappa)
     return [{name: asdict(design) for name, design in row.items()} for row in rows]
 

@@ -2,13 +2,16 @@
 
 import json
 import math
+import random
 from pathlib import Path
 
 import pytest
 from matplotlib.patches import StepPatch
 
+from minicppo.cli.explain import of_loop
 from minicppo.plots.explain import legend, picture
-from minicppo.reference import cppo_steps, linear_weights
+from minicppo.reference import Response, cppo_steps, linear_weights
+from minicppo.reference.explained import explain_cppo
 from minicppo.rules import METHODS, get_method
 from minicppo.rules.explained import explain
 from minicppo.verdicts import COLUMNS
@@ -31,6 +34,39 @@ def test_every_column_is_the_reference_loops():
         assert row["c"] == pytest.approx(step.threshold)
         assert row["reason"] == step.reason
         assert row["g"] == pytest.approx(row["rho"] if step.keep else 0.0)
+
+
+@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.family == "cppo"])
+def test_the_loop_and_the_rule_explain_alike(name):
+    rule, rng = get_method(name), random.Random(name)
+    for length in (1, 2, 9, 40):
+        mu, pi, D = ([rng.uniform(0.05, 1) for _ in range(length)] for _ in range(3))
+        A, D = [rng.uniform(-2, 2) for _ in mu], None if rule.needs == "log_probs" else [0.3 * d for d in D]
+        values = of_loop(name, {"delta": 0.11, "budget": "fixed"})
+        if values is None:
+            assert rule.gate == "budget" or rule.schedule == "shuffled" or rule.direction == "predicted"
+            return
+        by_loop = explain_cppo(Response(mu, pi, A, given_divergence=D), values)
+        by_rule = explain(mu, pi, A, name, D, delta=0.11, budget="fixed")
+        for one, other in zip(by_loop, by_rule, strict=True):
+            numbers = [{k: x for k, x in row.items() if isinstance(x, float)} for row in (one, other)]
+            assert numbers[0] == pytest.approx(numbers[1], rel=1e-5, abs=1e-7)
+            assert [one["verdict"], one["reason"], one["t"]] == [other["verdict"], other["reason"], other["t"]]
+            assert one.keys() == other.keys()
+
+
+def test_what_the_loop_has_not_is_explained_by_the_rule():
+    assert of_loop("cppo", {"delta": 0.2, "length": 64})["length"] == 64
+    for params in (
+        {"delta": 0},
+        {"delta": "much"},
+        {"detla": 0.1},
+        {"gate": "budget"},
+        {"delta": True},
+        {"budget": "of"},
+    ):
+        assert of_loop("cppo", params) is None
+    assert of_loop("grpo", {}) is of_loop("nothing", {}) is None
 
 
 def test_the_command_prints_a_table_json_and_a_picture(minicppo):
