@@ -30,14 +30,17 @@ NAMES = {
     "update/mask/frac": "clip_ratio/region_mean",
 }
 TEXTS = 4  # responses shown
+Floats = Mapping[str, float]
+Histograms = Mapping[str, Sequence[float]]
 
 
 class Board:
-    """What a board is told; it takes what it can show. step: optimiser steps made so far."""
+    """What a board is told, once an iteration; it takes what it can show.
 
-    def scalars(self, values: Mapping[str, float], step: int) -> None: ...
-    def histogram(self, name: str, values: Sequence[float], step: int) -> None: ...
-    def texts(self, name: str, rows: Sequence[str], step: int) -> None: ...
+    step: optimiser steps made so far. texts: responses; they and the histograms come with an evaluation, empty else.
+    """
+
+    def point(self, step: int, scalars: Floats, histograms: Histograms, texts: Sequence[str]) -> None: ...
     def close(self) -> None: ...
 
 
@@ -67,28 +70,29 @@ class Boards:
             if isinstance(value, int | float):
                 self.values.setdefault(NAMES.get(name, name), []).append(float(value))
         if kind == "iteration":
-            self._each("scalars", {name: sum(values) / len(values) for name, values in self.values.items()}, self.step)
+            scalars = {name: sum(values) / len(values) for name, values in self.values.items()}
             self.values.clear()
-            if (self.run.path / "trace.json").is_file():
-                self._trace()
+            self._each("point", self.step, scalars, *self._trace())
 
     def close(self) -> None:
         """Write what is still in memory."""
         self._each("close")
 
-    def _trace(self) -> None:
+    def _trace(self) -> tuple[Histograms, Sequence[str]]:
+        """Histograms and texts of this step's evaluation, if it has had one."""
+        if not (self.run.path / "trace.json").is_file():
+            return {}, ()
         texts = json.loads((self.run.path / "trace.json").read_text(encoding="utf-8"))
         if texts.get("update") != self.step:  # of an earlier evaluation
-            return
+            return {}, ()
         arrays = load_file(self.run.path / "trace.safetensors")
         mask = arrays["response_mask"].bool()
         gap = (arrays["log_probs"].exp() - arrays["rollout_log_probs"].exp()).abs()
         responses = zip(texts["prompts"], texts["tokens"], strict=True)
         shown = [printable(f"{prompt}\n{''.join(tokens)}") for prompt, tokens in responses][:TEXTS]
         shown.append("reasons: " + ", ".join(f"{reason.value} {reason.name.lower()}" for reason in Reason))
-        for name, values in (("divergence", arrays.get("divergence", gap)), ("reason", arrays["reason"])):
-            self._each("histogram", f"trace/{name}", values[mask].tolist(), self.step)
-        self._each("texts", "trace/responses", shown, self.step)
+        divergence, reason = (values[mask].tolist() for values in (arrays.get("divergence", gap), arrays["reason"]))
+        return {"trace/divergence": divergence, "trace/reason": reason}, shown
 
     def _begin(self, name: str, config: RunConfig) -> None:
         self.open[name] = MAKERS[name](config, self.run)
@@ -111,38 +115,36 @@ class TensorBoard(Board):
     def __init__(self, config: RunConfig, run: RunDir):
         from torch.utils.tensorboard import SummaryWriter
 
-        self.writer = SummaryWriter(str(run.path / "tensorboard"))
+        self.writer: Any = SummaryWriter(str(run.path / "tensorboard"))
         self.close = self.writer.close  # type: ignore[method-assign]
 
-    def scalars(self, values: Mapping[str, float], step: int) -> None:
-        for name, value in values.items():
-            self.writer.add_scalar(name, value, step)
+    def point(self, step: int, scalars: Floats, histograms: Histograms, texts: Sequence[str]) -> None:
+        from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
 
-    def histogram(self, name: str, values: Sequence[float], step: int) -> None:
-        self.writer.add_histogram(name, torch.tensor(values), step)
-
-    def texts(self, name: str, rows: Sequence[str], step: int) -> None:
-        self.writer.add_text(name, "\n\n".join(rows), step)
+        curves = [Summary.Value(tag=name, simple_value=value) for name, value in scalars.items()]
+        self.writer.file_writer.add_summary(Summary(value=curves), step)  # one event: `add_scalar` makes one a curve
+        for name, values in histograms.items():
+            self.writer.add_histogram(name, torch.tensor(values), step)
+        if texts:
+            self.writer.add_text("trace/responses", "\n\n".join(texts), step)
 
 
 class Stream(Board):
     """Weights & Biases, in RUN/wandb, and trackio, which share their calls."""
 
     def __init__(self, name: str, config: RunConfig, run: RunDir, **options: Any):
-        self.module = load_board(name)
+        import pandas
+
+        self.module, self.frame = load_board(name), pandas.DataFrame
         told = {"name": run.path.name, "config": config.model_dump(mode="json")}
         self.run = self.module.init(project="minicppo", **told, **options)
 
-    def scalars(self, values: Mapping[str, float], step: int) -> None:
-        self.run.log(dict(values), step=step)
-
-    def histogram(self, name: str, values: Sequence[float], step: int) -> None:
-        self.run.log({name: self.module.Histogram(values)}, step=step)
-
-    def texts(self, name: str, rows: Sequence[str], step: int) -> None:
-        import pandas
-
-        self.run.log({name: self.module.Table(dataframe=pandas.DataFrame({"response": rows}))}, step=step)
+    def point(self, step: int, scalars: Floats, histograms: Histograms, texts: Sequence[str]) -> None:
+        told: dict[str, Any] = {**scalars}
+        told |= {name: self.module.Histogram(values) for name, values in histograms.items()}
+        if texts:
+            told["trace/responses"] = self.module.Table(dataframe=self.frame({"response": texts}))
+        self.run.log(told, step=step)
 
     def close(self) -> None:
         self.run.finish()
@@ -161,13 +163,12 @@ class MLflow(Board):
         self.id = self.client.create_run(experiment, run_name=run.path.name).info.run_id
         self.client.log_text(self.id, config.to_yaml(), "config.yaml")
 
-    def scalars(self, values: Mapping[str, float], step: int) -> None:
+    def point(self, step: int, scalars: Floats, histograms: Histograms, texts: Sequence[str]) -> None:
         now = int(time.time() * 1000)
-        metrics = [self.mlflow.entities.Metric(name, value, now, step) for name, value in values.items()]
+        metrics = [self.mlflow.entities.Metric(name, value, now, step) for name, value in scalars.items()]
         self.waiting = self.client.log_batch(self.id, metrics, synchronous=False)
-
-    def texts(self, name: str, rows: Sequence[str], step: int) -> None:
-        self.client.log_text(self.id, "\n\n".join(rows), f"{name}-{step}.txt")
+        if texts:
+            self.client.log_text(self.id, "\n\n".join(texts), f"trace/responses-{step}.txt")
 
     def close(self) -> None:
         if self.waiting is not None:  # batches are written in their order: after the last one all are

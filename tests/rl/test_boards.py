@@ -42,29 +42,24 @@ class Recorder(Board):
     def __init__(self, *_):
         self.told: list = []
 
-    def scalars(self, values, step):
-        self.told.append((values, step))
+    def point(self, *told):
+        self.told.append(told)
         if len(self.told) > self.fails:
             raise OSError("no space left")
-
-    def histogram(self, name, values, step):
-        self.told.append((name, values, step))
-
-    def texts(self, name, rows, step):
-        self.told.append((name, rows, step))
 
 
 def test_curves_have_the_names_of_trl_where_they_mean_the_same(tmp_path, monkeypatch):
     monkeypatch.setitem(boards.MAKERS, "wandb", Recorder)
     shown, run = feed(tmp_path, "wandb")
-    curves = {name for told in shown.open["wandb"].told if isinstance(told[0], dict) for name in told[0]}
-    assert {"reward", "completions/mean_length", "grad_norm", "clip_ratio/region_mean", "eval/accuracy"} <= curves
-    steps = [told[-1] for told in shown.open["wandb"].told]
-    assert steps == sorted(steps)
+    steps, curves, histograms, texts = zip(*shown.open["wandb"].told, strict=True)
+    assert {"reward", "completions/mean_length", "grad_norm", "clip_ratio/region_mean", "eval/accuracy"} <= {
+        *curves[-1]
+    }
+    assert steps == tuple(sorted(steps))
     assert steps[-1] == max(row["update"] for row in run.rows() if "update" in row)
-    assert {told[0] for told in shown.open["wandb"].told if isinstance(told[0], str)} == {
-        "trace/divergence", "trace/reason", "trace/responses"
-    }  # fmt: skip
+    assert set(histograms[-1]) == {"trace/divergence", "trace/reason"}
+    assert "reasons: 0 pad" in texts[-1][-1]
+    assert (histograms[0], texts[0]) == ({}, ())
     assert set(NAMES.values()) >= {"reward", "kl", "entropy", "loss"}
 
 
@@ -88,15 +83,15 @@ def test_one_that_fails_in_the_middle_of_a_run_warns_once_and_the_run_goes_on(na
 
     def fragile(config, run):
         board = make(config, run)
-        whole = board.scalars
+        whole = board.point
 
-        def scalars(values, step):
+        def point(step, *told):
             points.append(step)
             if len(points) == 2:
                 raise OSError("no space left")
-            whole(values, step)
+            whole(step, *told)
 
-        board.scalars = scalars
+        board.point = point
         return board
 
     monkeypatch.setitem(boards.MAKERS, name, fragile)
