@@ -2,7 +2,8 @@
 
     python -m experiments.benchmarks.recorder [--engine verl] [--ranks 2] [--pairs 12] [--json FILE]
 
-A turn is `every` steps, of which the recorder writes one. Times are of the processor, all threads of a process, so that
+A turn is ten steps; the recorder, at its own defaults, writes as many as its share of the time allows, and its clock
+stands still in the turns without it. Times are of the processor, all threads of a process, so that
 writing behind the run's back counts and other work on the machine does not; a ratio is the median over pairs of turns.
 verl wants its own environment (`make test-verl`), and a step there is a micro-batch, forward and backward.
 """
@@ -31,7 +32,7 @@ from minicppo.rl.policy import build_policy
 from minicppo.rl.sections import ModelConfig
 from minicppo.rl.tasks import make_task
 
-EVERY, ROWS = 10, 64  # the recorder's own defaults
+TURN = 10  # steps
 RESPONSES, TOKENS = 64, 32  # of a step, and of each response
 MODEL = ModelConfig(hidden_size=64, intermediate_size=128, layers=2, heads=2)
 Turns = dict[str, list[float]]
@@ -75,22 +76,25 @@ def trl(folder: Path, pairs: int) -> Turns:
     )
     names = ("_compute_loss", "_get_per_token_logps_and_entropies")
     plain = {name: getattr(trainer, name) for name in names}
-    recorder = Recorder(folder / "log", EVERY, ROWS).attach(trainer)
+    recorder = Recorder(folder / "log").attach(trainer)
     recorded = {name: getattr(trainer, name) for name in names}
     took: Turns = {"with": [], "without": []}
 
     class Turn(TrainerCallback):
         """Takes the recorder off and on again between turns."""
 
-        start, now = 0.0, ""
+        start, since, now = 0.0, 0.0, ""
 
         def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            if state.global_step % EVERY:
+            if state.global_step % TURN:
                 return
             recorder.close()
-            turn = state.global_step // EVERY
+            turn, now = state.global_step // TURN, time.monotonic()
             if self.now:
                 took[self.now].append(time.process_time() - self.start)
+            if self.now == "without":
+                recorder.ready += now - self.since
+            self.since = now
             self.now = "with" if (turn + turn // 2) % 2 else "without"  # the order changes from pair to pair
             for name, method in (recorded if self.now == "with" else plain).items():
                 setattr(trainer, name, method)
@@ -114,17 +118,19 @@ def verl(folder: Path, pairs: int) -> Turns:
     }
     given |= {"response_mask": torch.ones(RESPONSES, TOKENS, dtype=torch.bool)}
     given |= {"advantages": torch.randn(RESPONSES, 1, generator=generator).expand(RESPONSES, TOKENS)}
-    record = {"folder": str(folder / "log"), "every": EVERY, "rows": ROWS}
+    record = {"folder": str(folder / "log")}
     losses = {True: CPPOPolicyLossConfig(record=record), False: CPPOPolicyLossConfig()}
 
     def steps(recorded: bool) -> None:
         config: Any = SimpleNamespace(global_batch_info={}, loss_scale_factor=TOKENS, policy_loss=losses[recorded])
-        for _ in range(EVERY):
+        start = time.monotonic()
+        for _ in range(TURN):
             log_probs = model(input_ids=ids).logits[:, 5:-1].log_softmax(-1)
             taken = log_probs.gather(-1, ids[:, 6:, None])[..., 0]
             method_loss("cppo", log_prob=taken, config=config, **given)[0].backward()
-        if recorded:
-            recorder(**record).close()
+        kept = recorder(**record)
+        kept.close()
+        kept.ready += 0 if recorded else time.monotonic() - start
 
     return in_turns(steps, pairs)
 
@@ -155,7 +161,7 @@ def measure(engine: str, ranks: int, pairs: int) -> dict[str, Any]:
         subprocess.run([sys.executable, "-W", "ignore", *launch, *given], env=environment, check=True)
         found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(Path(scratch).glob("*.json"))]
     ratios = sorted(a / b for each in found for a, b in zip(each["with"], each["without"], strict=True))
-    step = statistics.median(value for each in found for value in each["without"]) / EVERY
+    step = statistics.median(value for each in found for value in each["without"]) / TURN
     row = {"engine": engine, "ranks": ranks, "pairs": len(ratios), "step_ms": round(1e3 * step, 2)}
     row |= {"files": sum(each["files"] for each in found), "ratio": round(statistics.median(ratios), 4)}
     return row | {"low": round(ratios[0], 4), "high": round(ratios[-1], 4)}

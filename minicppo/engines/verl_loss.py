@@ -109,7 +109,7 @@ def method_loss(
 
 
 @functools.cache
-def recorder(folder: str, every: int = 10, rows: int | None = 64) -> Recorder:
+def recorder(folder: str, every: int | None = None, rows: int | None = 64) -> Recorder:
     """One a process."""
     return Recorder(folder, every, rows)
 

@@ -6,8 +6,10 @@ It never stops a run: what cannot be written is said once, and no more is record
 """
 
 import logging
+import math
 import os
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,28 +23,32 @@ from minicppo.files import atomically
 from minicppo.rules import TokenBatch
 from minicppo.text import optional
 
+SHARE = 0.005  # of a run's time: what can be counted of recording, which is about half of what it costs
 COLUMNS = ("response_ids", "rollout_log_probs", "log_probs", "old_log_probs", "advantages")  # one a token
 WHOLE = {"response_ids": torch.int32, "step": torch.int64, "group": torch.int64}  # all others are real numbers
 _say = logging.getLogger(__name__).warning
 
 
 class Recorder(TrainerCallback):
-    """Writes FOLDER/step_N-rank_R.parquet for every `every`-th optimiser step, up to `rows` responses a process.
+    """Writes FOLDER/step_N-rank_R.parquet of optimiser steps, up to `rows` responses a process.
 
-    rows: None for all of them, as a comparison with what the trainer itself logs needs.
+    every: one step in so many is recorded. None: the next one as soon as the last has cost under SHARE of the time.
+    rows: None for all of them. A comparison with what the trainer itself logs needs every=1 and rows=None.
     """
 
-    def __init__(self, folder: str | Path, every: int = 10, rows: int | None = 64):
-        if every < 1 or (rows is not None and rows < 1):
-            raise ValueError(f"every={every} and rows={rows} must be 1 or more; rows=None records all")
+    def __init__(self, folder: str | Path, every: int | None = None, rows: int | None = 64):
+        if min(every or 1, rows or 1) < 1 or 0 in (every, rows):
+            raise ValueError(f"every={every} and rows={rows} must be 1 or more, or None")
         self.folder, self.every, self.rows = Path(folder), every, rows
-        self.failed, self.calls = False, 0
+        self.failed, self.calls, self.cost = False, 0, 0.0
+        self._guard(_parquet)  # now, so that no step pays for the import
+        self.cost, self.ready = 0.0, -math.inf  # of the step now recorded, and when the next one may be, in seconds
+        self._decided = -1, False  # a step, and whether it is due: one answer for all of its micro-batches
         self._held: list[dict[str, Tensor]] = []  # of each micro-batch, one value a response or, end to end, a token
         self._writing: threading.Thread | None = None
 
     def attach(self, trainer: Any) -> "Recorder":
         """Listen to the loss of TRL's `GRPOTrainer`, or of one that is made from it."""
-        self._guard(_parquet)  # now, so that no step pays for the import
         loss, score = trainer._compute_loss, trainer._get_per_token_logps_and_entropies
         scored: list[Tensor] = []
 
@@ -62,7 +68,13 @@ class Recorder(TrainerCallback):
         return self
 
     def due(self, step: int) -> bool:
-        return not self.failed and step % self.every == 0
+        if self.failed:
+            return False
+        if self.every is not None:
+            return step % self.every == 0
+        if step != self._decided[0]:
+            self._decided = step, time.monotonic() >= self.ready
+        return self._decided[1]
 
     def take(self, step: int, mask: Tensor, advantages: Tensor, **columns: Tensor | None) -> None:
         """Keep responses of a micro-batch: (B, T) mask and columns, advantages (B, T) or (B,), rewards, group (B,)."""
@@ -90,7 +102,8 @@ class Recorder(TrainerCallback):
         held, self._held = self._held, []
         if held:
             self.close()
-            self._writing = threading.Thread(target=self._guard, args=(lambda: self._write(held),))
+            self.ready = math.inf  # until it is written
+            self._writing = threading.Thread(target=self._written, args=(held,))
             self._writing.start()
 
     def close(self) -> None:
@@ -104,6 +117,10 @@ class Recorder(TrainerCallback):
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.close()
 
+    def _written(self, held: list[dict[str, Tensor]]) -> None:
+        self._guard(lambda: self._write(held))
+        self.ready, self.cost = time.monotonic() + self.cost / SHARE, 0.0
+
     def _write(self, held: list[dict[str, Tensor]]) -> None:
         pyarrow, parquet = _parquet()
         joined = {name: torch.cat([each[name] for each in held]) for name in held[0]}
@@ -116,8 +133,10 @@ class Recorder(TrainerCallback):
             parquet.write_table(pyarrow.table(table), scratch, compression="zstd")
 
     def _guard(self, action: Callable[[], object]) -> None:
+        start = time.thread_time()
         try:
             action()
+            self.cost += time.thread_time() - start
         except Exception as error:
             if not self.failed:
                 _say("nothing more is recorded in %s: %s: %s", self.folder, type(error).__name__, error)

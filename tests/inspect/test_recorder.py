@@ -2,6 +2,7 @@
 
 import json
 import logging
+import time
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,21 @@ def test_losses_that_are_plain_functions(tmp_path, monkeypatch):
     assert found.pi.tolist() == batch().log_probs[:2].flatten().tolist()
 
 
+def test_unless_told_how_often_it_takes_a_hundredth_of_the_time(tmp_path, monkeypatch):
+    now, spent = [1000.0], [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "thread_time", lambda: spent[0])
+    recorder = Recorder(tmp_path)
+    take = recorder.take
+    monkeypatch.setattr(recorder, "take", lambda *a, **k: (take(*a, **k), spent.__setitem__(0, spent[0] + 0.03)))
+    for _ in range(40):  # steps of half a second, of which recording takes 30 ms
+        recorder.micro_batch(batch())
+        recorder.close()
+        now[0] += 0.5
+    assert [int(path.name[5:13]) for path in sorted(tmp_path.iterdir())] == [0, 12, 24, 36]
+    assert recorder.due(5) is recorder.due(5)
+
+
 def test_what_cannot_be_written_is_said_once_and_stops_nothing(tmp_path, caplog):
     (tmp_path / "taken").write_text("a file")
     recorder = Recorder(Path(tmp_path) / "taken", every=1)
@@ -92,6 +108,8 @@ def test_what_cannot_be_written_is_said_once_and_stops_nothing(tmp_path, caplog)
 def test_wrong_settings_are_refused(tmp_path):
     with pytest.raises(ValueError, match="must be 1 or more"):
         Recorder(tmp_path, every=0)
+    with pytest.raises(ValueError, match="must be 1 or more"):
+        Recorder(tmp_path, rows=-1)
 
 
 @pytest.mark.slow
