@@ -164,11 +164,13 @@ class Artefacts:
 
 
 def repeated(values: Column, most: int = 8) -> list[float]:
-    """The values that occur exactly, far too often for chance."""
+    """The values that occur exactly, far too often for chance: the commonest, the lowest and the highest."""
     sample = values[:: max(len(values) // 50_000, 1)]
     found, counts = np.unique(sample, return_counts=True)
-    order = np.argsort(-counts)[:most]
-    return [float(v) for v, n in zip(found[order], counts[order], strict=True) if n >= max(3, 3e-4 * len(sample))]
+    commonest = np.argsort(-counts)[:most]
+    ends = np.arange(len(found))[[0, -1]] if len(found) else commonest
+    often = counts >= max(3, 3e-4 * len(sample))
+    return [float(found[i]) for i in np.union1d(commonest, ends) if often[i]]
 
 
 def independent(at: Column, values: Column, other: Column, value: float, among: Column) -> bool:

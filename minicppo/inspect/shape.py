@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import dataclass, field
+from itertools import combinations
 
 import numpy as np
 
@@ -90,9 +91,13 @@ class Shape:
 def temperature(profile: list[Group], lack: float, errors: float) -> str:
     """The evidence that one policy is the other to a power: likely tokens gain and unlikely lose, or the reverse.
 
-    Drift of any strength lowers log pi - log mu of all groups alike in the middle; a power crosses 0.
+    Drift of any strength lowers log pi - log mu of all groups alike in the middle; a power crosses 0. And it changes
+    all groups in their order, where the drift of a few contexts, met again and again, moves one of them.
     """
-    if len(profile) < 3:
+    shares = [share for _, share, _ in profile]
+    pairs = list(combinations(shares, 2))
+    order = sum(np.sign(later - earlier) for earlier, later in pairs) / max(len(pairs), 1)  # Kendall's tau
+    if len(profile) < 3 or abs(order) < 0.5:
         return ""
     bottom, above, m = profile[-1]
     best, worst = max(profile[:4], key=lambda group: group[1]), min(profile[:4], key=lambda group: group[1])

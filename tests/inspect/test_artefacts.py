@@ -179,3 +179,28 @@ def test_an_empty_response_and_one_token_are_fine():
     artefacts = Artefacts()
     assert len(artefacts.clean(table([empty, Row(np.array([-1.0]), np.array([-1.1]), advantages=1.0)]))) == 1
     assert artefacts.found() == []
+
+
+def contexts(seed: int, temperature: float = 1.0, drift: float = 0.15, missing: float | None = None) -> Artefacts:
+    """A log of a policy that meets the same sixty contexts again and again; mu may have a temperature, or gaps."""
+    rng, size = np.random.default_rng(seed), 60
+    scores = rng.normal(0, 2, (size, size))
+    drifted = scores + rng.normal(0, drift, (size, size))
+    mu, pi = (table - np.log(np.exp(table).sum(1, keepdims=True)) for table in (scores / temperature, drifted))
+    at = rng.integers(size, size=7000)
+    ids = [rng.choice(size, p=np.exp(mu[i])) for i in at]
+    log_mu, log_pi = mu[at, ids], pi[at, ids]
+    if missing is not None:
+        log_mu[rng.random(len(at)) < 0.01] = missing
+    found = Artefacts()
+    found.clean(tokens(log_mu.tolist(), log_pi.tolist()))
+    return found
+
+
+def test_few_contexts_that_drift_are_no_temperature_and_hide_no_placeholder():
+    false = sum(bool(contexts(seed).found()) for seed in range(20))
+    assert false <= 1
+    for power in (0.8, 1.25):
+        found = [contexts(seed, power).found() for seed in range(5)]
+        assert sum([row["kind"] for row in rows] == ["temperature"] for rows in found) >= 4
+    assert {row["kind"] for seed in range(3) for row in contexts(seed, missing=-100.0).found()} == {"placeholder"}
