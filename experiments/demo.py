@@ -28,7 +28,7 @@ from minicppo.rl.run_dir import RunDir
 # the trainer is imported by the workers, matplotlib after them: this process only watches, and stays small
 
 METHODS = ("cppo-exact", "dppo-exact", "grpo", "none")
-PRESET, PRESSURE = "misled", ["train.lr=8.5e-4", "train.iterations=60"]
+PRESET, PRESSURE = "misled", ["train.lr=1e-3", "train.iterations=60"]
 SEEDS = Path(__file__).parents[1] / "results" / "summary.json"  # the same comparison over many seeds
 
 
