@@ -53,3 +53,11 @@ def test_what_takes_long_is_kept(tmp_path, arguments, heavy, name):
     assert first == second == third
     assert "cppo" in first or "theorem1" in first or "verdict" in first
     assert (loaded_then, loaded_now, loaded_again) == ("True", "False", "True")
+
+
+def test_the_shell_completes_commands():
+    """As bash asks, after `minicppo --install-completion`."""
+    asked = {"_MINICPPO_COMPLETE": "complete_bash", "COMP_WORDS": "minicppo thr", "COMP_CWORD": "1"}
+    code = "import minicppo.cli; minicppo.cli.main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | asked)
+    assert done.stdout.split() == ["thresholds"]

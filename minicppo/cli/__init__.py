@@ -34,7 +34,7 @@ app = typer.Typer(
     epilog="New here? `minicppo train learn` trains a tiny policy in two minutes; in a clone, `make demo` trains four "
     "methods side by side. Every command explains itself: `minicppo train --help`.",
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},

@@ -23,6 +23,7 @@ COMMANDS = tuple("train resume eval compare methods tasks presets config explain
 
 def test_every_command_explains_itself(minicppo):
     every = minicppo("--help").done()
+    assert "--install-completion" in every
     for name in COMMANDS:
         assert f" {name} " in every
         assert f"minicppo {name}" in minicppo(name, "--help").done()
