@@ -9,6 +9,7 @@ from typing import Any
 
 from experiments.study.summary import HEADLINE, POOLED, PRIMARY, TOLD_NOTHING, Interval, leaning, verdict
 
+BARE = "none"  # the arm without a mask
 PAIRED = "Differences are means over runs paired by seed, not differences of the interquartile means."
 LEGEND = (
     "Before and after: held-out accuracy, greedy (the likeliest answer) and sampled; after is the mean of the last "
@@ -62,23 +63,50 @@ def in_short(summary: dict[str, Any]) -> str:
         + ".",
         "**Does a mask matter?** Runs that end below their start: " + ", ".join(map(_fallen, rows.values())) + ".",
     ]
-    lines += [f"**{pair['first']} against {pair['second']}?** {duel(pair)}." for pair in part["pairs"]]
-    lines += [_elsewhere(other) for name, other in summary["parts"].items() if name != HEADLINE and other["pairs"]]
+    against: dict[str, list[dict[str, Any]]] = {}
+    for pair in part["pairs"]:
+        title = "**A mask against none?**" if pair["second"] == BARE else "**The masks against each other?**"
+        against.setdefault(title, []).append(pair)
+    lines += [f"{title} {'; '.join(map(duel, pairs))}." for title, pairs in against.items()]
+    others = [other for name, other in summary["parts"].items() if name != HEADLINE and other["pairs"]]
+    beside = [other for other in others if not {row["arm"] for row in other["rows"]} <= rows.keys()]
+    lines += map(_elsewhere, beside)
     if left:
         lines.append(
             f"**How sure is this?** Preliminary: {planned - left} of {planned} runs are there, {seeds} of "
             f"{part['seeds']} seeds for every arm. What is not told apart here may be so by few seeds alone."
         )
-    return "\n".join(f"- {line}" for line in lines)
+    told = "\n".join(f"- {line}" for line in lines)
+    same = [part, *(other for other in others if other not in beside)]
+    return (
+        f"{told}\n\nRuns that end below their start, of those made:\n\n{falls(same, list(rows))}"
+        if len(same) > 1
+        else told
+    )
+
+
+def falls(parts: Iterable[dict[str, Any]], arms: list[str]) -> str:
+    """Parts that compare the same arms, a line for each setting: how many runs fell, and what is told apart."""
+    lines = []
+    for part in parts:
+        for setting in dict.fromkeys(row["setting"] for row in part["rows"]):
+            here = {row["arm"]: row for row in part["rows"] if row["setting"] == setting}
+            apart = [
+                _apart(pair) for pair in part["pairs"] if pair["setting"] == setting and verdict(pair) != TOLD_NOTHING
+            ]
+            cells = [_fallen(here[arm]).removeprefix(arm).strip() if arm in here else "-" for arm in arms]
+            lines.append(
+                ["", part["title"] + f" ({setting})" * bool(setting), *cells, "; ".join(apart) or TOLD_NOTHING]
+            )
+    return _markdown(["", *arms, "by area"], lines)
 
 
 def duel(pair: dict[str, Any]) -> str:
-    """Who has the larger area, by how much, and how surely."""
+    """Which curve lies higher, by how much, how often, and how surely."""
     said, first, second = verdict(pair), pair["first"], pair["second"]
     return (
-        f"{said[:1].upper()}{said[1:]}{leaning(pair)}: {first}'s curve lies {_difference(pair)} above "
-        f"{second}'s, and a run of {first} beats one of {second} with a chance of {Interval(**pair[PRIMARY]).text()} "
-        f"(p {_equals(pair['p'])})"
+        f"{first} over {second} by {_difference(pair)}, ahead in {Interval(**pair[PRIMARY]).text()} of runs, "
+        f"p {_equals(pair['p'])}: {said}{leaning(pair)}"
     )
 
 
@@ -200,13 +228,13 @@ def _part(summary: dict[str, Any], name: str, pictures: list[str]) -> list[str]:
 def _elsewhere(part: dict[str, Any]) -> str:
     """Another part in a line: how many runs fell, and what is told apart."""
     fallen = [f"{row['setting']} {_fallen(row)}".strip() for row in part["rows"] if row["setting"] != POOLED]
-    apart = [
-        f"{verdict(pair)} than {pair['second' if pair[PRIMARY]['value'] > 0.5 else 'first']}"
-        for pair in part["pairs"]
-        if verdict(pair) != TOLD_NOTHING
-    ]
+    apart = [_apart(pair) for pair in part["pairs"] if verdict(pair) != TOLD_NOTHING]
     told = f" {'; '.join(apart)}." if apart else " No two are told apart." if part["pairs"] else ""
     return f"**{part['title']}.** Runs that end below their start: {', '.join(fallen)}.{told}"
+
+
+def _apart(pair: dict[str, Any]) -> str:
+    return f"{verdict(pair)} than {pair['second' if pair[PRIMARY]['value'] > 0.5 else 'first']}"
 
 
 def _fallen(row: dict[str, Any]) -> str:
