@@ -29,12 +29,14 @@ def native(model: PreTrainedModel) -> Any:
         return None
     c, heads = model.config, model.config.num_key_value_heads
     channels = model.model.layers[0].self_attn.head_dim
-    parts = [part for layer in model.model.layers for part in linears(layer)]
+    layers, parameters = [linears(layer) for layer in model.model.layers], list(model.parameters())
     ours = (
-        {(p.device.type, p.dtype, p.is_contiguous()) for p in model.parameters()} == {("cpu", torch.float32, True)}
-        and sum(p.numel() for p in model.parameters()) <= LARGEST
-        and all(type(part) is nn.Linear for part in [*parts, model.lm_head])  # and nothing more, as with adapters
-        and not any(part.bias is not None for layer in model.model.layers for part in linears(layer)[3:])
+        {(p.device.type, p.dtype, p.is_contiguous()) for p in parameters} == {("cpu", torch.float32, True)}
+        and sum(p.numel() for p in parameters) <= LARGEST
+        and all(
+            type(part) is nn.Linear for part in [*sum(layers, []), model.lm_head]
+        )  # and nothing more, as with adapters
+        and not any(part.bias is not None for layer in layers for part in layer[3:])
         and not (model.training and (c.attention_dropout or model.is_gradient_checkpointing))
         and c.hidden_act in ("silu", "swish")
         and not any(width % LANES for width in (c.hidden_size, c.intermediate_size, channels))

@@ -65,7 +65,7 @@ def _by_length(policy: Policy, rollout: Rollout) -> list[Tensor]:
     prompt, one_pass = rollout.prompt_ids.shape[1], pass_tokens(policy.model)
     rest = torch.arange(len(rollout), device=rollout.log_probs.device)
     whole = len(rollout) * (prompt + rollout.response_ids.shape[1])
-    if native(policy.model) or one_pass >= whole:  # no padding is computed, or there is less than a pass to save
+    if one_pass >= whole or native(policy.model):  # there is less than a pass to save, or no padding is computed
         return [rest]
     lengths, run = rollout.response_mask.sum(1).clamp(min=1), _runs(rollout).cumsum(0)
 
