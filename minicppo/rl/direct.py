@@ -33,9 +33,7 @@ def native(model: PreTrainedModel) -> Any:
     ours = (
         {(p.device.type, p.dtype, p.is_contiguous()) for p in parameters} == {("cpu", torch.float32, True)}
         and sum(p.numel() for p in parameters) <= LARGEST
-        and all(
-            type(part) is nn.Linear for part in [*sum(layers, []), model.lm_head]
-        )  # and nothing more, as with adapters
+        and {type(part) for layer in layers for part in [*layer, model.lm_head]} == {nn.Linear}  # no adapter's
         and not any(part.bias is not None for layer in layers for part in layer[3:])
         and not (model.training and (c.attention_dropout or model.is_gradient_checkpointing))
         and c.hidden_act in ("silu", "swish")
