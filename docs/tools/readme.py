@@ -20,12 +20,12 @@ from docs.tools.targets import ON_GPU, measured, sampling_rows, targets
 from experiments.benchmarks.boards import COLUMNS as COSTS
 from experiments.benchmarks.common import table
 from experiments.benchmarks.corrections import METHODS as METHODS_MEASURED
-from experiments.study.page import part_tables, study_table
+from experiments.study.page import part_tables, parts_in_short, study_table
 from minicppo.rl.boards import NAMES
 from minicppo.rules import METHODS, get_method
 
 ROOT = Path(__file__).parents[2]
-PAGES = ["README.md", "REPRODUCTION.md", "experiments/benchmarks/README.md"]
+PAGES = ["README.md", "REPRODUCTION.md", "experiments/benchmarks/README.md", "theory/steps.md"]
 PAGES += [f"docs/{name}.md" for name in ("corrections", "demo-llm", "drop-in", "methods", "scale", "watch")]
 _BLOCK = re.compile(r"(<!-- generated: ([\w-]+) -->\n).*?(<!-- end -->)", re.S)
 
@@ -213,6 +213,11 @@ def study() -> str:
     return study_table(ROOT / "results")
 
 
+def schedules() -> str:
+    """Position weights and gates at three horizons, as theory/steps.md asks: what is told apart, and the scores."""
+    return parts_in_short(ROOT / "results", [f"schedule-{tokens}" for tokens in (51, 147, 387)])
+
+
 def study_llm() -> str:
     """What the study of the pretrained model says."""
     return part_tables(ROOT / "results" / "llm", "pressure")
@@ -249,6 +254,7 @@ def boards() -> str:
 
 BLOCKS: dict[str, Callable[[], str]] = {
     "study": study,
+    "schedules": schedules,
     "study-llm": study_llm,
     "methods": methods_table,
     "mask-benchmark": mask_benchmark,

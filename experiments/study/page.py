@@ -135,6 +135,18 @@ def part_tables(results: Path, name: str) -> str:
     return "\n\n".join([table(part, ("final", "collapsed")), comparisons(over_all), note])
 
 
+def parts_in_short(results: Path, names: Iterable[str]) -> str:
+    """Parts that belong together: a line each, and one table of their comparisons by area; of those that are there."""
+    summary = json.loads((results / "summary.json").read_text(encoding="utf-8"))
+    parts = [summary["parts"][name] for name in names if name in summary["parts"]]
+    pairs = [{**pair, "setting": part["title"]} for part in parts for pair in part["pairs"]]
+    rows = [{**row, "setting": part["title"]} for part in parts for row in part["rows"]]
+    if not parts:
+        return "Not run yet."
+    told = "\n".join(f"- {_elsewhere(part)}" for part in parts)
+    return "\n\n".join([told, table({"rows": rows}, (PRIMARY, "final")), comparisons({"pairs": pairs})])
+
+
 def size(summary: dict[str, Any]) -> str:
     """How much work the results are."""
     return f"{summary['runs']} runs, {summary['seconds'] / 3600:.1f} hours of one thread"
