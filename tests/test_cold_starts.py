@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from minicppo import __main__ as entry
+
 EXPLAIN = ["explain", "--mu", ".5,.4", "--pi", ".6,.48"]
 CASES = [  # what runs, and what it must not import
     ("import minicppo.reference", ["torch", "scipy", "matplotlib"]),
@@ -61,3 +63,15 @@ def test_the_shell_completes_commands():
     code = "import minicppo.cli; minicppo.cli.main()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | asked)
     assert done.stdout.split() == ["thresholds"]
+
+
+def test_ctrl_c_while_the_command_is_imported_is_one_line(monkeypatch, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.delitem(sys.modules, "minicppo.cli", raising=False)
+    monkeypatch.setattr("builtins.__import__", interrupted)
+    with pytest.raises(SystemExit, match="130"):
+        entry.main()
+    monkeypatch.undo()
+    assert capsys.readouterr().err == "\nStopped before anything was begun.\n"
