@@ -92,7 +92,8 @@ def _rows(given: dict[str, Any], method: str, params: dict[str, Any]) -> list[di
     divergence, old = given.get("divergence"), given.get("old")
     each = advantages * len(mu) if len(advantages) == 1 else advantages
     sound = mu and {len(values) for values in (mu, pi, each, divergence or mu)} == {len(mu)} and not old
-    values = of_loop(method, params) if sound and all(0 < p <= 1 for p in [*mu, *pi]) else None
+    sound = sound and all(0 < p <= 1 for p in [*mu, *pi]) and all(map(math.isfinite, [*each, *(divergence or [])]))
+    values = of_loop(method, params) if sound else None
     if values is None or not (divergence or values["divergence"].startswith("binary")):
         from minicppo.rules.explained import explain
 

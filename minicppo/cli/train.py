@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -228,4 +229,10 @@ def _follow(folder: Path, iterations: int, done: int, work: Callable[[Handler | 
     if not run.rows("update"):
         reward = sum(row["reward"] for row in run.rows("rollout")) / max(1, len(run.rows("rollout")))
         say(f"No update was made: this is the policy that it started from. {no_contrast(reward)}.")
+    faults = Counter[str]()
+    for row in run.rows("rollout"):
+        faults.update({key: int(row[key]) for key in row if key.startswith("faults/")})
+    if faults:
+        told = ", ".join(f"{key.removeprefix('faults/')} {count:,} times" for key, count in faults.most_common())
+        say(f"Scored 0 because their answers could not be judged: {told}. If that is your own task: look at its score.")
     say(f"Figures: minicppo compare {folder} [OTHER RUNS]")

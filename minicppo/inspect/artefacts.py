@@ -151,7 +151,8 @@ class Artefacts:
         total, names = table.sums(table.mu), table.ids if table.texts is None else table.texts
         for i in np.flatnonzero(table.lengths >= 4):
             part = names[table.starts[i] : table.starts[i] + table.lengths[i]]
-            key = hash(tuple(part)) if table.texts is not None else hash(part.tobytes())
+            text = tuple(part) if table.texts is not None else part.tobytes()
+            key = hash((int(table.steps[i]), text))  # a later step may train on it again, as two epochs of a batch do
             if part[0] != -1 and (key in self.seen or len(self.seen) < KEPT):
                 count, best = self.seen.get(key, (0, -np.inf))
                 self.seen[key] = count + 1, max(best, float(total[i]))

@@ -93,7 +93,7 @@ def percent(share: float | None, error: float | None = None, digits: int = 1) ->
 COLUMNS: list[tuple[str, str | None, Callable[[Result], str]]] = [
     ("method", "method", lambda row: row.label),
     ("held-out accuracy before (%)", "before %", lambda row: percent(row.before, row.before_se)),
-    ("after (%)", "after %", lambda row: percent(row.after, row.after_se)),
+    ("after, mean of the last two fifths (%)", "after %", lambda row: percent(row.after, row.after_se)),
     ("greedy before (%)", None, lambda row: percent(row.greedy_before)),
     ("greedy after (%)", "greedy\n%", lambda row: percent(row.greedy_after)),
     ("masked tokens (%)", "masked\n%", lambda row: percent(row.masked, digits=2)),

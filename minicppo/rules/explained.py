@@ -38,6 +38,9 @@ def explain(
     for name, value in [(name, x) for name, values in (("mu", mu), ("pi", pi), ("old", old or [])) for x in values]:
         if not 0 < value <= 1:
             raise ValueError(f"{name} has the value {value}: the probability of a sampled token is in (0, 1]")
+    for name, value in [("advantage", x) for x in advantages] + [("divergence", x) for x in divergence or []]:
+        if not math.isfinite(value):
+            raise ValueError(f"{name} has the value {value}: a finite number is wanted")
     if rule.params.get("direction") == "predicted":
         raise ValueError(f"method {method!r} predicts its direction from whole distributions: explain cannot show it")
     if rule.needs != "log_probs" and divergence is None:

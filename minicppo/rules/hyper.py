@@ -42,8 +42,11 @@ class Record:
     __no_type_check__ = True  # for type checkers at run time: a value of the wrong type gets a better message here
 
     def __post_init__(self) -> None:
+        kinds = {f.name: f.type for f in fields(self)}
         for name, (value, note) in self.hypers.items():
             note.check(name, value)
+            if kinds.get(name) in (int, "int") and value != int(value):
+                raise ValueError(f"{name}={value} must be a whole number")
 
     @property
     def hypers(self) -> dict[str, tuple[Any, Hyper]]:

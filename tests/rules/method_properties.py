@@ -113,7 +113,7 @@ def is_reinforce_on_policy(method: rules.Method, drawn: Drawn) -> None:
     out = method(batch)
     if method.family == "clip-cov":
         return  # which masks by the policy's entropy, on-policy too
-    assert torch.equal(out.token_mask, layout.mask)
+    assert torch.equal(out.token_mask, layout.mask), "a token is masked where pi is mu"
     close(out.weight, layout.mask.double())
     assert rules.diagnostics(batch, out)["mask/frac"] == 0
 
