@@ -205,5 +205,5 @@ def _check(horizon: int, method: str, w_min: float, **positive: float) -> None:
     if not 0 < w_min <= 1:
         raise ValueError(f"w_min={w_min} must lie in (0, 1]: the path budget divides by it")
     for name, number in positive.items():
-        if not number > 0:
-            raise ValueError(f"{name}={number} must be positive")
+        if not 0 < number < np.inf:
+            raise ValueError(f"{name}={number} must be positive and finite")

@@ -67,20 +67,20 @@ def explain(
     title = " ".join([method, *(overrides or [])])
     from minicppo.plots import explain as shown
 
-    if as_json:
-        print(json.dumps(rows, indent=1))
-    else:
-        console.print(shown.table(rows, title, tokens))
-        console.print(shown.legend(rows))
     if plot is not None:
         from minicppo.plots.style import save
 
-        say(f"drawn to {save(shown.picture(rows, method), plot)}")
+        say(f"drawn to {save(shown.picture(rows, title), plot)}")
     if html is not None:
         from minicppo.plots.explain_html import page
 
         html.write_text(page(rows, tokens, title), encoding="utf-8")
         say(f"written to {html}")
+    if as_json:
+        print(json.dumps(rows, indent=1))
+    else:
+        console.print(shown.table(rows, title, tokens))
+        console.print(shown.legend(rows))
 
 
 def _rows(given: dict[str, Any], method: str, params: dict[str, Any]) -> list[dict[str, Any]]:

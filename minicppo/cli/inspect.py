@@ -63,6 +63,13 @@ def inspect(
 
             found.append(read(group, form, skip_broken, decode, rule, progress))
     reports = [each.report for each in found]
+    if out is not None:
+        from minicppo.inspect.page import write_page
+
+        old = out.exists()
+        write_page(found, out)
+        where = f"over the old one to {out}" if old else f"to {out}"
+        errors.print(f"page written {where}, {out.stat().st_size / 1e3:,.0f} kB", soft_wrap=True)
     if as_json:
         print(json.dumps(reports if compare else reports[0], indent=1, allow_nan=False))
     for section in () if as_json else compared(reports) if compare else sections(reports[0]):
@@ -71,12 +78,5 @@ def inspect(
         elif section.notes:
             say(section.title)
         say(*(f"  {note}" for note in section.notes), *[""] * bool(section.notes))
-    if out is not None:
-        from minicppo.inspect.page import write_page
-
-        old = out.exists()
-        write_page(found, out)
-        where = f"over the old one to {out}" if old else f"to {out}"
-        errors.print(f"page written {where}, {out.stat().st_size / 1e3:,.0f} kB", soft_wrap=True)
     if any(report["partial"] for report in reports):
         stopped("The report is of what had been read by then")

@@ -142,6 +142,7 @@ def methods(report: Report) -> Section:
     untold = ", ".join(sorted(set(report["methods"]) - set(told)))
     notes = [
         f"On {many(report['tried_on'], 'token')}. Changed: weights other than pi / mu",
+        "What the run's own rule masked is in no log: these are the rules here, at their own limits",
         f"This log cannot tell: {untold}",
     ]
     return Section("What other rules would mask", ("method", "masked", "changed", "what it is"), rows, notes, words=4)

@@ -5,6 +5,7 @@ from html import escape
 from typing import Any
 
 from minicppo.plots.response import LOOKS, MASKED
+from minicppo.plots.style import GREY
 from minicppo.text import printable
 from minicppo.verdicts import Reason
 
@@ -34,5 +35,7 @@ def _span(row: dict[str, Any], text: str) -> str:
 
 def _style(reason: str) -> str:
     code = Reason[reason.upper()]
-    face = LOOKS[code][1].replace("white", "#ffffff")
-    return f"background:{face}66{';text-decoration:line-through' if code in MASKED else ''}"
+    _, face, edge, _ = LOOKS[code]
+    line = ";text-decoration:line-through" if code in MASKED else ""
+    below = f";border-bottom:3px solid {edge}" if edge not in ("white", GREY) else ""  # the second reason
+    return f"background:{face.replace('white', '#ffffff')}66{line}{below}"

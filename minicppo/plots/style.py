@@ -85,6 +85,8 @@ def new_figure(width: float, height: float) -> Figure:
 
 def save(figure: Figure, path: Path, source: str = "", dpi: float | None = None) -> Path:
     """Write a PNG that names its `source`, and holds no metadata that would change from one run to the next."""
+    if path.suffix != ".png":
+        raise ValueError(f"{path.name} is no name of a picture here: it must end in .png")
     path.parent.mkdir(parents=True, exist_ok=True)
     with house_style():
         figure.savefig(path, dpi=dpi, metadata={"Software": "", **({"Source": source} if source else {})})

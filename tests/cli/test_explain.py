@@ -186,3 +186,13 @@ def test_masked_is_what_moves_away_beyond_its_limit(method, advantage):
 )
 def test_bad_input_is_one_clear_line(minicppo, arguments, message):
     assert message in minicppo("explain", *arguments).refused()
+
+
+@pytest.mark.parametrize("wrong", [["--advantage", "nan"], ["--advantage", "inf,1"], ["--divergence", "nan,.1"]])
+def test_no_number_is_refused(minicppo, wrong):
+    told = minicppo("explain", "--mu", ".5,.4", "--pi", ".6,.48", *wrong).refused()
+    assert "a finite number is wanted" in told
+
+
+def test_a_picture_is_a_png(minicppo):
+    assert "it must end in .png" in minicppo(*EXAMPLE, "--plot", "picture.jpg").refused()

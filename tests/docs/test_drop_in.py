@@ -41,6 +41,17 @@ def test_trl(tmp_path, monkeypatch):
     assert any("mismatch/drift" in row for row in rows)
 
 
+@pytest.mark.slow
+def test_a_trainer_of_ones_own(tmp_path, monkeypatch):
+    pytest.importorskip("trl", reason="it is made from TRL's (pip install -e '.[trl]')")
+    monkeypatch.chdir(tmp_path)
+    trainer = run("A GRPOTrainer of your own")["trainer"]
+    rewards = [row["reward"] for row in trainer.state.log_history if "reward" in row]
+    assert rewards[-1] > 0.15 > rewards[0]
+    assert len(trainer.masked) == 36
+    assert 0 < max(trainer.masked) < 0.9
+
+
 def test_verl():
     with warnings.catch_warnings():  # of verl's own imports
         warnings.simplefilter("ignore")
