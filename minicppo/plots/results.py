@@ -94,15 +94,15 @@ COLUMNS: list[tuple[str, str | None, Callable[[Result], str]]] = [
     ("method", "method", lambda row: row.label),
     ("held-out accuracy before (%)", "before %", lambda row: percent(row.before, row.before_se)),
     ("after, mean of the last two fifths (%)", "after %", lambda row: percent(row.after, row.after_se)),
-    ("greedy before (%)", None, lambda row: percent(row.greedy_before)),
-    ("greedy after (%)", "greedy\n%", lambda row: percent(row.greedy_after)),
+    ("greedy before (%)", "greedy\nbefore", lambda row: percent(row.greedy_before)),
+    ("greedy after (%)", "greedy\nafter", lambda row: percent(row.greedy_after)),
     ("masked tokens (%)", "masked\n%", lambda row: percent(row.masked, digits=2)),
     ("by the token test alone (%)", None, lambda row: percent(row.masked_token_only, digits=2)),
     ("by the prefix budget alone (%)", "by prefix\nalone %", lambda row: percent(row.masked_prefix_only, digits=2)),
     ("by both (%)", None, lambda row: percent(row.masked_both, digits=2)),
     ("drift: mean abs log(pi/mu)", None, lambda row: _number(row.drift, 4)),
     ("time (s)", "time\ns", lambda row: _number(row.seconds)),
-    ("peak memory (MB)", "memory\nMB", lambda row: _number(row.peak_memory_mb)),
+    ("peak memory (MB)", None, lambda row: _number(row.peak_memory_mb)),
 ]
 
 
