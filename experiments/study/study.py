@@ -114,7 +114,7 @@ def plan_table(study: StudyConfig, out: Path, only: Sequence[str]) -> Table:
     there = set(once["run"])
     pace = once["seconds"].sum() / len(there) / 60 if there else float("nan")
     table = Table(title=f"{study.name}: {study.preset}, results in {study.results}", title_justify="left")
-    table.caption = "minutes: of what is left, at the mean pace of the runs there; long responses take several times that"
+    table.caption = "minutes: of what is left, at the mean pace of the runs there; long responses take longer"
     for head in ("part", "settings", "arms", "seeds", "runs", "shared", "done", "minutes of one thread"):
         table.add_column(head, justify="left" if head == "part" else "right", no_wrap=head == "part")
     seen: set[str] = set()
