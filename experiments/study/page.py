@@ -78,11 +78,7 @@ def in_short(summary: dict[str, Any]) -> str:
         )
     told = "\n".join(f"- {line}" for line in lines)
     same = [part, *(other for other in others if other not in beside)]
-    return (
-        f"{told}\n\nRuns that end below their start, of those made:\n\n{falls(same, list(rows))}"
-        if len(same) > 1
-        else told
-    )
+    return f"{told}\n\n{falls(same, list(rows))}" if len(same) > 1 else told
 
 
 def falls(parts: Iterable[dict[str, Any]], arms: list[str]) -> str:
@@ -98,7 +94,7 @@ def falls(parts: Iterable[dict[str, Any]], arms: list[str]) -> str:
             lines.append(
                 ["", part["title"] + f" ({setting})" * bool(setting), *cells, "; ".join(apart) or TOLD_NOTHING]
             )
-    return _markdown(["", *arms, "by area"], lines)
+    return _markdown(["runs that end below their start", *arms, "by area"], lines)
 
 
 def duel(pair: dict[str, Any]) -> str:
