@@ -1,6 +1,6 @@
 """What the site's training explorer plays: `python -m docs.tools.explorer` records the demo's four runs.
 
-It trains them, which takes some minutes, and writes docs/site/run.json. After every second iteration the run's trace
+It trains them, which takes some minutes, and writes docs/site/run.json. After every third iteration the run's trace
 says how far each token has moved from the policy that sampled it, which tokens the rule masks, and why.
 """
 
@@ -23,7 +23,7 @@ from minicppo.rl.trainer import train
 from minicppo.rules import Reason
 
 PATH = Path(__file__).parents[1] / "site" / "run.json"
-EVERY, SHOWN = 2, 4  # iterations a frame, responses a frame
+EVERY, SHOWN = 3, 4  # iterations a frame, responses a frame
 MASKED = (Reason.TOKEN, Reason.PREFIX, Reason.BOTH)
 
 
