@@ -8,6 +8,7 @@ one seed can show is that training fails without a mask and succeeds with one. I
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -29,7 +30,8 @@ from minicppo.rl.run_dir import RunDir
 
 METHODS = ("cppo-exact", "dppo-exact", "grpo", "none")
 PRESET, PRESSURE = "misled", ["train.lr=1e-3", "train.iterations=60"]
-SEEDS = Path(__file__).parents[1] / "results" / "summary.json"  # the same comparison over many seeds
+RESULTS = Path(__file__).parents[1] / "results"
+SEEDS = RESULTS / "summary.json"  # the same comparison over many seeds
 
 
 def run_demo(
@@ -48,6 +50,7 @@ def run_demo(
     Raises:
         ValueError: `out` holds a run of other settings.
     """
+    with_kept_starts(out)
     configs = {name: load_config(PRESET, [*PRESSURE, f"method={name}", f"name={name}", *overrides]) for name in METHODS}
     for name, config in configs.items():
         claim(out / name, config, fresh)
@@ -61,6 +64,17 @@ def run_demo(
     reading = what_to_look_at(rows, preset_as_it_is=not overrides, masked_at_the_end=shown)
     present(runs, out, reading, console, {"summary.json": summary})
     return summary
+
+
+def with_kept_starts(out: Path) -> None:
+    """Start where the study's runs did: from a warm-up of its own a run may turn out otherwise, on every processor.
+
+    A warm-up rounds differently there, and at a learning rate at which training just holds that decides.
+    """
+    cache = Path(os.environ.setdefault("MINICPPO_CACHE", str(out / ".cache")))
+    for start in (RESULTS / "starts").iterdir():
+        if not (cache / start.name).exists():
+            shutil.copytree(start, cache / start.name)
 
 
 def claim(folder: Path, config: RunConfig, fresh: bool) -> None:
@@ -116,7 +130,8 @@ def what_to_look_at(rows: Sequence[Result], *, preset_as_it_is: bool = True, mas
   sampled token: a lower bound of what the token test limits.
 - response.png: {_response(masked_at_the_end)}
 
-What this does not show: which mask is best. One seed cannot.{how_far_seeds_differ() if preset_as_it_is else ""}"""
+What this does not show: which mask is best, and what another start would do.
+One seed cannot.{how_far_seeds_differ() if preset_as_it_is else ""}"""
 
 
 def _response(masked_at_the_end: bool) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file
 
-from experiments.demo import METHODS, PRESET, PRESSURE
+from experiments.demo import METHODS, PRESET, PRESSURE, with_kept_starts
 from minicppo.files import write_atomically
 from minicppo.rl.config import RunConfig, load_config
 from minicppo.rl.trainer import train
@@ -81,9 +81,11 @@ def rounded(values: np.ndarray) -> list[float]:
 
 def main() -> None:
     runs = {}
-    for name in METHODS:
-        print(name, flush=True)
-        runs[name] = record(load_config(PRESET, [*PRESSURE, f"method={name}", f"eval.every={EVERY}"]))
+    with tempfile.TemporaryDirectory() as cache:
+        with_kept_starts(Path(cache))
+        for name in METHODS:
+            print(name, flush=True)
+            runs[name] = record(load_config(PRESET, [*PRESSURE, f"method={name}", f"eval.every={EVERY}"]))
     write_atomically(PATH, json.dumps(runs, separators=(",", ":")).encode())
 
 
