@@ -17,7 +17,7 @@ RUN = json.loads(PATH.read_text(encoding="utf-8"))
 def test_the_record_is_whole():
     assert tuple(RUN) == METHODS
     for frames in RUN.values():
-        assert [frame["iteration"] for frame in frames] == list(range(EVERY, 41, EVERY))
+        assert [frame["iteration"] for frame in frames] == list(range(EVERY, 61, EVERY))
         for frame in frames:
             assert len(frame["responses"]) == SHOWN
             for each in frame["responses"]:
