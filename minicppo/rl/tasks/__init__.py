@@ -21,10 +21,18 @@ def make_task(name: str, **options: Any) -> Task:
         for option in options:
             if option not in parameters:
                 raise ValueError(f"task {name!r} has no option {option!r}{nearest(option, parameters)}")
+    missing = getattr(TASKS[name], "__abstractmethods__", ())
+    if missing:
+        raise ValueError(f"task {name!r} is not whole: its class has no {', '.join(sorted(missing))}")
     try:
-        return TASKS[name](**options)
+        task = TASKS[name](**options)
     except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError) as error:
         raise ValueError(f"task.options of {name!r}: {error}") from error
+    if not hasattr(task, "max_new_tokens"):
+        raise ValueError(
+            f"task {name!r} has no max_new_tokens: set it, in the class or in __init__, to the longest response"
+        )
+    return task
 
 
 __all__ = ["TASKS", "Problem", "Task", "is_held_out", "judged", "make_task", "register_task", "sample_problems"]

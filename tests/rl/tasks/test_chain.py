@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from minicppo.rl.tasks import Problem, Task, is_held_out, make_task, sample_problems
+from minicppo.rl.tasks import TASKS, Problem, Task, is_held_out, make_task, sample_problems
 from minicppo.rl.tasks.chain import ChainTask, apply
 from minicppo.rl.tasks.small import AdditionTask
 
@@ -156,3 +156,20 @@ def test_unknown_names_and_options(name, options, message):
 def test_a_task_without_demonstrations_says_what_to_do():
     with pytest.raises(NotImplementedError, match=r"'parity' has no demonstrations.*set warmup=null"):
         Task.demonstration(make_task("parity"), Problem("", ""), random.Random(0), 0.0)
+
+
+def test_a_class_that_is_not_whole_is_named(monkeypatch):
+    class Half(ChainTask):
+        def __init__(self):
+            pass
+
+    class Less(Task):
+        def problem(self, rng):
+            return None
+
+    monkeypatch.setitem(TASKS, "half", Half)
+    monkeypatch.setitem(TASKS, "less", Less)
+    with pytest.raises(ValueError, match="'half' has no max_new_tokens: set it, in the class or in __init__"):
+        make_task("half")
+    with pytest.raises(ValueError, match="'less' is not whole: its class has no score, well_formed"):
+        make_task("less")
