@@ -90,7 +90,7 @@ def falls(parts: Iterable[dict[str, Any]], arms: list[str]) -> str:
             apart = [
                 _apart(pair) for pair in part["pairs"] if pair["setting"] == setting and verdict(pair) != TOLD_NOTHING
             ]
-            cells = [_fallen(here[arm]).removeprefix(arm).strip() if arm in here else "-" for arm in arms]
+            cells = [_fell(here[arm]) if arm in here else "-" for arm in arms]
             lines.append(
                 ["", part["title"] + f" ({setting})" * bool(setting), *cells, "; ".join(apart) or TOLD_NOTHING]
             )
@@ -246,7 +246,11 @@ def _apart(pair: dict[str, Any]) -> str:
 
 
 def _fallen(row: dict[str, Any]) -> str:
-    return f"{row['arm']} {round(row['collapsed']['value'] * row['runs'])} of {row['runs']}"
+    return f"{row['arm']} {_fell(row)}"
+
+
+def _fell(row: dict[str, Any]) -> str:
+    return f"{round(row['collapsed']['value'] * row['runs'])} of {row['runs']}"
 
 
 def _difference(pair: dict[str, Any]) -> str:

@@ -91,10 +91,11 @@ def _rows(given: dict[str, Any], method: str, params: dict[str, Any]) -> list[di
     mu, pi, advantages = given.get("mu", []), given.get("pi", []), given.get("advantage", [1.0])
     divergence, old = given.get("divergence"), given.get("old")
     each = advantages * len(mu) if len(advantages) == 1 else advantages
-    sound = mu and {len(values) for values in (mu, pi, each, divergence or mu)} == {len(mu)} and not old
-    sound = sound and all(0 < p <= 1 for p in [*mu, *pi]) and all(map(math.isfinite, [*each, *(divergence or [])]))
+    D = mu if divergence is None else divergence
+    sound = mu and old is None and len(mu) == len(pi) == len(each) == len(D)
+    sound = sound and all(0 < p <= 1 for p in [*mu, *pi]) and all(map(math.isfinite, [*each, *D]))
     values = of_loop(method, params) if sound else None
-    if values is None or not (divergence or values["divergence"].startswith("binary")):
+    if values is None or (divergence is None and not values["divergence"].startswith("binary")):
         from minicppo.rules.explained import explain
 
         return explain(mu, pi, advantages, method, divergence, old, **params)
@@ -111,7 +112,7 @@ def of_loop(method: str, params: dict[str, Any]) -> dict[str, Any] | None:
         return None
     for name, value in params.items():
         limits = known["params"][name]
-        number = isinstance(value, int | float) and not isinstance(value, bool)
+        number = isinstance(value, (int, type(limits["value"]))) and not isinstance(value, bool | str)
         low, high = limits.get("low", -math.inf), limits.get("high", math.inf)
         if not (low < value < high if number else value in limits.get("choices", [])):
             return None

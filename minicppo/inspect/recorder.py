@@ -23,7 +23,7 @@ from minicppo.files import atomically
 from minicppo.rules import TokenBatch
 from minicppo.text import optional
 
-SHARE = 0.0025  # of a run's time: what can be counted of recording, a quarter of what it costs at most
+SHARE = 0.0025  # of a run's time, as far as it is counted: waiting for the other thread, for example, is not
 COLUMNS = ("response_ids", "rollout_log_probs", "log_probs", "old_log_probs", "advantages")  # one a token
 WHOLE = {"response_ids": torch.int32, "step": torch.int64, "group": torch.int64}  # all others are real numbers
 _say = logging.getLogger(__name__).warning
@@ -37,7 +37,7 @@ class Recorder(TrainerCallback):
     """
 
     def __init__(self, folder: str | Path, every: int | None = None, rows: int | None = 64):
-        if min(every or 1, rows or 1) < 1 or 0 in (every, rows):
+        if any(number is not None and number < 1 for number in (every, rows)):
             raise ValueError(f"every={every} and rows={rows} must be 1 or more, or None")
         self.folder, self.every, self.rows = Path(folder), every, rows
         self.failed, self.calls, self.cost = False, 0, 0.0

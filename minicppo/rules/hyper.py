@@ -45,7 +45,7 @@ class Record:
         kinds = {f.name: f.type for f in fields(self)}
         for name, (value, note) in self.hypers.items():
             note.check(name, value)
-            if kinds.get(name) in (int, "int") and value != int(value):
+            if kinds.get(name) in (int, "int") and isinstance(value, float) and not value.is_integer():
                 raise ValueError(f"{name}={value} must be a whole number")
 
     @property

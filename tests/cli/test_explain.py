@@ -64,6 +64,7 @@ def test_what_the_loop_has_not_is_explained_by_the_rule():
         {"gate": "budget"},
         {"delta": True},
         {"budget": "of"},
+        {"length": 2.5},
     ):
         assert of_loop("cppo", params) is None
     assert of_loop("grpo", {}) is of_loop("nothing", {}) is None
@@ -196,3 +197,9 @@ def test_no_number_is_refused(minicppo, wrong):
 
 def test_a_picture_is_a_png(minicppo):
     assert "it must end in .png" in minicppo(*EXAMPLE, "--plot", "picture.jpg").refused()
+
+
+@pytest.mark.parametrize("name", ["old", "divergence"])
+def test_an_empty_list_is_not_taken_for_none(minicppo, name):
+    Path("row.json").write_text(json.dumps({"mu": MU, "pi": PI, name: []}))
+    assert f"{name} has 0 values for the 5 tokens" in minicppo("explain", "--file", "row.json").refused()
