@@ -70,7 +70,10 @@ def in_short(summary: dict[str, Any]) -> str:
     lines += [f"{title} {'; '.join(map(duel, pairs))}." for title, pairs in against.items()]
     others = [other for name, other in summary["parts"].items() if name != HEADLINE and other["pairs"]]
     beside = [other for other in others if not {row["arm"] for row in other["rows"]} <= rows.keys()]
-    lines += map(_elsewhere, beside)
+    families: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for other in beside:
+        families.setdefault(tuple(dict.fromkeys(row["arm"] for row in other["rows"])), []).append(other)
+    lines += [_family(arms, parts) if len(parts) > 1 else _elsewhere(parts[0]) for arms, parts in families.items()]
     if left:
         lines.append(
             f"**How sure is this?** Preliminary: {planned - left} of {planned} runs are there, {seeds} of "
@@ -239,6 +242,18 @@ def _elsewhere(part: dict[str, Any]) -> str:
     apart = [_apart(pair) for pair in part["pairs"] if verdict(pair) != TOLD_NOTHING]
     told = f" {'; '.join(apart)}." if apart else " No two are told apart." if part["pairs"] else ""
     return f"**{part['title']}.** Runs that end below their start: {', '.join(fallen)}.{told}"
+
+
+def _family(arms: tuple[str, ...], parts: list[dict[str, Any]]) -> str:
+    """Parts with the same arms, "Something at 51 tokens" and "Something at 147 tokens", in a line."""
+    fallen, apart = [], []
+    for part in parts:
+        title, _, place = part["title"].partition(" at ")
+        counts = [_fell(next(row for row in part["rows"] if row["arm"] == arm)) for arm in arms]
+        fallen.append(f"at {place} {', '.join(counts)}")
+        apart += [f"at {place} {_apart(pair)}" for pair in part["pairs"] if verdict(pair) != TOLD_NOTHING]
+    told = f"{'; '.join(apart)}." if apart else "No two are told apart."
+    return f"**{title}: {', '.join(arms)}.** Runs that end below their start: {'; '.join(fallen)}. {told}"
 
 
 def _apart(pair: dict[str, Any]) -> str:
