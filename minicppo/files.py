@@ -36,8 +36,7 @@ def atomically(path: Path, shared: bool = False) -> Iterator[Path]:
     A reader finds the old content or the new, never half of one; what raises leaves nothing behind. It is written in a
     new folder of this process's own, so that no link laid there is followed.
 
-    Args:
-        shared: several processes may write this folder at once, all the same content: the first one's stays.
+    shared: several processes may write this folder at once, all the same content: the first one's stays.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     for left in path.parent.iterdir():
@@ -47,12 +46,7 @@ def atomically(path: Path, shared: bool = False) -> Iterator[Path]:
     beside = Path(tempfile.mkdtemp(prefix=f".{path.name}.{os.getpid()}.", dir=path.parent))
     scratch = beside / path.name
     try:
-        try:
-            yield scratch
-        except Exception as error:  # safetensors has an error of its own for what the system says, such as a full disk
-            if said := re.search(r"\(os error (\d+)\)", str(error)):
-                raise OSError(int(said[1]), os.strerror(int(said[1])), str(path)) from error
-            raise
+        yield scratch
         for part in [*scratch.rglob("*"), scratch]:
             _force_to_disk(part)
         try:
@@ -61,6 +55,10 @@ def atomically(path: Path, shared: bool = False) -> Iterator[Path]:
             if not (shared and path.is_dir()):
                 raise
         _force_to_disk(path.parent)
+    except Exception as error:  # safetensors has an error of its own for what the system says, such as a full disk
+        if said := re.search(r"\(os error (\d+)\)", str(error)):
+            raise OSError(int(said[1]), os.strerror(int(said[1])), str(path)) from error
+        raise
     finally:
         _remove(beside)
 
@@ -69,6 +67,12 @@ def write_atomically(path: Path, content: bytes) -> None:
     """Write a file that is whole at any time."""
     with atomically(path) as scratch:
         scratch.write_bytes(content)
+
+
+def digest(file: Path) -> str:
+    """The SHA-256 of its content."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def kept(name: str, sources: Iterable[Path], make: Callable[..., Any], *given: Any) -> Any:
@@ -86,8 +90,7 @@ def kept(name: str, sources: Iterable[Path], make: Callable[..., Any], *given: A
 def locked(folder: Path, taken: str) -> Iterator[None]:
     """Hold a folder for this process alone; the lock goes with the process, however it ends.
 
-    Raises:
-        BlockingIOError: another process holds it; `taken` is the rest of the sentence.
+    Raises BlockingIOError: another process holds it; `taken` is the rest of the sentence.
     """
     with open_in_place(folder / ".lock", "w") as handle:
         try:
@@ -115,10 +118,8 @@ class Damaged(ValueError):
 def reading(path: Path, way_out: str = "put an undamaged copy there") -> Iterator[None]:
     """Whatever a library raises about the content of a file, or folder of files, as one line that names it.
 
-    The system's own errors, and a package that is missing, have lines of their own.
-
-    Raises:
-        Damaged: with the path, the reason and the way out.
+    Raises Damaged with the path, the reason and the way out. The system's own errors, and a package that is missing,
+    have lines of their own.
     """
     try:
         yield

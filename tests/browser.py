@@ -64,8 +64,8 @@ class Browser:
         except urllib.error.HTTPError as error:
             raise AssertionError(json.load(error)["value"]["message"]) from None
 
-    def open(self, page: str, width: int = 1100, height: int = 1400):
-        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
+    def open(self, page: str, width: int = 1100):
+        size = {"width": width, "height": 1400, "deviceScaleFactor": 1, "mobile": width < 600}
         self.cdp("Emulation.setDeviceMetricsOverride", size)
         self.ask("POST", "/url", {"url": self.address + page})
 
@@ -90,9 +90,9 @@ class Browser:
         pointer = {"type": "pointer", "id": kind, "parameters": {"pointerType": kind}, "actions": actions}
         self.ask("POST", "/actions", {"actions": [pointer]})
 
-    def picture(self, whole: bool = True) -> str:
-        """The page as a PNG, in base64."""
-        return self.cdp("Page.captureScreenshot", {"captureBeyondViewport": whole})["data"]
+    def picture(self) -> str:
+        """The whole page as a PNG, in base64."""
+        return self.cdp("Page.captureScreenshot", {"captureBeyondViewport": True})["data"]
 
     def errors(self) -> list[str]:
         """What the console has complained of since the last call."""

@@ -8,6 +8,8 @@ import torch
 import yaml
 from safetensors.numpy import save_file
 
+from minicppo.rl.config import load_config
+from minicppo.rl.run_dir import RunDir
 from minicppo.rules import TokenBatch, get_method
 
 DELTA, W_MIN = 0.15, 0.8
@@ -35,6 +37,13 @@ def fake_trace(method: str, rows: int = 24, length: int = 40, seed: int = 0) -> 
     arrays["response_ids"] = rng.integers(0, 13, (rows, length))
     words = [["0123456+*-=;#"[i] for i in row[:n]] for row, n in zip(arrays["response_ids"], lengths, strict=True)]
     return arrays, {"prompts": ["3+5*2="] * rows, "tokens": words}
+
+
+def begin(folder: Path, *saved: int) -> None:
+    """A run's folder as an interruption leaves it, with a checkpoint after each of these iterations."""
+    run = RunDir.create(folder, load_config("stale"))
+    for iteration in saved:
+        (run.checkpoints / f"{iteration:06d}").mkdir(parents=True)
 
 
 def write_run(path: Path, method: str = "cppo-exact", final: float = 0.9, iterations: int = 12, seed: int = 0) -> Path:

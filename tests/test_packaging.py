@@ -1,5 +1,6 @@
-"""The files that say what to install agree with each other, and the Makefile's doors open."""
+"""The files that say what to install, here and elsewhere, agree with each other, and the Makefile's doors open."""
 
+import json
 import os
 import re
 import subprocess
@@ -19,6 +20,8 @@ from tests.command_line import TINY
 ROOT = Path(__file__).resolve().parents[1]
 MAKEFILE, CONSTRAINTS = ((ROOT / name).read_text(encoding="utf-8") for name in ("Makefile", "constraints.txt"))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+TARGETS = re.search(r"^\.PHONY: (.*)$", MAKEFILE, re.M)[1].split()
 TESTED_EXTRAS = ("dev", "tasks", "math", "study", "trl", "gguf")  # what `make setup-llm` installs
 
 
@@ -33,7 +36,7 @@ def test_every_requirement_is_pinned_within_its_bounds():
     pins = {canonicalize_name(name): version for name, version in lines}
     assert not [version for version in pins.values() if "+" in version], "a local version cannot be fetched"
     assert pins["torch"] == "2.13.0"
-    extras = [text for extra in TESTED_EXTRAS for text in PROJECT["optional-dependencies"][extra]]
+    extras = [text for extra in TESTED_EXTRAS for text in EXTRAS[extra]]
     for requirement in map(Requirement, [*PROJECT["dependencies"], *extras]):
         version = pins.get(canonicalize_name(requirement.name))
         assert version is not None, f"constraints.txt does not pin {requirement.name}"
@@ -55,8 +58,7 @@ def test_conda_environment_citation_and_changelog_say_the_same():
 def test_help_is_the_default_and_lists_every_target():
     text = make()
     assert text == make("help")
-    (declared,) = re.findall(r"^\.PHONY: (.*)$", MAKEFILE, re.M)
-    assert not [target for target in declared.split() if f"make {target} " not in text]
+    assert not [target for target in TARGETS if f"make {target} " not in text]
 
 
 def test_a_target_makes_its_environment_when_that_is_missing(tmp_path):
@@ -76,10 +78,30 @@ def test_every_installation_is_announced_and_pip_shows_its_progress():
 
 
 def test_ci_calls_lint_and_test():
-    script = ROOT / ".ci" / "run"
-    assert script.stat().st_mode & 0o111, ".ci/run must be executable"
-    lines = script.read_text(encoding="utf-8").splitlines()
+    lines = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
     assert lines.index("make lint") < lines.index("make test")
+
+
+@pytest.mark.parametrize("script", [".ci/run", ".binder/postBuild"])
+def test_scripts_can_be_run(script):
+    assert os.access(ROOT / script, os.X_OK)
+
+
+# Where people start without a clone of their own: what Binder, a container and the workflows run exists.
+STARTS = [ROOT / ".binder" / "postBuild", ROOT / ".devcontainer" / "devcontainer.json"]
+STARTS += sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+
+
+@pytest.mark.parametrize("path", STARTS, ids=lambda path: path.name)
+def test_targets_and_extras_exist(path):
+    text = path.read_text(encoding="utf-8")
+    assert set(re.findall(r"\bmake ([a-z-]+)", text)) <= set(TARGETS)
+    for extras in re.findall(r"\.\[([a-z,]+)\]", text):
+        assert set(extras.split(",")) <= set(EXTRAS)
+    if path.suffix == ".yml":
+        assert all(job["steps"] for job in yaml.safe_load(text)["jobs"].values())
+    if path.suffix == ".json":
+        assert json.loads(text)["postCreateCommand"]
 
 
 @pytest.mark.slow

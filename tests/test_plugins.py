@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -16,12 +17,8 @@ ROOT = Path(__file__).parents[1]
 @pytest.fixture(autouse=True)
 def as_before():
     """Whatever a test registers is forgotten after it."""
-    tables = (LOOPS, METHODS, FAMILIES)
-    before = [dict(table) for table in tables]
-    yield
-    for table, content in zip(tables, before, strict=True):
-        table.clear()
-        table.update(content)
+    with mock.patch.dict(LOOPS), mock.patch.dict(METHODS), mock.patch.dict(FAMILIES):
+        yield
 
 
 def written(path: Path, *changes: tuple[str, str]) -> Path:

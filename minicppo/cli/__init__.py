@@ -17,8 +17,7 @@ from minicppo.cli.console import errors, fail
 from minicppo.cli.evaluate import evaluate
 from minicppo.cli.explain import explain
 from minicppo.cli.inspect import inspect
-from minicppo.cli.lists import config, presets, tasks
-from minicppo.cli.methods import methods
+from minicppo.cli.lists import config, methods, presets, tasks
 from minicppo.cli.plan import plan
 from minicppo.cli.thresholds import thresholds
 from minicppo.cli.train import resume, train

@@ -5,15 +5,12 @@ from __future__ import annotations
 import itertools
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from minicppo.cli.console import console, results_table, say, table
 from minicppo.cli.options import Plugins, load
-
-if TYPE_CHECKING:
-    from minicppo.plots.runs import Run
 
 
 def compare(
@@ -33,7 +30,7 @@ def compare(
     """
     from minicppo.plots.report import write_report
     from minicppo.plots.results import results, setting_rows
-    from minicppo.plots.runs import load_run
+    from minicppo.plots.runs import Run, load_run
 
     load(plugins)
     loaded = [load_run(path) for path in runs]
@@ -41,9 +38,9 @@ def compare(
     by_task: dict[str, list[Run]] = {}
     for run in loaded:
         by_task.setdefault(json.dumps(run.config.get("task")), []).append(run)
-    for i, group in enumerate(by_task.values(), 1):
+    for i, (task, group) in enumerate(by_task.items(), 1):
         if len(by_task) > 1:
-            say(f"Task {i} of {len(by_task)}, {json.dumps(group[0].config.get('task'))}:")
+            say(f"Task {i} of {len(by_task)}, {task}:")
         console.print(results_table(results(group)))
     if len(loaded) > 1:
         say("± is the error of the held-out problems: differences within two, or from one seed, settle nothing")

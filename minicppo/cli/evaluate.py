@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,7 +15,6 @@ from minicppo.cli.console import console, errors, say, stopped, table
 from minicppo.cli.options import Json, Plugins, load
 
 if TYPE_CHECKING:
-    from minicppo.cli.progress import Lines
     from minicppo.rl.config import RunConfig
     from minicppo.rl.evaluate import Evaluation
     from minicppo.rl.policy import Policy
@@ -32,7 +30,7 @@ SETTINGS = {
 
 def _of_data(text: str, **limits: Any) -> Any:
     """An option that counts with --data alone."""
-    return typer.Option(help=f"With --data{'.' if text.startswith('[') else ':'} {text}", **limits)
+    return typer.Option(help=f"With --data{text}", **limits)
 
 
 def evaluate(
@@ -46,16 +44,16 @@ def evaluate(
     data: Annotated[
         str | None, typer.Option(help="Mathematics sets by name or path, with commas: aime24,aime25,aime26.")
     ] = None,
-    samples: Annotated[int | None, _of_data("answers a problem. [default: 16]", min=1)] = None,
-    temperature: Annotated[float | None, _of_data("[default: 0.7]")] = None,
-    top_p: Annotated[float | None, _of_data("[default: 0.95]")] = None,
-    max_new_tokens: Annotated[int | None, _of_data("longest answer. [default: the run's, or 1024]", min=1)] = None,
+    samples: Annotated[int | None, _of_data(": answers a problem. [default: 16]", min=1)] = None,
+    temperature: Annotated[float | None, _of_data(". [default: 0.7]")] = None,
+    top_p: Annotated[float | None, _of_data(". [default: 0.95]")] = None,
+    max_new_tokens: Annotated[int | None, _of_data(": longest answer. [default: the run's, or 1024]", min=1)] = None,
     template: Annotated[
-        str | None, _of_data("steps, short, or a text with {problem}. [default: the run's, or steps]")
+        str | None, _of_data(": steps, short, or a text with {problem}. [default: the run's, or steps]")
     ] = None,
-    batch: Annotated[int | None, _of_data("problems sampled together. [default: 1]", min=1)] = None,
-    seed: Annotated[int | None, _of_data("[default: 0]")] = None,
-    out: Annotated[Path | None, _of_data("results. [default: RUN/eval, or runs/eval-MODEL]")] = None,
+    batch: Annotated[int | None, _of_data(": problems sampled together. [default: 1]", min=1)] = None,
+    seed: Annotated[int | None, _of_data(". [default: 0]")] = None,
+    out: Annotated[Path | None, _of_data(": results. [default: RUN/eval, or runs/eval-MODEL]")] = None,
     device: Annotated[
         str | None, typer.Option(help="For a model: auto, cpu or cuda; a run has its own. [default: auto]")
     ] = None,
@@ -82,13 +80,13 @@ def evaluate(
     asked = {name: context.params[name] for name in SETTINGS if context.params[name] is not None}
     load(plugins)
     if data is None:
-        _require_run(target, asked)
-        _on_its_task(target, overrides, as_json)
-        return
+        return _on_its_task(target, overrides, asked, as_json)
+    from minicppo.cli.progress import Lines
     from minicppo.plots.results import percent
-    from minicppo.rl.checkpoint import list_checkpoints
+    from minicppo.rl.config import validate
     from minicppo.rl.data import FOLDER_VARIABLE, SUFFIXES, DataError, check_name, load_data
     from minicppo.rl.evaluate import DataSettings, evaluate_data
+    from minicppo.rl.policy import load_policy
     from minicppo.rl.tasks.math import MathTask, template_text
 
     names = [name.strip() for name in data.split(",") if name.strip()]
@@ -102,11 +100,9 @@ def evaluate(
     if template:
         asked["template"] = template_text(template)
     if run:  # the length and the wording that it was trained with
-        policy, config = _of_run(run, overrides)
-        task, newest = config.make_task(), list_checkpoints(run / "checkpoints")[-1]
+        policy, config, newest = _of_run(run, overrides, as_json)
+        task = config.make_task()
         own = {"template": task.template} if isinstance(task, MathTask) else {}
-        if not as_json:
-            say(f"{newest}, the newest checkpoint: iteration {int(newest.name)} of {config.train.iterations}")
         with suppress(DataError):  # the data that it was trained on may be gone
             seen = isinstance(task, MathTask) and task.trained_on(names)
             if seen and not as_json:
@@ -115,14 +111,19 @@ def evaluate(
     elif overrides:
         raise ValueError(f"{target} is no run, so it has no settings to change: {' '.join(overrides)}")
     else:
-        policy, settings = _of_model(target, device or "auto"), DataSettings(target, **asked)
+        policy = _placed(load_policy(target), validate({"device": device or "auto"}))
+        settings = DataSettings(target, **asked)
     folder = out or (run / "eval" if run else Path("runs") / f"eval-{Path(target).name.split(':')[-1]}")
-    with _progress(f"Finished problems are kept in {folder}: the same command goes on from there.") as lines:
+    lines = Lines(errors)
 
-        def show(name: str, done: int, total: int, accuracy: float | None) -> None:
-            lines.show(name, done, total, f"Avg@{settings.samples} {percent(accuracy)} %")
+    def show(name: str, done: int, total: int, accuracy: float | None) -> None:
+        lines.show(name, done, total, f"Avg@{settings.samples} {percent(accuracy)} %")
 
-        found = evaluate_data(policy, names, settings, folder, show)
+    try:
+        with lines:
+            found = evaluate_data(policy, names, settings, folder, show)
+    except KeyboardInterrupt:
+        stopped(f"Finished problems are kept in {folder}: the same command goes on from there.")
     if as_json:
         print((folder / "results.json").read_text())
         return
@@ -130,46 +131,29 @@ def evaluate(
     say(f"Problem by problem: {folder}/*.parquet")
 
 
-def _on_its_task(run: str, overrides: list[str] | None, as_json: bool) -> None:
-    """A run on the held-out problems of its own task."""
-    from minicppo.rl.checkpoint import list_checkpoints
+def _on_its_task(run: str, overrides: list[str] | None, asked: dict[str, Any], as_json: bool) -> None:
+    """A run on the held-out problems of its own task; an option that is for data is refused, its setting named."""
+    from minicppo.cli.progress import Lines
     from minicppo.rl.evaluate import evaluate as judge
-
-    policy, config = _of_run(Path(run), overrides)
-    checkpoint = list_checkpoints(Path(run) / "checkpoints")[-1]
-    with _progress("Nothing of it is kept: the same command starts over.") as lines:
-        found = judge(policy, config.make_task(), config, lambda done, n, _: lines.show("evaluation", done, n))
-    samples, iteration = config.eval.samples, int(checkpoint.name)
-    if as_json:
-        where = {"run": run, "checkpoint": str(checkpoint), "iteration": iteration}
-        print(json.dumps({**where, **found.as_row(), "problems": found.problems, "samples": samples}))
-    else:
-        say(f"{checkpoint}, the newest checkpoint: iteration {iteration} of {config.train.iterations}")
-        _show({config.task.name: found}, samples)
-
-
-def _require_run(target: str, asked: dict[str, Any]) -> None:
-    """Refuse what is no run, and options that are for data, naming the setting that does the same of a run's task."""
     from minicppo.rl.run_dir import RunDir
 
     for name, value in asked.items():
         instead = f"; for the run's own task say {SETTINGS[name]}={value}" if SETTINGS[name] else ""
         raise ValueError(f"--{name.replace('_', '-')} {value} needs --data{instead}")
-    if (Path(target) / "config.json").is_file() or target.startswith("package:") or target.endswith(".gguf"):
-        raise ValueError(f"{target} is a model and has no task of its own: say on what, for example --data gsm8k-test")
-    RunDir.open(target)
-
-
-@contextmanager
-def _progress(hint: str) -> Iterator[Lines]:
-    """Lines of progress, and the hint after Ctrl-C."""
-    from minicppo.cli.progress import Lines
-
+    if (Path(run) / "config.json").is_file() or run.startswith("package:") or run.endswith(".gguf"):
+        raise ValueError(f"{run} is a model and has no task of its own: say on what, for example --data gsm8k-test")
+    RunDir.open(run)
+    policy, config, newest = _of_run(Path(run), overrides, as_json)
     try:
         with Lines(errors) as lines:
-            yield lines
+            found = judge(policy, config.make_task(), config, lambda done, n, _: lines.show("evaluation", done, n))
     except KeyboardInterrupt:
-        stopped(hint)
+        stopped("Nothing of it is kept: the same command starts over.")
+    if as_json:
+        where = {"run": run, "checkpoint": str(newest), "iteration": int(newest.name)}
+        print(json.dumps({**where, **found.as_row(), "problems": found.problems, "samples": config.eval.samples}))
+    else:
+        _show({config.task.name: found}, config.eval.samples)
 
 
 def _show(found: dict[str, Evaluation], samples: int) -> None:
@@ -188,10 +172,11 @@ def _show(found: dict[str, Evaluation], samples: int) -> None:
         say(f"mean of {len(found)} sets: {percent(*mean_accuracy(list(found.values())))} %")
 
 
-def _of_run(run: Path, overrides: list[str] | None) -> tuple[Policy, RunConfig]:
-    """A run's newest policy, where and as its configuration says."""
+def _of_run(run: Path, overrides: list[str] | None, silent: bool) -> tuple[Policy, RunConfig, Path]:
+    """A run's newest policy, its configuration, and the checkpoint that it is from."""
     import torch
 
+    from minicppo.rl.checkpoint import list_checkpoints
     from minicppo.rl.config import load_config
     from minicppo.rl.trainer import trained_policy
 
@@ -203,19 +188,14 @@ def _of_run(run: Path, overrides: list[str] | None) -> tuple[Policy, RunConfig]:
             "minicppo eval MODEL --data ..."
         )
     torch.set_num_threads(config.threads)
-    policy = dataclasses.replace(trained_policy(run), autocast=config.autocast_dtype())
+    policy = _placed(trained_policy(run), config)
+    newest = list_checkpoints(run / "checkpoints")[-1]
+    if not silent:
+        say(f"{newest}, the newest checkpoint: iteration {int(newest.name)} of {config.train.iterations}")
+    return policy, config, newest
+
+
+def _placed(policy: Policy, config: RunConfig) -> Policy:
+    """The policy on the device, and with the precision of forward passes, that a configuration says."""
     policy.model.to(config.resolved_device())
-    return policy, config
-
-
-def _of_model(target: str, device: str) -> Policy:
-    """A saved model as it is; bfloat16 forward passes on a GPU."""
-    import torch
-
-    from minicppo.rl.policy import load_policy
-
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    policy = dataclasses.replace(load_policy(target), autocast=torch.bfloat16 if device == "cuda" else None)
-    policy.model.to(device)
-    return policy
+    return dataclasses.replace(policy, autocast=config.autocast_dtype())

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from minicppo.cli.catalogue import catalogue
 from minicppo.cli.console import console, say
+from minicppo.cli.lists import catalogue
 from minicppo.cli.options import Json, Plugins, load, pair, require_folders
 from minicppo.text import many
 
@@ -72,9 +72,7 @@ def explain(
 
         say(f"drawn to {save(shown.picture(rows, title), plot)}")
     if html is not None:
-        from minicppo.plots.explain_html import page
-
-        html.write_text(page(rows, tokens, title), encoding="utf-8")
+        html.write_text(shown.page(rows, tokens, title), encoding="utf-8")
         say(f"written to {html}")
     if as_json:
         print(json.dumps(rows, indent=1))
@@ -127,9 +125,8 @@ def _of_run(run: Path, row: int) -> tuple[dict[str, Any], str, dict[str, Any]]:
     from minicppo.plots.runs import load_run
 
     loaded = load_run(run)
-    if loaded.trace is None:
+    if (trace := loaded.trace) is None:
         raise FileNotFoundError(f"{run} has kept no responses yet: they are written at its evaluations")
-    trace = loaded.trace
     if row > len(trace.tokens):
         raise ValueError(f"--row {row}: {run} has kept {many(len(trace.tokens), 'response')}")
     valid = trace.response_mask[row - 1]
@@ -140,8 +137,10 @@ def _of_run(run: Path, row: int) -> tuple[dict[str, Any], str, dict[str, Any]]:
         "divergence": trace.divergence,
         "old": trace.old_log_probs,
     }
-    known = {name: array for name, array in arrays.items() if array is not None}
-    given: dict[str, Any] = {name: array[row - 1][valid].tolist() for name, array in known.items()}
+    given: dict[str, Any] = {
+        name: array[row - 1][valid].tolist() for name, array in arrays.items() if array is not None
+    }
+    given |= {name: [*map(math.exp, given[name])] for name in ("mu", "pi", "old") if name in given}
     return {**given, "tokens": trace.tokens[row - 1]}, loaded.method, loaded.config["method"].get("params", {})
 
 

@@ -5,15 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from minicppo.cli.console import console, errors, say, stopped, table
 from minicppo.cli.options import Json, Plugins, load, pair, require_folders
-
-if TYPE_CHECKING:
-    from minicppo.inspect.log import Log
 
 
 def inspect(
@@ -39,6 +36,7 @@ def inspect(
     """
     from minicppo.cli.progress import Lines
     from minicppo.inspect import inspect as read
+    from minicppo.inspect.log import Log
     from minicppo.inspect.sections import compared, sections
     from minicppo.inspect.tokens import decoder
     from minicppo.rules import get_method
@@ -58,7 +56,7 @@ def inspect(
         with Lines(errors) as lines:
 
             def progress(log: Log, tokens: int, show: Callable[..., None] = lines.show) -> None:
-                done, total = (-(-count // 1_000_000) for count in (log.place.done, log.place.total))
+                done, total = (-(-count // 1_000_000) for count in (log.done, log.total))
                 show("reading, MB", done, total, f"{tokens / 1e6:.1f} M tokens")
 
             found.append(read(group, form, skip_broken, decode, rule, progress))

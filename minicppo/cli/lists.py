@@ -1,16 +1,21 @@
-"""`minicppo config`, `tasks` and `presets`: what there is to choose from."""
+"""`minicppo config`, `tasks`, `presets` and `methods`: what there is to choose from."""
 
 from __future__ import annotations
 
 import inspect
 import json
+import math
+import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from minicppo.cli.console import console, say, table
 from minicppo.cli.options import Json, Plugins, load
+from minicppo.files import kept
+from minicppo.text import nearest
 
 
 def config(
@@ -26,7 +31,6 @@ def config(
     """
     from minicppo.rl.config import RunConfig
     from minicppo.rl.keys import hyper_keys, keys
-    from minicppo.text import nearest
 
     hypers = hyper_keys("cppo")
     every = [each for key in keys(RunConfig) for each in [key, *(hypers if key.name == "method.params" else [])]]
@@ -105,3 +109,63 @@ def _cell(value: Any) -> str:
         pairs = ((key, inner) for key, inner in value.items() if key != "options")
         return " ".join(key if inner is inspect.Parameter.empty else f"{key}={_cell(inner)}" for key, inner in pairs)
     return value if isinstance(value, str) else json.dumps(value)
+
+
+def methods(
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="One method, with its hyper-parameters.")] = None,
+    plugins: Plugins = None,
+    as_json: Json = False,
+) -> None:
+    """List every method: its token weight g, what it needs, and what it is; or one of them in full.
+
+    All have the same gradient, the sum over valid tokens of g A grad log pi: only g differs.
+
+    Examples: `minicppo methods`, `minicppo methods cppo-topk`, `minicppo methods --json`
+    """
+    load(plugins)
+    known = catalogue()
+    if name is not None and name not in known:
+        raise ValueError(f"method {name!r} is unknown{nearest(name, known)}")
+    chosen = list(known.values()) if name is None else [known[name]]
+    if as_json:
+        print(json.dumps(chosen, indent=1, allow_nan=False))
+    elif name is None:
+        cells = [(each["name"], each["formula"], each["needs"].replace("_", "-"), each["summary"]) for each in chosen]
+        console.print(table(("method", "token weight g", "needs", "what it is"), cells))
+        say("needs: what is kept of the rollout policy: log-probs, its likeliest tokens, or whole distributions.")
+        say("Hyper-parameters and their sources: minicppo methods NAME")
+    else:
+        (method,) = chosen
+        needs = method["needs"].replace("_", "-")
+        console.print(f"{name}: {method['summary']}")
+        say(f"  g = {method['formula']}, decided by {method['level']}; needs {needs}", f"  source: {method['source']}")
+        params = [(f"method.params.{key}", p["value"], p["source"]) for key, p in method["params"].items()]
+        if params:
+            console.print(table(("hyper-parameter", "default", "source"), params))
+
+
+def catalogue() -> dict[str, Any]:
+    """Every method by name, as plain data, kept for the next call: PyTorch, which the rules import, takes two seconds.
+
+    Made anew where the rules are loaded already, maybe with a plugin's.
+    """
+    if "minicppo.rules" in sys.modules:
+        return _catalogue()
+    rules = Path(__file__).parents[1] / "rules"
+    return kept("methods", [Path(__file__), *sorted(rules.rglob("*.py"))], _catalogue)
+
+
+def _catalogue() -> dict[str, Any]:
+    """JSON has no infinity: a limit there is left out, a value is the word."""
+    from minicppo.rules import METHODS
+
+    found = {}
+    for method in METHODS.values():
+        params = {}
+        for key, (value, note) in method.hypers.items():
+            limits = {name: limit for name in ("low", "high") if math.isfinite(limit := getattr(note, name))}
+            choices = {"choices": note.choices} if note.choices else {}
+            params[key] = {"value": "inf" if value == math.inf else value, "source": note.source, **limits, **choices}
+        about = ("name", "family", "summary", "formula", "level", "needs", "source")
+        found[method.name] = {**{name: getattr(method, name) for name in about}, "params": params}
+    return found

@@ -32,18 +32,17 @@ UNNAMED = "plugins engine recipe method method.name name device".split()  # sett
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-def load(plugins: Sequence[Path] | None) -> list[str]:
-    """Import plugins, so that what they add is known by name; returns their full paths."""
+def load(plugins: Sequence[Path] | None) -> None:
+    """Import plugins, so that what they add is known by name."""
     from minicppo.plugins import load_plugins
 
     load_plugins(plugins or [])
-    return [str(path.expanduser().resolve()) for path in plugins or []]
 
 
 def settings(overrides: Sequence[str] | None, plugins: Sequence[Path] | None = None, **named: str | None) -> list[str]:
     """Options as settings, and then the overrides, which may set what naming a method or a recipe resets."""
-    files = load(plugins)
-    first = [f"plugins={json.dumps(files)}"] if files else []
+    load(plugins)
+    first = [f"plugins={json.dumps([*map(str, plugins)])}"] if plugins else []
     return [*first, *(f"{key}={value}" for key, value in named.items() if value), *(overrides or [])]
 
 
@@ -70,10 +69,9 @@ def require_folders(*files: Path | None) -> None:
 
 def pair(text: str) -> tuple[str, Any]:
     """A hyper-parameter's KEY=VALUE, or method.params.KEY=VALUE, as a name and a value. Raises ValueError."""
-    import yaml
+    from minicppo.rl.settings_file import parse_yaml
 
     key, equals, value = text.removeprefix("method.params.").partition("=")
     if not equals:
         raise ValueError(f"{text!r} must have the form key=value, e.g. budget=fixed or delta=0.2")
-    read = yaml.safe_load(value)
-    return key, value if isinstance(read, bool) and value.lower() not in ("true", "false") else read  # "off" is a name
+    return key, parse_yaml(value)

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.table import Table
 
 from minicppo.cli.console import console, say, table
 from minicppo.cli.options import require_folders
 from minicppo.files import kept
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from minicppo.bounds.design import Method
 
 PAPER = (0.15, 0.02, 0.8)  # delta, delta_b, w_min
@@ -47,7 +46,7 @@ def thresholds(
     if alpha is not None:
         say(_best_step(alpha, reward_range), "")
     horizons = sorted({*HORIZONS, horizon})
-    sources = sorted((Path(__file__).parents[1] / "bounds").glob("*.py"))
+    sources = [Path(__file__), *sorted((Path(__file__).parents[1] / "bounds").glob("*.py"))]
     made = kept("thresholds", sources, _designs, residual, reward_range, burst, w_min, horizons, kappa)
     rows: list[dict[Method, Design]] = [{name: Design(**design) for name, design in row.items()} for row in made]
     asked = rows[horizons.index(horizon)]
@@ -81,7 +80,7 @@ def thresholds(
     say(_verdict("Theorem 1 as implemented", "theorem1", horizon, residual, reward_range))
     say(_verdict("The path budget", "path", horizon, residual, reward_range), "")
     for words, share in (("2 xi", 1.0), ("half of it", 0.5)):
-        reach = kept("reach", sources, _reach, share, SETTINGS, CERTIFYING)
+        reach = kept("reach", sources, _reach, share)
         console.print(by_setting(f"largest T with a residual below {words}", reach))
     if plot is not None:
         from minicppo.plots.frontier import draw_frontier
@@ -103,11 +102,10 @@ def _designs(
     return [{name: asdict(design) for name, design in row.items()} for row in rows]
 
 
-def _reach(share: float, settings: Sequence[tuple[float, float, float]], methods: Sequence[Method]) -> list[list[int]]:
-    """The largest T of each setting and method."""
+def _reach(share: float) -> list[list[int]]:
     from minicppo.bounds.design import largest_horizon
 
-    return [[largest_horizon(*setting, method=method, share=share) for method in methods] for setting in settings]
+    return [[largest_horizon(*each, method=method, share=share) for method in CERTIFYING] for each in SETTINGS]
 
 
 def _best_step(alpha: float, reward_range: float) -> str:

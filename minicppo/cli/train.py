@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import shlex
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -29,8 +31,6 @@ from minicppo.text import many
 if TYPE_CHECKING:
     from minicppo.rl.config import RunConfig
     from minicppo.rl.run_dir import RunDir
-
-Handler = Callable[[Mapping[str, Any]], None]
 
 
 def train(
@@ -75,20 +75,18 @@ def train(
     config = load_config(preset, given)
     folder = run_dir or default_folder(config, given)
     if dry_run:
-        _rehearse(config, folder)
-        return
-    start, _ = _engine(config, folder, ["train", "..."])
+        return _rehearse(config, folder)
+    runner = _engine(config, folder, ["train", "..."])
     if _speaks():
         RunDir(folder).require_vacant(config)  # before anything is shown
         by_recipe = "".join(f" by recipe {name}" for name in recipes_in(given)[-1:])
-        console.print(
+        say(
             f"{config.method.name}{by_recipe} on {config.task.name}, {config.train.iterations} iterations of "
-            f"{config.rollout.prompts} x {config.rollout.group_size} responses, {config.resolved_device()} -> {folder}",
-            soft_wrap=True,
+            f"{config.rollout.prompts} x {config.rollout.group_size} responses, {config.resolved_device()} -> {folder}"
         )
         if config.model.path is None and config.warmup is None:
             say("There is no warm-up: a policy from scratch rarely gets a reward, and learns nothing until it does.")
-    _follow(folder, config.train.iterations, 0, lambda handler: start(config, folder, handler))
+    _follow(folder, config.train.iterations, 0, partial(runner.train, config, folder))
 
 
 def resume(
@@ -113,13 +111,13 @@ def resume(
         return
     folder = RunDir.open(run)
     config = folder.config()
-    _, go_on = _engine(config, run, ["resume", str(run)], finished=folder.finished)
+    runner = _engine(config, run, ["resume", str(run)], finished=folder.finished)
     total = config.train.iterations
     saved = list_checkpoints(folder.checkpoints)
     done = int(saved[-1].name) if saved else 0
     if _speaks():
         console.print(f"{run} is finished." if folder.finished else f"{run}: on from iteration {done} of {total}")
-    _follow(run, total, done, lambda handler: go_on(run, handler))
+    _follow(run, total, done, partial(runner.resume, run))
 
 
 def _begun(run: RunDir) -> tuple[Path, int | str, str]:
@@ -133,10 +131,8 @@ def _begun(run: RunDir) -> tuple[Path, int | str, str]:
         return run.path, "-", f"cannot go on: {error}"
 
 
-def _engine(
-    config: RunConfig, folder: Path, typed: list[str], finished: bool = False
-) -> tuple[Callable[..., object], Callable[..., object]]:
-    """`train` and `resume` of an engine that runs in this process; verl runs to its end here, in others.
+def _engine(config: RunConfig, folder: Path, typed: list[str], finished: bool = False) -> ModuleType:
+    """Where `train` and `resume` of an engine are that runs in this process; verl runs to its end here, in others.
 
     typed: what followed `minicppo`. Leaves with status 2, each remedy named, where the engine cannot start here.
     """
@@ -147,10 +143,10 @@ def _engine(
     if config.engine == "trl":
         from minicppo.engines import trl
 
-        return trl.train, trl.resume
+        return trl
     from minicppo.rl import trainer
 
-    return trainer.train, trainer.resume
+    return trainer
 
 
 def _require(config: RunConfig, folder: Path, typed: list[str]) -> None:
@@ -158,13 +154,12 @@ def _require(config: RunConfig, folder: Path, typed: list[str]) -> None:
     from minicppo.engines.plan import launch_command, make_plan
     from minicppo.engines.preconditions import preconditions
 
-    plan = make_plan(config, folder, ["..."])
     if config.engine == "trl" and config.cluster.gpus > 1 and "WORLD_SIZE" not in os.environ:
         raise ValueError(
             f"engine trl wants a process for each of the {config.cluster.gpus} GPUs: start it as "
             f"{shlex.join(launch_command(config, typed))}, or set cluster.gpus_per_node=1"
         )
-    checks = preconditions(config, plan, folder)
+    checks = preconditions(config, make_plan(config, folder, ["..."]), folder)
     failing = [check for check in checks if check.required and not check.passed]
     if failing:
         errors.print(checks_table(failing))
@@ -208,7 +203,7 @@ def _speaks() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def _follow(folder: Path, iterations: int, done: int, work: Callable[[Handler | None], object]) -> None:
+def _follow(folder: Path, iterations: int, done: int, work: Callable[..., object]) -> None:
     """Run `work` under a progress bar, then show what came out."""
     from minicppo.cli.progress import RunProgress, no_contrast
     from minicppo.plots.results import results
@@ -221,7 +216,7 @@ def _follow(folder: Path, iterations: int, done: int, work: Callable[[Handler | 
         name = folder.name if len(folder.name) <= 30 else f"{folder.name[:29]}…"
         with RunProgress(console) as display:
             display.add(name, iterations, done)
-            work(lambda event: display.handle(name, event))
+            work(partial(display.handle, name))
     except KeyboardInterrupt:
         stopped_runs([folder], f"{program()} resume {folder}")
     run = load_run(folder)

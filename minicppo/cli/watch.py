@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
+from rich.table import Table
 
 from minicppo.cli.console import console, say, stopped, table
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
 
 BARS = "▁▂▃▄▅▆▇█"
 WIDTH = 40  # values of a curve
@@ -58,7 +56,7 @@ def watch(
     say(f"{run} is finished")
 
 
-def _view(path: Path) -> RenderableType:
+def _view(path: Path) -> Table:
     from minicppo.plots.runs import load_run
 
     run = load_run(path)

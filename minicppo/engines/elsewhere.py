@@ -14,8 +14,7 @@ import yaml
 
 from minicppo.engines.refusals import no_model_of_the_hub
 from minicppo.engines.samples import engine_method
-from minicppo.engines.split import is_megatron
-from minicppo.engines.tables import derived_values, filled, method_params, read_tables
+from minicppo.engines.tables import derived_values, filled, is_megatron, method_params, read_tables
 from minicppo.rl.config import RunConfig
 
 Settings = dict[str, Any]

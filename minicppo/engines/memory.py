@@ -6,7 +6,7 @@ sheets, dense bfloat16. Everything else here is arithmetic, and ours.
 
 from dataclasses import dataclass
 
-from minicppo.engines.split import is_megatron, longest_response, tokens_per_gpu
+from minicppo.engines.tables import is_megatron, longest_response, tokens_per_gpu
 from minicppo.rl.config import RunConfig
 
 GB = 1e9
@@ -102,16 +102,10 @@ class Load:
         self.micro_tokens = tokens_per_gpu(config)  # of one forward pass in training
         self.at_once = (config.rollout.batch or 0) * group if self.whole else 0  # sampled by a GPU; 0: as fit
         self.replica = 1 if self.whole else config.cluster.rollout_tensor_parallel  # GPUs of one rollout engine
+        self.replicas = max(self.gpus // self.replica, 1)
+        # bytes that one of them reads in each step: float32 as trained, or a bfloat16 copy
+        self.rollout_weights = (4.0 if self.whole else 2.0) * model.parameters
         self.top_log_probs = k if config.make_method().needs == "topk" else 0  # of each token
-
-    @property
-    def replicas(self) -> int:
-        return max(self.gpus // self.replica, 1)
-
-    @property
-    def rollout_weights(self) -> float:
-        """Bytes of the weights that a rollout replica reads in each step: float32 as trained, or a bfloat16 copy."""
-        return (4.0 if self.whole else 2.0) * self.model.parameters
 
 
 def load_of(config: RunConfig) -> Load | None:
@@ -188,39 +182,36 @@ def top_log_prob_bytes(load: Load) -> dict[str, float]:
     return {"as tensors": 12.0 * kept, "as Python objects": 60.0 * kept}
 
 
-@dataclass(frozen=True)
-class Assumptions:
-    """What the time estimate supposes; every one is printed beside it."""
-
-    mean_length: float = 0.5  # of a response, as a share of the longest allowed
-    mean_prompt: int = 200  # tokens
-    training_utilisation: float = 0.35  # of the GPU's bfloat16 peak
-    bandwidth_utilisation: float = 0.5  # of the GPU's memory bandwidth, while decoding
-    recomputation: float = 2.0  # further FLOPs a parameter and trained token, for checkpointed activations
-    launch_seconds: float = 0.03  # the least a decoding step takes where Python starts every kernel (the TRL engine)
+ASSUMED = {  # by the estimates of time, and printed beside them
+    "mean_length": 0.5,  # of a response, as a share of the longest allowed
+    "mean_prompt": 200,  # tokens
+    "training_utilisation": 0.35,  # of the GPU's bfloat16 peak
+    "bandwidth_utilisation": 0.5,  # of the GPU's memory bandwidth, while decoding
+    "recomputation": 2.0,  # further FLOPs a parameter and trained token, for checkpointed activations
+    "launch_seconds": 0.03,  # the least a decoding step takes where Python starts every kernel (the TRL engine)
+}
 
 
-def generation_seconds(load: Load, responses: int, assumed: Assumptions) -> float:
-    """Decoding `responses` of them: each step reads the weights and the cache of all sequences at work.
+def generation_seconds(load: Load, responses: float, at_once: int) -> float:
+    """Decoding `responses` on each replica, `at_once` together (0: as fit): each step reads the weights and the caches.
 
     Steps under verl: as many as the longest response has, or more where not all sequences fit at a time; never faster
-    than the arithmetic, 2 FLOPs an active parameter and token. Under TRL each batch of `at_once` lasts as long as its
-    longest response. A mixture of experts reads all experts in every step.
+    than the arithmetic, 2 FLOPs an active parameter and token. Under TRL each batch lasts as long as its longest
+    response. A mixture of experts reads all experts in every step.
     """
-    share = responses / load.replicas
-    length = assumed.mean_length * load.horizon
+    length = ASSUMED["mean_length"] * load.horizon
     fit = max(cache(load)["room"] // cache(load)["a sequence"], 1.0)
-    at_once = min(load.at_once or fit, share)
-    steps = load.horizon * -(-share // at_once) if load.whole else max(load.horizon, share * length / at_once)
-    read = load.rollout_weights + at_once * load.model.kv_bytes * (assumed.mean_prompt + length / 2)
-    step = read / (load.replica * load.gpu.bandwidth * assumed.bandwidth_utilisation)
-    flops = 2 * load.model.active * share * length
-    by_memory = steps * (max(step, assumed.launch_seconds) if load.whole else step)
-    return max(by_memory, flops / (load.replica * load.gpu.flops * assumed.training_utilisation))
+    together = min(at_once or fit, responses)
+    steps = load.horizon * -(-responses // together) if load.whole else max(load.horizon, responses * length / together)
+    read = load.rollout_weights + together * load.model.kv_bytes * (ASSUMED["mean_prompt"] + length / 2)
+    step = read / (load.replica * load.gpu.bandwidth * ASSUMED["bandwidth_utilisation"])
+    flops = 2 * load.model.active * responses * length
+    by_memory = steps * (max(step, ASSUMED["launch_seconds"]) if load.whole else step)
+    return max(by_memory, flops / (load.replica * load.gpu.flops * ASSUMED["training_utilisation"]))
 
 
-def training_seconds(load: Load, epochs: int, assumed: Assumptions) -> float:
+def training_seconds(load: Load, epochs: int) -> float:
     """Updates with one rollout batch: 6 FLOPs an active parameter and token, and the recomputation."""
-    tokens = load.responses * (assumed.mean_length * load.horizon + assumed.mean_prompt) * epochs
-    flops = (6 + assumed.recomputation) * load.model.active * tokens
-    return flops / (load.gpus * load.gpu.flops * assumed.training_utilisation)
+    tokens = load.responses * (ASSUMED["mean_length"] * load.horizon + ASSUMED["mean_prompt"]) * epochs
+    flops = (6 + ASSUMED["recomputation"]) * load.model.active * tokens
+    return flops / (load.gpus * load.gpu.flops * ASSUMED["training_utilisation"])

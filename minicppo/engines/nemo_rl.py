@@ -16,7 +16,6 @@ from torch import Tensor
 from minicppo.engines.samples import Sample, engine_method, token_losses
 from minicppo.rules import Method, aggregate
 
-LIKE = {"alone": True}  # packed sequences come one by one
 COLUMNS = ("advantages", "generation_logprobs", "prev_logprobs")
 # NeMo-RL adds metrics up over micro-batches: those that are means over all tokens
 MEANS = "mask/frac mask/token_only mask/prefix_only mask/both gate/frac weight/mean ratio/mean kl/k3 div/mean".split()
@@ -39,7 +38,7 @@ class MethodLoss:
         loss_agg_mode: str = "token-mean",
         horizon: int | None = None,
     ) -> None:
-        self.method = engine_method(method, params, plugins, **LIKE)
+        self.method = engine_method(method, params, plugins, alone=True)  # packed sequences come one by one
         self.loss_agg_mode, self.horizon = loss_agg_mode, horizon
         self.loss_type = LossType.TOKEN_LEVEL if loss_agg_mode == "token-mean" else LossType.SEQUENCE_LEVEL
 

@@ -1,13 +1,12 @@
 """What a run would start, hold and take, from its configuration alone: no GPU and no engine is needed."""
 
-from copy import copy
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from minicppo.engines import memory
-from minicppo.engines.memory import Assumptions, Load
+from minicppo.engines.memory import ASSUMED, Load
 from minicppo.engines.refusals import refusals
-from minicppo.engines.split import longest_response
+from minicppo.engines.tables import longest_response
 from minicppo.engines.trl_settings import trl_settings
 from minicppo.engines.verl_settings import verl_overrides
 from minicppo.rl.config import RunConfig
@@ -63,7 +62,7 @@ def make_plan(config: RunConfig, run_dir: Path, typed: list[str]) -> Plan:
         refusals=refused,
         capacity=gpu.memory if gpu else 0.0,
         tokens=_tokens(config),
-        assumptions=asdict(Assumptions()),
+        assumptions=ASSUMED,
         **_estimates(config),
     )
 
@@ -79,8 +78,8 @@ def _started(config: RunConfig, run_dir: Path, command: list[str]) -> tuple[dict
     """The engine's own settings by name, and the command that starts it."""
     if config.engine == "verl":
         overrides = verl_overrides(config, run_dir)
-        pairs = (text.partition("=") for text in overrides)
-        return {key: value for key, _, value in pairs}, ["python", "-m", "verl.trainer.main_ppo", *overrides]
+        values = dict(text.partition("=")[::2] for text in overrides)
+        return values, ["python", "-m", "verl.trainer.main_ppo", *overrides]
     if config.engine == "local":
         return {}, command
     on_gpus = config.model_copy(update={"device": "cuda"})
@@ -98,7 +97,7 @@ def _tokens(config: RunConfig) -> Table:
         "rollout batches": train.iterations,
         "updates in all": train.iterations * train.minibatches * train.epochs,
         "tokens a rollout batch, at most": most,
-        "tokens a rollout batch, assumed": most * Assumptions().mean_length,
+        "tokens a rollout batch, assumed": most * ASSUMED["mean_length"],
         "tokens an update, at most": most // train.minibatches,
     }
 
@@ -116,7 +115,7 @@ def _estimates(config: RunConfig) -> dict[str, Table]:
         "peak": memory.peak_bytes(load),
         "cache": memory.cache(load),
         "top_log_probs": memory.top_log_prob_bytes(load) if load.top_log_probs else {},
-        "hours": _hours(config, load, Assumptions()),
+        "hours": _hours(config, load),
     }
 
 
@@ -125,19 +124,17 @@ def evaluated_problems(config: RunConfig) -> int:
     return sum(SIZES.get(name, config.eval.problems) for name in config.eval.data) or config.eval.problems
 
 
-def _hours(config: RunConfig, load: Load, assumed: Assumptions) -> Table:
+def _hours(config: RunConfig, load: Load) -> Table:
     """Hours on the clock of one rollout batch's halves, and of the run; GPU-hours of the run."""
-    iterations = config.train.iterations
-    problems, samples = evaluated_problems(config), config.eval.samples
+    iterations, problems, samples = config.train.iterations, evaluated_problems(config), config.eval.samples
     evaluations = -(-iterations // config.eval.every) + 1
-    generation = memory.generation_seconds(load, load.responses, assumed)
-    training = memory.training_seconds(load, config.train.epochs, assumed)
+    generation = memory.generation_seconds(load, load.responses / load.replicas, load.at_once)
+    training = memory.training_seconds(load, config.train.epochs)
     if load.whole:  # the first process evaluates, greedily too, and the others wait
-        load = copy(load)
-        load.gpus, load.at_once = 1, (config.eval.batch or problems) * samples
-        evaluation = sum(memory.generation_seconds(load, n, assumed) for n in (problems * samples, problems))
+        at_once = (config.eval.batch or problems) * samples
+        evaluation = sum(memory.generation_seconds(load, n, at_once) for n in (problems * samples, problems))
     else:
-        evaluation = memory.generation_seconds(load, problems * samples, assumed)
+        evaluation = memory.generation_seconds(load, problems * samples / load.replicas, 0)
     total = (iterations * (generation + training) + evaluations * evaluation) / 3600
     return {
         "seconds of sampling a rollout batch": generation,

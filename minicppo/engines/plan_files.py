@@ -42,16 +42,12 @@ def plan_files(config: RunConfig) -> dict[str, str]:
 
 
 def write_plan(config: RunConfig, folder: Path, force: bool = False) -> list[Path]:
-    """Write `plan_files` into a folder and return their paths.
-
-    Raises:
-        FileExistsError: one of them is there already, unless `force`.
-    """
+    """Write `plan_files` into a folder, as `write_files` does."""
     return write_files(plan_files(config), folder, force)
 
 
 def write_files(texts: dict[str, str], folder: Path, force: bool) -> list[Path]:
-    """Write each text under its name; scripts may then be run. Raises FileExistsError as `write_plan` does."""
+    """Write each text under its name; scripts may then be run. Raises FileExistsError: one is there, unless `force`."""
     files = {folder / name: text for name, text in texts.items()}
     taken = [path.name for path in files if path.exists()]
     if taken and not force:

@@ -14,13 +14,11 @@ from packaging.specifiers import SpecifierSet
 from minicppo.engines import trl_settings, verl_settings
 from minicppo.engines.memory import GB, GPUS
 from minicppo.engines.plan import Plan, evaluated_problems
-from minicppo.engines.split import is_megatron
+from minicppo.engines.tables import is_megatron
 from minicppo.rl.config import RunConfig
 from minicppo.rl.data import FOLDER_VARIABLE, SOURCES, SUFFIXES
 from minicppo.rl.tasks.math import MathTask
 from minicppo.text import install
-
-VERL_INSTALL = "in an environment of its own: pip install 'verl[vllm,{training}]==0.9.1' -e '.[math]'"
 
 
 @dataclass(frozen=True)
@@ -36,32 +34,26 @@ class Check:
 
 def preconditions(config: RunConfig, plan: Plan, run_dir: Path) -> list[Check]:
     """Every precondition of the run, checked here and now. Nothing is fetched and no engine is imported."""
-    return list(_checks(config, plan, run_dir))
-
-
-def _checks(config: RunConfig, plan: Plan, run_dir: Path) -> Iterator[Check]:
-    for refusal in plan.refusals:
-        yield Check("engine", False, "cannot carry this", refusal)
-    yield from _packages(config)
+    checks = [Check("engine", False, "cannot carry this", refusal) for refusal in plan.refusals]
+    checks += _packages(config)
     if config.engine != "local":
-        yield _gpus(config)
-        yield from _fits(config, plan)
+        checks += [_gpus(config), *_fits(config, plan)]
     if config.engine == "verl":
         # verl 0.9.1 asks whatever TRL it finds for a class that TRL 1.16 no longer has, and stops
         found = _installed("trl")
         passed = found is None or SpecifierSet("<1.16").contains(found)
-        yield Check("no new TRL beside verl", passed, found or "none", "pip uninstall trl, in verl's environment")
+        checks += [Check("no new TRL beside verl", passed, found or "none", "pip uninstall trl, in verl's environment")]
         if config.cluster.nodes > 1:
             address, remedy = os.environ.get("RAY_ADDRESS"), "minicppo plan ... --write DIR, then sbatch DIR/slurm.sh"
-            yield Check("a Ray cluster", bool(address), address or "RAY_ADDRESS is not set", remedy)
+            checks += [Check("a Ray cluster", bool(address), address or "RAY_ADDRESS is not set", remedy)]
     if config.model.source:
-        yield _model(config)
+        checks += [_model(config)]
     task = config.make_task()
     if isinstance(task, MathTask):
-        for name in dict.fromkeys([task.data, *task.tests, *config.eval.data]):
-            yield _data(name)
+        checks += map(_data, dict.fromkeys([task.data, *task.tests, *config.eval.data]))
     if plan.model:
-        yield _disk(config, plan, run_dir)
+        checks += [_disk(config, plan, run_dir)]
+    return checks
 
 
 def _installed(package: str) -> str | None:
@@ -79,7 +71,8 @@ def _packages(config: RunConfig) -> Iterator[Check]:
         wanted["trl"] = (trl_settings.PIN, install("trl"))
     if config.engine == "verl":
         megatron = is_megatron(config.cluster)
-        remedy = VERL_INSTALL.format(training="megatron" if megatron else "fsdp")
+        extras = f"vllm,{'megatron' if megatron else 'fsdp'}"
+        remedy = f"in an environment of its own: pip install 'verl[{extras}]==0.9.1' -e '.[math]'"
         needs = {"verl": verl_settings.PIN, "transformers": ">=5.5.3,<5.11", "TransferQueue": ">=0.1.10"}
         needs |= dict.fromkeys(["vllm", "flash-attn", *(["megatron-core", "mbridge"] if megatron else [])], "")
         wanted |= {name: (versions, remedy) for name, versions in needs.items()}
@@ -113,24 +106,22 @@ def _fits(config: RunConfig, plan: Plan) -> Iterator[Check]:
         found = torch.cuda.get_device_properties(0)
         if found.total_memory / GB < have:
             have, kind = found.total_memory / GB, found.name
-    memory = (f"GPU memory, {need:.0f} GB", need <= have, f"{have:.0f} GB of {kind}")
     room, fit = int(plan.cache["at a time"]), int(plan.cache["room"] // plan.cache["a sequence"])
-    if config.engine == "verl":
-        fewer = "cluster.offload=true, a smaller cluster.rollout_memory or train.micro_batch, or a larger GPU"
-        yield Check(*memory, f"more GPUs, {fewer}")
-        larger = "a larger cluster.rollout_memory or cluster.rollout_tensor_parallel"
-        yield Check("KV cache, 1 sequence at a time", room >= 1, f"room for {room}", larger)
-        return
-    remedy = "a larger GPU, a smaller train.micro_batch, or --engine verl, which splits the model over the GPUs"
-    yield Check(*memory, remedy)
     size, samples, prompts = config.rollout.group_size, config.eval.samples, config.rollout.prompts
-    wanted = min((config.rollout.batch or prompts) * size, -(-prompts * size // config.cluster.gpus))
-    remedy = f"rollout.batch={room // size}" if room >= size else "a larger GPU, or fewer max_new_tokens"
+    if config.engine == "verl":
+        more = "more GPUs, cluster.offload=true, a smaller cluster.rollout_memory or train.micro_batch, or a larger GPU"
+        wanted, remedy = 1, "a larger cluster.rollout_memory or cluster.rollout_tensor_parallel"
+    else:
+        more = "a larger GPU, a smaller train.micro_batch, or --engine verl, which splits the model over the GPUs"
+        wanted = min((config.rollout.batch or prompts) * size, -(-prompts * size // config.cluster.gpus))
+        remedy = f"rollout.batch={room // size}" if room >= size else "a larger GPU, or fewer max_new_tokens"
+    yield Check(f"GPU memory, {need:.0f} GB", need <= have, f"{have:.0f} GB of {kind}", more)
     name = f"KV cache, {wanted} sequence{'s' if wanted > 1 else ''} at a time"
     yield Check(name, room >= wanted, f"room for {room}", remedy)
-    wanted = (config.eval.batch or evaluated_problems(config)) * samples
-    remedy = f"eval.batch={fit // samples}" if fit >= samples else "a larger GPU, or fewer eval.samples"
-    yield Check(f"KV cache of an evaluation, {wanted} answers at a time", fit >= wanted, f"room for {fit}", remedy)
+    if config.engine == "trl":
+        wanted = (config.eval.batch or evaluated_problems(config)) * samples
+        remedy = f"eval.batch={fit // samples}" if fit >= samples else "a larger GPU, or fewer eval.samples"
+        yield Check(f"KV cache of an evaluation, {wanted} answers at a time", fit >= wanted, f"room for {fit}", remedy)
 
 
 def _model(config: RunConfig) -> Check:

@@ -5,10 +5,9 @@ import re
 from collections.abc import Iterator
 
 from minicppo.engines.memory import architecture_of
-from minicppo.engines.split import data_parallel, is_megatron, longest_response, micro_batches
-from minicppo.engines.tables import read_tables
+from minicppo.engines.tables import data_parallel, is_megatron, longest_response, micro_batches, read_tables
 from minicppo.rl.config import ConfigError, RunConfig
-from minicppo.rules import METHODS, get_method
+from minicppo.rules import METHODS
 
 VERL = read_tables("verl.yaml")
 ANCHOR = VERL["anchor"]
@@ -109,12 +108,9 @@ def _three_policies(config: RunConfig) -> Iterator[str]:
 
 
 def closest_variant(name: str, *needs: str) -> str:
-    """The method of the same family that comes closest in name and needs only what is listed, the first for choice.
-
-    "cppo" where the family has none.
-    """
+    """The family's method closest in name that needs only what is listed, the first for choice; "cppo" if none does."""
     family = [other for other in METHODS if METHODS[other].family == METHODS[name].family]
-    able = [other for need in needs for other in family if get_method(other).needs == need]
+    able = [other for need in needs for other in family if METHODS[other].needs == need]
     wanted = name.replace("-exact", "-topk") if needs[0] == "topk" else re.sub("-(topk|exact)", "", name)
     exact = [other for other in (wanted, name.replace("-exact", "")) if other in able]
     return (exact or difflib.get_close_matches(name, able, n=1, cutoff=0.0) or ["cppo"])[0]

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from minicppo.plugins import load_plugins
 from minicppo.rules import Method, TokenBatch, TopLogProbs, diagnostics, get_method
+from minicppo.rules.rows import map_rows
 
 FEWEST = 16  # tokens from which a shift can be told from chance
 SHIFTED = 1 / 3  # so much closer are two columns of log-probs when a shift of one token brings them together
@@ -39,37 +39,31 @@ class Sample:
 
 
 def engine_method(
-    name: str | Method, params: dict[str, Any] | None = None, plugins: Sequence[str] = (), **engine: bool
-) -> Method:
+    name: str | Method, params: dict[str, Any] | None = None, plugins: Sequence[str] = (),
+    *, top: bool = False, alone: bool = False, divided: bool = False,
+) -> Method:  # fmt: skip
     """The method of that name, with files of one's own loaded first; `params` may name a `correction`. Or itself.
 
-    engine: what it is like. top: it has mu's likeliest tokens. alone: it asks for one sample at a time. divided:
-    advantages come divided by a denominator.
+    top: the engine has mu's likeliest tokens. alone: it asks for one sample at a time. divided: advantages come divided
+    by a denominator.
     Raises ValueError for an unknown name or hyper-parameter, and for a method that such an engine cannot serve.
     """
     if isinstance(name, Method):
         return name
-    return _method(name, tuple(sorted((params or {}).items())), tuple(plugins), **engine)
-
-
-@cache
-def _method(
-    name: str, params: tuple[tuple[str, Any], ...], plugins: tuple[str, ...],
-    top: bool = False, alone: bool = False, divided: bool = False,
-) -> Method:  # fmt: skip
-    load_plugins(list(plugins))
-    method = get_method(name, **dict(params))
+    load_plugins(plugins)
+    method = get_method(name, **(params or {}))
     if method.needs == "full" or (method.needs == "topk" and not top):
         raise ValueError(
             f"{name} needs {'whole distributions' if method.needs == 'full' else 'the likeliest tokens'} of mu, and "
-            "this engine keeps the sampled tokens' log-probs. Way out: a method with a binary divergence, such as cppo"
+            "this engine keeps the sampled tokens' log-probs. Way out: use a method with a binary divergence, such as "
+            "cppo, or use engine trl"
         )
     if method.level == "batch" and alone:
         raise ValueError(f"{name} compares the tokens of a batch, and this engine hands over one sample at a time")
     if divided and (method.level == "batch" or _reads_size(method)):
         raise ValueError(f"{name} reads the size of advantages, which this engine has divided by a denominator")
     if method.params.get("length") == "padded":
-        raise ValueError("length='padded' would be a micro-batch's width here: give the longest response, length=N")
+        raise ValueError("length='padded' is the width of a micro-batch here: give the longest response, length=N")
     return method
 
 
@@ -96,15 +90,9 @@ def token_losses(
             f"{method.name} corrects pi_old, the trainer's own log-probs before its first update, which the samples "
             f"do not have. Way out: hand them over, or {getattr(method, 'rule', method).name}, which is anchored at mu"
         )
-    given: dict[str, Any] = {"response_mask": _rows([sample.mask.bool() for sample in samples])}
-    for name in ("log_probs", "rollout_log_probs", "advantages", "old_log_probs"):
-        columns = [getattr(sample, name) for sample in samples]
-        if columns[0] is not None:  # without pi_old it is mu
-            given[name] = _rows(columns)
-    if samples[0].top is not None:
-        tops = [vars(sample.top) for sample in samples]
-        given["top"] = TopLogProbs(**{name: _rows([top[name] for top in tops]) for name in tops[0]})
-    batch = TokenBatch(**given)
+    rows = map_rows(lambda *columns: pad_sequence(list(columns), batch_first=True), *samples)
+    pi, mu, mask = rows.log_probs, rows.rollout_log_probs, rows.mask.bool()
+    batch = TokenBatch(pi, mu, rows.advantages, mask, rows.top, old_log_probs=rows.old_log_probs)  # None: pi_old is mu
     out = method(batch)
     losses = []
     for sample, weights in zip(samples, out.weight * batch.advantages, strict=True):
@@ -115,10 +103,6 @@ def token_losses(
     return losses, logged
 
 
-def _rows(columns: list[Tensor]) -> Tensor:
-    return pad_sequence(columns, batch_first=True)
-
-
 def require_layout(samples: Sequence[Sample], with_prompt: bool) -> None:
     """Raise ValueError, saying which, for the mistakes of layout that would train on wrong numbers in silence.
 
@@ -126,13 +110,12 @@ def require_layout(samples: Sequence[Sample], with_prompt: bool) -> None:
     """
     apart = torch.zeros(3, dtype=torch.float64)
     for index, sample in enumerate(samples):
-        columns = {k: v for k, v in vars(sample).items() if isinstance(v, Tensor)}
         if sample.rollout_log_probs is None:
             raise ValueError(
                 f"sample {index} has no log-probs of mu, the policy that sampled it. Way out: have the sampler return "
                 "them; the trainer's own forward pass is no substitute"
             )
-        shapes = {name: tuple(column.shape) for name, column in columns.items()}
+        shapes = {name: tuple(column.shape) for name, column in vars(sample).items() if isinstance(column, Tensor)}
         if len(set(shapes.values())) > 1 or sample.mask.ndim != 1:
             raise ValueError(f"sample {index} must have 1-D columns of one length, got {shapes}")
         mask = sample.mask.bool()

@@ -18,7 +18,6 @@ from minicppo.engines.samples import Sample, engine_method, token_losses
 
 PREFIX = "minicppo-"
 OURS = ("minicppo.params", "minicppo.plugins")  # arguments that SkyRL does not know
-LIKE = {"divided": True}
 CORRECTIONS = ["tis_ratio_type", "sequence_mask_metric"]
 CORRECTIONS += [f"{kind}_is_threshold_{end}" for kind in ("outlier_token", "token_mask") for end in ("low", "high")]
 
@@ -52,7 +51,7 @@ def method_loss(
     none = [None] * len(log_probs)
     mu, old = (none if column is None else column for column in (rollout_logprobs, old_log_probs))
     samples = [Sample(*row) for row in zip(log_probs, mu, mask, advantages, old, strict=True)]
-    losses, logged = token_losses(engine_method(method, params, plugins, **LIKE), samples, with_prompt=False)
+    losses, logged = token_losses(engine_method(method, params, plugins, divided=True), samples, with_prompt=False)
     return torch.stack(losses).sum(), logged
 
 
@@ -63,7 +62,7 @@ def register(name: str, params: dict[str, Any] | None = None, plugins: Sequence[
     """
     from skyrl.backends.skyrl_train.utils.ppo_utils import PolicyLossRegistry
 
-    engine_method(name, params, plugins, **LIKE)  # its errors belong here, not in a worker
+    engine_method(name, params, plugins, divided=True)  # its errors belong here, not in a worker
     PolicyLossRegistry.register(PREFIX + name, partial(method_loss, method=name, params=params, plugins=plugins))
     return PREFIX + name
 

@@ -31,8 +31,7 @@ RENAMED = {"rollout_cell_log_probs": "rollout_top_log_probs", "rollout_cell_ids"
 def saved_checkpoints(run: RunDir) -> list[Path]:
     """The folders RUN/trl/checkpoint-N, by N. What has another name, or is a link, is no checkpoint: it is left alone.
 
-    Raises:
-        ValueError: RUN/trl or RUN/checkpoints is a link, so that what would be removed or written here lies elsewhere.
+    Raises ValueError where RUN/trl or RUN/checkpoints is a link: what is removed or written there would lie elsewhere.
     """
     for link in (run.path / "trl", run.checkpoints):
         if link.is_symlink():
@@ -43,10 +42,9 @@ def saved_checkpoints(run: RunDir) -> list[Path]:
 
 
 def whole_checkpoint(run: RunDir, remove: bool = False) -> Path | None:
-    """The newest checkpoint that was written to its end. remove: those that were not, for the holder of the run's lock.
+    """The newest checkpoint that was written to its end; ValueError where a file of it is damaged.
 
-    Raises:
-        ValueError: a file of it is damaged.
+    remove: those that were not, for the holder of the run's lock.
     """
     found = None
     for folder in saved_checkpoints(run):
@@ -82,18 +80,14 @@ def _require_readable(folder: Path) -> None:
 
 
 def save_rollout(path: Path, step: int, parts: Sequence[Mapping[str, Any]]) -> None:
-    """Write the trainer's count of micro-batches and the input dictionaries of the current rollout (or none).
+    """Write the trainer's count of micro-batches and the current rollout's input dictionaries (or none).
 
-    Tensors as such, everything else as JSON; TypeError where that cannot be.
+    What is no tensor goes as JSON; TypeError where that cannot be.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    tensors, others = {}, {}
-    for i, part in enumerate(parts):
-        for name, value in part.items():
-            if isinstance(value, Tensor):
-                tensors[f"{i}/{name}"] = value.cpu().clone()  # slices of one tensor share memory
-            else:
-                others[f"{i}/{name}"] = value
+    values = {f"{i}/{name}": value for i, part in enumerate(parts) for name, value in part.items()}
+    tensors = {k: v.cpu().clone() for k, v in values.items() if isinstance(v, Tensor)}  # slices would share memory
+    others = {k: v for k, v in values.items() if k not in tensors}
     save_file(tensors, path, {"step": str(step), "parts": str(len(parts)), "others": json.dumps(others)})
 
 
@@ -108,11 +102,7 @@ def require_rollouts(folder: Path, processes: int) -> None:
 
 
 def load_rollout(path: Path, device: str) -> tuple[int, list[dict[str, Any]]]:
-    """What `save_rollout` wrote.
-
-    Raises:
-        ValueError: it is damaged.
-    """
+    """What `save_rollout` wrote. Raises ValueError where it is damaged."""
     with reading(path, way_out(path.parent)):
         with safe_open(path, "pt", device=device) as file:
             metadata = file.metadata()
@@ -126,7 +116,7 @@ def load_rollout(path: Path, device: str) -> tuple[int, list[dict[str, Any]]]:
 
 
 class PromptOrder(RepeatSampler):
-    """TRL's order of prompts, in a resumed run too: TRL shuffles there as in the first epoch, whichever it is in.
+    """TRL's order of prompts; also in a run resumed in a later epoch, which TRL shuffles like the first.
 
     epoch: how many are behind when a new one begins.
     """

@@ -9,8 +9,6 @@ from trl import GRPOConfig, GRPOTrainer
 from minicppo.engines.trl_settings import LOSS_TYPES
 from minicppo.rules import Method, get_method
 
-HARMLESS_GENERATION_KWARGS = {"stop", "stop_token_ids", "seed"}
-
 
 @dataclass
 class CPPOConfig(GRPOConfig):
@@ -91,6 +89,7 @@ TRUNCATED = (
     "sampling then draws from another distribution than the one that is scored, and every ratio and divergence is "
     "biased. Way out: leave it at its default"
 )
+SAPO = "SAPO is a method here. Way out: method='sapo' and its method_params"
 SECOND_MASK = "a second mask beside the method's. Way out: "
 NO_EFFECT = "it would change nothing here. Way out: leave it at its default"
 OWN_SAMPLER = f"minicppo's sampler takes the place of transformers', so that {NO_EFFECT}, or use_vllm=True"
@@ -108,13 +107,9 @@ AT_DEFAULT = {
     "disable_dropout": "dropout makes every ratio random. Way out: True",
     "beta": "a KL penalty's gradient would pass the mask unmasked, and the paper uses none. Way out: beta=0.0",
     "vllm_structured_outputs_regex": TRUNCATED,
-    "cache_implementation": OWN_SAMPLER,
+    **dict.fromkeys(("cache_implementation", "transformers_continuous_batching_config"), OWN_SAMPLER),
     **dict.fromkeys(("use_transformers_continuous_batching", "use_transformers_paged"), OWN_SAMPLER),
-    "transformers_continuous_batching_config": OWN_SAMPLER,
-    **{
-        f"sapo_temperature_{sign}": "SAPO is a method here. Way out: method='sapo' and its method_params"
-        for sign in ("pos", "neg")
-    },
+    **{f"sapo_temperature_{sign}": SAPO for sign in ("pos", "neg")},
     **{f"vespo_{name}_{sign}": f"VESPO's, {NO_EFFECT}" for name in ("k", "lambda") for sign in ("pos", "neg")},
     **{f"vllm_importance_sampling_{name}": NO_EFFECT for name in ("mode", "clip_max", "clip_min", "cap")},
     **dict.fromkeys(("sync_ref_model", "ref_model_mixup_alpha", "ref_model_sync_steps"), NO_EFFECT),
@@ -126,7 +121,7 @@ def require_unbiased(args: CPPOConfig) -> None:
     """Raise ValueError for a setting under which the loss would not be the method's: why, and the way out."""
     defaults = {each.name: each.default for each in fields(args)}
     with_vllm, generation = args.use_vllm, set(args.generation_kwargs or {})
-    known = generation <= HARMLESS_GENERATION_KWARGS
+    known = generation <= {"stop", "stop_token_ids", "seed"}  # which bias nothing
     refused = {
         "top_p": (args.top_p not in (None, 1.0), TRUNCATED),
         "top_k": (args.top_k not in (None, 0, -1), TRUNCATED),

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from inspect import signature
-from itertools import chain, groupby, pairwise
+from itertools import groupby
 from typing import Any, SupportsFloat
 
 import numpy as np
@@ -64,33 +64,17 @@ def split_ranked(
     With more than one log-prob a token, TRL 1.16 takes the first for the sampled token's, which is the likeliest's.
     Raises ValueError where a sampled token is not listed.
     """
-    lengths = [len(row) for row in completion_ids]
-    values, names = (_padded([each for row in rows for each in row], k) for rows in (log_probs, token_ids))
-    tokens = np.fromiter(chain.from_iterable(completion_ids), np.int64, sum(lengths))
-    found = names == tokens[:, None]
-    unlisted = ~found.any(1) | np.isnan(names[:, k - 1])
-    if unlisted.any():
-        at = int(unlisted.argmax())
-        row = int(np.searchsorted(np.cumsum(lengths), at, side="right"))
-        listed = int((~np.isnan(names[at])).sum())
-        raise ValueError(
-            f"vLLM returned {listed} log-probs for token {at - sum(lengths[:row])} of response {row}, not {k}"
-        )
-    own = values[np.arange(len(values)), found.argmax(1)].tolist()
-    of_rows = [0, *np.cumsum(lengths).tolist()]
-    sampled = [[[x] for x in own[start:end]] for start, end in pairwise(of_rows)]
-    slots = torch.arange(max(lengths, default=0)) < torch.tensor(lengths)[:, None]
-    top, ids = torch.zeros(*slots.shape, k), torch.zeros(*slots.shape, k, dtype=torch.long)
-    top[slots], ids[slots] = torch.from_numpy(values[:, :k]).float(), torch.from_numpy(names[:, :k]).long()
+    shape = len(completion_ids), max(map(len, completion_ids), default=0), k
+    sampled, top, ids = [], torch.zeros(shape), torch.zeros(shape, dtype=torch.long)
+    for row, (tokens, values, names) in enumerate(zip(completion_ids, log_probs, token_ids, strict=True)):
+        for t, (token, listed) in enumerate(zip(tokens, names, strict=True)):
+            if token not in listed or len(listed) < k:
+                raise ValueError(f"vLLM returned {len(listed)} log-probs for token {t} of response {row}, not {k}")
+        sampled.append([[values[t][names[t].index(token)]] for t, token in enumerate(tokens)])
+        kept = np.array([each[:k] for each in values], dtype=np.float64).reshape(-1, k)  # NaN for None
+        top[row, : len(tokens)] = torch.from_numpy(kept)
+        ids[row, : len(tokens)] = torch.tensor([each[:k] for each in names], dtype=torch.long).view(-1, k)
     return sampled, {"rollout_top_log_probs": top, "rollout_top_ids": ids}
-
-
-def _padded(lists: list[list[Any]], k: int) -> np.ndarray:
-    """(N, K or more): one row a list, NaN for None and behind its end; every token id is a whole number in it."""
-    lengths = np.fromiter(map(len, lists), np.int64, len(lists))
-    table = np.full((len(lists), max(k, lengths.max(initial=0))), np.nan)
-    table[np.arange(table.shape[1]) < lengths[:, None]] = np.array(list(chain.from_iterable(lists)), dtype=np.float64)
-    return table
 
 
 def require_log_probs(

@@ -34,7 +34,7 @@ from minicppo.rl.grading.confined import take_faults
 from minicppo.rl.policy import Policy, load_policy, save_policy
 from minicppo.rl.run_dir import RunDir, peak_memory_mb
 from minicppo.rl.seeding import generator_for, rng_for
-from minicppo.rl.tasks import Problem, judged, sample_problems
+from minicppo.rl.tasks import judged, sample_problems
 from minicppo.rl.trainer import OnEvent, starting_policy
 from minicppo.rules import group_advantages
 from minicppo.rules.rows import join, take
@@ -47,13 +47,10 @@ def train(config: RunConfig, run_dir: str | Path, on_event: OnEvent | None = Non
     """Train with TRL and return the run's folder, laid out as by `minicppo.rl.trainer.train`.
 
     Under torchrun every process calls this; the first writes the run.
-
-    Raises:
-        FileExistsError: the folder already holds a run.
-        ValueError: a setting that TRL cannot carry out, with the way out.
+    Raises FileExistsError where the folder already holds a run, ValueError for a setting that TRL cannot carry out.
     """
-    trl_config(config, Path(run_dir))  # before any work
     run = RunDir(Path(run_dir))
+    trl_config(config, run.path)  # before any work
     if is_main():
         run.require_vacant(config)
         held_out_problems(config.make_task(), config)
@@ -67,10 +64,8 @@ def train(config: RunConfig, run_dir: str | Path, on_event: OnEvent | None = Non
 def resume(run_dir: str | Path, on_event: OnEvent | None = None) -> Path:
     """Continue a run from its newest checkpoint as if it had never stopped: on a CPU, to the bit.
 
-    Raises:
-        FileNotFoundError: the folder holds no run.
-        BlockingIOError: another process is writing it.
-        ValueError: the newest checkpoint is damaged.
+    Raises FileNotFoundError where the folder holds no run, BlockingIOError where another process is writing it, and
+    ValueError where the newest checkpoint is damaged.
     """
     run = RunDir.open(run_dir)
     if run.finished:
@@ -100,13 +95,13 @@ def _run_to_end(
     torch.set_num_threads(config.threads)
     task, settings = config.make_task(), config.train
     policy = dataclasses.replace(start, autocast=config.autocast_dtype())
-    problems = [  # those that the local trainer samples from, iteration by iteration
-        problem
-        for iteration in range(settings.iterations)
-        for problem in sample_problems(
-            task, config.rollout.prompts, rng_for(config.seed, "rollout-problems", iteration), "train"
-        )
-    ]
+    problems = []  # those that the local trainer samples from, iteration by iteration
+    for iteration in range(settings.iterations):
+        rng = rng_for(config.seed, "rollout-problems", iteration)
+        problems += sample_problems(task, config.rollout.prompts, rng, "train")
+    prompts: list[Any] = [problem.prompt for problem in problems]
+    if policy.chat:  # a template to apply, which TRL does to conversations
+        prompts = [[{"role": "user", "content": prompt}] for prompt in prompts]
     model = policy.model.to(config.resolved_device())
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay, fused=True
@@ -128,9 +123,7 @@ def _run_to_end(
         args=trl_config(config, run.path),
         reward_funcs=reward,
         processing_class=policy.tokenizer,
-        train_dataset=Dataset.from_list(
-            [{"prompt": _prompt(policy, problem), "index": i} for i, problem in enumerate(problems)]
-        ),
+        train_dataset=Dataset.from_list([{"prompt": prompt, "index": i} for i, prompt in enumerate(prompts)]),
         optimizers=(optimizer, warm),
         callbacks=[log] if is_main() else [],
     )
@@ -161,11 +154,6 @@ def quiet() -> Iterator[None]:
 def is_main() -> bool:
     """Whether this process is the one that writes."""
     return os.environ.get("RANK", "0") == "0"
-
-
-def _prompt(policy: Policy, problem: Problem) -> Any:
-    """As TRL expects it: a conversation where there is a chat template to apply, else the text."""
-    return [{"role": "user", "content": problem.prompt}] if policy.chat else problem.prompt
 
 
 class RunTrainer(CPPOTrainer):
@@ -204,10 +192,7 @@ class RunTrainer(CPPOTrainer):
 
 
 class RunLog(TrainerCallback):
-    """TRL's metrics as rows of a run directory, which `minicppo compare` and `minicppo eval` read like any other.
-
-    Writes metrics.jsonl and timings.jsonl, evaluates where due, and marks checkpoints as whole.
-    """
+    """TRL's metrics as rows of a run directory like any other; evaluates where due, and marks checkpoints as whole."""
 
     def __init__(self, run: RunDir, config: RunConfig, policy: Policy, on_event: OnEvent | None):
         self.run, self.config, self.task, self.policy = run, config, config.make_task(), policy
@@ -225,10 +210,8 @@ class RunLog(TrainerCallback):
             self._evaluate(0, 0)
         self._start = time.perf_counter()
 
-    def on_log(
-        self, args: Any, state: Any, control: Any, logs: Mapping[str, float] | None = None, **kwargs: Any
-    ) -> None:
-        if not logs or "grad_norm" not in logs:  # the summary at the end
+    def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, float], **kwargs: Any) -> None:
+        if "grad_norm" not in logs:  # the summary at the end
             return
         update, iteration, rollout = state.global_step, (state.global_step - 1) // self.updates, self.config.rollout
         if "reward" in logs:
@@ -268,18 +251,16 @@ class RunLog(TrainerCallback):
         if done % self.config.eval.every == 0 or done == self.config.train.iterations:
             self._evaluate(done, update)
         spent = trained - self._start
-        row = {
-            "kind": "iteration",
-            "iteration": done,
-            "rollout_s": self._rollout_s,
-            "update_s": spent - self._rollout_s,
-            "eval_s": time.perf_counter() - trained,
-            "tokens_per_s": self._tokens / spent,
-            "peak_memory_mb": peak_memory_mb(),
-        }
-        self.run.append("timings.jsonl", row)
-        self.on_event(row)
-        self._start, self._rollout_s, self._tokens = time.perf_counter(), 0.0, 0.0
+        self._log(
+            kind="iteration",
+            iteration=done,
+            rollout_s=self._rollout_s,
+            update_s=spent - self._rollout_s,
+            eval_s=time.perf_counter() - trained,
+            tokens_per_s=self._tokens / spent,
+            peak_memory_mb=peak_memory_mb(),
+        )
+        self._start = time.perf_counter()
 
     def _evaluate(self, iteration: int, update: int) -> None:
         model = self.policy.model
@@ -290,5 +271,5 @@ class RunLog(TrainerCallback):
         self._log(kind="eval", iteration=iteration, update=update, **row)
 
     def _log(self, **row: Any) -> None:
-        self.run.append("metrics.jsonl", row)
+        self.run.append("timings.jsonl" if row["kind"] == "iteration" else "metrics.jsonl", row)
         self.on_event(row)

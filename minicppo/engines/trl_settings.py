@@ -6,7 +6,7 @@ from typing import Any
 import torch
 import yaml
 
-from minicppo.engines.split import longest_response, micro_batches
+from minicppo.engines.tables import longest_response, micro_batches
 from minicppo.rl.config import RunConfig
 from minicppo.rl.settings_file import check_values, parse_yaml
 

@@ -13,13 +13,12 @@ import torch
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
-from minicppo.engines import trl_rollout
 from minicppo.engines.trl_config import CPPOConfig, carried, require_unbiased
-from minicppo.engines.trl_rollout import last_hidden_states
+from minicppo.engines.trl_rollout import last_hidden_states, top_log_probs
 from minicppo.engines.trl_sampling import SamplingTrainer
 from minicppo.engines.trl_settings import LOSS_TYPES
 from minicppo.engines.trl_statistics import MISMATCH_LIMITS, Responses, joined, statistics, summarise, wrong_anchor
-from minicppo.rules import Method, TokenBatch, TokenWeights, TopLogProbs
+from minicppo.rules import Method, TokenBatch, TopLogProbs
 from minicppo.rules.rows import map_rows
 
 
@@ -133,19 +132,14 @@ class CPPOTrainer(SamplingTrainer):
             with nullcontext() if exact else self.accelerator.autocast():  # in the precision of TRL's own head
                 states = states[:, -T - 1 : -1].float() if exact else states[:, -T - 1 : -1]
                 head = self.accelerator.unwrap_model(self.model)
-                pi = trl_rollout.top_log_probs(head, states, ids, self.temperature)
+                pi = top_log_probs(head, states, ids, self.temperature)
             top = TopLogProbs(pi, mu, inputs["completion_ids"], ids)
         anchor, advantages = inputs["sampling_per_token_logps"].float(), inputs["advantages"].float()
         batch = TokenBatch(log_probs.float(), anchor, advantages, mask.bool(), top)
-        out = self.method(batch)
-        self._parts[self._mode].append(self._seen(replace(batch, top=None), out))
-        return out.weight * batch.advantages
-
-    def _seen(self, batch: TokenBatch, out: TokenWeights) -> Responses:
-        inputs, ids = self._inputs, self._inputs["completion_ids"]
+        out, ids = self.method(batch), inputs["completion_ids"]
         fresh = self._mode == "eval" or self._sampled_at == self.state.global_step
-        return Responses(
-            batch,
+        seen = Responses(
+            replace(batch, top=None),
             out,
             ids,
             rewards=inputs.get("rewards", torch.full_like(ids[:, 0], torch.nan, dtype=torch.float32)),
@@ -153,6 +147,8 @@ class CPPOTrainer(SamplingTrainer):
             fresh=torch.full_like(ids[:, 0], fresh, dtype=torch.bool),
             padded=inputs["prompt_mask"][:, 0] == 0,
         )
+        self._parts[self._mode].append(seen)
+        return out.weight * batch.advantages
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """TRL's log with the statistics of the updates since the last."""

@@ -33,9 +33,7 @@ def train(config: RunConfig, run_dir: Path, say: Callable[[str], None] = print) 
     """Write the run's settings and data, start verl, pass on its output, and return its exit status.
 
     The output also goes to RUN/verl.log. Called again with the same settings, verl goes on from its newest checkpoint.
-
-    Raises:
-        ConfigError: the folder holds a run with other settings, or verl cannot carry these out.
+    Raises ConfigError where the folder holds a run with other settings, or verl cannot carry these out.
     """
     arguments = command(config, run_dir)
     settings = run_dir / "config.yaml"
@@ -70,10 +68,8 @@ def stream(arguments: list[str], log: Path, say: Callable[[str], None]) -> int:
 def write_data(config: RunConfig, run_dir: Path) -> dict[str, int]:
     """Write RUN/data/train.parquet and eval.parquet, our problems in verl's columns; how many each set has.
 
-    Raises:
-        ConfigError: a problem of `eval.data` would be trained on, or they are too few for a rollout batch.
-        DataError: the data cannot be read.
-        ModuleNotFoundError: pyarrow is not installed.
+    Raises ConfigError where a problem of `eval.data` would be trained on, or they are too few for a rollout batch,
+    DataError where the data cannot be read, and ModuleNotFoundError without pyarrow.
     """
     import pyarrow
     import pyarrow.parquet as parquet

@@ -14,12 +14,14 @@ from torch import Tensor
 from verl.trainer.ppo.core_algos import POLICY_LOSS_REGISTRY, register_policy_loss
 from verl.workers.config import ActorConfig, PolicyLossConfig
 
+from minicppo.engines.samples import engine_method
 from minicppo.engines.verl_settings import loss_mode, verl_methods
 from minicppo.inspect import Recorder
 from minicppo.plugins import load_plugins
 from minicppo.rules import TokenBatch, diagnostics, get_method, policy_loss
 
 LOSS_MODES: dict[str, str] = {}  # what is registered with verl, and which method it is
+recorder = functools.cache(Recorder)  # one a process
 
 
 @dataclass
@@ -29,7 +31,6 @@ class CPPOPolicyLossConfig(PolicyLossConfig):
     loss_mode: a key of `LOSS_MODES`. params: hyper-parameters, those left out have the registry's defaults; never
     verl's `clip_ratio_*`, whose defaults would pass for thresholds. plugins: files with methods of one's own.
     record: folder, every and rows of a `minicppo.inspect.Recorder`; of nothing, none.
-
     Raises ValueError on an unknown loss mode or hyper-parameter, and on one that verl's log-probs cannot serve.
     """
 
@@ -43,13 +44,9 @@ class CPPOPolicyLossConfig(PolicyLossConfig):
         register_losses()
         if self.loss_mode not in LOSS_MODES:
             raise ValueError(f"loss_mode={self.loss_mode!r} is not ours; known: {', '.join(LOSS_MODES)}")
-        method = get_method(LOSS_MODES[self.loss_mode], **self.params)
-        if method.needs != "log_probs":
-            raise ValueError(f"{self.loss_mode} with {dict(self.params)} needs {method.needs} of mu; use engine trl")
-        if method.params.get("length") == "padded":
-            raise ValueError(
-                "length='padded' would be the width of a micro-batch here: give the longest response, length=N"
-            )
+        method = engine_method(LOSS_MODES[self.loss_mode], self.params)
+        if method.corrects:  # it would be off in silence
+            raise ValueError(f"{method.name} corrects pi_old, which is the rollout's here: leave its correction out")
 
 
 def method_loss(
@@ -68,10 +65,8 @@ def method_loss(
     old_log_prob, log_prob, advantages, response_mask: (B, T); `old_log_prob` is the rollout's own (bypass mode).
     The denominators are those of the whole optimiser step, out of `config.global_batch_info`, times the number of
     data-parallel ranks, whose gradients verl averages. Masked tokens stay in them.
-
-    Raises:
-        ValueError: NaN or infinite log-probs, an unknown aggregation, a missing horizon or total, decoupled weights.
-        TypeError: log-probs in half precision.
+    Raises ValueError for NaN or infinite log-probs, an unknown aggregation, a missing horizon or total and decoupled
+    weights, TypeError for log-probs in half precision.
     """
     if rollout_is_weights is not None:
         raise ValueError(
@@ -106,12 +101,6 @@ def method_loss(
     # verl averages each key over micro-batches and ranks, which must therefore all have it: none by response length
     logged = {f"actor/{key}": value for key, value in diagnostics(batch, out).items() if "/len_" not in key}
     return loss * ranks, logged
-
-
-@functools.cache
-def recorder(folder: str, every: int | None = None, rows: int | None = 64) -> Recorder:
-    """One a process."""
-    return Recorder(folder, every, rows)
 
 
 def register_losses() -> None:

@@ -8,17 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from minicppo.engines.refusals import ANCHOR, VERL, require_carried
-from minicppo.engines.split import is_megatron, tokens_per_gpu
-from minicppo.engines.tables import derived_values, filled
+from minicppo.engines.tables import derived_values, filled, is_megatron, tokens_per_gpu
 from minicppo.rl.config import RunConfig
 from minicppo.rules import METHODS
 
 PIN = ">=0.9.1,<0.10"
 TAKEN = ("cispo", "dro", "gspo", "sapo")  # names of losses of verl's own; ours stand beside them
-ROUTER = "actor_rollout_ref.actor.megatron.override_transformer_config.moe_router_dtype"
-POLICY_LOSS = "actor_rollout_ref.actor.policy_loss"
-# keys that verl's own configuration lacks
-NEW = {*(f"{POLICY_LOSS}.{name}" for name in ("params", "plugins", "record")), ROUTER}
 
 
 def verl_methods() -> list[str]:
@@ -32,16 +27,12 @@ def loss_mode(name: str) -> str:
 
 
 def verl_overrides(config: RunConfig, run_dir: Path) -> list[str]:
-    """The KEY=VALUE settings of `python -m verl.trainer.main_ppo` for a run.
-
-    Raises:
-        ConfigError: what verl cannot carry, with the ways out.
-    """
+    """The KEY=VALUE settings of `python -m verl.trainer.main_ppo` for a run. Raises ConfigError, with the ways out."""
     require_carried(config.model_copy(update={"engine": "verl"}))
     megatron = is_megatron(config.cluster)
     table = VERL["settings"] | (VERL["megatron"] if megatron else {}) | ANCHOR
     settings = filled(table, config, _derived(config, run_dir.absolute()))
-    rendered = [f"{'+' * (key in NEW)}{key}={render(value)}" for key, value in settings.items()]
+    rendered = [f"{key}={render(value)}" for key, value in settings.items()]
     return [*(["model_engine=megatron"] if megatron else []), *rendered, *config.cluster.overrides]
 
 

@@ -6,7 +6,7 @@ better when put back. So few tokens, long responses and strong drift make a test
 """
 
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -38,7 +38,6 @@ LOGS = ". If they are probabilities, write their logs"
 KEPT = 1 << 18  # responses that are remembered, to know them again
 
 
-@dataclass
 class Artefacts:
     """Call `clean` with every portion of the log, `found` at the end.
 
@@ -46,13 +45,13 @@ class Artefacts:
     temperature: what looks otherwise there is what training did.
     """
 
-    own: bool = False
-    shape: Shape = field(default_factory=Shape)
-    counts: Counter[str] = field(default_factory=Counter)
-    of: Counter[str] = field(default_factory=Counter)
-    evidence: dict[str, str] = field(default_factory=dict)
-    seen: dict[int, tuple[int, float]] = field(default_factory=dict)  # of a response: how often, highest log mu(y)
-    advantages: Counter[float] = field(default_factory=Counter)
+    def __init__(self, own: bool = False):
+        self.own, self.shape = own, Shape()
+        self.counts: Counter[str] = Counter()
+        self.of: Counter[str] = Counter()
+        self.evidence: dict[str, str] = {}
+        self.seen: dict[int, tuple[int, float]] = {}  # of a response: how often, highest log mu(y)
+        self.advantages: Counter[float] = Counter()
 
     def note(self, kind: str, flags: Column, evidence: str = "") -> None:
         """Count where it is so, among all; the first evidence stays."""
@@ -128,7 +127,7 @@ class Artefacts:
         prompt = prompt_tokens(table)
         lengths = table.sums(prompt)
         text = f"{many((lengths > 0).sum(), 'response')} with tokens of log mu 0, no sampler's, at the beginning"
-        self.note("prompt", prompt, f"{text}: {lengths.max():.0f} at most")
+        self.note("prompt", prompt, f"{text}: {lengths.max(initial=0):.0f} at most")
         gone = (table.mu == 0) & (table.pi == 0) & ~prompt  # right where many are nearly sure, and some quite
         if gone.sum() < 20 or gone.sum() < 10 * ((table.pi < 0) & (table.pi > -0.02)).sum():
             gone[:] = False
@@ -164,11 +163,11 @@ class Artefacts:
         return count > max(expected, 1) and count * np.log(count / expected) - count + expected > 12 + np.log(n)
 
 
-def repeated(values: Column, most: int = 8) -> list[float]:
-    """The values that occur exactly, far too often for chance: the commonest, the lowest and the highest."""
+def repeated(values: Column) -> list[float]:
+    """The values that occur exactly, far too often for chance: the eight commonest, the lowest and the highest."""
     sample = values[:: max(len(values) // 50_000, 1)]
     found, counts = np.unique(sample, return_counts=True)
-    commonest = np.argsort(-counts)[:most]
+    commonest = np.argsort(-counts)[:8]
     ends = np.arange(len(found))[[0, -1]] if len(found) else commonest
     often = counts >= max(3, 3e-4 * len(sample))
     return [float(found[i]) for i in np.union1d(commonest, ends) if often[i]]

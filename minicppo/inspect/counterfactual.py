@@ -1,80 +1,64 @@
 """What other rules would have done with the same log, how far they agree, and which thresholds a share would take."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from minicppo.bounds import certified_residual, certify, design_thresholds
 from minicppo.inspect.statistics import batch_of, verdicts
-from minicppo.inspect.table import Column, Table
+from minicppo.inspect.table import Table
 from minicppo.rules import METHODS, Method, Reason, get_method
 
 SHARES = (0.01, 0.05, 0.1, 0.2)  # of masked tokens that thresholds are given for
 LIKE_ENGINES: dict[str, dict[str, Any]] = {"ppo": {"clip_high": 0.28}}  # the registry's own ppo is symmetric
 
 
-def readable() -> dict[str, Method]:
-    """Every method of the registry that reads log-probs of the sampled tokens alone."""
-    chosen = {name: get_method(name, **LIKE_ENGINES.get(name, {})) for name in METHODS}
-    return {name: method for name, method in chosen.items() if method.needs == "log_probs"}
-
-
-@dataclass
 class Counterfactuals:
     """Call `add` with portions of the log.
 
-    both: (M, M) tokens that two methods mask. changed: (M,) tokens whose weight is not the bare ratio.
+    methods: those M that read log-probs of the sampled tokens alone. both: (M, M) tokens that two of them mask.
+    changed: (M,) tokens whose weight is not the bare ratio. failed: why a method cannot be told.
     """
 
-    methods: dict[str, Method] = field(default_factory=readable)
-    both: Column = field(default_factory=lambda: np.zeros(()))
-    changed: Column = field(default_factory=lambda: np.zeros(()))
-    tokens: int = 0
-    failed: dict[str, str] = field(default_factory=dict)
+    def __init__(self) -> None:
+        chosen = {name: get_method(name, **LIKE_ENGINES.get(name, {})) for name in METHODS}
+        self.methods = {name: method for name, method in chosen.items() if method.needs == "log_probs"}
+        self.both, self.changed = np.zeros((len(self.methods),) * 2), np.zeros(len(self.methods))
+        self.tokens = 0
+        self.failed: dict[str, str] = {}
 
     def add(self, table: Table) -> None:
         if table.pi is None or not len(table):
             return
-        batch, flags, changed = batch_of(table), [], []
-        for name, method in self.methods.items():
+        batch, masked = batch_of(table), np.zeros((len(self.methods), len(table)), np.float32)
+        for i, (name, method) in enumerate(self.methods.items()):
             try:
                 if method.corrects and batch.old_log_probs is None:
                     raise ValueError("needs pi_old")
                 out = method(batch)
             except (ValueError, TypeError) as error:  # it wants what this log does not have
                 self.failed[name] = str(error)
-                flags.append(np.zeros(len(table), bool))
-                changed.append(0)
-                continue
-            flags.append(~out.token_mask[batch.mask].numpy())
-            changed.append(int(((out.weight - batch.ratio).abs() > 1e-6)[batch.mask].sum()))
-        M = np.stack(flags).astype(np.float32)
-        self.both = self.both + (M @ M.T).astype(float)
-        self.changed = self.changed + np.array(changed)
+            else:
+                masked[i] = ~out.token_mask[batch.mask].numpy()
+                self.changed[i] += int(((out.weight - batch.ratio).abs() > 1e-6)[batch.mask].sum())
+        self.both += masked @ masked.T
         self.tokens += len(table)
 
     def rows(self) -> dict[str, dict[str, Any]]:
         """By method: masked share, share of tokens whose weight it changes, parameters; or why it cannot be told."""
-        out: dict[str, dict[str, Any]] = {}
-        places = {name: i for i, name in enumerate(self.methods)}
-        for name, method in METHODS.items():
-            why = self.failed.get(name) or ("" if self.tokens else "the log has no pi")
-            if name not in places:
-                why = f"needs {method.needs} of both policies"
-            if why:
-                out[name] = {"masked": None, "why": why}
-                continue
-            i = places[name]
-            summary = f"{method.summary}, but the .28 of engines today" if name in LIKE_ENGINES else method.summary
-            share = {"masked": self.both[i, i] / self.tokens, "changed": self.changed[i] / self.tokens}
-            out[name] = {**share, "params": self.methods[name].params, "summary": summary}
+        whys = {name: f"needs {method.needs} of both policies" for name, method in METHODS.items()}
+        whys |= dict.fromkeys(self.methods, "" if self.tokens else "the log has no pi") | self.failed
+        out: dict[str, dict[str, Any]] = {name: {"masked": None, "why": why} for name, why in whys.items()}
+        for i, (name, method) in enumerate(self.methods.items()):
+            if not whys[name]:
+                summary = f"{method.summary}{', but the .28 of engines today' * (name in LIKE_ENGINES)}"
+                share = {"masked": self.both[i, i] / self.tokens, "changed": self.changed[i] / self.tokens}
+                out[name] = {**share, "params": method.params, "summary": summary}
         return out
 
     def agreement(self) -> dict[str, dict[str, float]]:
         """Of two methods that mask anything: tokens that both mask, over those that either does (Jaccard)."""
-        if not self.tokens:
-            return {}
         both, own = self.both, self.both.diagonal()
         names = [(i, name) for i, name in enumerate(self.methods) if own[i] > 0]
         return {a: {b: float(both[i, j] / (own[i] + own[j] - both[i, j])) for j, b in names} for i, a in names}
@@ -82,7 +66,7 @@ class Counterfactuals:
 
 def masked_share(table: Table, method: Method) -> float:
     """Of all tokens."""
-    return float((verdicts(batch_of(table), method) >= Reason.TOKEN).mean()) if len(table) else 0.0
+    return float((verdicts(table, method) >= Reason.TOKEN).mean()) if len(table) else 0.0
 
 
 def thresholds(table: Table, method: Any) -> list[dict[str, float]]:
@@ -106,7 +90,7 @@ def thresholds(table: Table, method: Any) -> list[dict[str, float]]:
     return rows
 
 
-def certifying(horizon: int, method: Any, reward_range: float = 1.0) -> list[dict[str, Any]]:
+def certifying(horizon: int, method: Any, reward_range: float) -> list[dict[str, Any]]:
     """Which thresholds certify half the reward's range at this horizon, and what those of the method certify.
 
     A residual is the most by which the surrogate can misjudge the change of the expected reward: see `minicppo.bounds`.
@@ -115,16 +99,16 @@ def certifying(horizon: int, method: Any, reward_range: float = 1.0) -> list[dic
     for bound in ("theorem1", "path"):
         made = design_thresholds(T, half, reward_range, method.delta / method.delta_b, method.w_min, bound)
         now = certified_residual(T, method.delta, method.delta_b, method.w_min, reward_range, bound)
-        row: dict[str, Any] = {"bound": bound, "horizon": T, "residual": half, "delta": made.delta}
-        rows.append({**row, "delta_b": made.delta_b, "now": now, "vacuous": now >= reward_range})
+        row = {"bound": bound, "horizon": T, "residual": half, "delta": made.delta, "delta_b": made.delta_b}
+        rows.append({**row, "now": now, "vacuous": now >= reward_range})
     return rows
 
 
-def certificate(table: Table, most: int = 1 << 22) -> dict[str, Any] | None:
-    """`minicppo.bounds.certify` on the responses with rewards, of (N, T) at most `most`; None with fewer than two."""
+def certificate(table: Table) -> dict[str, Any] | None:
+    """`minicppo.bounds.certify` on the responses with rewards, of (N, T) at most 2**22; None with fewer than two."""
     table = table.responses(np.isfinite(table.rewards) & (table.lengths > 0))
     T = int(table.lengths.max(initial=0))
-    count = min(len(table.lengths), most // max(T, 1))
+    count = min(len(table.lengths), (1 << 22) // max(T, 1))
     if count < 2:
         return None
     rewards, groups, mask = table.rewards[:count], table.groups[:count], np.arange(T) < table.lengths[:count, None]

@@ -103,13 +103,9 @@ class Format:
             columns["advantages"] = advantages(one, n)
             counts = mask_of(one, self.mask, n, needed=self.headed)
             for start, stop in pairwise(cuts):
-                at: Any = np.flatnonzero(counts[start:stop]) + start
-                turn = None
-                if len(at) and at[-1] - at[0] + 1 == len(at):
-                    at = slice(at[0], at[-1] + 1)  # no holes, as nearly always
-                elif len(at):
-                    turn = np.concatenate([[0], (np.diff(at) > 1).cumsum()])
-                kept = {k: v[at] if isinstance(v, np.ndarray) else v for k, v in columns.items()}
+                at = np.flatnonzero(counts[start:stop]) + start
+                turn = (np.diff(at, prepend=at[:1]) > 1).cumsum()  # a hole begins a new one
+                kept: Record = {k: v[at] if isinstance(v, np.ndarray) else v for k, v in columns.items()}
                 headed = self.headed and bool(counts[start : start + 1].any())
                 yield Row(**kept, turn=turn, headed=headed, **origin(one))
 
@@ -186,9 +182,8 @@ def advantages(record: Record, length: int) -> Column | float:
 
 def origin(record: Record) -> dict[str, Any]:
     """Reward, step and group."""
-    named = [record.get(name) for name in ("group", "group_id", "group_index", "example_id", "problem_id")]
+    named = map(record.get, ("group", "group_id", "group_index", "example_id", "problem_id"))
     group = next((value for value in named if isinstance(value, (str, int))), None)
-    step = number(record, "step", missing=0)
-    reward = number(record, "rewards", "reward")
-    known = abs(reward) <= LARGEST
-    return {"reward": reward if known else np.nan, "step": int(step) if abs(step) < 1e15 else 0, "group": group}
+    step, reward = number(record, "step", missing=0), number(record, "rewards", "reward")
+    known = {"reward": reward if abs(reward) <= LARGEST else np.nan, "step": int(step) if abs(step) < 1e15 else 0}
+    return {**known, "group": group}

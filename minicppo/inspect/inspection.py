@@ -1,7 +1,6 @@
 """One reading of a log: every portion cleaned, counted and sampled; and the report, a plain dictionary."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,49 +20,30 @@ TRIED = 200_000  # tokens that every method is tried on
 SHOWN = 100_000  # tokens kept as they are: for thresholds, the certificate and the page
 AT_ONCE = 10_000  # tokens taken from a portion for either, as many small batches are slow
 BY = ("position", "length", "sign", "reward", "step", "turn")
-OnProgress = Callable[[Log, int], None]
-# early warning: figures that others watch, from which level they call them suspect, and who says so
-WATCHED = (  # name, level, is it suspect below rather than above, source
-    ("mean of exp |log pi - log mu|", 1.05, False, "NeMo-RL #1767"),
-    ("k3 of mu and pi, nats a token", 0.02, False, "miles #2476: .01 to .02 is normal"),
-    ("mismatch, mean nats a token", 0.02, False, "miles #2476"),
-    ("k3 late over k3 early in a response", 3.0, False, "Megatron-LM #76: .22 at 460 tokens, 1.2 and more at 3,400"),
-    ("first token's gap over the others'", 5.0, False, "marin #1879 has such a gap; the level is ours"),
-    ("tokens with pi / mu outside .5 to 2", 0.01, False, "IcePop's usual band; the level is ours"),
-    ("chi-square of pi and mu", 1.0, False, "verl #2738 watches it; the level is ours"),
-    ("ESS of tokens", 0.5, True, "verl #2738 watches it; the level is ours"),
-    ("ESS of whole responses", 0.1, True, "ours"),
-    ("one string's share of what is masked where A > 0", 0.5, False, "prime-rl #3244: .69, and reward fell"),
-)
 
 
-@dataclass
 class Inspection:
     """A log read to its end, or to Ctrl-C: `report` is what `--json` prints, `sample` some of its responses."""
 
-    log: Log
-    statistics: Statistics
-    decode: Decode | None = None
-    artefacts: Artefacts = field(default_factory=Artefacts)
-    strings: Strings = field(default_factory=Strings)
-    others: Counterfactuals = field(default_factory=Counterfactuals)
-    sample: list[Table] = field(default_factory=list)
-    tokens: int = 0
-    responses: int = 0
-    expected: float = 0  # tokens of the whole log, as its first portion lets expect
+    def __init__(self, log: Log, method: Method, decode: Decode | None):
+        self.log, self.statistics, self.strings = log, Statistics(method), Strings(decode)
+        self.artefacts, self.others = Artefacts(), Counterfactuals()
+        self.sample: list[Table] = []
+        self.tokens = self.responses = 0
+        self.expected = 0.0  # tokens of the whole log, as its first portion lets expect
 
     def take(self, table: Table) -> None:
         """Count one portion."""
         self.tokens += len(table)
         self.responses += len(table.lengths)
-        self.expected = self.expected or max(self.tokens * self.log.place.total / max(self.log.place.done, 1), 1)
+        self.expected = self.expected or max(self.tokens * self.log.total / max(self.log.done, 1), 1)
         self.log.rate = min(1.0, LOOKED / self.expected)
         self.artefacts.own = list(self.log.formats) == ["minicppo"]
         clean = self.artefacts.clean(table)
         reason = self.statistics.add(clean)
         if reason is not None:
             self.strings.add(clean, reason)
-        read = self.log.place.done / max(self.log.place.total, 1) or 1.0
+        read = self.log.done / max(self.log.total, 1) or 1.0
         if (due := TRIED * read - self.others.tokens) > 0:
             self.others.add(some(clean, max(due, AT_ONCE)))
         if clean.pi is not None and (due := SHOWN * read - sum(map(len, self.sample))) > 0:
@@ -75,7 +55,7 @@ class Inspection:
         log, stats, method = self.log, self.statistics, self.statistics.method
         has_pi = stats.total.sums[0] > 0
         row = stats.total.row() if has_pi else {}
-        mismatch, drift, separated = self.apart()
+        mismatch, drift, separated = self.apart(row)
         out: dict[str, Any] = {
             "format": "+".join(log.formats),
             "files": [str(file) for file in log.files if str(file) not in log.other],
@@ -101,11 +81,11 @@ class Inspection:
             "methods": self.others.rows(),
             "agreement": self.others.agreement(),
             "tried_on": self.others.tokens,
-            "strings": self.strings.rows(self.decode),
+            "strings": self.strings.rows(),
         }
         if has_pi:
             out |= {name: mean(out["by"]["sign"], name) for name in ("tv", "masked")}
-            sample = joined([table for table in self.sample if table.pi is not None])
+            sample = joined(self.sample)
             out |= {"heat": stats.heat(), "certificate": certificate(sample)}
             if hasattr(method, "delta_b"):
                 span = max(stats.rewards, default=1.0) - min(stats.rewards, default=0.0)
@@ -114,34 +94,44 @@ class Inspection:
         found: dict[str, Any] = plain(out | {"warnings": watched(out)})
         return found
 
-    def apart(self) -> tuple[float | None, float | None, bool]:
-        """Mismatch, drift, and whether they were told apart.
+    def apart(self, row: dict[str, float]) -> tuple[float | None, float | None, bool]:
+        """Mismatch, drift, and whether they were told apart. row: of all log pi - log mu, {} where there are none.
 
         With pi_old: mean |log pi_old - log mu| and mean |log pi - log pi_old|. Where the log's pi is pi_old, the first
         alone. Else both are in |log pi - log mu|: its mean is given as drift, its median as mismatch, since half of all
         tokens differ by no more, and what they all share is at most that.
         """
-        stats = self.statistics
-        if stats.drift.sums[0] and self.log.pi != "old":
-            return stats.mismatch.row()["mean"], stats.drift.row()["mean"], True
-        if not stats.total.sums[0]:
-            return None, None, False
-        row = stats.total.row()
-        return (row["mean"], None, True) if self.log.pi == "old" else (row["median"], row["mean"], False)
+        if self.log.pi == "old":
+            return row.get("mean"), None, bool(row)
+        if self.statistics.drift.sums[0]:
+            return self.statistics.mismatch.row()["mean"], self.statistics.drift.row()["mean"], True
+        return row.get("median"), row.get("mean"), False
 
 
 def watched(report: dict[str, Any]) -> list[dict[str, Any]]:
-    """Each figure that this log has: name, value, level, whether it is suspect, source."""
-    ratios, late, first = report["ratios"], *by_position(report["by"].get("position", []))
-    values = [ratios.get("prob_error"), report["k3"], report["mismatch"], late, first]
-    values += [ratios.get("outside_half_to_two"), *(report[name] for name in ("chi2", "ess", "ess_responses"))]
-    values += [one_string(report["strings"])]
-    return [
-        {"name": name, "value": float(value), "level": level, "below": below, "source": source}
-        | {"suspect": bool(value < level if below else value > level)}
-        for value, (name, level, below, source) in zip(values, WATCHED, strict=True)
-        if value is not None
+    """Early warning: figures that others watch, from which level they call them suspect, and who says so."""
+    error, outside = (report["ratios"].get(name) for name in ("prob_error", "outside_half_to_two"))
+    late, first = by_position(report["by"].get("position", []))
+    string = one_string(report["strings"])
+    figures = [
+        ("mean of exp |log pi - log mu|", error, 1.05, "NeMo-RL #1767"),
+        ("k3 of mu and pi, nats a token", report["k3"], 0.02, "miles #2476: .01 to .02 is normal"),
+        ("mismatch, mean nats a token", report["mismatch"], 0.02, "miles #2476"),
+        ("k3 late over k3 early in a response", late, 3.0, "Megatron-LM #76: .22 at 460 tokens, 1.2 and more at 3,400"),
+        ("first token's gap over the others'", first, 5.0, "marin #1879 has such a gap; the level is ours"),
+        ("tokens with pi / mu outside .5 to 2", outside, 0.01, "IcePop's usual band; the level is ours"),
+        ("chi-square of pi and mu", report["chi2"], 1.0, "verl #2738 watches it; the level is ours"),
+        ("ESS of tokens", report["ess"], 0.5, "verl #2738 watches it; the level is ours"),
+        ("ESS of whole responses", report["ess_responses"], 0.1, "ours"),
+        ("one string's share of what is masked where A > 0", string, 0.5, "prime-rl #3244: .69, and reward fell"),
     ]
+    out = []
+    for name, value, level, source in figures:
+        if value is not None:
+            below = name.startswith("ESS")  # the more the better
+            row = {"name": name, "value": float(value), "level": level, "below": below, "source": source}
+            out.append(row | {"suspect": bool(value < level if below else value > level)})
+    return out
 
 
 def mean(rows: list[dict[str, float]], name: str) -> float:
@@ -186,7 +176,7 @@ def inspect(
     skip_broken: bool = False,
     decode: Decode | None = None,
     method: Method | None = None,
-    on_progress: OnProgress | None = None,
+    on_progress: Callable[[Log, int], None] | None = None,
 ) -> Inspection:
     """Read a log and report on it.
 
@@ -194,7 +184,7 @@ def inspect(
     looked at; default CPPO's. Ctrl-C ends the reading, not the report, which then says "partial".
     Raises Broken, naming file and line, FileNotFoundError, and ValueError where no response is found.
     """
-    found = Inspection(Log(paths, form, skip_broken), Statistics(method or get_method("cppo")), decode)
+    found = Inspection(Log(paths, form, skip_broken), method or get_method("cppo"), decode)
     try:
         for table in portions(found.log.rows()):
             found.take(table)

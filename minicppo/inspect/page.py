@@ -28,7 +28,7 @@ def write_page(found: Sequence[Inspection], path: Path) -> None:
         "title": text(f"Inspected: {name(reports[0])}"),
         "sections": "\n".join(map(as_html, shown)),
         "mask": files("minicppo.inspect").joinpath("mask.js").read_text(encoding="utf-8"),
-        "data": json.dumps(page_data(found[0], reports[0])).replace("<", "\\u003c"),  # no tag can end the script
+        "data": json.dumps(page_data(found[0])).replace("<", "\\u003c"),  # no tag can end the script
     }
     template = files("minicppo.inspect").joinpath("page.html").read_text(encoding="utf-8")
     write_atomically(path, re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], template).encode())
@@ -52,14 +52,15 @@ def as_html(section: Section) -> str:
     return f"<section><h2>{text(section.title)}</h2>{table}{notes}</section>" if table or notes else ""
 
 
-def page_data(found: Inspection, report: dict[str, Any]) -> dict[str, Any]:
+def page_data(found: Inspection) -> dict[str, Any]:
     """What the page draws and computes with: groups, the heat map, and some responses token by token.
 
     Numbers of tokens are packed: float32 or int32, little-endian, base64.
     """
+    report = found.report
     data = {"by": {key: report["by"][key] for key in ("position", "length", "step") if key in report["by"]}}
     data |= {"heat": report.get("heat", []), "rule": report["rule"]["params"], "count": report["responses"]}
-    tables = [table for table in found.sample if table.pi is not None and len(table)]
+    tables = [table for table in found.sample if len(table)]
     if not tables:
         return data | {"responses": None}
     left, strings, columns = MOST_RESPONSES, dict[str, int](), list[list[Column]]()
@@ -67,7 +68,7 @@ def page_data(found: Inspection, report: dict[str, Any]) -> dict[str, Any]:
         chosen = (table.lengths > 0) & (np.arange(len(table.lengths)) < left) & (table.lengths.cumsum() <= SHOWN)
         part = table.responses(chosen)
         left -= len(part.lengths)
-        texts = [found.strings.text(number, found.decode) for number in found.strings.numbers(part).tolist()]
+        texts = [found.strings.text(number) for number in found.strings.numbers(part).tolist()]
         places = [strings.setdefault(printable(t[:40]).translate(WHITE), len(strings)) for t in texts]
         mu, pi = (np.minimum(values, 0) for values in (part.mu, part.mu + part.log_ratio))
         columns.append([part.lengths, part.steps, np.array(places), mu, pi, part.advantages, part.rewards])

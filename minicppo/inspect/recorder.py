@@ -68,13 +68,9 @@ class Recorder(TrainerCallback):
         return self
 
     def due(self, step: int) -> bool:
-        if self.failed:
-            return False
-        if self.every is not None:
-            return step % self.every == 0
         if step != self._decided[0]:
-            self._decided = step, time.monotonic() >= self.ready
-        return self._decided[1]
+            self._decided = step, (step % self.every == 0 if self.every else time.monotonic() >= self.ready)
+        return self._decided[1] and not self.failed
 
     def take(self, step: int, mask: Tensor, advantages: Tensor, **columns: Tensor | None) -> None:
         """Keep responses of a micro-batch: (B, T) mask and columns, advantages (B, T) or (B,), rewards, group (B,)."""
@@ -82,12 +78,13 @@ class Recorder(TrainerCallback):
         left = len(mask) if self.rows is None else min(self.rows - held, len(mask))
         if left <= 0:
             return
+        valid, kept = mask[:left].bool().cpu(), dict[str, Tensor]()
         spread = (advantages if advantages.ndim == 2 else advantages[:, None]).expand(mask.shape)
-        given = {"advantages": spread, **columns}
-        kept = {name: value[:left].detach().cpu() for name, value in given.items() if value is not None}
-        valid = mask[:left].bool().cpu()
-        flat = {name: value[valid] if name in COLUMNS else value for name, value in kept.items()}
-        self._held.append({**flat, "tokens": valid.sum(1), "step": torch.full((left,), step)})
+        for name, value in {"advantages": spread, **columns}.items():
+            if value is not None:
+                part = value[:left].detach().cpu()
+                kept[name] = part[valid] if name in COLUMNS else part
+        self._held.append({**kept, "tokens": valid.sum(1), "step": torch.full((left,), step)})
 
     def micro_batch(self, batch: TokenBatch) -> None:
         """For losses that know neither tokens nor steps, such as verl's: each call counts as a step."""
@@ -122,7 +119,9 @@ class Recorder(TrainerCallback):
         self.ready, self.cost = time.monotonic() + self.cost / SHARE, 0.0
 
     def _write(self, held: list[dict[str, Tensor]]) -> None:
-        pyarrow, parquet = _parquet()
+        import pyarrow
+        from pyarrow import parquet
+
         joined = {name: torch.cat([each[name] for each in held]) for name in held[0]}
         ends, table = functional.pad(joined.pop("tokens").cumsum(0), (1, 0)).int().numpy(), {}
         for name, values in joined.items():
@@ -143,13 +142,10 @@ class Recorder(TrainerCallback):
             self.failed, self._held = True, []
 
 
-def _parquet() -> tuple[Any, Any]:
-    return optional("pyarrow", "a recorder", "inspect"), optional("pyarrow.parquet", "a recorder", "inspect")
-
-
 def _first_time() -> None:
     """Import what writes Parquet, and write nothing with it: the first time takes a tenth of a second."""
-    pyarrow, parquet = _parquet()
+    pyarrow = optional("pyarrow", "a recorder", "inspect")
+    parquet = optional("pyarrow.parquet", "a recorder", "inspect")
     nothing = pyarrow.table({"nothing": pyarrow.ListArray.from_arrays([0, 0], pyarrow.array([0.0]))})
     parquet.write_table(nothing, pyarrow.BufferOutputStream(), compression="zstd")
 

@@ -39,9 +39,9 @@ def pct(x: float | None) -> str:
     return "-" if x is None else f"{100 * x:.{2 if abs(x) < 0.1 else 1}f} %"
 
 
-def thinned(rows: Sequence[Any], most: int = 12) -> Sequence[Any]:
-    """At most so many of the rows, evenly spread, the first and the last among them."""
-    return rows if len(rows) <= most else [rows[round(i * (len(rows) - 1) / (most - 1))] for i in range(most)]
+def thinned(rows: Sequence[Any]) -> Sequence[Any]:
+    """At most twelve of the rows, evenly spread, the first and the last among them."""
+    return rows if len(rows) <= 12 else [rows[round(i * (len(rows) - 1) / 11)] for i in range(12)]
 
 
 def sections(report: Report) -> Iterator[Section]:
@@ -125,13 +125,13 @@ def groups(report: Report) -> Iterator[Section]:
             yield Section(f"By {by}", (first, *heads), cells, words=0)
 
 
-def strings(report: Report, most: int = 8) -> Section:
-    chosen = [row for sign in (1, -1) for row in [r for r in report["strings"] if r["sign"] == sign][:most]]
-    rows = [
-        [repr(row["text"]), SIGNS[row["sign"]], num(row["tokens"]), pct(row["share"]), pct(row["of_masked"])]
-        + [num(row[reason]) for reason in REASONS]
-        for row in chosen
-    ]
+def strings(report: Report) -> Section:
+    rows = []
+    for sign in (1, -1):
+        for row in [row for row in report["strings"] if row["sign"] == sign][:8]:
+            shares = (pct(row[key]) for key in ("share", "of_masked"))
+            by = (num(row[reason]) for reason in REASONS)
+            rows.append([repr(row["text"]), SIGNS[sign], num(row["tokens"]), *shares, *by])
     heads = ("string", "sign", "tokens", "masked", "of all masked", *REASONS)
     return Section(f"What {report['rule']['name']} masks most", heads, rows, words=2)
 

@@ -1,12 +1,11 @@
 """What log mu and log pi look like against each other: is mu cut off, or is one policy the other at a temperature?"""
 
 from collections import Counter
-from dataclasses import dataclass, field
 from itertools import combinations
 
 import numpy as np
 
-from minicppo.inspect.table import Column, Table
+from minicppo.inspect.table import Table
 
 MU_EDGES = -np.geomspace(16.0, 0.02, 31)  # of log mu
 _steps = np.array([0.001, 0.003, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0])
@@ -15,7 +14,6 @@ MIDDLES = np.concatenate([D_EDGES[:1], (D_EDGES[1:] + D_EDGES[:-1]) / 2, D_EDGES
 Group = tuple[float, float, float]  # median of log pi - log mu, share of tokens above 0, how many
 
 
-@dataclass
 class Shape:
     """Counts of (log mu, log pi - log mu), and sums of pi / mu - 1 over tokens that training pushes up, and down.
 
@@ -23,9 +21,9 @@ class Shape:
     is exactly 1 and pi a little, or far, below. near: it is nearly 1, and pi a little below. left: by pi altogether.
     """
 
-    met: Counter[str] = field(default_factory=Counter)
-    counts: Column = field(default_factory=lambda: np.zeros((len(MU_EDGES) + 1, len(D_EDGES) + 1)))
-    sums: Column = field(default_factory=lambda: np.zeros((2, 6)))
+    def __init__(self) -> None:
+        self.met: Counter[str] = Counter()
+        self.counts, self.sums = np.zeros((len(MU_EDGES) + 1, len(D_EDGES) + 1)), np.zeros((2, 6))
 
     def add(self, table: Table) -> None:
         if table.pi is None or not len(table):

@@ -20,18 +20,16 @@ def put_back(table: Table) -> tuple[Table, Column, str]:
     clearly fit one place off, if the test says so of them.
     """
     fits = {shift: misfit(table, shift) for shift in (0, 1, -1)}
-    errors = {shift: belonging(table, shift) for shift in (1, -1)}
-    shift = max(errors, key=lambda s: errors[s])
+    errors, shift = max((belonging(table, shift), shift) for shift in (1, -1))
     rows = ~clear(fits, 0, shift)
-    if errors[shift] < SURE:
-        some = {s: clear(fits, s, 0) for s in (1, -1)}
-        errors = {s: belonging(table.responses(rows), s) for s, rows in some.items()}
-        shift = max(errors, key=lambda s: errors[s])
+    if errors < SURE:
+        some = {shift: clear(fits, shift, 0) for shift in (1, -1)}
+        errors, shift = max((belonging(table.responses(rows), shift), shift) for shift, rows in some.items())
         rows = some[shift]
-    if errors[shift] < SURE:
+    if errors < SURE:
         return table, np.zeros(len(rows), bool), ""
     text = f"log pi stands one place too {'early' if shift > 0 else 'late'}: it goes with log mu of the "
-    text += f"{'next' if shift > 0 else 'previous'} token, not of its own, by {errors[shift]:.0f} standard errors"
+    text += f"{'next' if shift > 0 else 'previous'} token, not of its own, by {errors:.0f} standard errors"
     return moved(table, shift, rows), rows, text
 
 

@@ -1,7 +1,6 @@
 """Sums over a log, portion by portion, and what they say: mismatch, drift, ratios, and where they stand."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,17 +16,16 @@ MOST = 4096  # steps, and 40 rewards, that are told apart
 STRIDE = 64  # bins of position of one step
 
 
-@dataclass
 class Moments:
     """Of log-ratios d = log q - log p on tokens of p: sums from which every estimate follows.
 
     sums: of 1, |d|, d, d^2, rho, rho^2, exp |d|. bins: of d. scale: of |d|, 20 bins a decade from 1e-9.
     """
 
-    sums: Column = field(default_factory=lambda: np.zeros(7))
-    range: tuple[float, float] = (0.0, 0.0)
-    bins: Column = field(default_factory=lambda: np.zeros(round(40 / BIN) + 1, np.int64))
-    scale: Column = field(default_factory=lambda: np.zeros(240, np.int64))
+    def __init__(self) -> None:
+        self.sums: Column = np.zeros(7)
+        self.range = 0.0, 0.0
+        self.bins, self.scale = np.zeros(round(40 / BIN) + 1, np.int64), np.zeros(240, np.int64)
 
     def add(self, d: Column) -> None:
         ratio, gap = np.exp(d), abs(d)
@@ -63,10 +61,10 @@ def batch_of(table: Table) -> TokenBatch:
     return TokenBatch.from_packed(lengths, rollout_log_probs=tensor(table.mu), advantages=A, **log_probs)
 
 
-def verdicts(batch: TokenBatch, method: Method) -> Column:
-    """(N,) codes of `Reason` on the tokens of a table."""
-    found: Column = method(batch).reason[batch.mask].numpy()
-    return found
+def verdicts(table: Table, method: Method) -> Column:
+    """(N,) codes of `Reason`."""
+    batch = batch_of(table)
+    return method(batch).reason[batch.mask].numpy()
 
 
 def octave(position: Column) -> Column:
@@ -79,22 +77,18 @@ def octave_start(code: int) -> int:
     return int(np.ceil(2 ** (code / 2))) - 1
 
 
-@dataclass
 class Statistics:
     """Call `add` with every clean portion."""
 
-    method: Method
-    total: Moments = field(default_factory=Moments)
-    mismatch: Moments = field(default_factory=Moments)
-    drift: Moments = field(default_factory=Moments)
-    groups: dict[str, dict[int, Column]] = field(default_factory=dict)
-    responses: int = 0
-    tokens: int = 0
-    longest: int = 0
-    surprise: float = 0.0
-    log_weights: tuple[float, float] = (-np.inf, -np.inf)  # log of the sums of whole-response ratios, and of squares
-    rewards: dict[float, int] = field(default_factory=dict)
-    steps: dict[int, int] = field(default_factory=dict)
+    def __init__(self, method: Method):
+        self.method = method
+        self.total, self.mismatch, self.drift = Moments(), Moments(), Moments()
+        self.groups: dict[str, dict[int, Column]] = {}
+        self.responses = self.tokens = self.longest = 0
+        self.surprise = 0.0
+        self.log_weights = np.full(2, -np.inf)  # log of the sums of whole-response ratios, and of their squares
+        self.rewards: dict[float, int] = {}
+        self.steps: dict[int, int] = {}
 
     def add(self, table: Table) -> Column | None:
         """Returns the verdicts on the tokens, where there is a pi."""
@@ -109,9 +103,8 @@ class Statistics:
             self.mismatch.add(np.clip(table.old - table.mu, -20, 20))
             self.drift.add(np.clip(table.pi - table.old, -20, 20))
         weight = table.sums(table.log_ratio)[table.lengths > 0]
-        one, two = (np.logaddexp.reduce(power * weight) for power in (1, 2))
-        self.log_weights = np.logaddexp(self.log_weights[0], one), np.logaddexp(self.log_weights[1], two)
-        reason = verdicts(batch_of(table), self.method)
+        self.log_weights = np.logaddexp(self.log_weights, [np.logaddexp.reduce(k * weight) for k in (1, 2)])
+        reason = verdicts(table, self.method)
         self._group(table, reason)
         return reason
 
@@ -167,10 +160,10 @@ class Statistics:
         found = self._joined("step_position" if name in ("position", "step") else name, labels[name])
         return [{name: label, **means(row)} for label, row in sorted(found.items(), key=lambda item: item[0])]
 
-    def heat(self, most: int = 40) -> list[dict[str, float]]:
-        """Means by step and position: of many steps neighbours are joined under the first of them."""
+    def heat(self) -> list[dict[str, float]]:
+        """Means by step and position: of more than 40 steps neighbours are joined under the first of them."""
         steps, ordered = list(self.steps), sorted(self.steps)
-        under = {step: ordered[i - i % -(-len(steps) // most)] for i, step in enumerate(ordered)}
+        under = {step: ordered[i - i % -(-len(steps) // 40)] for i, step in enumerate(ordered)}
         found = self._joined("step_position", lambda c: (under[steps[c // STRIDE]], octave_start(c % STRIDE)))
         return [{"step": step, "position": position, **means(row)} for (step, position), row in found.items()]
 

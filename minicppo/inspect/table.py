@@ -93,8 +93,7 @@ class Table:
     def sums(self, values: Column) -> Column:
         """(B,) sums over the tokens of each response."""
         out, filled = np.zeros(len(self.lengths)), self.lengths > 0
-        if filled.any():
-            out[filled] = np.add.reduceat(values, self.starts[filled], dtype=np.float64)
+        out[filled] = np.add.reduceat(values, self.starts[filled], dtype=np.float64)
         return out
 
     def only(self, keep: Column) -> "Table":

@@ -1,7 +1,6 @@
 """Which strings are masked, how often, by sign of advantage and reason; and how token numbers become strings."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +15,14 @@ REASONS = (Reason.TOKEN, Reason.PREFIX, Reason.BOTH, Reason.SEQUENCE)
 Decode = Callable[[int], str]
 
 
-@dataclass
 class Strings:
     """Counts of tokens, and of masked ones by reason, (2 numbers of tokens, 1 + len(REASONS)), by sign of advantage."""
 
-    counts: Column = field(default_factory=lambda: np.zeros((0, 1 + len(REASONS)), np.int64))
-    texts: dict[int, str] = field(default_factory=dict)
-    known: dict[str, int] = field(default_factory=dict)  # numbers of strings, where the log has no others
+    def __init__(self, decode: Decode | None = None):
+        self.decode = decode
+        self.counts = np.zeros((0, 1 + len(REASONS)), np.int64)
+        self.texts: dict[int, str] = {}
+        self.known: dict[str, int] = {}  # numbers of strings, where the log has no others
 
     def numbers(self, table: Table) -> Column:
         """(N,) the number of each token: its own, or that of its string; -1 unknown."""
@@ -40,29 +40,29 @@ class Strings:
         known = (numbers >= 0) & (table.advantages != 0)
         code, reason = 2 * numbers[known] + (table.advantages[known] > 0), reason[known]
         size = max(2 * int(numbers.max(initial=-1)) + 2, len(self.counts))
-        counts = np.stack(
-            [np.bincount(code[of], minlength=size) for of in (reason >= 0, *(reason == r for r in REASONS))]
-        )
-        counts[:, : len(self.counts)] += self.counts.T
-        self.counts = counts.T
+        chosen = (reason >= 0, *(reason == each for each in REASONS))
+        counts = np.stack([np.bincount(code[of], minlength=size) for of in chosen], axis=1)
+        counts[: len(self.counts)] += self.counts
+        self.counts = counts
 
-    def rows(self, decode: Decode | None = None, most: int = 60) -> list[dict[str, Any]]:
-        """The strings that are masked most, of each sign; `of_masked`: its share of all that is masked of that sign."""
+    def rows(self) -> list[dict[str, Any]]:
+        """The strings masked most, 60 of each sign; `of_masked`: its share of all that is masked of that sign."""
         rows: list[dict[str, Any]] = []
         for up in (1, 0):
             counts = self.counts[up::2]
             masked = counts[:, 1:].sum(1)
-            for number in np.argsort(-masked, kind="stable")[:most].tolist():
+            for number in np.argsort(-masked, kind="stable")[:60].tolist():
                 n, *by = counts[number].tolist()
                 if sum(by):
-                    row = {"text": self.text(number, decode), "id": number, "sign": 2 * up - 1, "tokens": n}
+                    row = {"text": self.text(number), "id": number, "sign": 2 * up - 1, "tokens": n}
                     row |= {"masked": sum(by), "share": sum(by) / n, "of_masked": sum(by) / int(masked.sum())}
                     rows.append({**row, **{r.name.lower(): count for r, count in zip(REASONS, by, strict=True)}})
         return rows
 
-    def text(self, number: int, decode: Decode | None) -> str:
-        found = self.texts.get(number)
-        return found if found is not None else decode(number) if decode and number >= 0 else f"#{number}"
+    def text(self, number: int) -> str:
+        if number not in self.texts and self.decode and number >= 0:
+            return self.decode(number)
+        return self.texts.get(number, f"#{number}")
 
 
 def decoder(path: str | Path) -> Decode:

@@ -1,6 +1,7 @@
 """What each exercise asks, and how an answer is tried: what is wrong is said, the right answer is not."""
 
-from collections.abc import Callable, Iterable, Mapping
+import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,37 +61,41 @@ def verdict(name: str, answer: Any) -> str:
     return f"{name}: right."
 
 
-def expect(answer: Any, right: Any, otherwise: str, *foreseen: tuple[Any, str]) -> None:
-    """A number, or a list of them, to three digits. foreseen: wrong answers, each with a hint; otherwise: all others'.
+def number(name: str, asked: str, right: Any, otherwise: str, *foreseen: tuple[Any, str]) -> None:
+    """Exercise `name` asks for a number, or a list of them, to three digits.
 
-    Raises:
-        Wrong: it is another number, another shape or no number at all.
+    foreseen: wrong answers, each with a hint; otherwise: the hint of all others, and of what is no number.
     """
-    for wrong, hint in foreseen:
-        if same(answer, wrong, rtol=1e-3):
-            raise Wrong(hint)
-    if not same(answer, right, rtol=1e-3):
-        raise Wrong(otherwise)
+
+    @exercise(name, asked)
+    def judge(answer: Any) -> None:
+        for wrong, hint in foreseen:
+            if same(answer, wrong, rtol=1e-3):
+                raise Wrong(hint)
+        if not same(answer, right, rtol=1e-3):
+            raise Wrong(otherwise)
 
 
-def compare(answer: Any, right: Function, hints: Mapping[str, Iterable[tuple[Any, ...]]]) -> None:
-    """A function gives what `right` gives. hints: what to think of, with the cases (arguments) that show it, in turn.
+def function(name: str, asked: str, right: Function, *hints: Any) -> None:
+    """Exercise `name` asks for a function that gives what `right` gives.
 
-    Raises:
-        Wrong: it is no function, it fails, or it differs; with the hint and the first such case.
+    hints: each what to think of, and the cases (arguments) that show it; of the first that differs the hint is told.
     """
-    if not callable(answer):
-        raise Wrong(f"A function is asked for, not {answer!r:.40}.")
-    for hint, case in ((hint, case) for hint, cases in hints.items() for case in cases):
-        told = ", ".join(f"{np.asarray(argument).tolist()}" for argument in case)
-        try:
-            given = answer(*case)
-        except Exception as error:
-            raise Wrong(f"Called with ({told}) it fails: {type(error).__name__}: {error}") from error
-        if given is None or given is ...:
-            raise Wrong("It returns nothing yet.")
-        if not same(given, right(*case), rtol=1e-6):
-            raise Wrong(f"{hint} Try ({told}).")
+
+    @exercise(name, asked)
+    def judge(answer: Any) -> None:
+        if not callable(answer):
+            raise Wrong(f"A function is asked for, not {answer!r:.40}.")
+        for hint, case in ((hint, case) for hint, *cases in hints for case in cases):
+            told = ", ".join(f"{np.asarray(argument).tolist()}" for argument in case)
+            try:
+                given = answer(*copy.deepcopy(case))  # it may change them
+            except Exception as error:
+                raise Wrong(f"Called with ({told}) it fails: {type(error).__name__}: {error}") from error
+            if given is None or given is ...:
+                raise Wrong("It returns nothing yet.")
+            if not same(given, right(*case), rtol=1e-6):
+                raise Wrong(f"{hint} Try ({told}).")
 
 
 def same(answer: Any, right: Any, rtol: float) -> bool:

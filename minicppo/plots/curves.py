@@ -1,5 +1,7 @@
 """Training curves: several runs in one picture, and where each run's masked tokens went."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -27,7 +29,7 @@ REASONS = [
 ]
 
 
-def curves(runs: list[Run]) -> Figure:
+def curves(runs: Sequence[Run]) -> Figure:
     """Accuracy (band: one standard error), reward, masked share and drift of each run over the iterations."""
     styles, names = line_styles([run.method for run in runs]), [literal(name) for name in labels(runs)]
     with house_style():
@@ -50,12 +52,13 @@ def curves(runs: list[Run]) -> Figure:
             ax.set_ylabel(label)
             ax.set_ylim(*limits)
         for ax in axes[1]:
-            _count_iterations(ax, "iteration (one rollout batch each)")
+            ax.set_xlabel("iteration (one rollout batch each)")
+            ax.xaxis.set_major_locator(MaxNLocator(10, integer=True))
         figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=max(1, len(runs)))
         return figure
 
 
-def masked_share(runs: list[Run]) -> Figure:
+def masked_share(runs: Sequence[Run]) -> Figure:
     """Share of response tokens masked at each update, split by the test that masked them."""
     with house_style():
         figure = new_figure(max(4.0, 2.4 * len(runs)), 2.9)
@@ -63,7 +66,8 @@ def masked_share(runs: list[Run]) -> Figure:
         for ax, run, name in zip(axes, runs, map(literal, labels(runs)), strict=True):
             _stack_reasons(ax, run)
             ax.set_title(name)
-            _count_iterations(ax, "iteration", most=5)
+            ax.set_xlabel("iteration")
+            ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes[0].set_ylabel("masked tokens (% of response tokens)")
         axes[0].set_ylim(bottom=0)
         pairs = [pair for ax in axes for pair in zip(*ax.get_legend_handles_labels(), strict=True)]
@@ -88,11 +92,6 @@ def _stack_reasons(ax: Axes, run: Run) -> None:
         ax.stairs(floor, [*(x - 0.5), x[-1] + 0.5], color=BLACK, linewidth=0.8)
     else:
         ax.text(0.5, 0.5, "nothing is masked", ha="center", va="center", transform=ax.transAxes, color=GREY)
-
-
-def _count_iterations(ax: Axes, label: str, most: int = 10) -> None:
-    ax.set_xlabel(label)
-    ax.xaxis.set_major_locator(MaxNLocator(most, integer=True))
 
 
 def _mean_by_iteration(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,5 +1,7 @@
 """Drift by position: where in a response the policies have moved apart, beside what the rule allows there."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -9,8 +11,6 @@ from minicppo.plots.style import BLACK, house_style, line_styles, literal, new_f
 
 FLOOR = 1e-5  # smaller drift is drawn here
 BINS = 10  # at most; a trace has few responses, so finer bins would be mostly noise
-
-
 PARTS = {"mismatch": (r"mismatch $|\pi_{old} - \mu|$", ":"), "drift": (r"drift $|\pi - \pi_{old}|$", "-.")}
 
 
@@ -34,37 +34,37 @@ def by_position(trace: Trace, part: str = "") -> dict[str, np.ndarray]:
     return dict(zip(("position", "mean", "top", "weight"), np.array(rows, dtype=float).T, strict=True))
 
 
-def drift_by_position(runs: list[Run]) -> Figure:
+def drift_by_position(runs: Sequence[Run]) -> Figure:
     """Mean and top tenth of |pi - mu| by position, one line a run, with the token test's allowance delta / w_t.
 
     A run that recorded pi_old has its mismatch and its drift beside it.
 
     Raises ValueError: none of the runs kept a trace.
     """
-    styles = dict(zip((run.path for run in runs), line_styles([run.method for run in runs]), strict=True))
-    traces = {run.path: run.trace for run in runs if run.trace is not None}
-    traced = [(run, by_position(traces[run.path])) for run in runs if run.path in traces]
+    styles = line_styles([run.method for run in runs])
+    kept = [(run, run.trace, style) for run, style in zip(runs, styles, strict=True) if run.trace is not None]
+    traced = [(run, trace, by_position(trace), style.kwargs()) for run, trace, style in kept]
     if not traced:
         raise ValueError("none of these runs has a trace.safetensors: train with evaluation switched on")
+    names = [literal(name) for name in labels([run for run, *_ in traced])]
     with house_style():
         figure = new_figure(9.0, 3.6)
         left, right = figure.subplots(1, 2, sharex=True, sharey=True)
         for ax, key, title in ((left, "mean", "Mean drift"), (right, "top", "Mean of the largest tenth")):
-            for (run, bins), name in zip(traced, map(literal, labels([run for run, _ in traced])), strict=True):
-                look = styles[run.path].kwargs()
+            for (_, trace, bins, look), name in zip(traced, names, strict=True):
                 ax.plot(bins["position"], bins[key].clip(min=FLOOR), label=name, linewidth=1.5, markevery=2, **look)
-                for part in traces[run.path].parts:
+                for part in trace.parts:
                     label, dash = PARTS[part]
-                    values = by_position(traces[run.path], part)[key].clip(min=FLOOR)
+                    values = by_position(trace, part)[key].clip(min=FLOOR)
                     ax.plot(bins["position"], values, label=f"{name}: {label}", linestyle=dash, color=look["color"])
-            _draw_allowances(ax, traced)
+            _draw_allowances(ax, [(run, bins) for run, _, bins, _ in traced])
             ax.set_title(title)
             ax.set_xlabel("token position in the response")
         left.set_ylabel(r"$|\pi - \mu|$ of the sampled token (log scale)" + "\nwhat is smaller is drawn at the bottom")
         left.set_yscale("log")
         left.set_ylim(FLOOR, 1.0)
-        handles, names = left.get_legend_handles_labels()
-        figure.legend(handles, names, loc="outside upper center", ncols=len(handles))
+        handles, texts = left.get_legend_handles_labels()
+        figure.legend(handles, texts, loc="outside upper center", ncols=len(handles))
         return figure
 
 
@@ -72,10 +72,9 @@ def _draw_allowances(ax: Axes, traced: list[tuple[Run, dict[str, np.ndarray]]]) 
     """delta / w_t of each distinct rule that tests every token's divergence."""
     drawn: set[tuple[float, bool]] = set()
     for run, bins in traced:
-        rule = (float(run.params.get("delta") or 0), bool(np.ptp(bins["weight"]) > 1e-6))
-        delta, weighted = rule
-        if not delta or rule in drawn:
-            continue
-        drawn.add(rule)
-        text = rf"$\delta / w_t$ of {run.method}" if weighted else rf"$\delta$ of {run.method}"
-        ax.plot(bins["position"], delta / bins["weight"], color=BLACK, linewidth=2.2 if weighted else 0.9, label=text)
+        delta, weighted = float(run.params.get("delta") or 0), bool(np.ptp(bins["weight"]) > 1e-6)
+        if delta and (delta, weighted) not in drawn:
+            drawn.add((delta, weighted))
+            text = rf"$\delta{' / w_t' * weighted}$ of {run.method}"
+            width = 2.2 if weighted else 0.9
+            ax.plot(bins["position"], delta / bins["weight"], color=BLACK, linewidth=width, label=text)

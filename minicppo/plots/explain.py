@@ -1,4 +1,4 @@
-"""One response, one method, token by token: every quantity of the rule, as a table and as a picture.
+"""One response, one method, token by token: every quantity of the rule, as a table, a picture and a page.
 
 Its rows are made by `minicppo.rules.explained`, or by the loop, `minicppo.reference.explained`.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -110,3 +111,34 @@ def picture(rows: Sequence[dict[str, Any]], title: str) -> Figure:
         bottom.set_xticks(range(1, len(rows) + 1, max(1, len(rows) // 20)))
         figure.legend(*legend_entries(codes, threshold is not None), loc="outside upper center", ncols=2)
     return figure
+
+
+def page(rows: Sequence[dict[str, Any]], tokens: Sequence[str] | None, title: str) -> str:
+    """The tokens (None: their numbers) coloured by verdict, the numbers of each under the pointer; needs nothing else.
+
+    A masked token is also struck through, so that the page reads without colours.
+    """
+    from minicppo.plots.response import LOOKS, MASKED
+    from minicppo.plots.style import GREY
+
+    def style(reason: str) -> str:
+        code = Reason[reason.upper()]
+        _, face, edge, _ = LOOKS[code]
+        line = ";text-decoration:line-through" if code in MASKED else ""
+        below = f";border-bottom:3px solid {edge}" if edge not in ("white", GREY) else ""  # the second reason
+        return f"background:{face.replace('white', '#ffffff')}66{line}{below}"
+
+    texts = [str(row["t"]) for row in rows] if tokens is None else [printable(token) for token in tokens]
+    spans = []
+    for row, text in zip(rows, texts, strict=True):
+        numbers = (f"{name} {value + 0.0:.4g}" for name, value in row.items() if isinstance(value, int | float))
+        told = escape(f"{', '.join(numbers)}: {row['verdict']}")
+        spans.append(f'<span style="{style(row["reason"])}" title="{told}">{escape(text)}</span>')
+    used = dict.fromkeys((row["reason"], row["verdict"]) for row in rows)
+    key = (f'<span style="{style(reason)}">{escape(verdict)}</span>' for reason, verdict in used)
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)}</title>'
+        '<meta name="viewport" content="width=device-width">'
+        "<style>body{font:18px/2 monospace;margin:2em;max-width:60em}span{padding:.1em .15em;white-space:pre-wrap}"
+        f"</style><h1>{escape(title)}</h1><p>{' '.join(key)}</p><p>{''.join(spans)}</p></html>\n"
+    )

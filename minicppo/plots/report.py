@@ -17,14 +17,12 @@ def write_report(runs: Sequence[Run], folder: Path, notes: str = "") -> list[Pat
     The report holds the table, the settings that differ, and `notes`. response.png shows the first run whose rule
     compares a divergence with a threshold.
     """
-    runs = list(runs)
     figures = {"curves": curves(runs), "reasons": masked_share(runs)}
     if any(run.trace is not None for run in runs):
         figures["drift"] = drift_by_position(runs)
-    for run in runs:
-        if run.trace is not None and run.trace.threshold is not None:
-            figures["response"] = one_response(run)
-            break
+    with_threshold = [run for run in runs if run.trace is not None and run.trace.threshold is not None]
+    if with_threshold:
+        figures["response"] = one_response(with_threshold[0])
     report, told = folder / "report.md", setting_rows(runs)
     parts = [
         f"# {', '.join(labels(runs))}",

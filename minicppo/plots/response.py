@@ -1,7 +1,5 @@
 """One response, token by token (the paper's Figure 3): the threshold c_t, each token's Z_t and the verdict on it."""
 
-from typing import Any
-
 import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
@@ -48,8 +46,8 @@ def choose_window(reason: np.ndarray, width: int) -> tuple[int, int]:
     return start, start + width
 
 
-def one_response(run: Run, row: int | None = None, width: int = 56) -> Figure:
-    """Draw one traced response of a run, at most `width` tokens of it.
+def one_response(run: Run, row: int | None = None) -> Figure:
+    """Draw one traced response of a run, at most 56 tokens of it.
 
     Raises ValueError: the run kept no trace.
     """
@@ -57,7 +55,7 @@ def one_response(run: Run, row: int | None = None, width: int = 56) -> Figure:
     if trace is None:
         raise ValueError(f"{run.path} has no trace.safetensors: train with evaluation switched on")
     row = choose_response(trace) if row is None else row
-    start, stop = choose_window(trace.reason[row], width)
+    start, stop = choose_window(trace.reason[row], 56)
     shown = (row, slice(start, stop))
     reason, weighted = trace.reason[shown], (trace.position_weight * trace.divergence)[shown]
     with house_style():
@@ -91,8 +89,7 @@ def draw_verdicts(ax: Axes, heights: np.ndarray, reason: np.ndarray, first: int 
     positions = np.arange(first, first + len(heights))
     for verdict, (_, face, edge, hatch) in LOOKS.items():
         chosen = reason == verdict
-        look: dict[str, Any] = {"facecolor": face, "edgecolor": edge, "hatch": hatch, "linewidth": 0.6}
-        ax.bar(positions[chosen], heights[chosen], width=0.8, **look)
+        ax.bar(positions[chosen], heights[chosen], facecolor=face, edgecolor=edge, hatch=hatch, linewidth=0.6)
     ax.set_xlim(positions[0] - 0.7, positions[-1] + 0.7)
     ax.grid(visible=False, axis="x")
 

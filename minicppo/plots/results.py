@@ -76,7 +76,7 @@ def result(run: Run, label: str | None = None) -> Result:
 
 
 def results(runs: Sequence[Run]) -> list[Result]:
-    return [result(run, label) for run, label in zip(runs, labels(list(runs)), strict=True)]
+    return [result(run, label) for run, label in zip(runs, labels(runs), strict=True)]
 
 
 def _number(value: float | None, digits: int = 0) -> str:
@@ -114,9 +114,8 @@ def result_rows(rows: Iterable[Result], short: bool = False) -> list[list[str]]:
 
 def setting_rows(runs: Sequence[Run]) -> list[list[str]]:
     """Heads, then a row for each setting in which the runs differ; a dash where a run has no such setting."""
-    found = differing_settings(list(runs))
-    rows = [[key, *("-" if value is None else str(value) for value in values)] for key, values in found.items()]
-    return [["setting", *labels(list(runs))], *rows]
+    found = differing_settings(runs).items()
+    return [["setting", *labels(runs)], *([key, *("-" if x is None else str(x) for x in row)] for key, row in found)]
 
 
 def markdown(rows: Sequence[Sequence[str]], numbers: bool = False) -> str:

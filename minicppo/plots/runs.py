@@ -1,6 +1,7 @@
 """Reading a run directory into arrays for figures and tables."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -29,7 +30,20 @@ class Trace:
         """Raises ValueError: a file is damaged, or not of the other's responses."""
         with reading(folder / "trace.safetensors"):
             arrays = load_file(folder / "trace.safetensors")
-            self._take(arrays)
+            self.response_mask = arrays["response_mask"].astype(bool)
+            self.log_probs, self.rollout_log_probs = arrays["log_probs"], arrays["rollout_log_probs"]
+            self.old_log_probs: np.ndarray | None = arrays.get("old_log_probs")
+            self.gap = np.abs(np.exp(self.log_probs) - np.exp(self.rollout_log_probs))
+            self.parts: dict[str, np.ndarray] = {}
+            if (old := self.old_log_probs) is not None:
+                ends = {"mismatch": self.rollout_log_probs, "drift": self.log_probs}
+                self.parts = {name: np.abs(np.exp(end) - np.exp(old)) for name, end in ends.items()}
+            A = arrays["advantages"]
+            self.advantages = A if A.ndim == 2 else np.broadcast_to(A[:, None], self.gap.shape)
+            self.divergence = arrays.get("divergence", self.gap)
+            self.position_weight = arrays.get("position_weight", np.ones_like(self.gap))
+            self.reason = arrays["reason"]
+            self.threshold: np.ndarray | None = arrays.get("threshold")
             if {array.shape for name, array in arrays.items() if name not in PER_RESPONSE} != {self.gap.shape}:
                 raise ValueError("its arrays differ in shape")
         with reading(folder / "trace.json"):
@@ -40,22 +54,6 @@ class Trace:
                 raise ValueError("its tokens are not those of trace.safetensors")
             if [type(prompt) for prompt in self.prompts] != [str] * len(self.tokens):
                 raise ValueError("its prompts are not one text for each response")
-
-    def _take(self, arrays: dict[str, np.ndarray]) -> None:
-        self.response_mask = arrays["response_mask"].astype(bool)
-        self.log_probs, self.rollout_log_probs = arrays["log_probs"], arrays["rollout_log_probs"]
-        self.gap = np.abs(np.exp(self.log_probs) - np.exp(self.rollout_log_probs))
-        self.parts: dict[str, np.ndarray] = {}
-        self.old_log_probs: np.ndarray | None = arrays.get("old_log_probs")
-        if (old := self.old_log_probs) is not None:
-            ends = {"mismatch": self.rollout_log_probs, "drift": self.log_probs}
-            self.parts = {name: np.abs(np.exp(end) - np.exp(old)) for name, end in ends.items()}
-        advantages = arrays["advantages"]
-        self.advantages = advantages if advantages.ndim == 2 else np.broadcast_to(advantages[:, None], self.gap.shape)
-        self.divergence = arrays.get("divergence", self.gap)
-        self.position_weight = arrays.get("position_weight", np.ones_like(self.gap))
-        self.reason = arrays["reason"]
-        self.threshold: np.ndarray | None = arrays.get("threshold")
 
     @property
     def masks_something(self) -> bool:
@@ -90,8 +88,8 @@ class Run:
         iterations = np.array([row["iteration"] for row in rows], dtype=float)
         if kind == "update":
             for i in np.unique(iterations):
-                (same,) = np.nonzero(iterations == i)
-                iterations[same] += np.arange(len(same)) / len(same)
+                same = iterations == i
+                iterations[same] += np.arange(same.sum()) / same.sum()
         return iterations, np.array([row[key] for row in rows], dtype=float)
 
     @cached_property
@@ -118,13 +116,13 @@ def load_run(path: Path) -> Run:
     return run
 
 
-def labels(runs: list[Run]) -> list[str]:
+def labels(runs: Sequence[Run]) -> list[str]:
     """The method's name, with the directory's where several runs share a method."""
     methods = [run.method for run in runs]
     return [m if methods.count(m) == 1 else f"{m} ({run.path.name})" for m, run in zip(methods, runs, strict=True)]
 
 
-def differing_settings(runs: list[Run]) -> dict[str, list[Any]]:
+def differing_settings(runs: Sequence[Run]) -> dict[str, list[Any]]:
     """The dotted settings in which the runs are not alike, each with every run's value; None where one has none."""
     told = [dict(flat({**run.config, "method": {"name": run.method, "params": run.params}})) for run in runs]
     keys = dict.fromkeys(key for settings in told for key in settings if key != "name")

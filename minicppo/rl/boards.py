@@ -80,10 +80,9 @@ class Boards:
 
     def _trace(self) -> tuple[Histograms, Sequence[str]]:
         """Histograms and texts of this step's evaluation, if it has had one."""
-        if not (self.run.path / "trace.json").is_file():
-            return {}, ()
-        texts = json.loads((self.run.path / "trace.json").read_text(encoding="utf-8"))
-        if texts.get("update") != self.step:  # of an earlier evaluation
+        file = self.run.path / "trace.json"
+        texts = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        if texts.get("update") != self.step:  # none yet, or of an earlier evaluation
             return {}, ()
         arrays = load_file(self.run.path / "trace.safetensors")
         mask = arrays["response_mask"].bool()

@@ -6,7 +6,6 @@ the seed and the iteration.
 
 import copy
 import json
-import re
 import shutil
 from collections import deque
 from collections.abc import Mapping
@@ -20,7 +19,7 @@ from torch import Tensor
 
 from minicppo.files import atomically, reading
 from minicppo.rl.config import RunConfig
-from minicppo.rl.policy import Policy, load_policy, save_policy
+from minicppo.rl.policy import Policy, save_policy
 from minicppo.rl.pretrained import require_finite
 from minicppo.rl.run_dir import LOGS
 
@@ -80,7 +79,7 @@ class TrainState:
         return self.sampler
 
 
-def save_checkpoint(root: Path, state: TrainState, log_sizes: dict[str, int], keep: int) -> Path:
+def save_checkpoint(root: Path, state: TrainState, log_sizes: dict[str, int], keep: int) -> None:
     """Write `root/NNNNNN` for `state.iteration` and remove all but the newest `keep` checkpoints."""
     final = root / f"{state.iteration:06d}"
     if final in list_checkpoints(root):
@@ -88,32 +87,30 @@ def save_checkpoint(root: Path, state: TrainState, log_sizes: dict[str, int], ke
     with atomically(final) as folder:
         folder.mkdir()
         save_policy(state.policy, folder / "policy")
-        moments = _optimizer_tensors(state)
+        moments = {
+            f"{name}/{key}": value
+            for name, parameter in state.policy.model.named_parameters()
+            for key, value in state.optimizer.state.get(parameter, {}).items()
+        }
         save_file(moments, folder / "optimizer.safetensors")
         if state.history:
             snapshots = {f"{i}/{k}": v for i, weights in enumerate(state.history) for k, v in weights.items()}
             save_file(snapshots, folder / "history.safetensors")
-        counters = {
-            "iteration": state.iteration, "update": state.update, "moments": len(moments), "log_sizes": log_sizes
-        }  # fmt: skip
-        (folder / "state.json").write_text(json.dumps(counters))
+        counters = {"iteration": state.iteration, "update": state.update, "moments": len(moments)}
+        (folder / "state.json").write_text(json.dumps({**counters, "log_sizes": log_sizes}))
     for old in list_checkpoints(root)[:-keep]:
         shutil.rmtree(old)
-    return final
 
 
 def list_checkpoints(root: Path) -> list[Path]:
     """All whole checkpoints, oldest first. What is not named by six digits is none, and is left alone.
 
-    Raises:
-        ValueError: one of them, or their folder, is a link: what would be removed here lies elsewhere.
+    Raises ValueError: one of them, or their folder, is a link: what would be removed here lies elsewhere.
     """
-    found = sorted(path for path in root.glob("*") if re.fullmatch("[0-9]{6}", path.name) and path.is_dir())
+    found = sorted(path for path in root.glob("[0-9]" * 6) if path.is_dir())
     for path in (root, *found):
         if path.is_symlink():
-            raise ValueError(
-                f"{path} is a link, and checkpoints are removed here. Way out: put the folder in its place"
-            )
+            raise ValueError(f"{path} is a link, and checkpoints are removed here. Way out: the folder in its place")
     return found
 
 
@@ -123,46 +120,39 @@ def way_out(folder: Path) -> str:
 
 
 def load_checkpoint(folder: Path, state: TrainState) -> dict[str, int]:
-    """Set `state` to a checkpoint's, to the bit, and return the sizes that the logs had.
+    """Set `state`, begun from this checkpoint's policy, to all else in it, to the bit, and return the logs' sizes then.
 
-    Raises:
-        ValueError: a file is damaged, or its tensors have not the names, shapes, types or values of this run's.
+    Raises ValueError: a file is damaged, or its tensors have not the names, shapes, types or values of this run's.
     """
-    iteration, update, moments, sizes = _counters(folder)
+    state.iteration, state.update, moments, sizes = _counters(folder)
     parameters = dict(state.policy.model.named_parameters())
     for file in sorted((folder / "policy").glob("*.safetensors")):
         with reading(file, way_out(folder)), safe_open(file, "pt") as weights:
             for name in weights.keys():  # noqa: SIM118  (not a dictionary)
                 if weights.get_slice(name).get_dtype() != "F32":
                     raise ValueError(f"{name} is not of type float32")
-    saved = load_policy(folder / "policy", state.policy.chat, way_out(folder))
-    scalar = torch.zeros((), dtype=torch.float32)
     like = {f"{k}/{key}": p for k, p in parameters.items() for key in ("exp_avg", "exp_avg_sq")}
-    like |= {f"{name}/step": scalar for name in parameters}
-    found = _load(folder / "optimizer.safetensors", like, state.policy.device)
-    with reading(folder / "optimizer.safetensors", way_out(folder)):
+    like |= {f"{name}/step": torch.zeros((), dtype=torch.float32) for name in parameters}
+    file = folder / "optimizer.safetensors"
+    found = _load(file, like, state.policy.device)
+    with reading(file, way_out(folder)):
         owners = {name.rpartition("/")[0] for name in found}
         if len(found) != 3 * len(owners) or moments not in (None, len(found)):
             raise ValueError(
                 f"{len(found)} tensors for {len(owners)} parameters, but {moments} were saved, three for each"
             )
-        require_finite({name: tensor for name, tensor in found.items() if name.endswith("/exp_avg_sq")}, low=0)
-        require_finite({name: tensor for name, tensor in found.items() if name.endswith("/step")}, low=1)
-    history: list[Weights] = []
-    if state.history.maxlen:
-        snapshots = range(min(update + 1, state.history.maxlen))
-        like = {f"{i}/{name}": p for i in snapshots for name, p in parameters.items()}
-        kept = _load(folder / "history.safetensors", like, state.policy.device, exactly=True)
-        history = [{name: kept[f"{i}/{name}"] for name in parameters} for i in snapshots]
-    with reading(folder / "policy", way_out(folder)):
-        state.policy.model.load_state_dict(saved.model.state_dict())
+        for key, low in {"exp_avg_sq": 0, "step": 1}.items():
+            require_finite({name: tensor for name, tensor in found.items() if name.endswith(f"/{key}")}, low)
     for name in owners:
         state.optimizer.state[parameters[name]] = {
             key: found[f"{name}/{key}"] for key in ("step", "exp_avg", "exp_avg_sq")
         }
-    state.history.clear()
-    state.history.extend(history)
-    state.iteration, state.update = iteration, update
+    if state.history.maxlen:
+        snapshots = range(min(state.update + 1, state.history.maxlen))
+        like = {f"{i}/{name}": p for i in snapshots for name, p in parameters.items()}
+        kept = _load(folder / "history.safetensors", like, state.policy.device, exactly=True)
+        state.history.clear()
+        state.history.extend({name: kept[f"{i}/{name}"] for name in parameters} for i in snapshots)
     return sizes
 
 
@@ -180,8 +170,7 @@ def _counters(folder: Path) -> tuple[int, int, int | None, dict[str, int]]:
 def _load(file: Path, like: Mapping[str, Tensor], device: torch.device, exactly: bool = False) -> Weights:
     """The tensors of a file: each is to have its fellow's shape and type, and finite values. exactly: all are there.
 
-    Raises:
-        ValueError: with the file's name and the tensor's.
+    Raises ValueError with the file's name and the tensor's.
     """
     with reading(file, way_out(file.parent)):
         tensors = load_file(file, device=str(device))
@@ -195,12 +184,3 @@ def _load(file: Path, like: Mapping[str, Tensor], device: torch.device, exactly:
             raise ValueError(f"{min(missing)} is missing")
         require_finite(tensors)
     return tensors
-
-
-def _optimizer_tensors(state: TrainState) -> dict[str, Tensor]:
-    """AdamW's moments under the names of their parameters."""
-    return {
-        f"{name}/{key}": value
-        for name, parameter in state.policy.model.named_parameters()
-        for key, value in state.optimizer.state.get(parameter, {}).items()
-    }

@@ -69,13 +69,10 @@ class RunConfig(Section):
     @classmethod
     def _derive(cls, settings: Any) -> Any:
         """`train.minibatches` from `train.minibatch_prompts`, unless both are given."""
-        train, rollout = (settings.get(name) for name in ("train", "rollout"))
-        if not isinstance(train, dict) or not isinstance(size := train.get("minibatch_prompts"), int) or size < 1:
-            return settings
-        given = rollout if isinstance(rollout, dict) else {}
-        prompts = given.get("prompts", RolloutConfig().prompts)
-        if not isinstance(prompts, int):
-            return settings  # refused below
+        train, rollout = (each if isinstance(each := settings.get(name), dict) else {} for name in ("train", "rollout"))
+        size, prompts = train.get("minibatch_prompts"), rollout.get("prompts", RolloutConfig().prompts)
+        if not isinstance(size, int) or size < 1 or not isinstance(prompts, int):
+            return settings  # none is given, or refused below
         if prompts % size or train.get("minibatches") not in (None, prompts // size):
             raise ValueError(
                 f"train.minibatch_prompts = {size} does not fit rollout.prompts = {prompts}"
@@ -94,9 +91,7 @@ class RunConfig(Section):
         if self.engine == "local" and self.train.micro_batch and self.make_method().level == "batch":
             raise ValueError(f"train.micro_batch: {self.method.name} decides over a whole minibatch, so set it to null")
         if self.device not in ("auto", "cpu") and not (self.device.startswith("cuda") and torch.cuda.is_available()):
-            raise ValueError(
-                f"device = {self.device!r} is not available here: use 'auto', 'cpu' or, with a GPU, 'cuda'"
-            )
+            raise ValueError(f"device = {self.device!r} is not available here: use 'auto', 'cpu' or, on a GPU, 'cuda'")
         if self.engine == "local" and self.model.hub is not None:
             raise ValueError(
                 f"model.path = {self.model.path!r} is a name on the Hugging Face hub, and engine = 'local' reads from "
@@ -126,11 +121,10 @@ class RunConfig(Section):
 
     def make_method(self) -> Method:
         """The method; a "padded" length is that of the longest response allowed, whatever a minibatch holds."""
-        method = get_method(self.method.name, **self.method.params)
-        if method.params.get("length") == "padded":
-            params = {**self.method.params, "length": self.max_new_tokens(self.make_task())}
-            method = get_method(self.method.name, **params)
-        return method
+        params = dict(self.method.params)
+        if get_method(self.method.name, **params).params.get("length") == "padded":
+            params["length"] = self.max_new_tokens(self.make_task())
+        return get_method(self.method.name, **params)
 
     @property
     def recomputes_old(self) -> bool:
@@ -181,8 +175,7 @@ def load_config(preset_or_path: str | Path, overrides: list[str] | None = None) 
     set: `method=cppo-no-budget` keeps a preset's delta. `recipe=grpo` lays presets/recipes/grpo.yaml over the settings:
     the method with the normalisation and aggregation of its own paper.
 
-    Raises:
-        ConfigError: no such preset, recipe or file, an unknown key, or a value that cannot work; each names a way out.
+    Raises ConfigError: no such preset, recipe or file, an unknown key, or a value that cannot work; with a way out.
     """
     file = _locate(preset_or_path)
     settings = read_settings(file)
@@ -196,12 +189,9 @@ def load_config(preset_or_path: str | Path, overrides: list[str] | None = None) 
 
 
 def validate(settings: dict[str, Any], begun: bool = False) -> RunConfig:
-    """The configuration of a settings dictionary.
+    """The configuration of a settings dictionary. Raises ConfigError with one line for each thing that is wrong.
 
     begun: of a run with checkpoints, which needs the model that it began from no longer.
-
-    Raises:
-        ConfigError: with one line for each thing that is wrong.
     """
     for section in ("task", "method"):
         if isinstance(settings.get(section), str):
@@ -224,10 +214,9 @@ def recipe_names() -> list[str]:
 
 
 def _locate(preset_or_path: str | Path) -> Path:
-    name = str(preset_or_path)
+    name, path = str(preset_or_path), Path(os.path.expanduser(preset_or_path))
     if name in preset_names():
         return PRESETS / f"{name}.yaml"
-    path = Path(os.path.expanduser(preset_or_path))
     if os.path.isfile(path):
         return path
     if path.suffix in (".yaml", ".yml"):

@@ -206,8 +206,7 @@ def _answer(row: Mapping[str, Any]) -> tuple[str, str | None]:
 
 def _final(text: str, worked: bool = False) -> str:
     """The answer in a text: what it boxes, else all of it, but "" where that is a solution and no answer."""
-    boxed = last_boxed(text)
-    if boxed is not None:
+    if (boxed := last_boxed(text)) is not None:
         return boxed.strip()
     words = re.search(r"(?<![\\A-Za-z{])[A-Za-z]{2,}", text)
     sentences = re.search(r"\n\s*\S|[.!?:]\s+[A-Z\d$\\]", text) or len(text.split()) > LONGEST_WORDS

@@ -6,6 +6,7 @@ DIR/NAME.parquet     the same, one row a problem, once all are done
 DIR/results.json     accuracies with standard errors
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +14,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from minicppo.files import atomically, locked, open_in_place, reading, write_atomically
+from minicppo.rl.policy import Policy
 from minicppo.rl.tasks.base import Problem
 from minicppo.text import optional
 
@@ -29,15 +33,14 @@ class Store:
         if len(whole) < len(content):  # the last line was cut off when the writer was stopped
             with open_in_place(path, "a") as file:
                 file.truncate(len(whole))
+        asked = {(i, each.data["question"], each.answer) for i, each in enumerate(problems)}
         with reading(path, "remove it, or give another folder (--out)"):
             for row in map(json.loads, whole.splitlines()):
-                asked = problems[row["index"]] if row["index"] in range(len(problems)) else None
-                if asked is None or (row["question"], row["answer"]) != (asked.data["question"], asked.answer):
+                if (row["index"], row["question"], row["answer"]) not in asked:
                     raise ValueError("it was written for other problems")
                 self.rows[row["index"]] = row
 
     def add(self, rows: Sequence[dict[str, Any]]) -> None:
-        """Write to the disk."""
         with open_in_place(self.path, "a") as file:
             file.writelines(json.dumps(row) + "\n" for row in rows)
             file.flush()
@@ -67,8 +70,21 @@ def claimed(folder: Path, settings: Mapping[str, Any]) -> Iterator[None]:
             compared = {k: v for k, v in settings.items() if k != "model"}  # the weights say which, and not their path
             changes = [f"{k} = {theirs.get(k)!r} and not {v!r}" for k, v in compared.items() if theirs.get(k) != v]
             if changes:
-                with_these = ", ".join(changes)
-                raise ValueError(f"{folder} holds an evaluation with {with_these}: give another folder (--out)")
+                raise ValueError(f"{folder} holds an evaluation with {', '.join(changes)}: give another folder (--out)")
         else:
             write_atomically(path, json.dumps(dict(settings), indent=1).encode())
         yield
+
+
+def policy_digest(policy: Policy) -> str:
+    """A hash of all that determines what a policy answers: weights, settings, tokenizer, chat template and ends."""
+    digest, tokenizer = hashlib.sha256(), policy.tokenizer
+    for name, tensor in sorted(policy.model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    config = policy.model.config.to_diff_dict() if hasattr(policy.model, "config") else {}
+    known = {key: value for key, value in config.items() if key not in ("_name_or_path", "transformers_version")}
+    template = getattr(tokenizer, "chat_template", None) if policy.chat else None
+    rules = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else sorted(tokenizer.get_vocab().items())
+    digest.update(json.dumps([known, template, rules, policy.ends], sort_keys=True, default=str).encode())
+    return digest.hexdigest()[:16]

@@ -15,10 +15,9 @@ from minicppo.files import write_atomically
 from minicppo.rl.agreement import require_agreement
 from minicppo.rl.config import ConfigError, EvalConfig, RunConfig
 from minicppo.rl.data import load_data
-from minicppo.rl.eval_store import Store, claimed
+from minicppo.rl.eval_store import Store, claimed, policy_digest
 from minicppo.rl.grading.confined import take_faults
 from minicppo.rl.grading.reward import MALFORMED, Outcome, judge_response, require_math_verify
-from minicppo.rl.identity import policy_digest
 from minicppo.rl.policy import Policy
 from minicppo.rl.sampling import sample
 from minicppo.rl.seeding import generator_for, rng_for
@@ -189,9 +188,8 @@ def evaluate_data(
 ) -> dict[str, Evaluation]:
     """On all problems of each data set, whose name `on_progress` is told; what `folder` holds is not sampled again.
 
-    Raises BlockingIOError, ValueError: the folder holds another evaluation, or one of other problems or weights (of
-    the same path, too: a policy is known by its content). DataError: the
-    data cannot be read. ModuleNotFoundError: math-verify or pyarrow is not installed.
+    Raises BlockingIOError, ValueError: the folder holds another evaluation, or one of other problems or weights (a
+    policy is known by its content). DataError: the data cannot be read. ModuleNotFoundError: no math-verify, pyarrow.
     """
     require_math_verify()
     sets = {data.name: data.problems for data in map(load_data, names)}

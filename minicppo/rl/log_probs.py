@@ -33,10 +33,12 @@ def response_log_probs(policy: Policy, rollout: Rollout, temperature: float, nee
     """
     if needs == "topk" and rollout.top_ids is None:
         raise ValueError("needs='topk' needs a rollout sampled with needs='topk': it has no token ids to compare on")
-    parts = _by_length(policy, rollout)
-    if len(parts) == 1:
-        return _compute(policy, rollout, temperature, needs)
-    found = [_compute(policy, rollout.rows(index).trim(), temperature, needs) for index in parts]
+    with policy.precision():
+        functions = linear_head(policy.model) and native(policy.model)
+    parts = [] if functions else _by_length(policy, rollout)  # C computes no padding
+    if len(parts) < 2:
+        return _compute(functions, policy, rollout, temperature, needs)
+    found = [_compute(functions, policy, rollout.rows(index).trim(), temperature, needs) for index in parts]
     wide = partial(widen, width=rollout.response_ids.shape[1])
     return rows.take(rows.join([rows.map_rows(wide, each) for each in found]), torch.cat(parts).argsort())
 
@@ -65,7 +67,7 @@ def _by_length(policy: Policy, rollout: Rollout) -> list[Tensor]:
     prompt, one_pass = rollout.prompt_ids.shape[1], pass_tokens(policy.model)
     rest = torch.arange(len(rollout), device=rollout.log_probs.device)
     whole = len(rollout) * (prompt + rollout.response_ids.shape[1])
-    if one_pass >= whole or native(policy.model):  # there is less than a pass to save, or no padding is computed
+    if one_pass >= whole:  # there is less than a pass to save
         return [rest]
     lengths, run = rollout.response_mask.sum(1).clamp(min=1), _runs(rollout).cumsum(0)
 
@@ -82,13 +84,12 @@ def _by_length(policy: Policy, rollout: Rollout) -> list[Tensor]:
         rest = rest[short]
 
 
-def _compute(policy: Policy, rollout: Rollout, temperature: float, needs: Needs) -> LogProbs:
+def _compute(functions: Any, policy: Policy, rollout: Rollout, temperature: float, needs: Needs) -> LogProbs:
     """`response_log_probs` of rows that are computed together."""
     head, ids, valid = linear_head(policy.model), rollout.response_ids, rollout.response_mask
     top_ids = rollout.top_ids if needs == "topk" else None
     picked = None if top_ids is None else top_ids[valid]
     with policy.precision():
-        functions = head and native(policy.model)
         if head is None:
             logits = policy.model(**_inputs(rollout), logits_to_keep=valid.shape[1]).logits
         else:

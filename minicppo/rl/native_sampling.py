@@ -11,7 +11,7 @@ from minicppo.kernels.native import LANES, Job, Layer, at, blocked, panels
 from minicppo.rl.direct import linears, rotations
 from minicppo.rl.policy import Policy, layer_parameters
 
-SLOTS = 48  # rows that are computed together: few enough for the caches, enough for the products
+SLOTS = 24  # rows that are computed together: few enough for the caches, enough for the products
 WEIGHTS = 1e5  # parameters for which one row more: large weights are read anew at every step
 STEPS = 64  # between two chances to interrupt
 

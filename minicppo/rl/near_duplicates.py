@@ -58,8 +58,7 @@ def near_duplicates(questions: Sequence[str]) -> list[int]:
 
 @lru_cache(4)  # a run asks of the same problems at its start and at every evaluation
 def _groups(questions: tuple[str, ...]) -> tuple[int, ...]:
-    fuzz = optional("rapidfuzz.fuzz", "finding near-duplicates", "math")
-    process = optional("rapidfuzz.process", "finding near-duplicates", "math")
+    fuzz, process = (optional(f"rapidfuzz.{name}", "finding near-duplicates", "math") for name in ("fuzz", "process"))
     statements = [statement(question) for question in questions]
     first = {text: i for i, text in reversed(list(enumerate(statements)))}
     blocks: dict[str, list[int]] = defaultdict(list)

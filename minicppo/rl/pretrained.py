@@ -19,9 +19,8 @@ def load_pretrained(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The causal language model of a Hugging Face folder (or of a GGUF file in it), in float32, and its tokenizer.
 
-    Raises:
-        ValueError: a file is damaged, its weights are not exactly the model's, or it is none that reads from left to
-            right; with the way out.
+    Raises ValueError, with the way out: a file is damaged, its weights are not exactly the model's, or it is none that
+    reads from left to right.
     """
     source: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     if gguf_file:

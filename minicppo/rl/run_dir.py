@@ -53,17 +53,11 @@ class Row(dict[str, Any]):
 
 @dataclass(frozen=True)
 class RunDir:
-    """A run's folder."""
-
     path: Path
 
     @classmethod
     def create(cls, path: str | Path, config: RunConfig) -> "RunDir":
-        """A new folder with its config.yaml.
-
-        Raises:
-            FileExistsError: it already holds a run.
-        """
+        """A new folder with its config.yaml. Raises FileExistsError: it already holds a run."""
         run = cls(Path(path))
         run.require_vacant(config)
         run.path.mkdir(parents=True, exist_ok=True)
@@ -94,11 +88,7 @@ class RunDir:
 
     @classmethod
     def open(cls, path: str | Path) -> "RunDir":
-        """An existing run.
-
-        Raises:
-            FileNotFoundError: there is no run in this folder.
-        """
+        """An existing run. Raises FileNotFoundError: there is none in this folder."""
         run = cls(Path(path))
         if not (run.path / "config.yaml").is_file():
             there = sorted(config.parent.name for config in run.path.parent.glob("*/config.yaml"))
@@ -112,7 +102,6 @@ class RunDir:
         return locked(self.path, "process: wait for it, or stop it and resume")
 
     def config(self) -> RunConfig:
-        """The run's settings."""
         path = self.path / "config.yaml"
         try:
             return load_config(path)
@@ -122,18 +111,17 @@ class RunDir:
 
     @property
     def checkpoints(self) -> Path:
-        """Where the checkpoints are."""
         return self.path / "checkpoints"
 
     @property
     def finished(self) -> bool:
-        """Whether the run came to its end."""
         return (self.path / "summary.json").is_file()
 
     def append(self, log: str, row: Mapping[str, Any]) -> None:
         """Add one row to `log`, one of `LOGS`."""
         with open_in_place(self.path / log, "a") as file:
-            file.write(json.dumps({k: _plain(v) for k, v in row.items()}) + "\n")
+            numbers = {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()}
+            file.write(json.dumps(numbers) + "\n")  # JSON has no NaN: a mean over nothing is null
 
     def rows(self, log: str = "metrics.jsonl", kind: str | None = None) -> list[dict[str, Any]]:
         """The rows of a log, of one kind if given."""
@@ -154,8 +142,7 @@ class RunDir:
     def truncate_logs(self, sizes: Mapping[str, int]) -> None:
         """Cut each log back to a remembered size, so that the rows after it can be written again.
 
-        Raises:
-            ValueError: a log is shorter than remembered, so it cannot continue.
+        Raises ValueError: a log is shorter than remembered, so it cannot continue.
         """
         for log in LOGS:
             path = self.path / log
@@ -170,8 +157,8 @@ class RunDir:
             save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, scratch)
         write_atomically(self.path / "trace.json", json.dumps(dict(texts), indent=1).encode())
 
-    def write_summary(self, config: RunConfig) -> dict[str, Any]:
-        """Condense the logs into summary.json, and return it."""
+    def write_summary(self, config: RunConfig) -> None:
+        """Condense the logs into summary.json."""
         evaluations, updates = self.rows(kind="eval"), self.rows(kind="update")
         timings = self.rows("timings.jsonl")
         summary = {
@@ -190,7 +177,6 @@ class RunDir:
             "peak_memory_mb": max((row["peak_memory_mb"] for row in timings), default=0.0),
         }
         write_atomically(self.path / "summary.json", json.dumps(summary, indent=1).encode())
-        return summary
 
 
 class Stopwatch:
@@ -217,8 +203,3 @@ def peak_memory_mb() -> float:
 def _mean(values: Iterable[float | None]) -> float | None:
     present = [value for value in values if value is not None]
     return sum(present) / len(present) if present else None
-
-
-def _plain(value: Any) -> Any:
-    """JSON has no NaN: a quantity that does not exist (a mean over nothing) becomes null."""
-    return None if isinstance(value, float) and math.isnan(value) else value

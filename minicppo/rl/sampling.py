@@ -9,9 +9,8 @@ from torch.nn import functional as F
 from minicppo.rl.decoding import GeneralDecoder, decoder_for, read
 from minicppo.rl.direct import native
 from minicppo.rl.native_sampling import decode
-from minicppo.rl.policy import Policy, layer_parameters
+from minicppo.rl.policy import Policy, layer_parameters, require_room, require_rows
 from minicppo.rl.rollout import Needs, Rollout, join
-from minicppo.rl.window import require_room, require_rows
 
 ENDED, CUDA_ENDED = 1 / 16, 1 / 2  # share of the rows that may have ended before the others close ranks
 CUDA_PAUSE = 8  # steps between two looks at how many rows are left

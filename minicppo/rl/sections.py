@@ -6,7 +6,7 @@ import re
 from dataclasses import fields
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, ValidationInfo, model_validator
 
 from minicppo.rules import LOSS_AGG_MODES, get_method
 from minicppo.text import nearest, short
@@ -24,8 +24,15 @@ def _plain_name(name: str) -> str:
     return name
 
 
+def _known_mode(mode: str) -> str:
+    if mode not in LOSS_AGG_MODES:
+        raise ValueError(f"unknown mode {mode!r}{nearest(mode, LOSS_AGG_MODES)}")
+    return mode
+
+
 Name = Annotated[str, AfterValidator(_plain_name)]  # it becomes a part of paths, and of scripts
 Temperature = Annotated[float, AfterValidator(_positive_temperature)]
+Aggregation = Annotated[str, AfterValidator(_known_mode)]
 
 
 class Section(BaseModel):
@@ -118,19 +125,11 @@ class RolloutConfig(Section):
     temperature: Temperature = key(1.0, "of sampling, and of every log-prob")
     top_p: float = key(1.0, "only 1: truncated sampling biases every ratio")
     top_k: int = key(0, "only 0, for the same reason")
-    top_log_probs: int = key(20, "K of the top-K divergences; `cells` before", ge=1)
+    top_log_probs: int = key(
+        20, "K of the top-K divergences; `cells` before", ge=1, validation_alias=AliasChoices("top_log_probs", "cells")
+    )
     batch: int | None = key(None, "prompts per forward pass; null: all", ge=1)
     autocast: Literal["same", "float32", "bfloat16"] = key("same", "precision of sampling; same: that of training")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _old_name(cls, settings: Any) -> Any:
-        """`cells` is what stored configurations call `top_log_probs`."""
-        if not isinstance(settings, dict) or "cells" not in settings:
-            return settings
-        if "top_log_probs" in settings:
-            raise ValueError("cells is the old name of top_log_probs: give one of them")
-        return {"top_log_probs" if key == "cells" else key: value for key, value in settings.items()}
 
     @model_validator(mode="after")
     def _check(self) -> "RolloutConfig":
@@ -162,7 +161,7 @@ class TrainConfig(Section):
     betas: tuple[float, float] = key((0.9, 0.999), "AdamW's")
     weight_decay: float = key(0.0, "AdamW's", ge=0)
     grad_clip: float = key(1.0, "largest norm of a gradient", gt=0)
-    loss_agg_mode: str = key("seq-mean-token-sum-norm", "how token losses are averaged")
+    loss_agg_mode: Aggregation = key("seq-mean-token-sum-norm", "how token losses are averaged")
     horizon: int | None = key(None, "divisor of seq-mean-token-sum-norm; null: max_new_tokens", ge=1)
     drop_groups: bool = key(True, "leave out groups of equal rewards: fewer updates; false: as trl and verl do")
     normalize_std: bool = key(False, "divide advantages by the group's standard deviation")
@@ -172,13 +171,6 @@ class TrainConfig(Section):
     autocast: Literal["auto", "native", "off", "bfloat16"] = key(
         "auto", "bfloat16 passes; auto: on CUDA alone; native: also on a CPU that multiplies it in hardware"
     )
-
-    @field_validator("loss_agg_mode")
-    @classmethod
-    def _known_mode(cls, mode: str) -> str:
-        if mode not in LOSS_AGG_MODES:
-            raise ValueError(f"unknown mode {mode!r}{nearest(mode, LOSS_AGG_MODES)}")
-        return mode
 
 
 class EvalConfig(Section):
@@ -224,7 +216,6 @@ class ClusterConfig(Section):
 
     @property
     def gpus(self) -> int:
-        """GPUs in all."""
         return self.nodes * self.gpus_per_node
 
     @model_validator(mode="after")

@@ -38,10 +38,7 @@ _Loader.add_implicit_resolver(
 
 
 def parse_yaml(text: str) -> Any:
-    """The value of a YAML text.
-
-    Raises ConfigError, in one line, on what is none and on what is too long, also by aliases of aliases.
-    """
+    """The value of a YAML text. Raises ConfigError, in one line: it is none, or too long, if by aliases of aliases."""
     if len(text) > LONGEST_FILE:
         raise ConfigError(f"{len(text):,} characters are too many for settings, of which {LONGEST_FILE:,} are read")
     try:
@@ -68,10 +65,7 @@ def parse_yaml(text: str) -> Any:
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """The mapping that a YAML file holds.
-
-    Raises ConfigError: it is too large, no YAML, or holds no mapping.
-    """
+    """The mapping that a YAML file holds. Raises ConfigError: it is too large, no YAML, or holds no mapping."""
     try:
         with open(path, "rb") as file:
             settings = parse_yaml(file.read(4 * LONGEST_FILE + 1).decode())

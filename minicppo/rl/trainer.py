@@ -6,16 +6,19 @@ use, and several processes: what outgrows one device belongs on another engine.
 
 import dataclasses
 import math
+import shutil
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from minicppo.bounds.certificate import certify
 from minicppo.rl.agreement import require_agreement
 from minicppo.rl.boards import Boards, load_board
-from minicppo.rl.certificate import certificate_row
 from minicppo.rl.checkpoint import TrainState, list_checkpoints, load_checkpoint, save_checkpoint, way_out
 from minicppo.rl.config import RunConfig
 from minicppo.rl.evaluate import evaluate, held_out_problems
@@ -29,7 +32,7 @@ from minicppo.rl.seeding import generator_for, rng_for
 from minicppo.rl.tasks import Task, sample_problems
 from minicppo.rl.update import TRACE_ROWS, update, write_trace
 from minicppo.rl.warmup import initial_policy
-from minicppo.rules import Method, group_advantages
+from minicppo.rules import Method, group_advantages, token_divergence
 
 OnEvent = Callable[[Mapping[str, Any]], None]
 
@@ -71,7 +74,8 @@ def learn(
                 shown = kept_groups(rollout, config)[: max(1, TRACE_ROWS // config.rollout.group_size)]
                 write_trace(run, state, method, whole_groups(rollout, shown, config), config)
         watch.lap("eval_s")
-        log_row("iteration", **timings_row(watch, rollout))
+        speed = int(rollout.response_mask.sum()) / (watch.seconds["rollout_s"] + watch.seconds["update_s"])
+        log_row("iteration", **watch.seconds, tokens_per_s=speed, peak_memory_mb=peak_memory_mb())
         if run is not None and (last or state.iteration % settings.checkpoint_every == 0):
             save_checkpoint(run.checkpoints, state, run.log_sizes(), settings.keep_checkpoints)
 
@@ -122,16 +126,14 @@ def minibatches(rollout: Rollout, config: RunConfig, iteration: int) -> Iterator
             yield whole_groups(rollout, groups, config)
 
 
-def contrasting_groups(rollout: Rollout, config: RunConfig) -> Tensor:
-    """Indices of the groups whose rewards vary; the others teach nothing."""
-    return rollout.advantages.view(-1, config.rollout.group_size).any(1).nonzero()[:, 0]
+def contrast(rollout: Rollout, config: RunConfig) -> Tensor:
+    """(groups,) bool: do the rewards of a group vary? If not it teaches nothing."""
+    return rollout.advantages.view(-1, config.rollout.group_size).any(1)
 
 
 def kept_groups(rollout: Rollout, config: RunConfig) -> Tensor:
-    """Those that are trained on: the contrasting ones, or all."""
-    if config.train.drop_groups:
-        return contrasting_groups(rollout, config)
-    return torch.arange(len(rollout) // config.rollout.group_size, device=rollout.response_ids.device)
+    """Indices of the groups that are trained on: those with contrast, or all."""
+    return (contrast(rollout, config) | (not config.train.drop_groups)).nonzero()[:, 0]
 
 
 def whole_groups(rollout: Rollout, groups: Tensor, config: RunConfig) -> Rollout:
@@ -144,28 +146,43 @@ def whole_groups(rollout: Rollout, groups: Tensor, config: RunConfig) -> Rollout
 def rollout_row(state: TrainState, rollout: Rollout, config: RunConfig) -> dict[str, float]:
     """What the log says of a rollout.
 
-    mismatch: mean |log pi - log mu| on the first minibatch for the very weights that sampled. It is what sampler and
-    scorer disagree on, apart from the drift of later updates, which is wanted; a large value means a broken anchor.
+    mismatch: mean |log pi - log mu| on the first prompt's responses for the very weights that sampled. It is what
+    sampler and scorer disagree on, apart from the drift of later updates, which is wanted; a large value means a broken
+    anchor.
     """
     scorer = dataclasses.replace(state.sampler, autocast=state.policy.autocast)
-    part = next(rollout.split(config.rows_per_forward)).trim()
+    part = next(rollout.split(min(config.rollout.group_size, config.rows_per_forward))).trim()
     again = response_log_probs(scorer, part, config.rollout.temperature).log_probs
     require_agreement(scorer, state.sampler, part, config.rollout.temperature, again)
     return {
         "reward": float(rollout.rewards.float().mean()),
         "format_rate": int(rollout.well_formed.sum()) / len(rollout),
         "length": float(rollout.response_mask.sum()) / len(rollout),
-        "dropped_groups": config.rollout.prompts - len(contrasting_groups(rollout, config)),
+        "dropped_groups": config.rollout.prompts - int(contrast(rollout, config).sum()),
         "mismatch": float((again - part.log_probs)[part.response_mask].abs().mean()),
         **take_faults(),
     }
 
 
-def timings_row(watch: Stopwatch, rollout: Rollout) -> dict[str, float]:
-    """What timings.jsonl says of an iteration."""
-    seconds = watch.seconds
-    speed = int(rollout.response_mask.sum()) / (seconds["rollout_s"] + seconds["update_s"])
-    return {**seconds, "tokens_per_s": speed, "peak_memory_mb": peak_memory_mb()}
+@torch.no_grad()
+def certificate_row(policy: Policy, rollout: Rollout, config: RunConfig) -> dict[str, float]:
+    """The certificate of improvement (`minicppo.bounds.certificate`) of the policy now against the one that sampled.
+
+    With stale rollouts that spans the updates since those weights, not one iteration's alone. Every response counts,
+    also those of groups that the loss would drop. The divergence is the exact TV where the rollout carries whole
+    distributions; Binary and Top-K lie below it and would void the bound, so without them the ratios alone are used.
+    """
+    log_probs, divergences = [], []
+    needs: Needs = "full" if rollout.needs == "full" else "log_probs"
+    for part in rollout.split(config.rows_per_forward):
+        found = response_log_probs(policy, part, config.rollout.temperature, needs)
+        log_probs.append(found.log_probs)
+        if found.top_log_probs is not None:
+            divergences.append(token_divergence(part.token_batch(found.log_probs, found.top_log_probs), "exact_tv"))
+    inputs = torch.cat(log_probs), rollout.log_probs, rollout.rewards.float(), rollout.response_mask
+    pi, mu, rewards, mask = (x.cpu().numpy() for x in inputs)
+    groups = np.arange(len(rollout)) // config.rollout.group_size
+    return certify(pi, mu, rewards, mask, groups, torch.cat(divergences).cpu().numpy() if divergences else None).rows()
 
 
 def rehearse(config: RunConfig) -> tuple[float, float]:
@@ -175,8 +192,7 @@ def rehearse(config: RunConfig) -> tuple[float, float]:
     state, method, watch = TrainState.begin(config, start), config.make_method(), Stopwatch()
     rollout = roll_out(state.policy, task, config, 0, method.needs)
     watch.lap("rollout_s")
-    generator = torch.Generator().manual_seed(0)
-    advantages = torch.randn(len(rollout), generator=generator).to(rollout.rewards.device)  # as if groups had contrast
+    advantages = torch.arange(len(rollout), device=rollout.rewards.device) % 2 - 0.5  # as if every group had contrast
     for minibatch in minibatches(dataclasses.replace(rollout, advantages=advantages), config, 0):
         update(state, method, minibatch, config)
     watch.lap("update_s")
@@ -202,10 +218,7 @@ def train(config: RunConfig, run_dir: str | Path, on_event: OnEvent | None = Non
     for name in set(config.log) - {"files"}:
         load_board(name)  # what is missing shows now
     start = starting_policy(config, on_event)  # before the folder is made: what fails here leaves nothing behind
-    run = RunDir.create(run_dir, config)
-    with run.locked():
-        _to_the_end(run, start, on_event)
-    return run.path
+    return _to_the_end(RunDir.create(run_dir, config), start, on_event)
 
 
 def resume(run_dir: str | Path, on_event: OnEvent | None = None) -> Path:
@@ -215,12 +228,7 @@ def resume(run_dir: str | Path, on_event: OnEvent | None = None) -> Path:
     ValueError where the checkpoint is damaged, a file is a link, or a log is shorter than it was at the checkpoint.
     """
     run = RunDir.open(run_dir)
-    if not run.finished:
-        with run.locked():
-            begun = list_checkpoints(run.checkpoints)
-            start = trained_policy(run.path) if begun else starting_policy(run.config(), on_event)
-            _to_the_end(run, start, on_event)
-    return run.path
+    return run.path if run.finished else _to_the_end(run, None, on_event)
 
 
 def train_or_resume(config: RunConfig, run_dir: str | Path, on_event: OnEvent | None = None) -> Path:
@@ -229,28 +237,28 @@ def train_or_resume(config: RunConfig, run_dir: str | Path, on_event: OnEvent | 
     return resume(run_dir, on_event) if begun else train(config, run_dir, on_event)
 
 
-def _to_the_end(run: RunDir, start: Policy, on_event: OnEvent | None) -> None:
+def _to_the_end(run: RunDir, start: Policy | None, on_event: OnEvent | None) -> Path:
     """`learn` from the newest checkpoint, or from the start, with every row in the run's logs."""
-    config = run.config()
-    torch.set_num_threads(config.threads)
-    state, saved = TrainState.begin(config, start), list_checkpoints(run.checkpoints)
-    run.truncate_logs(load_checkpoint(saved[-1], state) if saved else dict.fromkeys(LOGS, 0))
+    with run.locked():
+        config, saved = run.config(), list_checkpoints(run.checkpoints)
+        torch.set_num_threads(config.threads)
+        start = trained_policy(run.path) if saved else start or starting_policy(config, on_event)
+        state = TrainState.begin(config, start)
+        run.truncate_logs(load_checkpoint(saved[-1], state) if saved else dict.fromkeys(LOGS, 0))
+        for old in saved[: -config.train.keep_checkpoints]:  # a process that was killed had no time to remove them
+            shutil.rmtree(old)
+        tell = on_event or (lambda event: None)
 
-    boards = Boards(config, run)
-    if on_event is not None:
-        on_event({"kind": "start"})
+        def log(row: Mapping[str, Any]) -> None:
+            run.append("timings.jsonl" if row["kind"] == "iteration" else "metrics.jsonl", row)
+            boards.row(row)
+            tell(row)
 
-    def log(row: Mapping[str, Any]) -> None:
-        run.append("timings.jsonl" if row["kind"] == "iteration" else "metrics.jsonl", row)
-        boards.row(row)
-        if on_event is not None:
-            on_event(row)
-
-    try:
-        learn(config, config.make_task(), config.make_method(), state, log, run)
-    finally:
-        boards.close()
-    run.write_summary(config)
+        with closing(Boards(config, run)) as boards:
+            tell({"kind": "start"})
+            learn(config, config.make_task(), config.make_method(), state, log, run)
+        run.write_summary(config)
+    return run.path
 
 
 def starting_policy(config: RunConfig, on_event: OnEvent | None = None) -> Policy:

@@ -10,21 +10,20 @@ import random
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
 
-from minicppo.files import atomically, cache_dir
+from minicppo.files import atomically, cache_dir, digest
 from minicppo.rl.config import RunConfig
-from minicppo.rl.identity import folder_digest
 from minicppo.rl.log_probs import response_log_probs
-from minicppo.rl.policy import Policy, build_policy, load_policy, model_folder, save_policy
+from minicppo.rl.policy import Policy, build_policy, load_policy, model_folder, require_room, save_policy
 from minicppo.rl.rollout import Rollout, grade
 from minicppo.rl.sampling import pad, sample
 from minicppo.rl.sections import WarmupConfig
 from minicppo.rl.seeding import rng_for
 from minicppo.rl.tasks import TASKS, Task, sample_problems
-from minicppo.rl.window import require_room
 
 RECIPE = 1  # raise it when the code below changes what it trains
 Progress = Callable[[int, float], None]  # (steps done, greedy accuracy so far)
@@ -48,30 +47,25 @@ def initial_policy(config: RunConfig, task: Task, on_progress: Progress | None =
     return load_policy(folder, chat=config.model.chat)
 
 
-def warmup_identity(config: RunConfig) -> dict[str, object]:
+def warmup_identity(config: RunConfig) -> dict[str, Any]:
     """Everything that determines the warmed-up weights."""
-    assert config.warmup is not None
-    model = config.model.model_dump()
-    if config.model.path is not None:  # what is there, not where it is
-        model["path"] = folder_digest(model_folder(config.model.path))
-    identity = {
+    identity = config.model_dump(include={"model", "task", "warmup", "threads"}) | {
         "recipe": RECIPE,
-        "model": model,
-        "task": config.task.model_dump(),
         "max_new_tokens": config.rollout.max_new_tokens,
-        "warmup": config.warmup.model_dump(),
-        "threads": config.threads,
         "torch": torch.__version__,
         "transformers": transformers.__version__,
     }
+    if config.model.path is not None:  # what is there, not where it is
+        files = sorted(path for path in model_folder(config.model.path).iterdir() if path.is_file())
+        content = "".join(f"{file.name} {digest(file)}" for file in files)
+        identity["model"]["path"] = hashlib.sha256(content.encode()).hexdigest()[:16]
     source = sys.modules[TASKS[config.task.name].__module__]
     if source.__file__ is not None and not source.__name__.startswith("minicppo."):  # a plugin's: its content counts
-        identity["plugin"] = hashlib.sha256(Path(source.__file__).read_bytes()).hexdigest()
+        identity["plugin"] = digest(Path(source.__file__))
     return identity
 
 
 def warmup_key(config: RunConfig) -> str:
-    """A hash of `warmup_identity`."""
     return hashlib.sha256(json.dumps(warmup_identity(config), sort_keys=True).encode()).hexdigest()[:16]
 
 

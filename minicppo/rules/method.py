@@ -95,7 +95,9 @@ def get_method(name: str, *, correction: str | None = None, **params: Any) -> Me
     method = METHODS[name]
     if correction is not None:
         known = [other for other, found in METHODS.items() if found.corrects]
-        if correction not in known or method.corrects:
+        if method.corrects:
+            raise ValueError(f"correction={correction!r} does not go with {name}, which has its own")
+        if correction not in known:
             raise ValueError(f"correction={correction!r} does not go with {name}{nearest(correction, known)}")
         method = replace(METHODS[correction], rule=method, name=name)  # type: ignore[call-arg]
     return method.having(**params)

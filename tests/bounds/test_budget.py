@@ -1,4 +1,4 @@
-"""The constraint set against plain loops; its linear programme is checked in theory/."""
+"""The constraint set against plain loops, and edges of the bounds; programmes, and that bounds hold, are in theory/."""
 
 from fractions import Fraction
 
@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from minicppo.bounds import residual, sharper
 from minicppo.bounds.budget import Budget, linear_weights
 
 
@@ -59,3 +60,24 @@ def test_wrong_values_are_refused():
         Budget(0.1, 0.02, np.ones(2), "slack")
     with pytest.raises(ValueError, match="non-increasing"):
         Budget(0.1, 0.02, np.array([0.5, 1.0])).path_divergence  # noqa: B018
+
+
+# --- bounds -----------------------------------------------------------------------------------------------------------
+
+
+def test_suffix_bounds_against_loops():
+    caps = np.array([0.5, 0.25, 0.125, 0.0625])
+    for t in range(4):
+        assert residual.suffix_sums(caps)[t] == sum(caps[t + 1 :])
+        assert residual.suffix_products(caps)[t] == 1 - np.prod(1 - caps[t + 1 :])
+
+
+def test_one_token_has_no_residual():
+    assert residual.theorem1_eq8(Budget.linear(1)) == residual.theorem1(1, 0.15, 0.02) == 0
+    assert sharper.uniform_supremum(1, 0.15) == sharper.cap_theorem(np.array([0.15])) == 0
+
+
+def test_chi_square_budget_is_exact_when_small_and_infinite_when_large():
+    assert sharper.chi_square_budget(1e-3) == pytest.approx(1e-3 / np.sqrt(2), rel=1e-3)
+    assert sharper.chi_square_budget(9.9e-5) == pytest.approx(sharper.chi_square_budget(1.01e-4) * 9.9 / 10.1, rel=1e-4)
+    assert sharper.chi_square_budget(1e4) == np.inf

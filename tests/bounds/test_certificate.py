@@ -26,20 +26,24 @@ def exhaustive():
     return Pair(mu, pi, np.ones(1)), rng.integers(0, 2, 16).astype(float)
 
 
-def batch(pair: Pair) -> dict[str, Array]:
-    log_ratio = np.log1p(pair.path_excess.T)
-    return {
-        "log_probs": log_ratio - 1,
-        "rollout_log_probs": np.full_like(log_ratio, -1.0),
-        "response_mask": np.ones_like(log_ratio),
-    }
+@pytest.fixture
+def batch(exhaustive):
+    """One response of each."""
+    pair, rewards = exhaustive
+    return moved(np.log1p(pair.path_excess.T), mu=-1.0) | {"rewards": rewards}
+
+
+def moved(log_ratio: Array, mu: float = 0.0) -> dict[str, Array]:
+    """Log-probs that differ by so much, of as many valid tokens."""
+    valid = np.ones_like(log_ratio)
+    return {"log_probs": log_ratio + mu, "rollout_log_probs": mu * valid, "response_mask": valid}
 
 
 @pytest.mark.parametrize("with_divergence", [True, False])
-def test_an_exhaustive_batch_gives_the_exact_values(exhaustive, with_divergence):
+def test_an_exhaustive_batch_gives_the_exact_values(exhaustive, batch, with_divergence):
     pair, rewards = exhaustive
     divergence = pair.path_divergence.T if with_divergence else None
-    found = certify(**batch(pair), rewards=rewards, divergence=divergence)
+    found = certify(**batch, divergence=divergence)
     assert found.surrogate.estimate == pytest.approx(tab.surrogate(pair, rewards))
     assert found.pair.estimate == pytest.approx(pair_certificate(pair, 0.5))
     assert found.divergence.estimate == pytest.approx(pair.drift.sum())
@@ -50,12 +54,10 @@ def test_an_exhaustive_batch_gives_the_exact_values(exhaustive, with_divergence)
     assert abs(exact) <= found.largest_change
 
 
-def test_padding_does_not_matter(exhaustive):
-    pair, rewards = exhaustive
-    arrays = batch(pair)
-    padded = {name: np.pad(array, ((0, 0), (0, 3))) for name, array in arrays.items()}
+def test_padding_does_not_matter(batch):
+    padded = {name: np.pad(array, ((0, 0), (0, 3))) for name, array in batch.items() if name != "rewards"}
     padded["log_probs"][:, 4:] = np.nan
-    assert certify(**padded, rewards=rewards) == certify(**arrays, rewards=rewards)
+    assert certify(**batch | padded) == certify(**batch)
 
 
 def test_the_leave_one_out_baseline_is_unbiased():
@@ -72,9 +74,8 @@ def test_the_leave_one_out_baseline_is_unbiased():
 def test_groups_are_resampled_whole():
     """Copies of one response add nothing: the interval is that of the distinct ones."""
     rng = np.random.default_rng(0)
-    log_ratio = rng.normal(0, 0.1, (40, 6))
+    arrays = moved(rng.normal(0, 0.1, (40, 6)))
     rewards = rng.integers(0, 2, 40).astype(float)
-    arrays = {"log_probs": log_ratio, "rollout_log_probs": np.zeros((40, 6)), "response_mask": np.ones((40, 6))}
     once = certify(**arrays, rewards=rewards)
     copies = {name: np.repeat(array, 5, axis=0) for name, array in arrays.items()}
     grouped = certify(**copies, rewards=np.repeat(rewards, 5), groups=np.repeat(np.arange(40), 5))
@@ -101,18 +102,16 @@ def test_a_small_good_step_is_certified_and_a_large_one_is_not():
     assert large.verdict == "not certified"
 
 
-def test_rows_are_flat_floats(exhaustive):
-    pair, rewards = exhaustive
-    row = certify(**batch(pair), rewards=rewards).rows()
+def test_rows_are_flat_floats(batch):
+    row = certify(**batch).rows()
     assert all(name.startswith("certificate/") and type(value) is float for name, value in row.items())
     assert {"certificate/surrogate", "certificate/gain_low", "certificate/certified"} <= row.keys()
     assert all(math.isfinite(value) for value in row.values())
 
 
-def test_the_same_seed_gives_the_same_interval(exhaustive):
-    pair, rewards = exhaustive
-    assert certify(**batch(pair), rewards=rewards, seed=3) == certify(**batch(pair), rewards=rewards, seed=3)
-    assert certify(**batch(pair), rewards=rewards, seed=3) != certify(**batch(pair), rewards=rewards, seed=4)
+def test_the_same_seed_gives_the_same_interval(batch):
+    assert certify(**batch, seed=3) == certify(**batch, seed=3)
+    assert certify(**batch, seed=3) != certify(**batch, seed=4)
 
 
 def test_rare_branches_are_invisible():
@@ -120,9 +119,8 @@ def test_rare_branches_are_invisible():
     pair = fam.rare_token(np.full(3, 0.3), 2.0**-20)
     leaves, _ = sample_paths(pair, np.random.default_rng(0), groups=500, group_size=1)
     assert (leaves == 0).all()
-    found = certify_rollout(
-        pair, np.zeros(8), np.random.default_rng(0), groups=500, group_size=1, exact_divergence=False
-    )
+    drawn = {"groups": 500, "group_size": 1, "exact_divergence": False}
+    found = certify_rollout(pair, np.zeros(8), np.random.default_rng(0), **drawn)
     assert found.pair.high < 0.3 * pair_certificate(pair, 0.5)
     assert found.divergence.estimate == pytest.approx(0.45)  # half of the true .9
 
@@ -137,29 +135,17 @@ def test_rare_branches_are_invisible():
         ({"rewards": np.zeros(3)}, "4 responses need"),
         ({"confidence": 1.0}, "confidence=1.0 must lie"),
         ({"kind": "bayes"}, "kind='bayes' must be one of pair, residual"),
+        (moved(np.zeros((1, 3))) | {"rewards": np.zeros(1)}, "1 response: a bootstrap needs at least 2"),
     ],
 )
 def test_wrong_values_are_refused(change, message):
-    values = {
-        "log_probs": np.zeros((4, 3)),
-        "rollout_log_probs": np.zeros((4, 3)),
-        "rewards": np.zeros(4),
-        "response_mask": np.ones((4, 3)),
-    }
     with pytest.raises(ValueError, match=message):
-        certify(**(values | change))
+        certify(**(moved(np.zeros((4, 3))) | {"rewards": np.zeros(4)} | change))
 
 
-def test_one_response_is_refused():
-    one = np.zeros((1, 3))
-    with pytest.raises(ValueError, match="1 response: a bootstrap needs at least 2"):
-        certify(one, one, np.zeros(1), np.ones((1, 3)))
-
-
-def test_one_group_speaks_of_its_prompt(exhaustive):
-    pair, rewards = exhaustive
-    found = certify(**batch(pair), rewards=rewards, groups=np.full(16, 7))
-    assert found.pair == certify(**batch(pair), rewards=rewards).pair
+def test_one_group_speaks_of_its_prompt(batch):
+    found = certify(**batch, groups=np.full(16, 7))
+    assert found.pair == certify(**batch).pair
     assert found.surrogate.low < found.surrogate.estimate < found.surrogate.high
 
 
@@ -178,8 +164,7 @@ def test_a_policy_fitted_to_the_batch_is_certified_wrongly_there_and_not_on_fres
         verdicts = []
         for batch_states, batch_signs, batch_rewards in zip(states, signs, rewards, strict=True):
             log_ratio = np.log1p(step[np.arange(horizon), batch_states] * batch_signs)
-            found = certify(log_ratio, np.zeros_like(log_ratio), batch_rewards - 0.5, np.ones_like(log_ratio))
-            verdicts.append(found.certified)
+            verdicts.append(certify(**moved(log_ratio), rewards=batch_rewards - 0.5).certified)
         in_sample, fresh = in_sample + verdicts[0], fresh + verdicts[1]
     assert in_sample >= 18
     assert fresh <= 2
@@ -189,9 +174,7 @@ def hidden_branch(rng, count=800):
     """J falls by .05 through a token that mu hardly ever shows: a batch that seems to gain by .05."""
     mu, pi, values = np.array([0.5, 0.5, 0.0]), np.array([0.45, 0.35, 0.2]), np.array([1.0, 0.0, 0.0])
     token = rng.choice(3, count, p=mu)  # a third token of mass 1e-9 would not be drawn either
-    log_probs = np.log(pi / np.maximum(mu, 1e-9))[token][:, None]
-    arrays = {"log_probs": log_probs, "rollout_log_probs": np.zeros_like(log_probs)}
-    return arrays | {"response_mask": np.ones_like(log_probs), "rewards": values[token]}
+    return moved(np.log(pi / np.maximum(mu, 1e-9))[token][:, None]) | {"rewards": values[token]}
 
 
 def test_a_batch_that_misses_where_pi_went_is_refused():
@@ -211,17 +194,16 @@ def test_a_branch_missed_at_one_position_of_many_is_refused():
     x = rng.choice([-0.1, 0.1], (800, 64))
     x[:, 40] = -0.01
     rewards = (x[:, :3].sum(axis=1) > 0).astype(float)
-    arrays = {"rollout_log_probs": np.zeros_like(x), "response_mask": np.ones_like(x), "rewards": rewards}
-    found = certify(np.log1p(0.01 * x), **arrays)
+    found = certify(**moved(np.log1p(0.01 * x)), rewards=rewards)
     assert not found.refused  # too little is missing to matter
-    found = certify(np.log1p(np.where(np.arange(64) == 40, 20, 0.1) * x), **arrays)
+    found = certify(**moved(np.log1p(np.where(np.arange(64) == 40, 20, 0.1) * x)), rewards=rewards)
     assert found.unseen == pytest.approx(0.2)
     assert found.refused
 
 
-def test_the_kinds_estimate_the_exact_values(exhaustive):
+def test_the_kinds_estimate_the_exact_values(exhaustive, batch):
     pair, rewards = exhaustive
-    found = certify(**batch(pair), rewards=rewards, divergence=pair.path_divergence.T)
+    found = certify(**batch, divergence=pair.path_divergence.T)
     assert found.residual.estimate == pytest.approx(0.5 * abs(tab.kernel(pair)).sum())
     assert found.importance_gain.estimate == pytest.approx(tab.improvement(pair, rewards))
     assert found.residual_gain.estimate == pytest.approx(found.surrogate.estimate - found.residual.estimate)
@@ -232,16 +214,15 @@ def test_the_kinds_estimate_the_exact_values(exhaustive):
 
 def test_the_verdict_goes_by_the_kind_asked_for():
     x = np.where(np.arange(2000) % 2, 0.1, -0.1)[:, None] * np.ones(30) * np.where(np.arange(30) < 1, 1, 0.001)
-    arrays = {"rollout_log_probs": np.zeros_like(x), "response_mask": np.ones_like(x)}
-    found = {k: certify(np.log1p(x), rewards=(x[:, 0] > 0).astype(float), kind=k, **arrays) for k in KINDS}
-    assert [kind for kind in KINDS if found[kind].certified] == list(KINDS)
-    noisy = {k: certify(np.log1p(3 * x), rewards=np.arange(2000) % 4 / 3.0, kind=k, **arrays) for k in KINDS}
+    found = [certify(**moved(np.log1p(x)), rewards=(x[:, 0] > 0).astype(float), kind=kind) for kind in KINDS]
+    assert all(each.certified for each in found)
+    noisy = {k: certify(**moved(np.log1p(3 * x)), rewards=np.arange(2000) % 4 / 3.0, kind=k) for k in KINDS}
     assert {kind: noisy[kind].certified for kind in KINDS} == {k: noisy["pair"].certifies(k) for k in KINDS}
 
 
 def test_ratios_beyond_all_numbers_stay_finite():
     x = np.where(np.arange(40) % 2, 40.0, -40.0)[:, None] * np.ones(50)
-    row = certify(x, np.zeros_like(x), np.arange(40) % 2.0, np.ones_like(x)).rows()
+    row = certify(**moved(x), rewards=np.arange(40) % 2.0).rows()
     assert all(map(math.isfinite, row.values()))
 
 

@@ -12,11 +12,10 @@ from minicppo.cli import IN_A_CLONE
 from minicppo.cli.console import program
 from minicppo.cli.progress import EVERY, RunProgress
 from minicppo.cli.train import train
-from minicppo.rl.config import load_config, preset_names
-from minicppo.rl.run_dir import RunDir
+from minicppo.rl.config import preset_names
 from minicppo.rules import METHODS
 from tests.command_line import TINY
-from tests.fake_runs import write_run
+from tests.fake_runs import begin, write_run
 
 COMMANDS = tuple("train resume eval compare methods tasks presets config explain thresholds plan".split())
 
@@ -93,16 +92,16 @@ def test_where_there_is_no_run_those_beside_it_are_named(minicppo):
         assert minicppo(command, "runs/nope").err.endswith("; in runs there are stale-grpo, stale-ppo\n")
 
 
-def test_a_file_that_is_no_yaml_is_one_line(minicppo):
-    Path("notes.md").write_text("# Notes\n\na: b\nwith a word\nand: another\n")
-    assert minicppo("train", "notes.md").err == (
-        "error: notes.md is not valid YAML: line 5: could not find expected ':'\n"
-    )
-
-
-def test_a_tab_in_a_yaml_is_one_line(minicppo):
-    Path("tab.yaml").write_text("task:\n\tname: chain\n")
-    assert "tab.yaml is not valid YAML: line 2: found character '\\t'" in minicppo("train", "tab.yaml").refused()
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("# Notes\n\na: b\nwith a word\nand: another\n", "line 5: could not find expected ':'\n"),
+        ("task:\n\tname: chain\n", "line 2: found character '\\t'"),
+    ],
+)
+def test_a_file_that_is_no_yaml_is_one_line(minicppo, text, says):
+    Path("notes.md").write_text(text)
+    assert minicppo("train", "notes.md").refused().startswith(f"error: notes.md is not valid YAML: {says}")
 
 
 def test_no_room_is_checked_for_a_model_of_unknown_size(minicppo):
@@ -219,13 +218,6 @@ def test_thresholds_prints_the_horizons_and_says_what_is_vacuous_and_what_certif
     assert "is above 1048576; thresholds scale as 1/T" in minicppo("thresholds", "--horizon", "100000000").refused()
 
 
-def begin(folder: Path, *saved: int) -> None:
-    """A run's folder as an interruption leaves it, with a checkpoint after each of these iterations."""
-    run = RunDir.create(folder, load_config("stale"))
-    for iteration in saved:
-        (run.checkpoints / f"{iteration:06d}").mkdir(parents=True)
-
-
 def test_after_ctrl_c_it_says_where_the_run_goes_on(minicppo, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
@@ -259,22 +251,34 @@ def test_the_program_is_called_as_it_can_be_called_again(tmp_path, monkeypatch):
         assert program() == called
 
 
-def test_away_from_a_terminal_it_never_is_silent_for_long(monkeypatch):
-    display = RunProgress(Console(file=io.StringIO()))
-    display.add("cppo", 3)
-    display.handle("cppo", {"kind": "iteration", "iteration": 1})
-    waits = iter([False, False, True])  # it is looked twice, then the run ends
-    monkeypatch.setattr(display._end, "wait", lambda _: next(waits))
+def shown_of(*events: dict) -> RunProgress:
+    """What displays a run's events, away from a terminal."""
+    display = RunProgress(Console(file=io.StringIO(), width=200))
+    display.add("cppo", 9)
+    for event in events:
+        display.handle("cppo", event)
+    return display
+
+
+def told(display: RunProgress, looks: int = 0) -> str:
+    """All that is printed, in the end after as many looks, much later, at a run that goes on."""
+    waits = iter([*[False] * looks, True])
+    display._end.wait = lambda _: next(waits)
     display._printed -= 2 * EVERY
     display._keep_printing()
-    assert display.console.file.getvalue().count("cppo: 1 of 3") == 1
+    return display.console.file.getvalue()
+
+
+WARMING_UP = {"kind": "warmup", "step": 250, "max_steps": 3200, "accuracy": 0.5}
+
+
+def test_away_from_a_terminal_it_never_is_silent_for_long():
+    assert told(shown_of({"kind": "iteration", "iteration": 1}), looks=2).count("cppo: 1 of 9") == 1
     assert EVERY <= 15
 
 
 def test_a_warm_up_has_no_end_until_it_is_there():
-    display = RunProgress(Console(file=io.StringIO()))
-    display.add("cppo", 2)
-    display.handle("cppo", {"kind": "warmup", "step": 250, "max_steps": 3200, "accuracy": 0.5})
+    display = shown_of(WARMING_UP)
     line = display.progress.tasks[-1]
     assert line.total is None, "so no time left is guessed"
     assert line.fields["note"] == "at most 3200, greedy accuracy 50 %"
@@ -282,31 +286,14 @@ def test_a_warm_up_has_no_end_until_it_is_there():
     assert (line.total, line.finished) == (250, True)
 
 
-def shown_of(*events: dict) -> str:
-    """What is printed of a run's events."""
-    display = RunProgress(Console(file=io.StringIO(), width=200))
-    display.add("cppo", 9)
-    for event in events:
-        display.handle("cppo", event)
-    return display.console.file.getvalue()
-
-
-def test_during_a_long_first_evaluation_the_run_and_not_its_warm_up_is_spoken_of(monkeypatch):
-    display = RunProgress(Console(file=io.StringIO()))
-    display.add("cppo", 3)
-    display.handle("cppo", {"kind": "warmup", "step": 251, "max_steps": 3200, "accuracy": 0.5})
-    display.handle("cppo", {"kind": "start"})
-    waits = iter([False, True])
-    monkeypatch.setattr(display._end, "wait", lambda _: next(waits))
-    display._printed -= 2 * EVERY
-    display._keep_printing()
-    assert display.console.file.getvalue().splitlines()[-1].startswith("cppo: 0 of 3")
+def test_during_a_long_first_evaluation_the_run_and_not_its_warm_up_is_spoken_of():
+    assert told(shown_of(WARMING_UP, {"kind": "start"}), looks=1).splitlines()[-1].startswith("cppo: 0 of 9")
 
 
 def test_iterations_without_an_update_are_told_once_and_a_collapse_is_called_one():
     rollouts = [{"kind": "rollout", "reward": reward} for reward in (0.5, 0.0, 0.0)]
     ends = [{"kind": "iteration", "iteration": i} for i in (1, 2, 3)]
-    told = shown_of(rollouts[0], {"kind": "update"}, ends[0], rollouts[1], ends[1], rollouts[2], ends[2])
-    assert told.count("made no update") == 1
-    assert "Every reward was 0, after 0.50 on average at best: the policy has collapsed" in told
-    assert "the task is too hard" in shown_of(rollouts[1], ends[0])
+    text = told(shown_of(rollouts[0], {"kind": "update"}, ends[0], rollouts[1], ends[1], rollouts[2], ends[2]))
+    assert text.count("made no update") == 1
+    assert "Every reward was 0, after 0.50 on average at best: the policy has collapsed" in text
+    assert "the task is too hard" in told(shown_of(rollouts[1], ends[0]))

@@ -10,8 +10,6 @@ from minicppo.rl.data import DataError
 from minicppo.rl.policy import build_policy, save_policy
 from minicppo.rl.run_dir import RunDir
 from minicppo.rl.tasks import Problem, Task
-from minicppo.rl.trainer import train
-from tests.rl.conftest import SMALL_RUN
 
 
 class Characters(Task):
@@ -35,12 +33,6 @@ def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
     save_policy(build_policy(config.model, Characters(), seed=0), folder)
     return str(folder)
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    settings = {**SMALL_RUN, "train": {"iterations": 1, "minibatches": 2}, "warmup": None}
-    return str(train(validate(settings), tmp_path_factory.mktemp("runs") / "run"))
 
 
 def write_sums(count: int) -> str:
@@ -83,39 +75,40 @@ class TestOnData:
         assert "not a saved model" in minicppo("eval", "nothing", "--data", "sums.jsonl").refused()
 
 
-def test_a_run_on_its_task(minicppo, run):
-    (logged,) = [row for row in RunDir.open(run).rows(kind="eval") if row["iteration"] == 1]
-    found = json.loads(minicppo("eval", run, "--json").done())
-    assert (found["problems"], found["samples"]) == (6, 2)
+def test_a_run_on_its_task(minicppo, trained):
+    (logged,) = [row for row in RunDir.open(trained).rows(kind="eval") if row["iteration"] == 2]
+    found = json.loads(minicppo("eval", trained, "--json").done())
+    assert (found["problems"], found["samples"]) == (8, 2)
     assert all(found[key] == logged[key] for key in ("accuracy", "accuracy_se", "greedy_accuracy", "format_rate"))
-    shown = minicppo("eval", run).done()
+    shown = " ".join(minicppo("eval", trained).done().split())
+    assert "run/checkpoints/000002, the newest checkpoint: iteration 2 of 2" in shown
     assert "Avg@2 %" in shown
     assert "greedy %" in shown
 
 
-def test_an_option_of_data_is_refused_on_a_runs_own_task_and_the_setting_it_names_works(minicppo, run):
+def test_an_option_of_data_is_refused_on_a_runs_own_task_and_the_setting_it_names_works(minicppo, trained):
     settings = ["eval.samples=16", "eval.temperature=0.5", "eval.top_p=0.5", "eval.batch=3", "eval.seed=1"]
     settings.append("rollout.max_new_tokens=5")
     for setting in settings:
         name, value = setting.split(".", 1)[1].split("=")
         told = f"--{name.replace('_', '-')} {value}"
-        assert minicppo("eval", run, *told.split()).refused() == (
+        assert minicppo("eval", trained, *told.split()).refused() == (
             f"error: {told} needs --data; for the run's own task say {setting}\n"
         )
     for option in ("--template", "--out"):
-        assert minicppo("eval", run, option, "short").refused() == f"error: {option} short needs --data\n"
-    assert "a run's is a setting: device=cpu" in minicppo("eval", run, "--device", "cpu").refused()
-    found = json.loads(minicppo("eval", run, "device=cpu", "--json", *settings).done())
+        assert minicppo("eval", trained, option, "short").refused() == f"error: {option} short needs --data\n"
+    assert "a run's is a setting: device=cpu" in minicppo("eval", trained, "--device", "cpu").refused()
+    found = json.loads(minicppo("eval", trained, "device=cpu", "--json", *settings).done())
     assert found["samples"] == 16
     assert found["length"] <= 5
 
 
-def test_an_interrupted_evaluation_of_a_run_says_what_is_kept(minicppo, run, monkeypatch):
+def test_an_interrupted_evaluation_of_a_run_says_what_is_kept(minicppo, trained, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("minicppo.rl.evaluate.evaluate", interrupt)
-    outcome = minicppo("eval", run)
+    outcome = minicppo("eval", trained)
     assert outcome.status == 130
     assert "Stopped. Nothing of it is kept" in outcome.err
 

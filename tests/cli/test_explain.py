@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from matplotlib.patches import StepPatch
+from safetensors.numpy import load_file, save_file
 
 from minicppo.cli.explain import of_loop
 from minicppo.plots.explain import legend, picture
@@ -15,7 +16,7 @@ from minicppo.reference.explained import explain_cppo
 from minicppo.rules import METHODS, get_method
 from minicppo.rules.explained import explain
 from minicppo.verdicts import COLUMNS
-from tests.command_line import TINY
+from tests.fake_runs import write_run
 
 MU, PI = [0.5, 0.4, 0.5, 0.9, 0.3], [0.6, 0.48, 0.4, 0.91, 0.5]
 EXAMPLE = ["explain", "--mu", ".5,.4,.5,.9,.3", "--pi", ".6,.48,.4,.91,.5", "budget=fixed"]
@@ -57,15 +58,8 @@ def test_the_loop_and_the_rule_explain_alike(name):
 
 def test_what_the_loop_has_not_is_explained_by_the_rule():
     assert of_loop("cppo", {"delta": 0.2, "length": 64})["length"] == 64
-    for params in (
-        {"delta": 0},
-        {"delta": "much"},
-        {"detla": 0.1},
-        {"gate": "budget"},
-        {"delta": True},
-        {"budget": "of"},
-        {"length": 2.5},
-    ):
+    deltas = [{"delta": value} for value in (0, "much", True)]
+    for params in (*deltas, {"detla": 0.1}, {"gate": "budget"}, {"budget": "of"}, {"length": 2.5}):
         assert of_loop("cppo", params) is None
     assert of_loop("grpo", {}) is of_loop("nothing", {}) is None
 
@@ -115,16 +109,28 @@ def test_a_file_that_is_not_what_is_wanted_says_what_is(minicppo, text):
 
 
 def test_a_hyper_parameter_may_be_typed_as_for_a_run(minicppo):
-    short, long = (minicppo(*EXAMPLE, typed, "--json").done() for typed in ("delta=.1", "method.params.delta=.1"))
-    assert short == long
+    short, *others = (
+        minicppo(*EXAMPLE, typed, "--json").done() for typed in ("delta=.1", "delta=1e-1", "method.params.delta=.1")
+    )
+    assert others == [short, short]
 
 
-def test_a_row_of_a_run_is_explained_by_its_own_method(minicppo):
-    minicppo("train", "learn", *TINY, "method=dppo", "method.params.delta=0.2", "--run-dir", "run").done()
-    shown = minicppo("explain", "--run", "run", "--row", "2").done()
+def test_a_row_of_a_run_is_explained_by_its_own_method(minicppo, trained):
+    shown = minicppo("explain", "--run", trained, "--row", "2").done()
     assert "dppo" in shown
     assert "delta" not in shown.partition("Verdicts")[0].partition("c:")[0]
-    assert "--row 999" in minicppo("explain", "--run", "run", "--row", "999").refused()
+    assert "--row 999" in minicppo("explain", "--run", trained, "--row", "999").refused()
+
+
+def test_a_response_that_was_certain_is_explained(minicppo):
+    """Its log-probs are 0, which no probability is."""
+    run = write_run(Path("run"))
+    arrays = load_file(run / "trace.safetensors")
+    for name in ("log_probs", "rollout_log_probs"):
+        arrays[name] = 0 * arrays[name]
+    save_file(arrays, run / "trace.safetensors")
+    rows = json.loads(minicppo("explain", "--run", "run", "--json").done())
+    assert {(row["mu"], row["pi"]) for row in rows} == {(1, 1)}
 
 
 @pytest.mark.slow
@@ -181,22 +187,17 @@ def test_masked_is_what_moves_away_beyond_its_limit(method, advantage):
         (["--mu", ".5", "--pi", ".5", "--method", "cpo"], "did you mean 'cppo'?"),
         (["--mu", ".5", "--pi", ".5", "detla=1"], "did you mean 'delta'?"),
         (["--mu", ".5", "--pi", ".5", "delta"], "must have the form key=value"),
+        (["--mu", ".5", "--pi", ".5", "delta=[1"], "line 1: expected ',' or ']'"),
         (["--mu", ".5", "--pi", ".5", "delta=0"], "delta=0 is outside (0, inf]"),
         (["--mu", ".5", "--pi", ".5", "method.params.delta=0"], "delta=0 is outside (0, inf]"),
+        (["--mu", ".5", "--pi", ".5", "--plot", "picture.jpg"], "it must end in .png"),
+        (["--mu", ".5", "--pi", ".5", "--advantage", "nan"], "a finite number is wanted"),
+        (["--mu", ".5,.4", "--pi", ".6,.48", "--advantage", "inf,1"], "a finite number is wanted"),
+        (["--mu", ".5,.4", "--pi", ".6,.48", "--divergence", "nan,.1"], "a finite number is wanted"),
     ],
 )
 def test_bad_input_is_one_clear_line(minicppo, arguments, message):
     assert message in minicppo("explain", *arguments).refused()
-
-
-@pytest.mark.parametrize("wrong", [["--advantage", "nan"], ["--advantage", "inf,1"], ["--divergence", "nan,.1"]])
-def test_no_number_is_refused(minicppo, wrong):
-    told = minicppo("explain", "--mu", ".5,.4", "--pi", ".6,.48", *wrong).refused()
-    assert "a finite number is wanted" in told
-
-
-def test_a_picture_is_a_png(minicppo):
-    assert "it must end in .png" in minicppo(*EXAMPLE, "--plot", "picture.jpg").refused()
 
 
 @pytest.mark.parametrize("name", ["old", "divergence"])

@@ -6,20 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.inspect.made import made, records
+from tests.inspect.made import made, records, written
 
 
 @pytest.fixture
 def log(tmp_path):
-    path = tmp_path / "log.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in records(made("clean", 6), "prime-rl", step=3)))
-    return path
-
-
-def shifted(log, tmp_path):
-    path = tmp_path / "shifted.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in records(made("shifted", 6), "prime-rl")))
-    return path
+    return written(tmp_path / "log.jsonl", records(made("clean", 6), "prime-rl", step=3))
 
 
 def test_json_says_everything(minicppo, log):
@@ -61,7 +53,8 @@ def test_settings_of_the_rule_matter(minicppo, log):
 
 @pytest.mark.slow
 def test_two_logs_side_by_side(minicppo, log, tmp_path):
-    text = minicppo("inspect", "--compare", str(log), str(shifted(log, tmp_path))).done()
+    shifted = written(tmp_path / "shifted.jsonl", records(made("shifted", 6), "prime-rl"))
+    text = minicppo("inspect", "--compare", str(log), str(shifted)).done()
     (line,) = (line for line in text.splitlines() if line.strip().startswith("artefacts"))
     assert line.split() == ["artefacts", "none", "shifted"]
     both = json.loads(minicppo("inspect", "--compare", str(log), str(log), "--json").done())
@@ -70,8 +63,8 @@ def test_two_logs_side_by_side(minicppo, log, tmp_path):
 
 def test_a_log_of_mu_alone(minicppo, tmp_path):
     content = [{"token": "\x1b[31mred", "logprob": -0.5}] * 4
-    (tmp_path / "a.jsonl").write_text(json.dumps({"choices": [{"logprobs": {"content": content}}]}))
-    text = minicppo("inspect", str(tmp_path / "a.jsonl"), "-o", str(tmp_path / "a.html")).done()
+    log = written(tmp_path / "a.jsonl", [{"choices": [{"logprobs": {"content": content}}]}])
+    text = minicppo("inspect", str(log), "-o", str(tmp_path / "a.html")).done()
     assert "of mu alone little can be told" in text
     assert "\x1b[31mred" not in text
 
@@ -80,8 +73,7 @@ def test_foreign_strings_are_shown_not_obeyed(minicppo, tmp_path):
     rows = records(made("clean", 6))
     for row in rows:
         row["tokens"] = ["\x1b[2J[bold]x"] * len(row["response_ids"])
-    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    text = minicppo("inspect", str(tmp_path / "a.jsonl")).done()
+    text = minicppo("inspect", str(written(tmp_path / "a.jsonl", rows))).done()
     assert "\x1b[2J" not in text
     assert "[bold]" in text
 

@@ -8,6 +8,7 @@ import yaml
 
 from minicppo.cli.options import default_folder
 from minicppo.rl.config import load_config
+from tests.cli.conftest import TRAINED
 from tests.command_line import TINY
 from tests.fake_runs import write_run
 
@@ -27,11 +28,9 @@ def test_a_folder_is_named_after_what_was_given(given, name):
     assert len(default_folder(load_config("stale"), [f"eval.data=[{'x' * 500}]"]).name) <= 120
 
 
-def test_another_run_in_the_folder_is_told_apart_from_the_same(minicppo):
-    minicppo("train", "learn", *TINY, "--run-dir", "run").done()
-    again = minicppo("train", "learn", *TINY, "--run-dir", "run").refused()
-    assert "already holds a run: minicppo resume run" in again
-    other = minicppo("train", "learn", *TINY, "seed=1", "train.lr=0.001", "--run-dir", "run").refused()
+def test_another_run_in_the_folder_is_told_apart_from_the_same(minicppo, trained):
+    assert f"already holds a run: minicppo resume {trained}" in minicppo(*TRAINED, trained).refused()
+    other = minicppo(*TRAINED, trained, "seed=1", "train.lr=0.001").refused()
     assert "another run (seed = 0 there, 1 here; train.lr = 0.0003 there, 0.001 here)" in other
 
 
@@ -60,11 +59,6 @@ def test_compare_overwrites_nothing_and_keeps_tasks_apart(minicppo, monkeypatch)
     assert "addition" in shown
     assert Path("apart/task-1/report.md").is_file()
     assert Path("apart/task-2/report.md").is_file()
-
-
-def test_eval_names_its_checkpoint(minicppo):
-    minicppo("train", "learn", *TINY, "--run-dir", "run").done()
-    assert "run/checkpoints/000002, the newest checkpoint: iteration 2 of 2" in minicppo("eval", "run").done()
 
 
 def test_a_rehearsal_says_what_a_run_takes_and_writes_nothing(minicppo):

@@ -153,24 +153,23 @@ def content():
 @pytest.mark.slow
 def test_a_digest_needs_no_trainer():
     """What every notebook imports first costs a second, not the five of torch and transformers."""
-    pytest.importorskip("IPython")
-    kernel = "import sys, page; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
-    subprocess.run(
-        [sys.executable, "-c", kernel], cwd=FOLDER, env={**os.environ, "PYTHONPATH": str(FOLDER.parent)}, check=True
-    )
+    in_the_folder("import sys, page; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)")
 
 
 @pytest.mark.slow
 def test_notebooks_begin_without_a_warning():
     """As in a kernel without ipywidgets, where tqdm's warning would be the first output of each."""
-    pytest.importorskip("IPython")
-    kernel = """
+    told = in_the_folder("""
 import sys, IPython
 sys.modules |= {"ipykernel.zmqshell": sys, "ipywidgets": None}  # of the first tqdm asks only whether it is there
 import page, minicppo.rl.trainer
-"""
-    found = subprocess.run(
-        [sys.executable, "-c", kernel], cwd=FOLDER, env={**os.environ, "PYTHONPATH": str(FOLDER.parent)},
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    assert "IProgress" not in found.stderr
+""")
+    assert "IProgress" not in told
+
+
+def in_the_folder(code: str) -> str:
+    """What code that is run where the notebooks are complains of."""
+    pytest.importorskip("IPython")
+    environment = {**os.environ, "PYTHONPATH": str(FOLDER.parent)}
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, cwd=FOLDER, env=environment, capture_output=True, text=True, check=True).stderr

@@ -46,7 +46,7 @@ def reference(samples: list[Sample], name: str, mode: str = "token-mean", **para
         advantages.append(A.tolist())
     assert any(0 in row for row in weights), "the mask must be active"
     gradients = []
-    scales = {"token-mean": [1 / sum(map(len, weights))] * 4, "sum": [1.0] * 4}
+    scales = {"token-mean": [1 / sum(map(len, weights))] * 4}
     scales["seq-mean-token-mean"] = [1 / (len(samples) * len(row)) for row in weights]
     scales["seq-mean-token-sum"] = [1 / len(samples)] * 4
     scales["seq-mean-token-sum-norm"] = [1 / (len(samples) * HORIZON)] * 4
@@ -54,8 +54,6 @@ def reference(samples: list[Sample], name: str, mode: str = "token-mean", **para
         gradient = torch.zeros(len(sample.mask), dtype=torch.float64)
         gradient[sample.mask] = -scale * torch.tensor(row, dtype=torch.float64) * torch.tensor(A, dtype=torch.float64)
         gradients.append(gradient)
-    if mode == "sum":
-        return policy_loss(weights, advantages, "token-mean") * sum(map(len, weights)), gradients
     return policy_loss(weights, advantages, mode, HORIZON), gradients
 
 

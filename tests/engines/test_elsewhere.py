@@ -50,27 +50,20 @@ def loss_of(engine: str, found: dict) -> dict:
     if engine == "prime-rl":
         return found["trainer.loss.kwargs"]
     if engine == "nemo-rl":
-        return {
-            key.partition(".")[2]: value for key, value in found.items() if key in ("loss_fn.method", "loss_fn.params")
-        }
+        return {key: found[f"loss_fn.{key}"] for key in ("method", "params")}
     ours, _, name = split_arguments([f"{key}={value}" for key, value in found.items()])
     return {"method": name, **ours}
 
 
-@pytest.mark.parametrize(
-    "change", [[], ["method=dppo"], ["method=cppo", "method.params={delta: 0.1}"], ["method=icepop"]]
-)
+CORRECTED = ["method=cppo", "method.params={correction: icepop, delta: 0.1}"]
+
+
+@pytest.mark.parametrize("change", [[], ["method=dppo"], ["method=icepop"], CORRECTED])
 @pytest.mark.parametrize("engine", TARGETS)
 def test_the_loss_is_the_runs_method(engine, change):
     config = of(*change)
     assert refusals_elsewhere(config, engine) == []
     loss = loss_of(engine, read(engine, config))
-    assert engine_method(loss["method"], loss["params"]) == config.make_method()
-
-
-def test_a_correction_comes_along():
-    config = of("method=cppo", "method.params={correction: icepop, delta: 0.1}")
-    loss = loss_of("skyrl", read("skyrl", config))
     assert engine_method(loss["method"], loss["params"]) == config.make_method()
 
 
@@ -111,10 +104,8 @@ def test_every_key_is_the_engines_own(engine):
         own = {"trainer.override_entrypoint", "minicppo.params"}  # read before the classes are
     else:
         folder = clone("prime-rl") / "packages/prime-rl-configs/src/prime_rl/configs"
-        files, root = (
-            [folder / f"{name}.py" for name in ("shared", "trainer", "inference", "orchestrator", "rl")],
-            "RLConfig",
-        )
+        files = [folder / f"{name}.py" for name in ("shared", "trainer", "inference", "orchestrator", "rl")]
+        root = "RLConfig"
         own = {key for key in keys if ".source.env." in key}  # of another package
     classes = annotations(*files)
     union = {"deployment": "SingleNodeDeploymentConfig", "loss": "CustomLossConfig", "optim": "AdamWConfig"}

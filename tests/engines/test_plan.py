@@ -10,7 +10,6 @@ import shutil
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
@@ -28,7 +27,8 @@ from minicppo.engines.verl_settings import loss_mode, render
 from minicppo.rl.config import ConfigError, RunConfig, load_config, preset_names
 from minicppo.rl.data import SOURCES
 from minicppo.rl.run_dir import RunDir
-from minicppo.rules import METHODS, get_method
+from minicppo.rules import METHODS
+from tests.command_line import command
 
 pytest.importorskip("math_verify", reason="task math needs math-verify: pip install -e '.[math]'")
 
@@ -93,29 +93,6 @@ def test_every_method_is_planned_or_refused_with_a_way_out(preset, engine):
             assert plans[refusal.rpartition("--method ")[2]].refusals == [], "the way out must lead out"
         json.dumps(vars(made), allow_nan=False)
         assert closest_variant(name, "nothing") == "cppo"
-
-
-@pytest.mark.parametrize(
-    ("preset", "prompts", "group", "minibatch", "updates", "longest", "delta", "delta_b", "budget"),
-    [
-        ("qwen3-1.7b", 64, 8, 32, 2, 8192, 0.15, 0.015, "fixed"),
-        ("qwen3-1.7b-base", 64, 8, 32, 2, 8192, 0.15, 0.020, "dynamic"),
-        ("qwen3-8b-base", 128, 8, 32, 4, 8192, 0.15, 0.020, "dynamic"),
-        ("qwen3-30b-a3b-base", 256, 16, 32, 8, 16384, 0.20, 0.020, "dynamic"),
-    ],
-)
-def test_presets_are_table_3(preset, prompts, group, minibatch, updates, longest, delta, delta_b, budget):
-    config = of(preset)
-    method = get_method(config.method.name, **config.method.params)
-    rollout = config.rollout
-    assert (rollout.prompts, rollout.group_size, rollout.max_new_tokens) == (prompts, group, longest)
-    assert (config.train.minibatch_prompts, config.train.minibatches) == (minibatch, updates)
-    assert (method.params["delta"], method.params["delta_b"], method.params["w_min"]) == (delta, delta_b, 0.8)
-    assert method.params["budget"] == budget
-    assert (config.train.lr, config.rollout.top_log_probs, config.rollout.temperature) == (1e-6, 20, 1.0)
-    assert (config.eval.samples, config.eval.temperature, config.eval.top_p) == (16, 0.7, 0.95)
-    assert config.eval.data == ["aime24", "aime25", "aime26"]
-    assert config.task.options["data"] == "dapo-math-17k"
 
 
 def test_a_method_of_the_family_keeps_the_presets_thresholds():
@@ -323,34 +300,24 @@ def test_the_scripts_find_the_environment(preset, script, tmp_path):
     assert done.stdout == "found\n"
 
 
-def typed(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[Any, str, str]:
-    """Exit status, output and errors of a command, the last without line breaks."""
-    with pytest.raises(SystemExit) as ended:
-        main(list(arguments))
-    shown = capsys.readouterr()
-    return ended.value.code or 0, shown.out, " ".join(shown.err.split())
-
-
 def test_the_command(tmp_path, capsys):
+    minicppo = command(main, capsys)
     arguments = ["plan", "qwen3-8b-base", "--engine", "verl", "--method", "dppo", "train.lr=2e-6"]
-    status, shown, _ = typed(capsys, *arguments, "--write", str(tmp_path / "jobs"))
-    assert status == 0
+    shown = minicppo(*arguments, "--write", str(tmp_path / "jobs")).done()
     assert "minicppo train qwen3-8b-base --engine verl --method dppo train.lr=2e-6" in shown
     assert "actor_rollout_ref.actor.optim.lr=2e-06" in shown
     assert "preconditions fail" in shown
     assert load_config(tmp_path / "jobs" / "config.yaml").train.lr == 2e-6
-    found = json.loads(typed(capsys, *arguments, "--json", "--run-dir", str(tmp_path / "run"))[1])
+    found = json.loads(minicppo(*arguments, "--json", "--run-dir", str(tmp_path / "run")).out)
     assert found["method"] == "dppo"
     assert found["command"][-2:] == ["--run-dir", str(tmp_path / "run")]
     assert {"name", "passed", "found", "remedy", "required"} == set(found["preconditions"][0])
-    _, shown, _ = typed(capsys, "plan", "learn")
+    shown = " ".join(minicppo("plan", "learn").out.split())
     assert "cppo-exact on learn, engine local, on this machine" in shown
-    assert "No estimate of memory and time: minicppo train learn --dry-run measures both here." in " ".join(
-        shown.split()
-    )
+    assert "No estimate of memory and time: minicppo train learn --dry-run measures both here." in shown
     assert "GPU" not in shown
     assert "All preconditions hold" in shown, "none of another engine's is counted"
-    _, shown, _ = typed(capsys, "plan", "qwen3-8b-base", "--method", "cppo")
+    shown = minicppo("plan", "qwen3-8b-base", "--method", "cppo").out
     assert "the Binary divergence, which the paper reports as an ablation; its main results use Top-K" in shown
     assert "engine trl carries and engine verl does not" in shown
 
@@ -359,17 +326,17 @@ def test_training_refuses_what_it_cannot_start(tmp_path, capsys):
     if torch.cuda.device_count() >= 8:
         pytest.skip("here it could start")
     run, torchrun = str(tmp_path / "run"), "torchrun --nproc-per-node=8 --no-python minicppo"
-    refused = ["train", "qwen3-8b-base", "--engine", "verl", "--method", "cppo-topk", "-o", run]
-    status, _, errors = typed(capsys, *refused)
-    assert status == 2
-    assert "Engine verl cannot start here" in errors
-    assert "8 GPUs" in errors
+    minicppo = command(main, capsys)
+    refused = minicppo("train", "qwen3-8b-base", "--engine", "verl", "--method", "cppo-topk", "-o", run)
+    assert refused.status == 2
+    assert "Engine verl cannot start here" in refused.err
+    assert "8 GPUs" in refused.err
     assert not (tmp_path / "run").exists()
-    assert f"{torchrun} train" in typed(capsys, "train", "qwen3-1.7b", "-o", run)[2]
+    assert f"{torchrun} train" in " ".join(minicppo("train", "qwen3-1.7b", "-o", run).err.split())
     RunDir.create(run, of("qwen3-1.7b"))  # on one process, a run of eight would go on with a rollout of its own
-    status, _, errors = typed(capsys, "resume", run)
-    assert status != 0
-    assert f"{torchrun} resume {run}".replace(" ", "") in errors.replace(" ", "")
+    refused = minicppo("resume", run)
+    assert refused.status != 0
+    assert f"{torchrun} resume {run}".replace(" ", "") in "".join(refused.err.split())
 
 
 def test_the_pages_name_the_plans_gpu_hours():

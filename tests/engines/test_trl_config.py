@@ -21,8 +21,8 @@ from minicppo.engines.trl_rollout import require_log_probs
 from minicppo.engines.trl_run import trl_config
 from minicppo.rl.config import load_config, validate
 from minicppo.rules import LOSS_AGG_MODES, METHODS
-from tests.engines.features import feature, refused
-from tests.engines.trl_setup import config, no_reward, stale_rollout, tiny_policy, trainer_of, trl_inputs
+from tests.engines.stale import stale_rollout, tiny_policy
+from tests.engines.trl_setup import config, feature, no_reward, refused, trainer_of, trl_inputs
 
 SOME_VALUES: list[Any] = [
     refused("`top_p=0.95`", {"top_p": 0.95}, "another distribution"),
@@ -71,11 +71,6 @@ SOME_VALUES: list[Any] = [
 ]
 # field: ours, passed on to TRL, refused unless at its default, or refused with some values
 FIELDS = dict(line.split() for line in (Path(__file__).parent / "golden" / "trl-fields.txt").read_text().splitlines())
-
-
-@pytest.fixture(autouse=True)
-def _silent(monkeypatch):
-    monkeypatch.setenv("TRL_EXPERIMENTAL_SILENCE", "1")
 
 
 @pytest.mark.parametrize(("settings", "message"), SOME_VALUES)

@@ -5,15 +5,13 @@ from typing import Any
 
 import pytest
 import torch
-from datasets import Dataset
 from transformers import TrainerCallback
 
 pytest.importorskip("trl", reason="the TRL engine needs trl (pip install -e '.[trl]')")
 
 from minicppo.engines.trl import CPPOTrainer
-from tests.engines.features import feature, refused
 from tests.engines.stale import gradients, stale_rollout, tiny_policy
-from tests.engines.trl_setup import config, no_reward, trainer_of, trl_inputs
+from tests.engines.trl_setup import PROBLEMS, config, feature, no_reward, refused, trainer_of, trl_inputs
 
 pytestmark = pytest.mark.slow
 EVALUATED: dict[str, Any] = {
@@ -23,7 +21,7 @@ EVALUATED: dict[str, Any] = {
 
 
 def evaluating(folder: Path, **settings: Any) -> CPPOTrainer:
-    return trainer_of(tiny_policy(), folder, **EVALUATED, **settings)
+    return trainer_of(tiny_policy(), folder, eval_dataset=PROBLEMS, **EVALUATED, **settings)
 
 
 @feature("`evaluate()` before `train()`, `eval_steps`: logged apart, all mismatch", "works")
@@ -67,7 +65,6 @@ def test_dropout_that_is_a_number_is_off(tmp_path):
     assert all(torch.equal(found[0][name], found[1][name]) for name in found[1])
 
 
-ONE = Dataset.from_dict({"prompt": ["1+2=", "3="]})
 VIRTUAL = [
     refused("prompt tuning", "PromptTuningConfig"),
     refused("prefix tuning", "PrefixTuningConfig"),
@@ -78,11 +75,9 @@ VIRTUAL = [
 @pytest.mark.parametrize("kind", VIRTUAL)
 def test_virtual_tokens_are_refused(kind, tmp_path):
     peft = pytest.importorskip("peft", reason="adapters need peft (pip install -e '.[dev]')")
-    policy, adapter = tiny_policy(), getattr(peft, kind)(task_type="CAUSAL_LM", num_virtual_tokens=3)
+    adapter = getattr(peft, kind)(task_type="CAUSAL_LM", num_virtual_tokens=3)
     with pytest.raises(ValueError, match="virtual tokens before its padding"):
-        CPPOTrainer(
-            policy.model, no_reward, config(tmp_path), ONE, processing_class=policy.tokenizer, peft_config=adapter
-        )
+        trainer_of(tiny_policy(), tmp_path, peft_config=adapter)
 
 
 @feature("`eval_on_start`", "works")
@@ -109,7 +104,7 @@ def test_arguments_as_in_grpo_trainer(tmp_path, monkeypatch):
     monkeypatch.setattr("transformers.training_args.is_torch_bf16_gpu_available", lambda: True)  # without use_cpu
     policy, stepped = tiny_policy(), []
     policy.model.config.name_or_path = "someone/small"
-    alone = CPPOTrainer(policy.model, no_reward, train_dataset=ONE, processing_class=policy.tokenizer)
+    alone = CPPOTrainer(policy.model, no_reward, train_dataset=PROBLEMS, processing_class=policy.tokenizer)
     assert (alone.args.output_dir, alone.method.name) == ("small-CPPO", "cppo")
 
     class Watch(TrainerCallback):
@@ -121,7 +116,7 @@ def test_arguments_as_in_grpo_trainer(tmp_path, monkeypatch):
     trainer = CPPOTrainer(
         policy.model, [no_reward],
         config(tmp_path, max_steps=2, logging_steps=2, log_completions=True, bf16=True, use_adaptive_entropy=True),
-        ONE, None, policy.tokenizer, None, [Watch()], (optimizer, None),
+        PROBLEMS, None, policy.tokenizer, None, [Watch()], (optimizer, None),
     )  # fmt: skip
     trainer.train()
     assert stepped == [1, 2]

@@ -19,19 +19,13 @@ from minicppo.engines.trl_rollout import rolled_out
 from minicppo.reference import Response, loop
 from minicppo.rl.policy import Policy
 from minicppo.rules import Method, TokenBatch, TokenWeights, masked_weights
-from tests.engines.features import works
 from tests.engines.independent import Loop
-from tests.engines.stale import HORIZON, ROOT, TEMPERATURE
-from tests.engines.trl_setup import config, tiny_policy
+from tests.engines.stale import HORIZON, ROOT, TEMPERATURE, tiny_policy
+from tests.engines.trl_setup import trainer_of, works
 
 PROMPTS = ["1+2=", "3*4+5=", "5=", "6+1*2-4="] * 4
 TIGHT = {"method_params": {"delta": 0.002, "delta_b": 0.0004}}  # so that a small step masks much
 SMALL = {"num_hidden_layers": 2, "num_attention_heads": 2, "hidden_size": 16, "intermediate_size": 32}
-
-
-@pytest.fixture(autouse=True)
-def _silent(monkeypatch):
-    monkeypatch.setenv("TRL_EXPERIMENTAL_SILENCE", "1")
 
 
 def policy_of(kind: str = "", **settings: Any) -> Policy:
@@ -49,30 +43,11 @@ def policy_of(kind: str = "", **settings: Any) -> Policy:
     return replace(policy, model=model)
 
 
-def trained(folder: Path, policy: Policy | None = None, data: Any = None, **given: Any) -> tuple[CPPOTrainer, Loop]:
-    """Two updates with a rollout. given: settings, and arguments of the trainer."""
-    policy = policy or tiny_policy()
-    names = ("peft_config", "rollout_func", "reward_funcs", "rule", "tools", "environment_factory",
-             "callbacks", "optimizers")  # fmt: skip
-    arguments = {name: given.pop(name) for name in names if name in given}
-    arguments |= {"method": arguments.pop("rule")} if "rule" in arguments else {}
-    settings = {
-        "max_steps": 2,
-        "steps_per_generation": 2,
-        "logging_steps": 1,
-        "max_grad_norm": 0.0,
-        "learning_rate": 1e-3,
-        **TIGHT,
-        **given,
-    }
-    trainer = CPPOTrainer(
-        policy.model,
-        arguments.pop("reward_funcs", sums),
-        config(folder, **settings),
-        Dataset.from_dict({"prompt": PROMPTS}) if data is None else data,
-        processing_class=policy.tokenizer,
-        **arguments,
-    )
+def trained(folder: Path, policy: Policy | None = None, **given: Any) -> tuple[CPPOTrainer, Loop]:
+    """Two updates with a rollout, unless told otherwise: see `trainer_of`."""
+    few = {"max_steps": 2, "steps_per_generation": 2, "logging_steps": 1, "max_grad_norm": 0.0, "learning_rate": 1e-3}
+    data = {"train_dataset": Dataset.from_dict({"prompt": PROMPTS}), "reward_funcs": sums}
+    trainer = trainer_of(policy or tiny_policy(), folder, **{**few, **TIGHT, **data, **given})
     loop = Loop(trainer)
     trainer.train()
     return trainer, loop
@@ -82,22 +57,20 @@ def sums(completion_ids: list[list[int]], **_: Any) -> list[float]:
     return [float(sum(ids) % 7) for ids in completion_ids]
 
 
-def rolled(prompts: list[str], trainer: CPPOTrainer, **extra: Any) -> dict[str, Any]:
+def rolled(prompts: list[str], trainer: CPPOTrainer, temperature: float = TEMPERATURE) -> dict[str, Any]:
     """What a user's rollout_func gives: here by our own sampler."""
     ids = trainer.processing_class(text=prompts)["input_ids"]
     policy = Policy(trainer.model, trainer.processing_class)
     generator = torch.Generator().manual_seed(trainer.state.global_step)
-    completions, log_probs, _ = rolled_out(policy, ids, HORIZON, TEMPERATURE, generator)
-    return {"prompt_ids": ids, "completion_ids": completions, "logprobs": log_probs} | {
-        name: [make(row) for row in completions] for name, make in extra.items()
-    }
+    completions, log_probs, _ = rolled_out(policy, ids, HORIZON, temperature, generator)
+    return {"prompt_ids": ids, "completion_ids": completions, "logprobs": log_probs}
 
 
 def half_from_elsewhere(prompts: list[str], trainer: CPPOTrainer) -> dict[str, Any]:
     """Every other token is an environment's: its log-prob is not known."""
-    found = rolled(prompts, trainer, env_mask=lambda row: [t % 2 for t in range(len(row))])
-    pairs = zip(found["logprobs"], found["env_mask"], strict=True)
-    found["logprobs"] = [[x if own else None for x, own in zip(*each, strict=True)] for each in pairs]
+    found = rolled(prompts, trainer)
+    found["env_mask"] = [[t % 2 for t in range(len(row))] for row in found["completion_ids"]]
+    found["logprobs"] = [[x if t % 2 else None for t, x in enumerate(row)] for row in found["logprobs"]]
     return found
 
 
@@ -138,7 +111,7 @@ def talk() -> dict[str, Any]:
     policy = tiny_policy()
     policy.tokenizer.chat_template = "{% for turn in messages %}{{ turn['content'] }}{% endfor %}"
     data = [{"prompt": [{"role": "user", "content": prompt}]} for prompt in PROMPTS]
-    return {"policy": policy, "data": Dataset.from_list(data)}
+    return {"policy": policy, "train_dataset": Dataset.from_list(data)}
 
 
 def adapter(kind: str, **settings: Any) -> dict[str, Any]:
@@ -183,7 +156,7 @@ CASES: list[Any] = [
           marks=[pytest.mark.filterwarnings("ignore")]),
     works("`shuffle_dataset=False`", {"shuffle_dataset": False}),
     works("`rollout_batch`", {"rollout_batch": 1}),
-    works("iterable data", lambda: {"data": stream()}),
+    works("iterable data", lambda: {"train_dataset": stream()}),
     works("conversations", talk),
     works("`rollout_func` with log-probs", {"rollout_func": rolled}),
     works("`rollout_func` with `env_mask`", {"rollout_func": half_from_elsewhere}),

@@ -9,8 +9,8 @@ pytest.importorskip("trl", reason="the TRL engine needs trl (pip install -e '.[t
 
 from minicppo.engines.trl import LOSS_TYPES, CPPOTrainer
 from minicppo.rules import METHODS, get_method
-from tests.engines.stale import assert_close, reference
-from tests.engines.trl_setup import gradients, stale_rollout, tiny_policy, trainer_of, trl_inputs
+from tests.engines.stale import assert_close, gradients, reference, stale_rollout, tiny_policy
+from tests.engines.trl_setup import trainer_of, trl_inputs
 
 MASKING = "ppo gspo dppo dppo-topk pdm trm-max trm-avg cppo cppo-topk cppo-exact cppo-decoupled".split()
 QUICK = {"cppo", "cppo-topk", "cppo-exact", "cppo-soft", "cispo"}

@@ -25,8 +25,8 @@ from minicppo.rl.config import RunConfig, validate
 from minicppo.rl.run_dir import RunDir
 from minicppo.rl.trainer import train as local_train
 from minicppo.rl.trainer import trained_policy
-from tests.engines.features import feature
 from tests.engines.stale import ROOT
+from tests.engines.trl_setup import feature
 
 pytestmark = pytest.mark.slow
 SETTINGS: dict[str, Any] = {
@@ -48,9 +48,11 @@ trl_run.train(small_run(), sys.argv[1], lambda row: row.get("update") == 4 and o
 """
 
 
-@pytest.fixture(autouse=True)
-def _shared_warmup(tmp_path_factory, monkeypatch):
-    monkeypatch.setenv("MINICPPO_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+@pytest.fixture(scope="module", autouse=True)
+def _shared_warmup(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MINICPPO_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+        yield
 
 
 def small_run(**changes: Any) -> RunConfig:
@@ -69,10 +71,32 @@ def every_update(put: Any) -> None:
     put(trl_run, "trl_config", finer)
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run's folder, its events, and the checkpoints that there were each time that one was called whole."""
+    events, beside = [], []
+
+    def write(path, content):
+        beside.append(sorted(folder.name for folder in path.parent.parent.glob("checkpoint-*")))
+        path.write_bytes(content)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trl_run, "write_atomically", write)
+        folder = train(small_run(), tmp_path_factory.mktemp("run") / "run", lambda row: events.append(row["kind"]))
+    return folder, events, beside
+
+
+@pytest.fixture
+def stopped(finished, tmp_path):
+    """A copy, with the one checkpoint that it keeps, as a kill before the end leaves it."""
+    run = shutil.copytree(finished[0], tmp_path / "stopped")
+    (run / "summary.json").unlink()
+    return run
+
+
 @feature("killed between two updates of one rollout and resumed: to the bit", "works")
-def test_killed_and_resumed_is_not_killed(tmp_path, monkeypatch):
+def test_killed_and_resumed_is_not_killed(finished, tmp_path, monkeypatch):
     every_update(monkeypatch.setattr)
-    train(small_run(), tmp_path / "whole")
     command = [sys.executable, "-W", "ignore", "-c", KILLED, str(tmp_path / "cut")]
     killed = subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True, check=False)
     assert killed.returncode == -signal.SIGKILL, killed.stderr[-3000:]
@@ -83,20 +107,12 @@ def test_killed_and_resumed_is_not_killed(tmp_path, monkeypatch):
     assert not half.exists()
     resume(tmp_path / "cut")
     for name in ("metrics.jsonl", "checkpoints/000002/policy/model.safetensors"):
-        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+        assert (tmp_path / "cut" / name).read_bytes() == (finished[0] / name).read_bytes(), name
 
 
 @feature("`minicppo train --engine trl`", "works")
-def test_a_run_reads_like_any_other(tmp_path, monkeypatch):
-    events = []
-    beside = []  # the checkpoints there are when one of them is called whole
-
-    def write(path, content):
-        beside.append(sorted(folder.name for folder in path.parent.parent.glob("checkpoint-*")))
-        path.write_bytes(content)
-
-    monkeypatch.setattr(trl_run, "write_atomically", write)
-    folder = train(small_run(), tmp_path / "run", lambda row: events.append(row["kind"]))
+def test_a_run_reads_like_any_other(finished):
+    folder, events, beside = finished
     events = [kind for kind in events if kind not in ("warmup", "start")]
     assert events == ["eval", *2 * ["rollout", *4 * ["update"], "eval", "iteration"]]
     run = load_run(folder)
@@ -123,9 +139,9 @@ def test_a_run_reads_like_any_other(tmp_path, monkeypatch):
     "changes",
     [
         {"loss_agg_mode": "token-mean", "normalize_std": True, "micro_batch": 4},
-        pytest.param({}, marks=pytest.mark.slow),
-        pytest.param({"loss_agg_mode": "seq-mean-token-mean", "micro_batch": 8}, marks=pytest.mark.slow),
-        pytest.param({"loss_agg_mode": "seq-mean-token-sum", "normalize_std": True}, marks=pytest.mark.slow),
+        {},
+        {"loss_agg_mode": "seq-mean-token-mean", "micro_batch": 8},
+        {"loss_agg_mode": "seq-mean-token-sum", "normalize_std": True},
     ],
 )
 def test_both_engines_make_the_same_run(changes, tmp_path):
@@ -186,16 +202,6 @@ def test_what_trl_cannot_do_is_refused_before_any_work(changes, message, tmp_pat
     assert not (tmp_path / "run").exists()
 
 
-@pytest.fixture(scope="module")
-def stopped(tmp_path_factory):
-    """A run with one checkpoint, as a kill before the end leaves it."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MINICPPO_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
-        folder = train(small_run(), tmp_path_factory.mktemp("stopped") / "run")
-    (folder / "summary.json").unlink()
-    return folder
-
-
 def content(folder: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
 
@@ -205,31 +211,29 @@ def content(folder: Path) -> dict[str, bytes]:
     "name", "rollout_0.safetensors minicppo.json model.safetensors optimizer.pt trainer_state.json config.json".split()
 )
 @pytest.mark.parametrize("damage", [lambda whole: whole[:4], lambda whole: b"", lambda whole: b"\0" * len(whole)])
-def test_a_damaged_checkpoint_is_named(name, damage, stopped, tmp_path):
-    run = shutil.copytree(stopped, tmp_path / "run")
-    file = run / "trl" / "checkpoint-8" / name
+def test_a_damaged_checkpoint_is_named(name, damage, stopped):
+    file = stopped / "trl" / "checkpoint-8" / name
     file.write_bytes(damage(file.read_bytes()))
     with pytest.raises(ValueError, match=rf"checkpoint-8/{name} cannot be used: .*remove .*checkpoint-8"):
-        resume(run)
+        resume(stopped)
 
 
-def test_moments_of_another_model_are_refused(stopped, tmp_path):
-    file = shutil.copytree(stopped, tmp_path / "run") / "trl" / "checkpoint-8" / "optimizer.pt"
+def test_moments_of_another_model_are_refused(stopped):
+    file = stopped / "trl" / "checkpoint-8" / "optimizer.pt"
     saved = torch.load(file)
     saved["state"][3]["exp_avg_sq"] = torch.zeros(2)
     torch.save(saved, file)
     with pytest.raises(ValueError, match=r"optimizer\.pt cannot be used: moments of another shape"):
-        resume(tmp_path / "run")
+        resume(stopped)
 
 
-def test_nothing_is_touched_before_the_lock_is_held(stopped, tmp_path):
-    run = shutil.copytree(stopped, tmp_path / "run")
-    (run / "trl" / "checkpoint-9").mkdir()
-    (run / "trl" / "checkpoint-9" / "half.json").touch()
-    before = content(run)
-    with RunDir(run).locked(), pytest.raises(BlockingIOError, match="another process"):
-        resume(run)
-    assert content(run) == before
+def test_nothing_is_touched_before_the_lock_is_held(stopped):
+    (stopped / "trl" / "checkpoint-9").mkdir()
+    (stopped / "trl" / "checkpoint-9" / "half.json").touch()
+    before = content(stopped)
+    with RunDir(stopped).locked(), pytest.raises(BlockingIOError, match="another process"):
+        resume(stopped)
+    assert content(stopped) == before
 
 
 def test_only_our_own_half_written_checkpoints_are_removed(tmp_path):

@@ -14,8 +14,8 @@ from trl.generation.vllm_generation import extract_logprobs
 from minicppo.engines.trl_rollout import require_plain_head, rolled_out, split_ranked, top_log_probs
 from minicppo.rl.log_probs import response_log_probs
 from minicppo.rl.seeding import generator_for
-from tests.engines.features import feature
 from tests.engines.stale import TEMPERATURE, K, stale_rollout, tiny_policy
+from tests.engines.trl_setup import feature
 
 
 def vllm_outputs(log_probs: list[list[list[float]]], tokens: list[list[int]], k: int) -> Any:

@@ -9,20 +9,12 @@ import torch
 pytest.importorskip("trl", reason="the TRL engine needs trl (pip install -e '.[trl]')")
 
 from minicppo.engines.trl import CPPOTrainer
-from minicppo.engines.trl_rollout import rolled_out
 from minicppo.engines.trl_statistics import Responses, joined, statistics, wrong_anchor
-from minicppo.rl.policy import Policy
 from minicppo.rules import TokenBatch, get_method
 from minicppo.rules.rows import take
-from tests.engines.features import feature, refused
-from tests.engines.stale import HORIZON, TEMPERATURE
-from tests.engines.test_trl_features import ACCUMULATED, trained
-from tests.engines.trl_setup import tiny_policy, trainer_of
-
-
-@pytest.fixture(autouse=True)
-def _silent(monkeypatch):
-    monkeypatch.setenv("TRL_EXPERIMENTAL_SILENCE", "1")
+from tests.engines.stale import TEMPERATURE, tiny_policy
+from tests.engines.test_trl_features import ACCUMULATED, rolled, trained
+from tests.engines.trl_setup import feature, refused, trainer_of
 
 
 def responses(n: int, width: int, fresh: bool = True, gap: float = 0.1, seed: int = 0) -> Responses:
@@ -43,17 +35,17 @@ def rows_of(trainer: CPPOTrainer) -> list[dict[str, float]]:
 
 
 @feature("logs: the same for any split into micro-batches", "works")
-@pytest.mark.parametrize("split", [1, 2, 4])
-def test_statistics_do_not_depend_on_the_split(split, tmp_path):
+def test_statistics_do_not_depend_on_the_split(tmp_path):
     settings = {"method": "cppo-topk", "max_steps": 2, "logging_steps": 1, "num_generations": 4}
-    size = {"per_device_train_batch_size": 8 // split, "gradient_accumulation_steps": split}
-    found = rows_of(trainer_of(tiny_policy(), tmp_path, steps_per_generation=2 * split, **size, **settings))
-    whole = {"per_device_train_batch_size": 8, "steps_per_generation": 2}
-    wanted = rows_of(trainer_of(tiny_policy(), tmp_path / "whole", **whole, **settings))
-    assert [row.keys() for row in found] == [row.keys() for row in wanted]
-    for a, b in zip(found, wanted, strict=True):
-        for key in a:
-            assert a[key] == pytest.approx(b[key], rel=1e-3, abs=1e-6), key
+
+    def logged(split: int) -> list[dict[str, float]]:
+        size = {"per_device_train_batch_size": 8 // split, "gradient_accumulation_steps": split}
+        return rows_of(trainer_of(tiny_policy(), tmp_path, steps_per_generation=2 * split, **size, **settings))
+
+    wanted = logged(1)
+    for split in (2, 4):
+        for found, row in zip(logged(split), wanted, strict=True):
+            assert found == pytest.approx(row, rel=1e-3, abs=1e-6)
 
 
 @feature("logs: responses emptied by `mask_truncated_completions` leave the means", "works")
@@ -84,10 +76,8 @@ def test_what_an_update_has_passed_is_drift(tmp_path):
 
 def other(prompts: list[str], trainer: CPPOTrainer, temperature: float, change: Any) -> dict[str, Any]:
     """A rollout_func whose log-probs are not the policy's."""
-    ids = trainer.processing_class(text=prompts)["input_ids"]
-    policy, generator = Policy(trainer.model, trainer.processing_class), torch.Generator().manual_seed(0)
-    completions, log_probs, _ = rolled_out(policy, ids, HORIZON, temperature, generator)
-    return {"prompt_ids": ids, "completion_ids": completions, "logprobs": [change(row) for row in log_probs]}
+    found = rolled(prompts, trainer, temperature)
+    return {**found, "logprobs": [change(row) for row in found["logprobs"]]}
 
 
 OTHERS = [

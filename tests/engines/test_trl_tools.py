@@ -14,9 +14,9 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 pytest.importorskip("trl", reason="the TRL engine needs trl (pip install -e '.[trl]')")
 
 from minicppo.rl.policy import Policy
-from tests.engines.features import works
 from tests.engines.stale import tiny_policy
 from tests.engines.test_trl_features import PROMPTS, trained
+from tests.engines.trl_setup import works
 
 if not hasattr(PreTrainedTokenizerBase, "get_response_parser"):
     pytest.skip("this transformers reads no calls by response_template", allow_module_level=True)
@@ -91,11 +91,10 @@ TURNS = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize("given", TURNS)
-def test_tools_are_called_in_several_turns(given, tmp_path, monkeypatch):
-    monkeypatch.setenv("TRL_EXPERIMENTAL_SILENCE", "1")
+def test_tools_are_called_in_several_turns(given, tmp_path):
     data = Dataset.from_list([{"prompt": [{"role": "user", "content": prompt}]} for prompt in PROMPTS])
     lengths = {"max_completion_length": 96, "max_tool_calling_iterations": 2}
-    trainer, loop = trained(tmp_path, policy_in_bytes(), data, **lengths, **given)
+    trainer, loop = trained(tmp_path, policy_in_bytes(), train_dataset=data, **lengths, **given)
     row, parts = trainer.state.log_history[0], trainer._buffered_inputs
     assert row["tools/call_frequency"] > 0.2
     written = torch.cat([part["completion_mask"] * part["tool_mask"] for part in parts])

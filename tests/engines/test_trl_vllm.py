@@ -14,9 +14,9 @@ pytest.importorskip("trl", reason="the TRL engine needs trl (pip install -e '.[t
 from trl.generation import vllm_client, vllm_generation
 
 from minicppo.rl.sampling import sample
-from tests.engines.features import feature, refused
+from tests.engines.stale import tiny_policy
 from tests.engines.test_trl_features import trained
-from tests.engines.trl_setup import tiny_policy, trainer_of
+from tests.engines.trl_setup import feature, refused, trainer_of
 
 GIVEN = "processed_logprobs"
 
@@ -67,7 +67,7 @@ def server(policy: Any, mode: str = GIVEN):
         return choices
 
     http = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
-    threading.Thread(target=http.serve_forever, daemon=True).start()
+    threading.Thread(target=http.serve_forever, args=[0.01], daemon=True).start()  # looks so often for its end
     try:
         yield f"http://127.0.0.1:{http.server_port}", asked
     finally:

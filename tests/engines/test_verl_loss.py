@@ -103,6 +103,7 @@ def test_refusals_of_the_loss():
         ({"loss_mode": "cppo", "params": {"delta": -1}}, "outside"),
         ({"loss_mode": "cppo", "params": {"divergence": "topk_tv"}}, "use engine trl"),
         ({"loss_mode": "cppo-verl"}, "width of a micro-batch"),
+        ({"loss_mode": "cppo", "params": {"correction": "icepop"}}, "corrects pi_old"),
     ],
 )
 def test_refusals_of_the_configuration(settings, message):

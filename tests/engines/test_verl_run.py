@@ -6,8 +6,11 @@ import sys
 
 import pytest
 
+from minicppo.cli import main
 from minicppo.engines import verl as engine
 from minicppo.rl.config import ConfigError, load_config
+from minicppo.rl.run_dir import RunDir
+from tests.command_line import command
 
 pytest.importorskip("math_verify", reason="task math needs math-verify: pip install -e '.[math]'")
 parquet = pytest.importorskip("pyarrow.parquet", reason="Parquet files need pyarrow: pip install -e '.[math]'")
@@ -43,14 +46,10 @@ def test_the_data_have_verls_columns_and_our_prompts(config, tmp_path):
 
 
 def test_evaluating_a_run_of_verl_names_its_merger(config, tmp_path, capsys):
-    from minicppo.cli import main
-    from minicppo.rl.run_dir import RunDir
-
     RunDir.create(tmp_path / "run", config)
-    with pytest.raises(SystemExit) as ended:
-        main(["eval", str(tmp_path / "run"), "--data", config.eval.data[0]])
-    assert ended.value.code not in (0, None)
-    assert "verl.model_merger merge" in " ".join(capsys.readouterr().err.split())
+    outcome = command(main, capsys)("eval", str(tmp_path / "run"), "--data", config.eval.data[0])
+    assert outcome.status != 0
+    assert "verl.model_merger merge" in " ".join(outcome.err.split())
 
 
 def test_too_few_problems_and_evaluated_ones_are_refused(config, tmp_path):
@@ -110,17 +109,12 @@ def test_a_killed_process_has_the_status_a_shell_gives_it(tmp_path):
 
 def test_a_run_through_the_command_line(config, tmp_path, monkeypatch, capsys):
     """`minicppo train` and `resume`, the preconditions met and verl replaced by a program that fails."""
-    from minicppo.cli import main
-
-    cli = importlib.import_module("minicppo.cli.train")
     fake(monkeypatch, "print('[a line of verl]'); raise SystemExit(5)")
-    monkeypatch.setattr(cli, "_require", lambda config, folder, typed: None)
+    monkeypatch.setattr(importlib.import_module("minicppo.cli.train"), "_require", lambda config, folder, typed: None)
     (tmp_path / "run.yaml").write_text(config.to_yaml())
     run = str(tmp_path / "run")
     for arguments in (["train", str(tmp_path / "run.yaml"), "-o", run], ["resume", run]):
-        with pytest.raises(SystemExit) as ended:
-            main(arguments)
-        shown = capsys.readouterr()
-        assert ended.value.code == 5
-        assert "[a line of verl]" in shown.out
-        assert "verl ended with status 5" in " ".join(shown.err.split())
+        outcome = command(main, capsys)(*arguments)
+        assert outcome.status == 5
+        assert "[a line of verl]" in outcome.out
+        assert "verl ended with status 5" in " ".join(outcome.err.split())

@@ -1,9 +1,16 @@
-"""The tiny policy and its stale rollout under TRL."""
+"""The tiny policy and its stale rollout under TRL; and names of features, on the tests that show them.
 
+`docs.tools.features` makes the table of docs/drop-in.md of those names: a test is decorated with
+`@feature(name, verdict)`, a case of one made by `works(name, ...)` or `refused(name, ...)`.
+"""
+
+import os
 import random
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from datasets import Dataset
 
@@ -11,10 +18,23 @@ from minicppo.engines.trl import CPPOConfig, CPPOTrainer
 from minicppo.rl.policy import Policy
 from minicppo.rl.rollout import Rollout
 from minicppo.rl.tasks import make_task
-from tests.engines.stale import ADVANTAGES, HORIZON, TEMPERATURE, K, gradients, stale_rollout, tiny_policy
+from tests.engines.stale import ADVANTAGES, HORIZON, TEMPERATURE, K
 
-__all__ = ["ADVANTAGES", "config", "gradients", "no_reward", "stale_rollout", "tiny_policy", "trainer_of", "trl_inputs"]
+os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"  # warnings are errors here
 CASES = [("cppo", "dapo"), ("cppo-topk", "dr_grpo"), ("pdm", "grpo")]  # of the two-rank tests
+rng = random.Random(0)
+PROBLEMS = Dataset.from_dict({"prompt": [make_task("chain", steps=n).problem(rng).prompt for n in (1, 3, 2, 4)]})
+feature = pytest.mark.feature
+
+
+def works(name: str, *values: Any, marks: Any = ()) -> Any:
+    """A case that trains rightly."""
+    return pytest.param(*values, id=name, marks=[feature(name, "works"), *marks])
+
+
+def refused(name: str, *values: Any) -> Any:
+    """A case that ends in an error with the way out."""
+    return pytest.param(*values, id=name, marks=feature(name, "refused"))
 
 
 def no_reward(completion_ids: list[list[int]], **_: Any) -> list[float]:
@@ -41,19 +61,14 @@ def config(folder: Path, **settings: Any) -> CPPOConfig:
     return CPPOConfig(**{**defaults, **settings})
 
 
-def trainer_of(policy: Policy, folder: Path, *, rollout_func: Any = None, **settings: Any) -> CPPOTrainer:
-    rng = random.Random(0)
-    prompts = [make_task("chain", steps=n).problem(rng).prompt for n in (1, 3, 2, 4)]
-    data = Dataset.from_dict({"prompt": prompts})
-    return CPPOTrainer(
-        policy.model,
-        reward_funcs=no_reward,
-        args=config(folder, **settings),
-        train_dataset=data,
-        eval_dataset=data,
-        processing_class=policy.tokenizer,
-        rollout_func=rollout_func,
-    )
+def trainer_of(policy: Policy, folder: Path, **given: Any) -> CPPOTrainer:
+    """given: settings, and arguments of the trainer; `rule`, a method that is no name."""
+    known = {field.name for field in fields(CPPOConfig)}
+    settings = {name: given.pop(name) for name in known & given.keys()}
+    arguments = {"reward_funcs": no_reward, "train_dataset": PROBLEMS, "processing_class": policy.tokenizer, **given}
+    if "rule" in arguments:
+        arguments["method"] = arguments.pop("rule")
+    return CPPOTrainer(policy.model, args=config(folder, **settings), **arguments)
 
 
 def top_inputs(rollout: Rollout) -> dict[str, torch.Tensor]:

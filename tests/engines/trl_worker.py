@@ -1,7 +1,7 @@
 """One rank of the two-rank tests, started by torchrun: `trl_worker.py FOLDER`.
 
 Takes one training step for each case with the real Trainer, under DDP and under FSDP2, and writes loss, masked share
-and whole gradients.
+and whole gradients; of the first a recorder writes what the loss saw.
 """
 
 import json
@@ -16,8 +16,10 @@ from safetensors.torch import save_file
 from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
 
+from minicppo.inspect import Recorder
 from minicppo.rules import get_method
-from tests.engines.trl_setup import CASES, stale_rollout, tiny_policy, top_inputs, trainer_of
+from tests.engines.stale import stale_rollout, tiny_policy
+from tests.engines.trl_setup import CASES, top_inputs, trainer_of
 
 SHARDED = {"fsdp": True, "fsdp_config": {"version": 2, "transformer_layer_cls_to_wrap": ["Qwen3DecoderLayer"]}}
 
@@ -78,6 +80,8 @@ def one_step(folder: Path, engine: str, name: str, loss_type: str) -> None:
     trainer.method = method  # past the check: this rollout_func does return Top-K
     capture = Capture()
     trainer.add_callback(capture)
+    if (engine, name) == ("ddp", "cppo"):
+        Recorder(folder / "log", every=1, rows=None).attach(trainer)
     trainer.train()
     assert trainer.accelerator.num_processes == 2
     assert capture.sharded == (engine == "fsdp2")

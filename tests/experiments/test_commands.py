@@ -6,24 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from experiments.__main__ import main
 from experiments.demo import METHODS, what_to_look_at
 from minicppo.plots.results import results
 from minicppo.plots.runs import load_run
-from minicppo.rl.config import load_config
-from minicppo.rl.run_dir import RunDir
-from tests.command_line import TINY, command
-from tests.fake_runs import write_run
+from tests.command_line import TINY
+from tests.fake_runs import begin, write_run
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture
-def experiments(capsys, tmp_path, monkeypatch):
-    """Run a command line in an empty working directory, in this process."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MINICPPO_CACHE", str(tmp_path / "cache"))
-    return command(main, capsys)
 
 
 @pytest.mark.parametrize("name", ["demo", "demo-llm", "study", "paper"])
@@ -76,11 +65,6 @@ def test_demo_writes_what_it_promises_and_goes_on_where_it_stopped(experiments, 
 def test_after_ctrl_c_the_command_goes_on_as_it_was_typed(experiments, tmp_path, monkeypatch):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
-
-    def begin(folder, *saved):
-        run = RunDir.create(folder, load_config("stale"))
-        for iteration in saved:
-            (run.checkpoints / f"{iteration:06d}").mkdir(parents=True)
 
     monkeypatch.setattr("experiments.demo.run_demo", interrupt)
     monkeypatch.setattr("experiments.demo_llm.run_demo_llm", interrupt)

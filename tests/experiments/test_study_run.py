@@ -17,7 +17,6 @@ pytest.importorskip("pyarrow")
 import pandas as pd
 from pandas.testing import assert_frame_equal
 
-from experiments.__main__ import main
 from experiments.study.plan import StudyConfig, grid, load_study
 from experiments.study.runner import DIVERGED, WARMUP, work_through
 from experiments.study.study import claimed, plan_table, run_study, update_table, write_report
@@ -145,7 +144,7 @@ def test_what_cannot_start_and_what_blows_up_do_not_stop_the_rest(tmp_path):
     assert hot["reward"].notna().tolist() == [True, True, True, True, False]
 
 
-def test_the_command_says_what_is_missing(tmp_path, capsys):
+def test_the_command_says_what_is_missing(tmp_path, experiments):
     study_at(tmp_path)
     for arguments, status, says in [
         (["--dry-run"], 0, "4 + 2"),
@@ -153,23 +152,19 @@ def test_the_command_says_what_is_missing(tmp_path, capsys):
         (["--only", "headlin"], 2, "did you mean 'headline'"),
         (["--only", "headline"], 2, "finish that first (--only tune)"),
     ]:
-        with pytest.raises(SystemExit) as end:
-            main(["study", str(tmp_path / "study.yaml"), "--out", str(tmp_path / "runs"), *arguments])
-        assert end.value.code == status
-        assert says in "".join(capsys.readouterr())
+        outcome = experiments("study", "study.yaml", "--out", "runs", *arguments)
+        assert outcome.status == status
+        assert says in outcome.out + outcome.err
     assert [path.name for path in (tmp_path / "runs").iterdir()] == [".lock"]
 
 
 @pytest.mark.parametrize("held", ["runs", "results"])
-def test_of_two_studies_in_one_folder_the_second_is_told(held, tmp_path, capsys):
+def test_of_two_studies_in_one_folder_the_second_is_told(held, tmp_path, experiments):
     study, other = study_at(tmp_path), {"runs": tmp_path / "other", "results": tmp_path / "elsewhere"}
     theirs = study.model_copy(update={"results": str(other["results"] if held == "runs" else study.results)})
-    with claimed(theirs, tmp_path / "runs" if held == "runs" else other["runs"]), pytest.raises(SystemExit) as end:
-        main(["study", str(tmp_path / "study.yaml"), "--out", str(tmp_path / "runs")])
-    assert end.value.code == 2
-    told = capsys.readouterr().err.splitlines()
-    assert len(told) == 1
-    assert f"{held} is being written by another study: wait for it, or give this one other folders" in told[0]
+    with claimed(theirs, tmp_path / "runs" if held == "runs" else other["runs"]):
+        told = experiments("study", "study.yaml", "--out", "runs").refused()
+    assert f"{held} is being written by another study: wait for it, or give this one other folders" in told
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.name not in ("study.yaml", ".lock")]
     with claimed(study, tmp_path / "runs"):
         pass

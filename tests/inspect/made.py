@@ -1,5 +1,8 @@
 """Made logs of many shapes: right ones, and such with one planted artefact each. Nothing of the inspector is used."""
 
+import json
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -137,3 +140,9 @@ def records(log: dict[str, Any], form: str = "neutral", step: int = 0) -> list[d
             one |= {"rewards": [float(A[0] > 0)]}
         out.append(one)
     return out
+
+
+def written(path: Path, rows: Iterable[dict[str, Any]]) -> Path:
+    """A file of records, one a line."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path

@@ -6,13 +6,19 @@ import pytest
 from minicppo.inspect.artefacts import Artefacts, representable
 from minicppo.inspect.shape import Shape
 from minicppo.inspect.shift import misfit, moved
-from minicppo.inspect.table import Row, Table, portions, table
+from minicppo.inspect.table import Row, portions, table
 from tests.inspect.made import PLANTED, made
 
 
 def rows(log) -> list[Row]:
     columns = zip(log["mu"], log["pi"], log["advantages"], log["ids"], strict=True)
     return [Row(mu, pi, advantages=A, ids=ids) for mu, pi, A, ids in columns]
+
+
+def cleaned(log, **options):
+    """What is left of a log, and the artefacts that were found in it."""
+    artefacts = Artefacts(**options)
+    return artefacts.clean(table(rows(log))), artefacts.found()
 
 
 def kinds(log, size: int = 1 << 18) -> list[str]:
@@ -22,29 +28,18 @@ def kinds(log, size: int = 1 << 18) -> list[str]:
     return [row["kind"] for row in artefacts.found()]
 
 
-def tokens(mu, pi, advantages=1.0, ids=None) -> Table:
-    return table([Row(np.array(mu, float), np.array(pi, float), advantages=advantages, ids=ids)])
-
-
 @pytest.mark.parametrize("kind", PLANTED)
 def test_a_planted_artefact_is_named_and_nothing_else(kind):
     assert kinds(made(kind, 3)) == [kind]
 
 
-def test_in_a_run_of_our_own_a_policy_that_became_sharper_is_no_temperature():
+def test_in_a_run_of_our_own_there_is_no_temperature_and_nothing_is_put_back():
     """Its sampler and its trainer share one temperature, and draw from whole distributions."""
-    artefacts = Artefacts()
-    artefacts.clean(table(rows(made("temperature", 3))))
-    assert [row["kind"] for row in artefacts.found()] == ["temperature"]
-    artefacts.own = True
-    assert artefacts.found() == []
-
-
-def test_in_a_run_of_our_own_nothing_is_put_back():
-    log = table(rows(made("shifted", 3)))
-    artefacts = Artefacts(own=True)
-    assert np.array_equal(artefacts.clean(log).pi, log.pi)
-    assert "shifted" not in [row["kind"] for row in artefacts.found()]
+    assert cleaned(made("temperature", 3), own=True)[1] == [], "a policy that became sharper"
+    log = made("shifted", 3)
+    clean, found = cleaned(log, own=True)
+    assert np.array_equal(clean.pi, np.concatenate(log["pi"]))
+    assert "shifted" not in [row["kind"] for row in found]
 
 
 def test_training_that_makes_each_place_as_sure_as_the_next_was_is_no_shift():
@@ -62,9 +57,8 @@ def test_a_shift_of_a_single_response_is_found():
 
 
 def test_probabilities_in_the_place_of_log_probs_are_told():
-    artefacts = Artefacts()
-    artefacts.clean(tokens([0.5, 0.4, 0.9], [0.6, 0.3, 0.8]))
-    (found,) = artefacts.found()
+    mu, pi = np.array([0.5, 0.4, 0.9]), np.array([0.6, 0.3, 0.8])
+    _, (found,) = cleaned({"mu": [mu], "pi": [pi], "advantages": [1.0], "ids": [None]})
     assert found["kind"] == "positive"
     assert "If they are probabilities, write their logs" in found["evidence"]
 
@@ -91,9 +85,8 @@ def test_log_probs_are_put_back():
     log = made("clean", 0)
     right = np.concatenate(log["pi"])
     early = {**log, "pi": [np.concatenate([p[1:], p[-1:]]) for p in log["pi"]]}
-    found = Artefacts().clean(table(rows(early)))
+    found, _ = cleaned(early)
     firsts = np.cumsum([0, *map(len, log["pi"])])[:-1]
-    assert found.pi is not None
     assert found.pi.tolist() == np.delete(right, firsts).tolist(), "the first of each response is lost"
 
 
@@ -102,12 +95,9 @@ def test_some_shifted_responses_are_found_and_the_others_left_alone():
     chosen = range(0, len(log["pi"]), 4)
     for i in chosen:
         log["pi"][i] = np.concatenate([log["pi"][i][1:], log["pi"][i][-1:]])
-    artefacts = Artefacts()
-    artefacts.clean(table(rows(log)))
-    (row,) = artefacts.found()
+    _, (row,) = cleaned(log)
     assert row["kind"] == "shifted"
-    assert row["count"] <= sum(len(log["pi"][i]) for i in chosen)
-    assert row["count"] >= 0.7 * sum(len(log["pi"][i]) for i in chosen)
+    assert 0.7 <= row["count"] / sum(len(log["pi"][i]) for i in chosen) <= 1
 
 
 def test_placeholders_are_left_out_and_counted():
@@ -115,25 +105,17 @@ def test_placeholders_are_left_out_and_counted():
     for mu in log["mu"]:
         mu[::9] = 0.0
     planted = sum((pi[::9] < -0.01).sum() for pi in log["pi"])  # elsewhere 0 may well be right
-    artefacts = Artefacts()
-    clean = artefacts.clean(table(rows(log)))
-    (row,) = artefacts.found()
-    assert row["kind"] == "placeholder"
-    assert row["count"] == planted
+    clean, (row,) = cleaned(log)
+    assert (row["kind"], row["count"]) == ("placeholder", planted)
     assert len(clean) == sum(map(len, log["mu"])) - row["count"]
 
 
 def test_moving():
-    t = table(
-        [Row(np.array([-1.0, -2.0, -9.0]), np.array([-2.0, -9.0, -9.0])), Row(np.array([-5.0]), np.array([-4.0]))]
-    )
-    back = moved(t, 1, np.array([True, False]))
-    assert back.pi is not None
-    assert (back.mu.tolist(), back.pi.tolist(), back.lengths.tolist()) == (
-        [-2.0, -9.0, -5.0],
-        [-2.0, -9.0, -4.0],
-        [2, 1],
-    )
+    early = Row(np.array([-1.0, -2.0, -9.0]), np.array([-2.0, -9.0, -9.0]))
+    back = moved(table([early, Row(np.array([-5.0]), np.array([-4.0]))]), 1, np.array([True, False]))
+    assert back.mu.tolist() == [-2.0, -9.0, -5.0]
+    assert back.pi.tolist() == [-2.0, -9.0, -4.0]
+    assert back.lengths.tolist() == [2, 1]
 
 
 def test_misfit():
@@ -165,42 +147,38 @@ def test_missing_mass_is_what_was_cut_off():
     p = np.array([0.5, 0.3, 0.15, 0.05])
     y = rng.choice(2, 4000, p=p[:2] / 0.8)
     shape = Shape()
-    shape.add(tokens(np.log(p[y] / 0.8), np.log(p[y])))
+    shape.add(table([Row(np.log(p[y] / 0.8), np.log(p[y]), advantages=1.0)]))
     lack, errors = shape.missing_mass()
     assert lack == pytest.approx(0.2)
     assert errors > 50
     shape = Shape()
-    shape.add(tokens(np.log(p[y]), np.log(p[y])))
+    shape.add(table([Row(np.log(p[y]), np.log(p[y]), advantages=1.0)]))
     assert shape.missing_mass() == (0.0, 0.0)
 
 
 def test_an_empty_response_and_one_token_are_fine():
-    empty = Row(np.array([]), np.array([]), advantages=np.array([]), ids=np.array([], int))
-    artefacts = Artefacts()
-    assert len(artefacts.clean(table([empty, Row(np.array([-1.0]), np.array([-1.1]), advantages=1.0)]))) == 1
-    assert artefacts.found() == []
+    none, ids = np.array([]), np.array([3])
+    log = {"mu": [none, ids - 4.0], "pi": [none, ids - 4.1], "advantages": [none, 1.0], "ids": [ids[:0], ids]}
+    clean, found = cleaned(log)
+    assert (len(clean), found) == (1, [])
 
 
-def contexts(seed: int, temperature: float = 1.0, drift: float = 0.15, missing: float | None = None) -> Artefacts:
-    """A log of a policy that meets the same sixty contexts again and again; mu may have a temperature, or gaps."""
+def contexts(seed: int, temperature: float = 1.0, drift: float = 0.15, missing: float | None = None) -> list[str]:
+    """Artefacts in a log of a policy that meets sixty contexts again and again; mu may have a temperature, or gaps."""
     rng, size = np.random.default_rng(seed), 60
     scores = rng.normal(0, 2, (size, size))
     drifted = scores + rng.normal(0, drift, (size, size))
     mu, pi = (table - np.log(np.exp(table).sum(1, keepdims=True)) for table in (scores / temperature, drifted))
     at = rng.integers(size, size=7000)
-    ids = [rng.choice(size, p=np.exp(mu[i])) for i in at]
+    ids = (np.exp(mu).cumsum(1)[at] < rng.random((7000, 1))).sum(1).clip(0, size - 1)
     log_mu, log_pi = mu[at, ids], pi[at, ids]
     if missing is not None:
         log_mu[rng.random(len(at)) < 0.01] = missing
-    found = Artefacts()
-    found.clean(tokens(log_mu.tolist(), log_pi.tolist()))
-    return found
+    return kinds({"mu": [log_mu], "pi": [log_pi], "advantages": [1.0], "ids": [None]})
 
 
 def test_few_contexts_that_drift_are_no_temperature_and_hide_no_placeholder():
-    false = sum(bool(contexts(seed).found()) for seed in range(20))
-    assert false <= 1
+    assert sum(bool(contexts(seed)) for seed in range(20)) <= 1
     for power in (0.8, 1.25):
-        found = [contexts(seed, power).found() for seed in range(5)]
-        assert sum([row["kind"] for row in rows] == ["temperature"] for rows in found) >= 4
-    assert {row["kind"] for seed in range(3) for row in contexts(seed, missing=-100.0).found()} == {"placeholder"}
+        assert sum(contexts(seed, power) == ["temperature"] for seed in range(5)) >= 4
+    assert {kind for seed in range(3) for kind in contexts(seed, missing=-100.0)} == {"placeholder"}

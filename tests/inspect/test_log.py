@@ -12,14 +12,9 @@ from safetensors.numpy import save_file
 from minicppo.inspect.files import Broken, find
 from minicppo.inspect.log import Log
 from minicppo.inspect.table import portions, table
-from tests.inspect.made import made, records
+from tests.inspect.made import made, records, written
 
 LOG = {name: value[:3] for name, value in made("clean", 6).items() if name != "like"}
-
-
-def written(path, rows):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
 
 
 def read(*paths, **options):
@@ -70,7 +65,15 @@ def test_slime(tmp_path):
     assert list(log.formats) == ["slime"]
     log = Log([tmp_path / "4.pt"])
     next(log.rows())
-    assert 0 < log.place.done < log.place.total, "how far it is, which says how many responses are to be looked at"
+    assert 0 < log.done < log.total, "how far it is, which says how many responses are to be looked at"
+
+
+def test_bfloat16_of_a_dump(tmp_path):
+    """NumPy has no such type, and a graph may hang on it still."""
+    log_probs = [torch.tensor([-0.5, -1.25], dtype=torch.bfloat16, requires_grad=True)]
+    torch.save({"rollout_data": {"rollout_log_probs": log_probs, "tokens": [torch.tensor([1, 2])]}}, tmp_path / "1.pt")
+    _, found = read(tmp_path / "1.pt")
+    assert found.mu.tolist() == [-0.5, -1.25]
 
 
 def test_a_pickle_is_refused(tmp_path):
@@ -114,6 +117,9 @@ def test_a_run_of_ours(tmp_path):
     _, found = read(tmp_path)
     assert_same(found)
     assert (found.steps[0], found.groups.tolist(), found.texts[0]) == (9, [0, 0, 1], f"w{LOG['ids'][0][0]}")
+    log = Log([tmp_path])
+    next(log.rows())
+    assert 0 < log.done < log.total
 
 
 def test_sequences_in_one_line_are_told_apart(tmp_path):
@@ -187,4 +193,4 @@ def test_portions_make_up_the_log(tmp_path):
     parts = list(portions(log.rows(), size=200))
     assert len(parts) > 3
     assert np.concatenate([part.mu for part in parts]).tolist() == np.concatenate(LOG["mu"] * 5).tolist()
-    assert log.place.done == log.place.total
+    assert log.done == log.total

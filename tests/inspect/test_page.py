@@ -1,7 +1,6 @@
 """The page in a browser: its mask is the reference's, its sliders recompute, nothing is fetched or injected."""
 
 import base64
-import json
 import re
 
 import numpy as np
@@ -12,7 +11,7 @@ from minicppo.inspect.page import as_html, page_data, write_page
 from minicppo.inspect.sections import Section
 from minicppo.reference import cppo_steps, dynamic_budget, linear_weights
 from tests.browser import Browser, needs_browser
-from tests.inspect.made import made, records
+from tests.inspect.made import made, records, written
 
 EVIL = ["</script><script>document.title='evil'</script>", "<img src=x onerror=alert(1)>", "\x1b[2J\u202e", "{{data}}"]
 
@@ -22,8 +21,7 @@ def page(tmp_path_factory):
     folder = tmp_path_factory.mktemp("page")
     rows = [{**row, "step": i % 3} for i, row in enumerate(records(made("clean", 9)))]
     rows[0]["tokens"] = [EVIL[i % 4] for i in range(len(rows[0]["response_ids"]))]
-    (folder / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    found = inspect([folder / "log.jsonl"])
+    found = inspect([written(folder / "log.jsonl", rows)])
     write_page([found], folder / "report.html")
     return folder / "report.html", found
 
@@ -130,7 +128,7 @@ def test_foreign_texts_stay_texts(page):
 
 
 def test_what_the_page_holds_is_the_log(page):
-    data = page_data(page[1], page[1].report)
+    data = page_data(page[1])
     lengths = np.frombuffer(base64.b64decode(data["responses"]["lengths"]), "<i4")
     mu = np.frombuffer(base64.b64decode(data["responses"]["mu"]), "<f4")
     log = made("clean", 9)
@@ -141,9 +139,8 @@ def test_what_the_page_holds_is_the_log(page):
 @pytest.mark.slow
 def test_ten_thousand_responses_make_a_page_of_at_most_8_mb(tmp_path):
     rows = [{k: v[:50] if isinstance(v, list) else v for k, v in row.items()} for row in records(made("clean", 9))[:10]]
-    lines = [json.dumps({**row, "tokens": [f"w{i}" for i in row["response_ids"]]}) for row in rows]
-    (tmp_path / "log.jsonl").write_text("\n".join(lines * 1000))
-    found = inspect([tmp_path / "log.jsonl"])
+    rows = [{**row, "tokens": [f"w{i}" for i in row["response_ids"]]} for row in rows]
+    found = inspect([written(tmp_path / "log.jsonl", rows * 1000)])
     assert found.report["responses"] == 10_000
     write_page([found], tmp_path / "report.html")
     assert (tmp_path / "report.html").stat().st_size < 8_000_000

@@ -1,6 +1,5 @@
 """The report's figures on logs made by hand, where they can be told by a pencil."""
 
-import json
 import subprocess
 import sys
 
@@ -14,6 +13,7 @@ from minicppo.inspect.statistics import Moments, Statistics, octave, octave_star
 from minicppo.inspect.table import Row, portions, table
 from minicppo.inspect.tokens import Strings
 from minicppo.rules import get_method
+from tests.inspect.made import written
 
 LOG = np.log
 ROWS = [  # grpo masks pi / mu above 1.28 where A > 0, below .8 where A < 0
@@ -60,10 +60,10 @@ def test_positions_are_binned_by_half_octaves():
 
 
 def test_strings_are_counted_by_sign_and_reason():
-    strings, part = Strings(), table(ROWS)
+    strings, part = Strings(lambda number: f"<{number}>"), table(ROWS)
     for _ in range(2):
         strings.add(part, np.array([2, 3, 4, 2, 1]))
-    rows = strings.rows(lambda number: f"<{number}>")
+    rows = strings.rows()
     assert [(row["text"], row["sign"], row["tokens"], row["token"], row["prefix"]) for row in rows] == [
         ("<8>", 1, 2, 2, 0),
         ("<7>", -1, 4, 0, 2),
@@ -104,23 +104,25 @@ def test_early_figures():
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_log(tmp_path):
     row = {"rollout_log_probs": [-0.123456] * 2000, "log_probs": [-0.123455] * 2000, "advantages": [0.5] * 2000}
-    (tmp_path / "log.jsonl").write_text((json.dumps(row) + "\n") * 1500)
+    log = written(tmp_path / "log.jsonl", [row] * 1500)
     code = "import sys; from minicppo.inspect import inspect; inspect([sys.argv[1]]).report; "
     code += "print([line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')][0])"
-    done = subprocess.run([sys.executable, "-c", code, tmp_path / "log.jsonl"], capture_output=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code, log], capture_output=True, check=True)
     assert int(done.stdout) < 500_000, "3 million tokens, in KB"
 
 
-@pytest.mark.parametrize("advantages", [{"advantages": 1.0}, {}])
-def test_of_a_very_long_log_responses_evenly_spread_are_looked_at(tmp_path, monkeypatch, advantages):
+@pytest.mark.parametrize(
+    ("advantages", "size"), [({"advantages": 1.0}, 1500), ({}, 1500), ({"advantages": 1.0}, 60), ({}, 60)]
+)
+def test_of_a_very_long_log_responses_evenly_spread_are_looked_at(tmp_path, monkeypatch, advantages, size):
+    """Of most portions of 60 tokens none is looked at."""
     monkeypatch.setattr(inspection, "LOOKED", 500)
-    monkeypatch.setattr(inspection, "portions", lambda rows: portions(rows, size=1500))
+    monkeypatch.setattr(inspection, "portions", lambda rows: portions(rows, size=size))
     rng = np.random.default_rng(1)
     rows = [
         {"rollout_log_probs": (-rng.random(20)).tolist(), "log_probs": (-rng.random(20)).tolist()} for _ in range(200)
     ]
-    (tmp_path / "log.jsonl").write_text("\n".join(json.dumps({**row, **advantages}) for row in rows))
-    report = inspection.inspect([tmp_path / "log.jsonl"]).report
+    report = inspection.inspect([written(tmp_path / "log.jsonl", [{**row, **advantages} for row in rows])]).report
     assert (report["responses"], report["tokens"]) == (200, 4000)
     assert 20 < report["looked_at"]["responses"] < 100
     assert "nan" not in [row["kind"] for row in report["artefacts"]], "of advantages that are not known, or not read"

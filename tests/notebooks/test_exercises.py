@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 
 from minicppo.learn import EXERCISES, check, verdict
-from tests.notebooks import wrong_answers_0_to_4, wrong_answers_5_to_8
+from tests.notebooks.wrong_answers import WRONG
 
 SOLUTIONS = Path(__file__).resolve().parents[2] / "notebooks" / "solutions"
-WRONG = wrong_answers_0_to_4.WRONG | wrong_answers_5_to_8.WRONG
 
 
 def solution(name):

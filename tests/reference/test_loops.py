@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 
 from minicppo import reference
-from minicppo.reference import LOOPS
 from tests.rules.strategies import limits, responses
 from tests.rules.twins import steps
 
@@ -16,19 +15,6 @@ from tests.rules.twins import steps
 def test_the_reference_does_without_torch():
     code = "import sys, minicppo.reference; assert not {'torch', 'scipy'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
-
-
-def test_every_reason():
-    steps = reference.cppo_steps(
-        [0.125, 0.125, 0.5, 0.0625, 0.5],
-        [False, True, True, True, True],
-        delta=0.25,
-        delta_b=0.0625,
-        weights=[1, 1, 1, 1, 1],
-    )
-    assert [s.reason for s in steps] == ["toward", "inside", "both", "prefix", "both"]
-    generous = reference.cppo_steps([0.0, 0.3], [True, True], delta=0.25, delta_b=0.5, weights=[1, 1])
-    assert generous[1].reason == "token"
 
 
 def test_weights_keep_the_callers_numbers():
@@ -43,15 +29,6 @@ def test_soft_gate_without_a_budget(kind):
     assert (second, third) == (1, 1)
     assert 0 < first <= 0.5
     assert reference.budget_gate(steps, delta=0.15, delta_b=None) == [0.5, 1, 1]
-
-
-def test_spo_and_named_weights():
-    one = reference.Response([0.5], [0.6], [1.0])
-    (weighted,) = LOOPS["drpo"](one, delta=0.4)
-    (plain,) = LOOPS["drpo"](one, delta=0.4, mu_weighted=False)
-    assert weighted == pytest.approx(0.75 * 1.2)
-    assert plain == pytest.approx(0.5 * 1.2)
-    assert LOOPS["reinforce"](one) == [1.0]
 
 
 @given(responses((1, 2, 3, 5, 9)), limits())

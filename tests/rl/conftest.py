@@ -1,6 +1,9 @@
 """Runs of a second: a one-step chain, a policy of five thousand parameters, one shared warm-up."""
 
+import multiprocessing
+import os
 import random
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 import pytest
@@ -20,6 +23,28 @@ SMALL_RUN: dict[str, Any] = {
     "eval": {"every": 4, "problems": 6, "samples": 2},
     "warmup": {"target": 0.0, "check_every": 90, "anneal": 10, "batch": 16, "lr": 1e-2},
 }
+
+
+def slow_but(quick: Collection[str], names: Iterable[str]) -> list[Any]:
+    """The names as parameters of a test, marked slow but for the quick ones."""
+    return [name if name in quick else pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
+processes = multiprocessing.get_context("forkserver")  # imports once
+processes.set_forkserver_preload(
+    ["minicppo.rl.trainer", "minicppo.rl.evaluate", "minicppo.plots.results", "minicppo.cli.progress"]
+)
+
+
+def exit_status(work: Callable[..., None], *given: Any, delay: float | None = None, signal: int = 0) -> int:
+    """Of `work(*given)` in a process of its own, which gets the signal after `delay` seconds if it still works."""
+    child = processes.Process(target=work, args=given)
+    child.start()
+    child.join(delay)
+    if child.is_alive() and child.pid:
+        os.kill(child.pid, signal)
+    child.join()
+    return child.exitcode or 0
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 import torch
 import transformers as hf
 
@@ -41,7 +42,7 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {  # architecture and configurati
     "falcon-h1": ("FalconH1", HALF | MAMBA_MIXER),
 }
 SHAPED = ["gemma2", "cohere2", "granite", "opt"]
-RECURRENT = ["mamba", "falcon-h1"]
+RECURRENT = ["mamba", pytest.param("falcon-h1", marks=pytest.mark.slow)]  # which takes half a second to import
 DIRECT = [name for name in KINDS if name.startswith(("qwen", "llama"))]
 
 

@@ -15,9 +15,10 @@ from minicppo.rl.lm_head import linear_head
 from minicppo.rl.log_probs import response_log_probs
 from minicppo.rl.policy import build_policy
 from minicppo.rl.sampling import sample
-from tests.rl.models import SHAPED, build, model
+from tests.rl.conftest import slow_but
+from tests.rl.models import build, model
+from tests.rl.test_decoding import PROMPTS
 
-PROMPTS = [[5, 6, 7], [2, 3, 4, 5, 6, 7, 8, 9, 10], [4], [3, 9, 3, 9, 3]]
 QUICK = ("bloom", "cohere2", "gemma2", "granite", "lfm2", "nanochat", "qwen3_moe")
 BROKEN = {
     "scaled": lambda states: 0.9 * states,
@@ -47,7 +48,7 @@ def broken(policy, how):
     return policy
 
 
-@pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in DECODERS])
+@pytest.mark.parametrize("name", slow_but(QUICK, DECODERS))
 def test_the_gap_of_an_architecture_is_rounding(name):
     if name not in CONFIG_MAPPING:
         pytest.skip(f"this transformers has no {name}")
@@ -60,15 +61,6 @@ def test_the_gap_of_an_architecture_is_rounding(name):
 
 def test_there_are_sixty_of_them():
     assert len(set(DECODERS)) >= 60
-
-
-@pytest.mark.parametrize("name", SHAPED)
-def test_states_of_zero_do_not_hide_what_shapes_logits(name):
-    """The embedding of padding is zero in many models."""
-    policy = build(name)
-    with torch.no_grad():
-        policy.model.get_input_embeddings().weight[:4] = 0
-    assert linear_head(policy.model) is None
 
 
 @pytest.mark.parametrize("scale", [0.1, 0.5, 0.99, 1.0, 1.01, 2.0, -1.0])
@@ -84,17 +76,11 @@ def test_what_scales_states_before_the_head_is_seen(scale):
     assert (linear_head(made) is None) == (scale != 1)
 
 
-@pytest.mark.parametrize("how", BROKEN)
-def test_a_broken_model_is_stopped(how):
-    policy = broken(build("gpt2"), BROKEN[how])
-    with pytest.raises(ValueError, match=r"disagree on GPT2LMHeadModel: .* differ by .* Way out: "):
-        require_agreement(policy, policy, rollout_of(policy), 1.0)
-
-
-@pytest.mark.parametrize("name", ["trocr", "whisper"])
-def test_a_model_that_counts_positions_otherwise_at_each_step_is_stopped(name):
-    policy = tiny_policy(name)
-    with pytest.raises(ValueError, match="sampler and scorer disagree"):
+@pytest.mark.parametrize("how", [*BROKEN, "trocr", "whisper"])
+def test_a_model_that_is_broken_or_counts_positions_otherwise_at_each_step_is_stopped(how):
+    policy = broken(build("gpt2"), BROKEN[how]) if how in BROKEN else tiny_policy(how)
+    name = type(policy.model).__name__
+    with pytest.raises(ValueError, match=rf"sampler and scorer disagree on {name}: .* differ by .* Way out: "):
         require_agreement(policy, policy, rollout_of(policy), 1.0)
 
 

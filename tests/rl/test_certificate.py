@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from minicppo.rl.certificate import certificate_row
 from minicppo.rl.config import load_config
 from minicppo.rl.sampling import sample
+from minicppo.rl.trainer import certificate_row
 
 
 @pytest.mark.parametrize("needs", ["log_probs", "full"])

@@ -13,6 +13,8 @@ from minicppo.cli.options import default_folder
 from minicppo.cli.train import train
 from minicppo.plugins import load_plugins
 from minicppo.rl.config import PRESETS, ConfigError, load_config, preset_names, recipe_names, validate
+from minicppo.rl.tasks import Task
+from minicppo.rl.tasks.chain import ChainTask
 
 
 def test_a_config_survives_its_yaml(tmp_path):
@@ -23,10 +25,10 @@ def test_a_config_survives_its_yaml(tmp_path):
     assert config.name in preset_names()
 
 
-def test_overrides_are_yaml_and_numbers_may_have_exponents():
-    config = load_config(
-        "learn", ["train.lr=2e-4", "warmup=null", "method.params.delta=1e-1", "train.betas=[0.9, 0.95]"]
-    )
+def test_overrides_are_yaml_and_numbers_may_have_exponents_and_off_is_a_word():
+    overrides = ["train.lr=2e-4", "warmup=null", "method.params.delta=1e-1", "train.betas=[0.9, 0.95]"]
+    config = load_config("learn", [*overrides, "train.autocast=off", "train.normalize_std=true"])
+    assert (config.train.autocast, config.train.normalize_std) == ("off", True)
     assert config.train.lr == 2e-4
     assert config.warmup is None
     assert config.method.params == {"delta": 0.1}
@@ -45,7 +47,16 @@ def test_naming_another_method_drops_the_parameters_of_the_old():
     [
         ("train.lrr=1", r"unknown key 'train\.lrr'; did you mean 'train\.lr'"),
         ("trian.lr=1", r"unknown key 'trian\.lr'; did you mean 'train\.lr'"),
-        ("warmup.eror_rate=0.1", r"did you mean 'warmup\.error_rate'"),
+        ("actor_rollout_ref.actor.optim.lr=1e-6", r"unknown key .*here it is train\.lr"),
+        (
+            "actor_rollout_ref={model: {path: x}, rollout: {n: 8}}",
+            r"unknown key .*here it is model\.path\n.*here it is rollout\.group_size",
+        ),
+        ("train.learning_rate=1", r"unknown key .*here it is train\.lr"),
+        ("temperature=1", r"unknown key .*did you mean 'rollout\.temperature' or 'eval\.temperature'"),
+        ("delta=.1", r"unknown key .*here it is method\.params\.delta"),
+        ("method.delta=.1", r"unknown key .*here it is method\.params\.delta"),
+        ("xyzzy=1", "unknown key .*minicppo config lists all"),
         ("method=cpo", "'cpo' is unknown.*did you mean 'cppo'"),
         ("method.params.detla=0.1", "detla.*did you mean 'delta'"),
         ("method.params.delta=0", "delta=0 is outside"),
@@ -195,13 +206,8 @@ def test_aliases_for_a_few_settings_and_dates_are_texts(tmp_path):
 
 
 def test_a_from_scratch_policy_needs_an_alphabet_and_a_warm_up_demonstrations(small_config, monkeypatch):
-    from minicppo.rl.tasks.base import Task
-    from minicppo.rl.tasks.chain import ChainTask
-
-    with monkeypatch.context() as patch:
-        patch.setattr(ChainTask, "alphabet", "")
-        with pytest.raises(ConfigError, match=r"no alphabet for a policy from scratch: set model\.path"):
-            small_config()
+    with pytest.raises(ConfigError, match=r"task 'math' has no alphabet for a policy from scratch: set model\.path"):
+        small_config(task={"name": "math"}, warmup=None)
     monkeypatch.setattr(ChainTask, "demonstration", Task.demonstration)
     with pytest.raises(ConfigError, match="no demonstrations to warm up on: set warmup to null"):
         small_config()
@@ -214,12 +220,6 @@ def test_native_is_bfloat16_where_the_processor_multiplies_it(native, monkeypatc
     assert config.train.autocast == "native"
     assert config.autocast_dtype() is config.rollout_dtype() is (torch.bfloat16 if native else None)
     assert load_config("learn", ["device=cpu"]).autocast_dtype() is None
-
-
-def test_off_is_a_word_and_true_a_boolean():
-    for text in ("off", "'off'"):
-        config = load_config("learn", [f"train.autocast={text}", "train.normalize_std=true"])
-        assert (config.train.autocast, config.train.normalize_std) == ("off", True)
 
 
 def test_the_old_name_of_top_log_probs_is_read():

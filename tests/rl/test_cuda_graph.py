@@ -1,18 +1,13 @@
 """When a step is made plainly, recorded, or replayed: with a stand-in for CUDA's graphs, which no CPU has."""
 
-from collections.abc import Callable
 from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from minicppo.rl import cuda_graph as replay
 from minicppo.rl.cuda_graph import Replay
-
-
-class Graph:
-    def __init__(self, step: Callable[[], None]):
-        self.replay = step
 
 
 @pytest.fixture
@@ -22,7 +17,7 @@ def recorded(monkeypatch):
 
     def record(step):
         names.append("recorded")
-        return Graph(step)
+        return SimpleNamespace(replay=step)
 
     monkeypatch.setattr(replay, "_record", record)
     monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())

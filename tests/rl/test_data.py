@@ -182,40 +182,43 @@ def test_known_names_are_read_from_a_folder(tmp_path, monkeypatch):
         load_data("aime24")
 
 
-class TestTheHub:
-    @pytest.fixture(autouse=True)
-    def _no_folder(self, monkeypatch):
-        monkeypatch.delenv(FOLDER_VARIABLE, raising=False)
+@pytest.fixture
+def answered_by(monkeypatch):
+    """`answered_by(function)`: what the hub is asked for goes to it."""
+    monkeypatch.delenv(FOLDER_VARIABLE, raising=False)
+    return lambda load: monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load))
 
-    def test_known_names_and_any_other(self, monkeypatch):
-        asked = []
 
-        def load(name, configuration, split):
-            asked.append((name, configuration, split))
-            return [{"problem": name, "answer": "1"}]
+def test_the_hub_is_asked_for_known_names_and_any_other(answered_by):
+    asked = []
 
-        monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load))
-        assert pairs(load_data("someone/some-set")) == [("someone/some-set", "1")]
-        assert load_data("gsm8k-test").problems[0].row == 1
-        assert asked == [("someone/some-set", None, "train"), ("openai/gsm8k", "main", "test")]
+    def load(name, configuration, split):
+        asked.append((name, configuration, split))
+        return [{"problem": name, "answer": "1"}]
 
-    def test_no_network_is_a_clear_error(self, monkeypatch):
-        def load(*arguments, **options):
-            raise ConnectionError("no route")
+    answered_by(load)
+    assert pairs(load_data("someone/some-set")) == [("someone/some-set", "1")]
+    assert load_data("gsm8k-test").problems[0].row == 1
+    assert asked == [("someone/some-set", None, "train"), ("openai/gsm8k", "main", "test")]
 
-        monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load))
-        with pytest.raises(DataError, match=r"could not be fetched .*no route.*set MINICPPO_DATA"):
-            load_data("math-ai/other")
 
-    def test_without_the_package(self, monkeypatch):
-        monkeypatch.setitem(sys.modules, "datasets", None)
-        with pytest.raises(ModuleNotFoundError, match=r"pip install -c constraints\.txt -e '\.\[math\]'"):
-            load_data("someone/another-set")
+def test_no_network_and_no_package_are_clear_errors(answered_by, monkeypatch):
+    def load(*arguments, **options):
+        raise ConnectionError("no route")
 
-    @pytest.mark.network
-    @pytest.mark.parametrize("name", sorted(SOURCES))
-    def test_every_known_set_is_there(self, name):
-        assert len(load_data(name).problems) >= 30
+    answered_by(load)
+    with pytest.raises(DataError, match=r"could not be fetched .*no route.*set MINICPPO_DATA"):
+        load_data("math-ai/other")
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install -c constraints\.txt -e '\.\[math\]'"):
+        load_data("someone/another-set")
+
+
+@pytest.mark.network
+@pytest.mark.parametrize("name", sorted(SOURCES))
+def test_every_known_set_is_there(name, monkeypatch):
+    monkeypatch.delenv(FOLDER_VARIABLE, raising=False)
+    assert len(load_data(name).problems) >= 30
 
 
 @pytest.mark.skipif(REAL is None, reason=f"{FOLDER_VARIABLE} names no folder with the real data files")

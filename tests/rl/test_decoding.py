@@ -1,4 +1,4 @@
-"""The decoders and the sampler against a twin without a cache: one whole forward pass a token."""
+"""The decoders and the sampler against a twin without a cache: one whole forward pass a row."""
 
 import dataclasses
 import math
@@ -11,6 +11,7 @@ from minicppo.rl.decoding import DirectDecoder, GeneralDecoder, decoder_for
 from minicppo.rl.log_probs import response_log_probs
 from minicppo.rl.policy import Policy
 from minicppo.rl.sampling import pad, sample
+from tests.rl.conftest import slow_but
 from tests.rl.models import DIRECT, build, model
 
 PROMPTS = [[5, 6, 7], [2, 3, 4, 5, 6, 7, 8, 9, 10], [4], [3, 9, 3, 9, 3]]
@@ -18,70 +19,50 @@ CACHED = [*DIRECT, "gpt-neox", "gpt2", "lfm2"]
 QUICK = ("qwen3-grouped-tied", "gpt2", "lfm2")  # one of each kind of cache
 
 
-def forward(policy: Policy, ids: list[int]) -> Tensor:
-    """Logits (V,) after the ids, from one pass over all of them."""
-    logits: Tensor = policy.model(torch.tensor([ids]), use_cache=False).logits[0, -1]
-    return logits
-
-
 @torch.no_grad()
-def twin(
-    policy: Policy, width: int, temperature: float, generator: torch.Generator | None, samples: int
-) -> list[tuple[list[int], Tensor]]:
-    """Row by row: the tokens, and log mu of the whole vocabulary (T, V)."""
-    n = len(PROMPTS) * samples
-    uniforms = None if generator is None else torch.rand(n, width, generator=generator, dtype=torch.float64)
-    rows = []
-    for row in range(n):
-        tokens: list[int] = []
-        log_mu = []
-        while len(tokens) < width and tokens[-1:] != [policy.eos_id]:
-            log_p = (forward(policy, PROMPTS[row // samples] + tokens).double() / temperature).log_softmax(-1)
-            if uniforms is None:
-                tokens.append(int(log_p.argmax()))
-            else:
-                total, target = 0.0, float(uniforms[row, len(tokens)])
-                probabilities = log_p.exp().tolist()
-                token = 0
-                while (total := total + probabilities[token]) <= target:
-                    token += 1
-                tokens.append(token)
-            log_mu.append(log_p)
-        rows.append((tokens, torch.stack(log_mu).float()))
-    return rows
+def twin(policy: Policy, prompt: list[int], response: list[int], temperature: float) -> Tensor:
+    """log mu of the whole vocabulary at each token of a response, (T, V), from one pass over both."""
+    logits = policy.model(torch.tensor([prompt + response]), use_cache=False).logits[0, len(prompt) - 1 : -1]
+    return (logits.double() / temperature).log_softmax(-1)
 
 
-@pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in CACHED])
+@pytest.mark.parametrize("name", slow_but(QUICK, CACHED))
 @pytest.mark.parametrize(
     ("samples", "batch", "temperature", "greedy"),
     [(5, None, 0.7, False), (5, 3, 1.0, False), (1, 2, 1.0, True)],
 )
-def test_sampler_is_its_twin(name, samples, batch, temperature, greedy):
-    policy, every_need = build(name), ("log_probs", "topk", "full")
-    expected = twin(policy, 10, temperature, None if greedy else torch.Generator().manual_seed(3), samples)
-    lengths = {len(tokens) for tokens, _ in expected}
+@pytest.mark.parametrize("needs", ["log_probs", "topk", "full"])
+def test_sampler_is_its_twin(name, samples, batch, temperature, greedy, needs):
+    policy, width, lengths = build(name), 10, set()
+    rows, seeded = len(PROMPTS) * samples, torch.Generator().manual_seed
+    uniforms = torch.rand(rows, width, generator=seeded(3), dtype=torch.float64)
+    generator = None if greedy else seeded(3)
+    got = sample(policy, PROMPTS, width, temperature, generator, needs, k=4, samples=samples, batch=batch)
+    asked = [ids[mask].tolist() for ids, mask in zip(got.prompt_ids, got.prompt_mask, strict=True)]
+    assert asked == [prompt for prompt in PROMPTS for _ in range(samples)]
+    for row, prompt in enumerate(asked):
+        n = int(got.response_mask[row].sum())
+        tokens = got.response_ids[row, :n]
+        log_mu = twin(policy, prompt, tokens.tolist(), temperature)
+        drawn = log_mu.argmax(-1) if greedy else (log_mu.exp().cumsum(-1) <= uniforms[row, :n, None]).sum(-1)
+        assert tokens.tolist() == drawn.tolist()
+        assert policy.eos_id not in tokens[:-1]
+        assert n == width or tokens[-1] == policy.eos_id
+        assert got.response_mask[row].tolist() == [t < n for t in range(got.response_mask.shape[1])]
+        assert (got.response_ids[row, n:] == policy.pad_id).all()
+        assert (got.log_probs[row, n:] == 0).all()
+        log_mu = log_mu.float()
+        own = log_mu.gather(1, tokens[:, None])[:, 0]
+        torch.testing.assert_close(got.log_probs[row, :n], own, atol=1e-5, rtol=1e-5)
+        if needs == "full":
+            torch.testing.assert_close(got.top_log_probs[row, :n], log_mu, atol=1e-5, rtol=1e-5)
+            assert (got.top_log_probs[row, n:] == 0).all()
+        if needs == "topk":
+            top = log_mu.gather(1, got.top_ids[row, :n])
+            torch.testing.assert_close(got.top_log_probs[row, :n], top, atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(top, log_mu.topk(4).values, atol=1e-5, rtol=1e-5)
+        lengths.add(n)
     assert greedy or len(lengths) > 2, "rows must end at different times for this to mean anything"
-    for needs in every_need:
-        generator = None if greedy else torch.Generator().manual_seed(3)
-        got = sample(policy, PROMPTS, 10, temperature, generator, needs, k=4, samples=samples, batch=batch)
-        assert len(got) == len(expected)
-        asked = [ids[mask].tolist() for ids, mask in zip(got.prompt_ids, got.prompt_mask, strict=True)]
-        assert asked == [prompt for prompt in PROMPTS for _ in range(samples)]
-        for row, (tokens, log_mu) in enumerate(expected):
-            n = len(tokens)
-            assert got.response_ids[row, :n].tolist() == tokens
-            assert got.response_mask[row].tolist() == [t < n for t in range(got.response_mask.shape[1])]
-            assert (got.response_ids[row, n:] == policy.pad_id).all()
-            assert (got.log_probs[row, n:] == 0).all()
-            own = log_mu[torch.arange(n), tokens]
-            torch.testing.assert_close(got.log_probs[row, :n], own, atol=1e-5, rtol=1e-5)
-            if needs == "full":
-                torch.testing.assert_close(got.top_log_probs[row, :n], log_mu, atol=1e-5, rtol=1e-5)
-                assert (got.top_log_probs[row, n:] == 0).all()
-            if needs == "topk":
-                top = log_mu.gather(1, got.top_ids[row, :n])
-                torch.testing.assert_close(got.top_log_probs[row, :n], top, atol=1e-5, rtol=1e-5)
-                torch.testing.assert_close(top, log_mu.topk(4).values, atol=1e-5, rtol=1e-5)
 
 
 def test_who_decodes_what():

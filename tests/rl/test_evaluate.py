@@ -2,7 +2,6 @@
 
 import json
 import math
-import multiprocessing
 import os
 import random
 import signal
@@ -22,6 +21,8 @@ from minicppo.rl.grading.reward import Outcome
 from minicppo.rl.policy import Policy, build_policy, character_tokenizer
 from minicppo.rl.sampling import Rollout
 from minicppo.rl.tasks import make_task
+from tests.rl.conftest import exit_status
+from tests.rl.test_data import write_jsonl
 
 pytest.importorskip("math_verify", reason="math-verify is not installed (extra: math)")
 pytest.importorskip("pyarrow", reason="pyarrow is not installed (extra: math)")
@@ -53,11 +54,13 @@ def parrot(monkeypatch):
     return parrot
 
 
+def rows_of_sums(n, form="{} + 8"):
+    return [{"question": form.format(i), "answer": f"{i + 8}"} for i in range(n)]
+
+
 @pytest.fixture
 def sums(tmp_path):
-    path = tmp_path / "sums.jsonl"
-    path.write_text("".join(json.dumps({"question": f"{i} + 8", "answer": f"{i + 8}"}) + "\n" for i in range(PROBLEMS)))
-    return str(path)
+    return str(write_jsonl(tmp_path / "sums.jsonl", rows_of_sums(PROBLEMS)))
 
 
 SETTINGS = DataSettings("parrot", samples=16, max_new_tokens=20, template="{problem}?")
@@ -127,17 +130,14 @@ def test_another_evaluation_needs_another_folder(parrot, sums, tmp_path):
     evaluate_data(parrot.policy, [sums], SETTINGS, tmp_path / "out")
     with pytest.raises(ValueError, match=r"with samples = 16 and not 8: .*\(--out\)"):
         evaluate_data(parrot.policy, [sums], replace(SETTINGS, samples=8), tmp_path / "out")
-    rows = [json.loads(line) for line in Path(sums).read_text().splitlines()]
-    corrected = [rows[0] | {"answer": "99"}, *rows[1:]]
-    Path(sums).write_text("".join(json.dumps(row) + "\n" for row in corrected))
-    with pytest.raises(ValueError, match="written for other problems"):
-        evaluate_data(parrot.policy, [sums], SETTINGS, tmp_path / "out")
-    Path(sums).write_text(json.dumps({"question": "1 + 1", "answer": "2"}) + "\n")
-    with pytest.raises(ValueError, match="written for other problems"):
-        evaluate_data(parrot.policy, [sums], SETTINGS, tmp_path / "out")
+    first, *others = rows_of_sums(PROBLEMS)
+    for rows in ([first | {"answer": "99"}, *others], [{"question": "1 + 1", "answer": "2"}]):
+        write_jsonl(Path(sums), rows)
+        with pytest.raises(ValueError, match="written for other problems"):
+            evaluate_data(parrot.policy, [sums], SETTINGS, tmp_path / "out")
 
 
-@pytest.mark.parametrize("changed", ["weights", "tokenizer", "template", "chat", "nothing", "place"])
+@pytest.mark.parametrize("changed", ["weights", "tokenizer", "template", "nothing", "place"])
 def test_an_evaluation_is_of_a_policy_and_not_of_a_path(changed, parrot, sums, tmp_path):
     policy, settings = parrot.policy, SETTINGS
     policy.tokenizer.chat_template = "{{ messages[0]['content'] }}"
@@ -146,7 +146,7 @@ def test_an_evaluation_is_of_a_policy_and_not_of_a_path(changed, parrot, sums, t
         policy.model.weight.data += 1e-3
     elif changed == "tokenizer":
         policy = Policy(policy.model, character_tokenizer(ALPHABET[::-1]))
-    elif changed in ("chat", "template"):
+    elif changed == "template":
         policy = replace(policy, chat=True)
     else:
         settings = replace(SETTINGS, model="parrot" if changed == "nothing" else "moved/parrot")
@@ -179,17 +179,15 @@ def test_responses_that_reach_the_limit_are_counted(parrot, sums, tmp_path):
 
 
 def test_a_single_problem_has_no_standard_error(parrot, tmp_path):
-    path = tmp_path / "sums.jsonl"
-    path.write_text(json.dumps({"question": "1 + 8", "answer": "9"}) + "\n")
-    score = evaluate_data(parrot.policy, [str(path)], SETTINGS, tmp_path / "out")["sums"]
+    path = str(write_jsonl(tmp_path / "sums.jsonl", rows_of_sums(1)))
+    score = evaluate_data(parrot.policy, [path], SETTINGS, tmp_path / "out")["sums"]
     assert score.accuracy_se is None
     assert mean_accuracy([score, score])[1] is None
 
 
 def test_the_mean_over_sets_weighs_them_equally(parrot, sums, tmp_path):
-    other = tmp_path / "other.jsonl"
-    other.write_text("".join(json.dumps({"question": f"{i} + 9", "answer": f"{i}"}) + "\n" for i in range(2)))
-    scores = evaluate_data(parrot.policy, [sums, str(other)], SETTINGS, tmp_path / "out")
+    other = str(write_jsonl(tmp_path / "other.jsonl", [{"question": f"{i} + 9", "answer": f"{i}"} for i in range(2)]))
+    scores = evaluate_data(parrot.policy, [sums, other], SETTINGS, tmp_path / "out")
     mean, error = mean_accuracy(list(scores.values()))
     assert mean == pytest.approx(scores["sums"].accuracy / 2)
     assert error == pytest.approx((scores["sums"].accuracy_se or 0) / 2)
@@ -215,37 +213,24 @@ def evaluated(data, folder):
     torch.set_num_threads(1)
     task = SimpleNamespace(alphabet=ALPHABET)
     policy = build_policy(ModelConfig(hidden_size=16, intermediate_size=16, heads=2), task, seed=0)
-    evaluate_data(policy, [data], replace(SETTINGS, template="{problem}=", max_new_tokens=40), folder)
+    evaluate_data(policy, [data], replace(SETTINGS, template="{problem}=", max_new_tokens=12), folder)
 
 
 @pytest.mark.slow
 def test_signals_at_any_moment_of_an_evaluation_lose_nothing(tmp_path):
     """At 6 moments; MINICPPO_KILLS=40 tries that many."""
-    data, draw = tmp_path / "sums.jsonl", random.Random(0)
-    data.write_text("".join(json.dumps({"question": f"{i}+8", "answer": f"{i + 8}"}) + "\n" for i in range(40)))
-    processes = multiprocessing.get_context("forkserver")  # imports once
-    processes.set_forkserver_preload(["minicppo.rl.evaluate"])
-
-    def run(folder, delay):
-        """The exit status of an evaluation, with a signal after some seconds."""
-        child = processes.Process(target=evaluated, args=(str(data), folder))
-        child.start()
-        child.join(delay)
-        if child.is_alive() and child.pid:
-            os.kill(child.pid, draw.choice([signal.SIGTERM, signal.SIGINT, signal.SIGKILL]))
-        child.join()
-        return child.exitcode
-
-    assert run(tmp_path / "first", None) == 0
+    data, draw = str(write_jsonl(tmp_path / "sums.jsonl", rows_of_sums(20, "{}+8"))), random.Random(0)
+    assert exit_status(evaluated, data, tmp_path / "first") == 0
     begun = time.monotonic()
-    assert run(tmp_path / "whole", None) == 0
+    assert exit_status(evaluated, data, tmp_path / "whole") == 0
     seconds, rows = time.monotonic() - begun, (tmp_path / "whole" / "sums.jsonl").read_bytes()
     for i in range(int(os.environ.get("MINICPPO_KILLS", "6"))):
         folder = tmp_path / str(i)
-        run(folder, draw.uniform(0, seconds))
+        sent = draw.choice([signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+        exit_status(evaluated, data, folder, delay=draw.uniform(0, seconds), signal=sent)
         file = folder / "sums.jsonl"
         stopped = file.read_bytes() if file.exists() else b""
         assert rows.startswith(stopped)
-        assert run(folder, None) == 0
+        assert exit_status(evaluated, data, folder) == 0
         assert file.read_bytes() == rows
         assert (folder / "results.json").read_bytes() == (tmp_path / "whole" / "results.json").read_bytes()

@@ -3,6 +3,7 @@
 import importlib.metadata
 import importlib.util
 import json
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -74,12 +75,16 @@ def write_tiny_gguf(path: Path, add: Callable[[Any], object] = lambda writer: No
 
 
 @needs_readers
-def test_a_file_becomes_a_folder_with_the_dequantised_weights(tmp_path, monkeypatch):
+def test_a_file_becomes_a_folder_with_the_dequantised_weights_and_nothing_is_fetched(tmp_path, monkeypatch):
+    def refuse(*args):
+        raise AssertionError("a connection was tried")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setenv("MINICPPO_CACHE", str(tmp_path / "cache"))
     stored = write_tiny_gguf(tmp_path / "tiny.gguf")
     policy = load_policy(tmp_path / "tiny.gguf")
     assert policy.chat
-    assert policy.eos_id == 2
+    assert policy.pad_id == policy.eos_id == 2
     assert policy.decode(policy.encode("12+3=")) == "12+3="
     layer = policy.model.model.layers[0]
     for name, weight in {

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,8 @@ from tests.rl.test_gguf import needs_readers, write_tiny_gguf
 
 pytestmark = pytest.mark.slow
 NEWEST = "checkpoints/000002"
-WEIGHTS = f"{NEWEST}/policy/model.safetensors"
+POLICY, COUNTERS = f"{NEWEST}/policy", f"{NEWEST}/state.json"
+WEIGHTS = f"{POLICY}/model.safetensors"
 MOMENTS = f"{NEWEST}/optimizer.safetensors"
 HISTORY = f"{NEWEST}/history.safetensors"
 NORM = "model.norm.weight"
@@ -61,113 +63,115 @@ def assert_refused(work, *named):
         assert name in text
 
 
-def change(path, key, value):
-    """One entry of a JSON file; None removes it."""
-    content = json.loads(path.read_text())
-    content[key] = value
-    path.write_text(json.dumps({k: v for k, v in content.items() if v is not None}))
+def content(new):
+    return lambda file: file.write_bytes(new)
 
 
-def without(tensors, *names):
-    return {name: tensor for name, tensor in tensors.items() if not name.startswith(names)}
+def entry(key, value):
+    """One of a JSON file; None removes it."""
+
+    def change(file):
+        entries = json.loads(file.read_text()) | {key: value}
+        file.write_text(json.dumps({k: v for k, v in entries.items() if v is not None}))
+
+    return change
+
+
+def tensors(damage):
+    return lambda file: save_file(damage(load_file(file)), file, {"format": "pt"})
+
+
+def without(*names):
+    return tensors(lambda all: {name: tensor for name, tensor in all.items() if not name.startswith(names)})
 
 
 def changed(name, new):
-    return lambda tensors: tensors | {name: new(tensors[name]).contiguous()}
+    return tensors(lambda all: all | {name: new(all[name]).contiguous()})
+
+
+def more(name):
+    return tensors(lambda all: all | {name: torch.ones(())})
 
 
 @pytest.mark.parametrize(
     ("file", "damage", "named"),
     [
-        (MOMENTS, lambda t: without(t, f"{NORM}/exp_avg_sq"), "were saved, three for each"),
-        (MOMENTS, lambda t: without(t, f"{NORM}/"), "were saved, three for each"),
-        (MOMENTS, lambda t: {}, "0 tensors"),
-        (MOMENTS, lambda t: t | {"x/step": torch.ones(())}, "x/step"),
-        (
-            MOMENTS,
-            changed(f"{NORM}/exp_avg", lambda t: t[:1]),
-            f"{NORM}/exp_avg is float32 (1,), and not float32 (16,)",
-        ),
-        (MOMENTS, changed(f"{NORM}/exp_avg_sq", lambda t: t.repeat(2)), f"{NORM}/exp_avg_sq"),
+        (MOMENTS, without(f"{NORM}/exp_avg_sq"), "were saved, three for each"),
+        (MOMENTS, without(f"{NORM}/"), "were saved, three for each"),
+        (MOMENTS, without(""), "0 tensors"),
+        (MOMENTS, more("x/step"), "x/step"),
+        (MOMENTS, changed(f"{NORM}/exp_avg", lambda t: t[:1]), "/exp_avg is float32 (1,), and not float32 (16,)"),
         (MOMENTS, changed(f"{NORM}/exp_avg", lambda t: t.double()), f"{NORM}/exp_avg is float64"),
-        (MOMENTS, changed(f"{NORM}/exp_avg", lambda t: t.half()), f"{NORM}/exp_avg is float16"),
         (MOMENTS, changed(f"{NORM}/exp_avg", lambda t: t / 0), f"{NORM}/exp_avg has values"),
         (MOMENTS, changed(f"{NORM}/exp_avg_sq", lambda t: -t - 1), f"{NORM}/exp_avg_sq has values"),
         (MOMENTS, changed(f"{NORM}/step", lambda t: t * 0), f"{NORM}/step has values from 0 to 0"),
         (MOMENTS, changed(f"{NORM}/step", lambda t: t.repeat(3)), f"{NORM}/step is float32 (3,)"),
-        (WEIGHTS, lambda t: without(t, "model.layers"), "weights are missing, such as model.layers.0."),
-        (WEIGHTS, lambda t: without(t, "model.layers.1"), "weights are missing, such as model.layers.1."),
-        (WEIGHTS, lambda t: without(t, NORM), f"1 weights are missing, such as {NORM}"),
-        (
-            WEIGHTS,
-            lambda t: t | {"model.layers.2.x": torch.ones(2)},
-            "1 weights are unexpected, such as model.layers.2.x",
-        ),
-        (WEIGHTS, changed(NORM, lambda t: t[:3]), "checkpoints/000002"),
+        (WEIGHTS, without("model.layers"), "weights are missing, such as model.layers.0."),
+        (WEIGHTS, without(NORM), f"1 weights are missing, such as {NORM}"),
+        (WEIGHTS, more("model.layers.2.x"), "1 weights are unexpected, such as model.layers.2.x"),
+        (WEIGHTS, changed(NORM, lambda t: t[:3]), "1 weights are mismatched, such as"),
         (WEIGHTS, changed(NORM, lambda t: t.bfloat16()), f"{NORM} is not of type float32"),
         (WEIGHTS, changed(NORM, lambda t: t * torch.nan), f"{NORM} has values from nan"),
         (WEIGHTS, changed(NORM, lambda t: t / 0), f"{NORM} has values from inf"),
-        (HISTORY, lambda t: without(t, f"0/{NORM}"), f"0/{NORM} is missing"),
-        (HISTORY, lambda t: without(t, "1/"), "is missing"),
-        (HISTORY, lambda t: t | {"2/x": torch.ones(1)}, "2/x is none"),
-        (HISTORY, lambda t: t | {"x": torch.ones(1)}, "x is none"),
+        (HISTORY, without(f"0/{NORM}"), f"0/{NORM} is missing"),
+        (HISTORY, more("2/x"), "2/x is none"),
+        (HISTORY, more("x"), "x is none"),
         (HISTORY, changed(f"1/{NORM}", lambda t: t[:, None]), f"1/{NORM} is float32 (16, 1)"),
         (HISTORY, changed(f"1/{NORM}", lambda t: t * torch.nan), f"1/{NORM} has values"),
+        (COUNTERS, entry("log_sizes", None), ""), (COUNTERS, entry("log_sizes", {"metrics.jsonl": 5}), ""),
+        (COUNTERS, entry("log_sizes", 3), ""), (COUNTERS, entry("iteration", None), ""),
+        (COUNTERS, entry("iteration", 1), ""), (COUNTERS, entry("iteration", "2"), ""),
+        (COUNTERS, entry("update", -1), ""), (COUNTERS, entry("update", True), ""),
+        (COUNTERS, entry("update", 1.5), ""),
+        (WEIGHTS, content(b"abcd"), ""), (WEIGHTS, content(b""), ""), (WEIGHTS, content(b"\xff" * 99), ""),
+        (MOMENTS, content(b"abcd"), ""), (HISTORY, content(b"\0" * 8), ""),
+        (COUNTERS, content(b"{"), ""), (COUNTERS, content(b"[]"), ""), (COUNTERS, content(b"\xff"), ""),
+        (f"{POLICY}/config.json", content(b"{"), ""), (f"{POLICY}/tokenizer.json", content(b"{"), ""),
+        (f"{POLICY}/tokenizer.json", content(b""), ""), (f"{POLICY}/tokenizer_config.json", content(b"["), ""),
     ],
-)
-def test_tensors_that_do_not_fit(run, file, damage, named):
-    save_file(damage(load_file(run / file)), run / file, {"format": "pt"})
+)  # fmt: skip
+def test_a_damaged_checkpoint(run, file, damage, named):
+    damage(run / file)
     before = (run / "metrics.jsonl").read_bytes()
-    assert_refused(lambda: resume(run), named, Path(file).name if "(1" not in named else "", f"remove {run / NEWEST}")
+    assert_refused(lambda: resume(run), named, str(run / file), f"remove {run / NEWEST}")
     assert (run / "metrics.jsonl").read_bytes() == before
 
 
 @pytest.mark.parametrize("layers", [0, 1, 3])
 def test_a_model_with_other_layers_than_its_weights(run, layers):
-    change(run / NEWEST / "policy" / "config.json", "num_hidden_layers", layers)
-    change(run / NEWEST / "policy" / "config.json", "layer_types", ["full_attention"] * layers)
+    entry("num_hidden_layers", layers)(run / POLICY / "config.json")
+    entry("layer_types", ["full_attention"] * layers)(run / POLICY / "config.json")
     assert_refused(lambda: trained_policy(run), "model.safetensors", "such as model.layers.")
 
 
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("log_sizes", None), ("log_sizes", {"metrics.jsonl": 5}), ("log_sizes", 3), ("iteration", None),
-        ("iteration", 1), ("iteration", "2"), ("update", -1), ("update", True), ("update", 1.5), ("moments", 3),
-    ],
-)  # fmt: skip
-def test_counters_that_are_none(run, key, value):
-    change(run / NEWEST / "state.json", key, value)
-    assert_refused(lambda: resume(run), str(run / NEWEST))
-
-
-def test_a_checkpoint_of_an_older_version_is_read(run):
-    change(run / NEWEST / "state.json", "moments", None)
+def test_the_number_of_moments_is_compared_unless_an_older_version_did_not_say_it(run):
+    entry("moments", 3)(run / COUNTERS)
+    assert_refused(lambda: resume(run), str(run / MOMENTS), "but 3 were saved")
+    entry("moments", None)(run / COUNTERS)
     resume(run)
 
 
-@pytest.mark.parametrize("name", ["metrics.jsonl", "timings.jsonl", ".lock", "checkpoints", "checkpoints/000002"])
-def test_what_a_run_writes_to_is_no_link(run, tmp_path, name):
+LOGS = ["metrics.jsonl", "timings.jsonl", ".lock"]
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "says"),
+    [
+        *product([*LOGS, "checkpoints", NEWEST], [os.symlink], ["a link"]),
+        *product(LOGS, [os.link], ["a link"]),
+        *product(LOGS, [lambda _, path: os.mkfifo(path)], ["no file"]),
+    ],
+)
+def test_what_a_run_writes_to_has_no_second_name_and_is_no_pipe(run, tmp_path, name, make, says):
     victim = tmp_path / "victim"
     if (run / name).exists():
         (run / name).rename(victim)
     else:
         victim.write_text("mine")
-    (run / name).symlink_to(victim)
-    before = {path: path.is_file() and path.read_bytes() for path in [victim, *victim.rglob("*")]}
-    assert_refused(lambda: resume(run), f"{run / name} is a link")
-    assert before == {path: path.is_file() and path.read_bytes() for path in [victim, *victim.rglob("*")]}
-
-
-@pytest.mark.parametrize("name", ["metrics.jsonl", "timings.jsonl", ".lock"])
-@pytest.mark.parametrize(("make", "says"), [(os.link, "a link"), (lambda _, path: os.mkfifo(path), "no file")])
-def test_what_a_run_writes_to_has_no_second_name_and_is_no_pipe(run, tmp_path, name, make, says):
-    victim = tmp_path / "victim"
-    victim.write_text("mine")
-    (run / name).unlink(missing_ok=True)
     make(victim, run / name)
+    before = {path: path.is_file() and path.read_bytes() for path in [victim, *victim.rglob("*")]}
     assert_refused(lambda: resume(run), f"{run / name} is {says}")
-    assert victim.read_text() == "mine"
+    assert before == {path: path.is_file() and path.read_bytes() for path in [victim, *victim.rglob("*")]}
 
 
 @pytest.mark.parametrize("link", [os.symlink, os.link])
@@ -192,28 +196,14 @@ def test_only_six_digits_are_a_checkpoint(run):
     assert all((run / "checkpoints" / name / "of mine").is_dir() for name in own)
 
 
-@pytest.mark.parametrize(
-    ("file", "content"),
-    [
-        (WEIGHTS, b"abcd"), (WEIGHTS, b""), (WEIGHTS, b"\xff" * 99), (MOMENTS, b"abcd"), (HISTORY, b"\0" * 8),
-        (f"{NEWEST}/state.json", b"{"), (f"{NEWEST}/state.json", b"[]"), (f"{NEWEST}/state.json", b"\xff"),
-        (f"{NEWEST}/policy/config.json", b"{"), (f"{NEWEST}/policy/tokenizer.json", b"{"),
-        (f"{NEWEST}/policy/tokenizer.json", b""), (f"{NEWEST}/policy/tokenizer_config.json", b"["),
-    ],
-)  # fmt: skip
-def test_files_of_a_checkpoint_that_cannot_be_read(run, file, content):
-    (run / file).write_bytes(content)
-    assert_refused(lambda: resume(run), str(run / file))
-
-
-@pytest.mark.parametrize("content", [{}, [], {"model": {}}, {"version": "1.0", "model": {"type": "BPE"}}, {"model": 3}])
-def test_a_tokenizer_that_is_none(run, content):
-    (run / NEWEST / "policy" / "tokenizer.json").write_text(json.dumps(content))
-    assert_refused(lambda: trained_policy(run), str(run / NEWEST / "policy"))
+@pytest.mark.parametrize("rules", [{}, [], {"model": {}}, {"version": "1.0", "model": {"type": "BPE"}}, {"model": 3}])
+def test_a_tokenizer_that_is_none(run, rules):
+    (run / POLICY / "tokenizer.json").write_text(json.dumps(rules))
+    assert_refused(lambda: trained_policy(run), str(run / POLICY))
 
 
 @pytest.mark.parametrize(
-    ("file", "content"),
+    ("file", "text"),
     [
         ("timings.jsonl", '{"kind": "iteration"}'), ("timings.jsonl", "{"), ("timings.jsonl", "[1]"),
         ("timings.jsonl", '{"kind": "iteration", "rollout_s": "x", "update_s": 1, "eval_s": 1}'),
@@ -225,44 +215,36 @@ def test_a_tokenizer_that_is_none(run, content):
         ("config.yaml", "method: {name: no-method}"), ("config.yaml", "method: {name: cppo, params: [3]}"),
     ],
 )  # fmt: skip
-def test_logs_and_settings_that_are_none(fake, tmp_path, capsys, file, content):
+def test_logs_and_settings_that_are_none(fake, tmp_path, capsys, file, text):
     run = Path(shutil.copytree(fake, tmp_path / "run"))
-    (run / file).write_text(content + "\n")
+    (run / file).write_text(text + "\n")
     told = command(main, capsys)("compare", str(run), "--out", str(tmp_path / "out")).refused()
     assert str(run / file) in told
     assert "Way out: " in told
 
 
-def texts(**changes):
-    return lambda run: [change(run / "trace.json", key, value) for key, value in changes.items()] and None
-
-
-def arrays(damage):
-    return lambda run: save_file(damage(load_file(run / "trace.safetensors")), run / "trace.safetensors")
-
-
 @pytest.mark.parametrize(
     ("file", "damage"),
     [
-        ("trace.safetensors", lambda run: (run / "trace.safetensors").write_bytes(b"cut")),
-        ("trace.safetensors", arrays(lambda t: {})),
-        ("trace.safetensors", arrays(lambda t: without(t, "reason"))),
-        ("trace.safetensors", arrays(changed("reason", lambda t: t[:, 1:]))),
-        ("trace.safetensors", arrays(changed("reason", lambda t: t[0]))),
-        ("trace.safetensors", arrays(changed("advantages", lambda t: t[1:]))),
-        ("trace.safetensors", arrays(changed("threshold", lambda t: t[1:]))),
-        ("trace.json", lambda run: (run / "trace.json").write_text("{")),
-        ("trace.json", texts(tokens=None)),
-        ("trace.json", texts(tokens=[["1"]])),
-        ("trace.json", texts(tokens=3)),
-        ("trace.json", texts(prompts=None)),
-        ("trace.json", texts(prompts=["one"])),
-        ("trace.json", texts(prompts=[1] * 24)),
+        ("trace.safetensors", content(b"cut")),
+        ("trace.safetensors", without("")),
+        ("trace.safetensors", without("reason")),
+        ("trace.safetensors", changed("reason", lambda t: t[:, 1:])),
+        ("trace.safetensors", changed("reason", lambda t: t[0])),
+        ("trace.safetensors", changed("advantages", lambda t: t[1:])),
+        ("trace.safetensors", changed("threshold", lambda t: t[1:])),
+        ("trace.json", content(b"{")),
+        ("trace.json", entry("tokens", None)),
+        ("trace.json", entry("tokens", [["1"]])),
+        ("trace.json", entry("tokens", 3)),
+        ("trace.json", entry("prompts", None)),
+        ("trace.json", entry("prompts", ["one"])),
+        ("trace.json", entry("prompts", [1] * 24)),
     ],
-)  # fmt: skip
+)
 def test_a_trace_that_is_none(fake, tmp_path, file, damage):
     run = Path(shutil.copytree(fake, tmp_path / "run"))
-    damage(run)
+    damage(run / file)
     assert_refused(lambda: load_run(run).trace, str(run / file))
 
 
@@ -285,7 +267,7 @@ def test_a_gguf_file_that_is_cut_off(tmp_path, size):
      "{{ messages | nofilter }}", "{{ ''.__class__.__mro__ }}"],
 )  # fmt: skip
 def test_a_chat_template_that_raises(run, template):
-    folder = run / NEWEST / "policy"
+    folder = run / POLICY
     (folder / "chat_template.jinja").write_text(template)
     assert_refused(lambda: load_policy(folder).encode("1+2="), str(folder), "chat template")
 

@@ -1,8 +1,6 @@
 """The keys of a configuration, and what an unknown one is taken for."""
 
-import pytest
-
-from minicppo.rl.config import ConfigError, RunConfig, load_config
+from minicppo.rl.config import RunConfig
 from minicppo.rl.keys import foreign_names, keys, meant
 
 KNOWN = {key.name for key in keys(RunConfig)}
@@ -29,25 +27,3 @@ def test_a_foreign_name_is_answered_with_ours():
     ours, absent = foreign_names()
     for name, answer in ({name: f"here it is {key}" for name, key in ours.items()} | absent).items():
         assert meant(RunConfig, name, 1) == [f"unknown key {name!r}: {answer}"]
-
-
-@pytest.mark.parametrize(
-    ("override", "said"),
-    [
-        ("actor_rollout_ref.actor.optim.lr=1e-6", "here it is train.lr"),
-        ("actor_rollout_ref.rollout.n=8", "here it is rollout.group_size"),
-        (
-            "actor_rollout_ref={model: {path: x}, rollout: {n: 8}}",
-            "here it is model.path\n.*here it is rollout.group_size",
-        ),
-        ("train.learning_rate=1", "here it is train.lr"),
-        ("temperature=1", "did you mean 'rollout.temperature' or 'eval.temperature'"),
-        ("delta=.1", "here it is method.params.delta"),
-        ("method.delta=.1", "here it is method.params.delta"),
-        ("rolout.prompts=1", "did you mean 'rollout.prompts'"),
-        ("xyzzy=1", "minicppo config lists all"),
-    ],
-)
-def test_an_unknown_key_by_meaning_then_by_its_letters(override, said):
-    with pytest.raises(ConfigError, match=f"(?s)unknown key .*{said}"):
-        load_config("learn", [override])

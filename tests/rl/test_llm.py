@@ -7,7 +7,6 @@ import dataclasses
 import importlib.metadata
 import os
 import random
-import socket
 import tempfile
 from pathlib import Path
 
@@ -125,21 +124,6 @@ def test_a_rollout_may_have_a_precision_of_its_own(tiny, tmp_path):
     assert found["float32"] < 1e-4 < found["bfloat16"]
 
 
-def test_the_end_token_is_trained_and_stops_a_row(tiny):
-    policy = load_policy(tiny)
-    assert policy.pad_id == policy.eos_id  # so only lengths can tell the end from the padding
-    rollout = sample(policy, [policy.encode("1+2=")], 40, 1.0, generator_for(1, "ends"), samples=32)
-    last = rollout.response_mask.sum(1) - 1
-    ended = rollout.response_ids.gather(1, last[:, None])[:, 0] == policy.eos_id
-    assert ended.any()
-    log_probs = response_log_probs(policy, rollout, 1.0).log_probs
-    (gradient,) = torch.autograd.grad(log_probs[ended, last[ended]].sum(), policy.model.get_input_embeddings().weight)
-    assert gradient[policy.eos_id].abs().sum() > 0
-    inner = rollout.response_mask.clone()
-    inner[torch.arange(len(inner)), last] = False
-    assert not (rollout.response_ids[inner] == policy.eos_id).any()
-
-
 @pytest.mark.slow
 def test_it_resumes_to_the_bit(tiny, tmp_path):
     config, broken = tiny_config(tiny), tmp_path / "broken"
@@ -149,15 +133,6 @@ def test_it_resumes_to_the_bit(tiny, tmp_path):
     resume(broken)
     assert_same_runs(whole, broken)
     assert RunDir(whole).rows(kind="update")  # else nothing was learned, and nothing could differ
-
-
-def test_nothing_is_fetched(tiny, tmp_path, monkeypatch):
-    def refuse(*args):
-        raise AssertionError("a connection was tried")
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-    monkeypatch.setenv("MINICPPO_CACHE", str(tmp_path / "cache"))  # so that it is converted again
-    assert load_policy(tiny).chat
 
 
 @pytest.mark.slow
@@ -179,15 +154,15 @@ def test_the_real_model_chats_with_the_weights_of_its_file(real):
 
 
 @pytest.mark.slow
-def test_the_real_model_s_preset_runs_under_cppo(real):
+def test_the_real_model_s_preset_runs_under_cppo(real, tmp_path, monkeypatch):
+    monkeypatch.setattr("minicppo.rl.trainer.save_checkpoint", lambda *_: None)  # 2 GB
     small = ["train.iterations=1", "train.minibatches=2", "rollout.prompts=4", "rollout.group_size=6"]
     config = load_config("smollm2-135m", [*small, "eval.problems=2", "eval.samples=1", "threads=1", "seed=1"])
-    with tempfile.TemporaryDirectory() as folder:  # 2 GB of checkpoint, which pytest would keep
-        run = RunDir(train(config, Path(folder) / "run"))
-        assert all(0 <= row["accuracy"] <= 1 for row in run.rows(kind="eval"))
-        assert run.rows(kind="rollout")[0]["mismatch"] < 0.1  # bfloat16 in sampler and scorer
-        assert all(0 <= row["mask/frac"] <= 1 for row in run.rows(kind="update"))
-        trace = load_file(run.path / "trace.safetensors")
+    run = RunDir(train(config, tmp_path / "run"))
+    assert all(0 <= row["accuracy"] <= 1 for row in run.rows(kind="eval"))
+    assert run.rows(kind="rollout")[0]["mismatch"] < 0.1  # bfloat16 in sampler and scorer
+    assert all(0 <= row["mask/frac"] <= 1 for row in run.rows(kind="update"))
+    trace = load_file(run.path / "trace.safetensors")
     ids, valid = trace["response_ids"], trace["response_mask"]
     ended = valid.sum(1) < valid.shape[1]
     assert ended.any()

@@ -1,13 +1,11 @@
-"""The head: it equals the loop twin and the plain way, in memory that knows nothing of tokens x vocabulary."""
+"""The head: it equals the loop twin and the plain way."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from minicppo.reference.lm_head import head_entropy, head_gradients, head_log_probs
 from minicppo.rl.lm_head import linear_head, token_log_probs
@@ -19,21 +17,6 @@ def assert_near(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], rto
     scale = max(float(value.abs().max()) for value in expected.values())
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, atol=rtol * scale, rtol=0, msg=lambda m, n=name: f"{n}: {m}")
-
-
-class Largest(TorchDispatchMode):
-    """Remembers the largest tensor that any operation returns; views count like what they show."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.elements = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        for value in out if isinstance(out, (tuple, list)) else (out,):
-            if isinstance(value, Tensor):
-                self.elements = max(self.elements, value.numel())
-        return out
 
 
 def inputs(
@@ -110,17 +93,6 @@ def test_a_sure_token_keeps_its_small_gradient_in_bfloat16():
     assert abs(float(found[0, 0]) / (10 * rest) - 1) < 0.01
 
 
-def test_no_tensor_has_tokens_times_vocabulary_elements():
-    for tokens in (60, 600):
-        hidden, weight, _, targets, _, _ = inputs(tokens, 61, 24, 1, torch.float32)
-        with Largest() as mode:
-            token_log_probs(hidden, weight, None, targets, tile=(8, 16)).log_probs.sum().backward()
-        assert mode.elements <= max(hidden.numel(), weight.numel()) < tokens * 61
-    with Largest() as mode:
-        (hidden @ weight.T).log_softmax(-1)
-    assert mode.elements == tokens * 61, "the watch must see what it watches for"
-
-
 @pytest.mark.parametrize("name", [*DIRECT, "gpt2", "gpt-neox", "mistral-window", *RECURRENT, *SHAPED])
 def test_a_head_is_used_alone_where_the_logits_are_just_its_output(name):
     made = model(name)
@@ -129,8 +101,10 @@ def test_a_head_is_used_alone_where_the_logits_are_just_its_output(name):
     head = made.get_output_embeddings()
     alone = nn.functional.linear(hidden, head.weight, head.bias)
     same = alone.shape[-1] == 16 and torch.allclose(alone, made(input_ids=ids).logits, atol=1e-6)
-    assert (linear_head(made) is not None) == (name not in SHAPED)
     assert same or name in SHAPED
+    with torch.no_grad():  # as that of padding is in many models: zeros must not hide what shapes logits
+        made.get_input_embeddings().weight[:4] = 0
+    assert (linear_head(made) is not None) == (name not in SHAPED)
 
 
 def test_gemma2_without_its_cap_is_linear():

@@ -3,10 +3,12 @@
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from minicppo.rl import log_probs as module
 from minicppo.rl.lm_head import LogProbs, linear_head
@@ -15,7 +17,7 @@ from minicppo.rl.policy import Policy
 from minicppo.rl.rollout import Rollout
 from minicppo.rl.sampling import sample
 from tests.rl.models import RECURRENT, SHAPED, model, sharp
-from tests.rl.test_lm_head import Largest, assert_near
+from tests.rl.test_lm_head import assert_near
 
 VOCABULARY = 61
 LINEAR = ["llama-grouped", "llama-tied", "qwen3-grouped-tied", "gpt2", "mistral-window"]
@@ -67,19 +69,12 @@ def ending_at(rollout: Rollout, ends: Sequence[int]) -> Rollout:
 def plainly(policy: Policy, rollout: Rollout, temperature: float = 1.0) -> LogProbs:
     """Of the valid tokens, each row alone and unpadded, from whole logits."""
     out: list[tuple[Tensor, ...]] = []
-    for prompts, prompt, ids, valid, top in zip(
-        rollout.prompt_ids,
-        rollout.prompt_mask,
-        rollout.response_ids,
-        rollout.response_mask,
-        rollout.top_ids,
-        strict=True,
-    ):
-        asked, response = prompts[prompt], ids[valid]
+    for i, valid in enumerate(rollout.response_mask):
+        asked, response = rollout.prompt_ids[i][rollout.prompt_mask[i]], rollout.response_ids[i][valid]
         logits = policy.model(input_ids=torch.cat([asked, response])[None]).logits[0, len(asked) - 1 : -1]
         log_p = (logits / temperature).log_softmax(-1)
         own = log_p.gather(1, response[:, None])[:, 0]
-        out.append((own, -(log_p.exp() * log_p).sum(-1), log_p.gather(1, top[valid])))
+        out.append((own, -(log_p.exp() * log_p).sum(-1), log_p.gather(1, rollout.top_ids[i][valid])))
     return LogProbs(*(torch.cat(part) for part in zip(*out, strict=True)))
 
 
@@ -244,6 +239,21 @@ def test_hidden_states_in_the_padding_are_never_touched(tiled, set_cost):
         dirty = response_log_probs(policy, rollout, 1.0, "topk")
     torch.testing.assert_close(dirty.log_probs, clean.log_probs, atol=1e-5, rtol=0)
     assert not any(bool(value.isnan().any()) for value in vars(dirty).values())
+
+
+class Largest(TorchDispatchMode):
+    """Remembers the largest tensor that any operation returns; views count like what they show."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.elements = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for value in out if isinstance(out, (tuple, list)) else (out,):
+            if isinstance(value, Tensor):
+                self.elements = max(self.elements, value.numel())
+        return out
 
 
 def test_no_logits_are_made_where_none_are_asked_for(tiled):

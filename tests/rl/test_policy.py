@@ -1,6 +1,5 @@
 """Policies: the character tokenizer, saving and loading to the bit, what is refused."""
 
-import dataclasses
 import json
 from itertools import product
 
@@ -15,18 +14,16 @@ from minicppo.rl.log_probs import response_log_probs
 from minicppo.rl.policy import NOW, Policy, build_policy, character_tokenizer, load_policy, save_policy
 from minicppo.rl.sampling import sample
 from minicppo.rl.tasks import make_task
+from tests.rl.conftest import slow_but
+from tests.rl.models import ALPHABET
 
 
-def test_text_survives_the_tokenizer(policy):
+def test_text_survives_the_tokenizer_and_only_a_final_end_is_dropped(policy):
     text = "6*4+2-0=;#"
     ids = policy.encode(text)
     assert len(ids) == len(text)
     assert policy.decode([*ids, policy.eos_id]) == text
-
-
-def test_only_the_final_end_token_is_dropped(policy):
-    ids = policy.encode("1+")
-    assert policy.decode([*ids, policy.pad_id, *ids, policy.eos_id]) == "1+<pad>1+"
+    assert policy.decode([*ids, policy.pad_id, *ids, policy.eos_id]) == f"{text}<pad>{text}"
 
 
 def test_a_character_outside_the_alphabet_is_an_error():
@@ -114,12 +111,10 @@ TEMPLATES = [None, "{{ messages[0]['content'] }}", "{{ bos_token }}{{ messages[0
 
 @pytest.mark.parametrize(("form", "template", "text"), product(FORMS, TEMPLATES, ["ab", "<bos>ab", "ab<eos>"]))
 def test_a_prompt_starts_once_and_does_not_end(form, template, text):
-    policy = dataclasses.replace(tiny_policy("llama"), chat=template is not None)
+    policy = Policy(None, character_tokenizer(ALPHABET), chat=template is not None)
     policy.tokenizer.add_special_tokens({"bos_token": "<bos>"})
-    special = [("<bos>", 16), ("<eos>", 1)]
-    policy.tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
-        single=FORMS[form], special_tokens=special
-    )
+    added = processors.TemplateProcessing(single=FORMS[form], special_tokens=[("<bos>", 16), ("<eos>", 1)])
+    policy.tokenizer.backend_tokenizer.post_processor = added
     policy.tokenizer.chat_template = template
     ids = policy.encode(text)
     starts = form in ("start", "both") or "bos" in (template or "") or "bos" in text
@@ -161,16 +156,13 @@ def test_a_hole_among_the_tokens_is_barred_too():
 @pytest.mark.parametrize("template", ["{{ strftime_now('FORM') }}", "{% set f = 'FORM' %}{{ strftime_now(f) }}"])
 def test_a_clock_in_a_template_stands_still(form, template):
     tokenizer = character_tokenizer("".join(map(chr, range(32, 127))))
-    tokenizer.chat_template = f"  {{%- if true %}}{template}{{% endif %}}|{{{{ messages[0].content }}}}".replace(
-        "FORM", form
-    )
-    policy = Policy(tiny_policy("llama").model, tokenizer, chat=True)
+    clock = template.replace("FORM", form)
+    tokenizer.chat_template = f"  {{%- if true %}}{clock}{{% endif %}}|{{{{ messages[0].content }}}}"
+    policy = Policy(None, tokenizer, chat=True)
     assert policy.decode(policy.encode("hi")) == NOW.strftime(form) + "|hi"
 
 
-@pytest.mark.parametrize(
-    "name", [*ENCODERS[:2], *(pytest.param(name, marks=pytest.mark.slow) for name in ENCODERS[2:])]
-)
+@pytest.mark.parametrize("name", slow_but(ENCODERS[:2], ENCODERS))
 def test_an_encoder_is_refused(name, tmp_path):
     save_policy(tiny_policy(name), tmp_path)
     with pytest.raises(ValueError, match=r"is an encoder: .* Way out: a causal language model"):
@@ -180,9 +172,7 @@ def test_an_encoder_is_refused(name, tmp_path):
     load_policy(tmp_path)
 
 
-@pytest.mark.parametrize(
-    "name", ["bart", "vit", *(pytest.param(name, marks=pytest.mark.slow) for name in ("t5", "clip"))]
-)
+@pytest.mark.parametrize("name", slow_but(["bart"], ["bart", "vit", "t5", "clip"]))
 def test_what_is_no_language_model_at_all_is_refused(name, tmp_path):
     save_policy(tiny_policy("llama"), tmp_path)
     AutoConfig.for_model(name, d_model=16, encoder_layers=1, decoder_layers=1, vocab_size=16).save_pretrained(tmp_path)

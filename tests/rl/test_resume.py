@@ -4,6 +4,7 @@ import itertools
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import time
 from collections.abc import Callable, Mapping
@@ -66,13 +67,18 @@ def whole(tmp_path_factory):
     return make
 
 
+@pytest.fixture(scope="module")
+def stopped(small_config, tmp_path_factory):
+    """The small run, stopped in its last iteration, two after its checkpoint."""
+    folder = tmp_path_factory.mktemp("stopped") / "run"
+    with pytest.raises(Stopped):
+        train(small_config(), folder, stop_at("rollout", 4))
+    return folder
+
+
 @pytest.mark.parametrize(
     ("kind", "count", "staleness"),
-    [
-        ("update", 7, 3),
-        ("rollout", 4, 0),
-        *(pytest.param(*at, marks=pytest.mark.slow) for at in (("update", 1, 0), ("eval", 2, 3))),
-    ],
+    [("update", 7, 3), *(pytest.param(*at, marks=pytest.mark.slow) for at in (("update", 1, 0), ("eval", 2, 3)))],
 )
 def test_resume_to_the_bit(small_config, whole, run_folder, kind, count, staleness):
     config = small_config(train={"staleness": staleness})
@@ -83,17 +89,18 @@ def test_resume_to_the_bit(small_config, whole, run_folder, kind, count, stalene
     assert len(RunDir.open(run_folder).rows("timings.jsonl")) == 4
 
 
-def test_a_finished_run_is_left_alone(small_config, run_folder):
-    train(small_config(train={"iterations": 1}), run_folder)
-    before = (run_folder / "summary.json").stat().st_mtime_ns
-    assert resume(run_folder) == run_folder
-    assert (run_folder / "summary.json").stat().st_mtime_ns == before
+def test_a_finished_run_is_left_alone(small_config, whole):
+    run = whole(small_config())
+    before = (run / "summary.json").stat().st_mtime_ns
+    assert resume(run) == run
+    assert (run / "summary.json").stat().st_mtime_ns == before
 
 
-def test_a_run_with_a_checkpoint_needs_its_base_model_no_longer(small_config, policy, tmp_path):
+def test_the_newest_checkpoints_stay_and_the_base_model_is_needed_no_longer(small_config, policy, tmp_path):
     base = tmp_path / "base"
     save_policy(policy, base)
-    config = small_config(model={"path": str(base)}, warmup=None, train={"checkpoint_every": 1})
+    checkpoints = {"checkpoint_every": 1, "keep_checkpoints": 2}
+    config = small_config(model={"path": str(base)}, warmup=None, train=checkpoints)
     with pytest.raises(Stopped):
         train(config, tmp_path / "run", stop_at("rollout", 3))
     base.rename(tmp_path / "gone")
@@ -101,6 +108,7 @@ def test_a_run_with_a_checkpoint_needs_its_base_model_no_longer(small_config, po
     resume(tmp_path / "run")
     assert RunDir.open(tmp_path / "run").finished
     assert RunDir.open(tmp_path / "run").config() == config
+    assert sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir()) == ["000003", "000004"]
     with pytest.raises(ValueError, match=r"base' does not exist"):
         train(small_config(model={"path": str(base)}), tmp_path / "new")
     RunDir.create(tmp_path / "begun", config)
@@ -108,22 +116,19 @@ def test_a_run_with_a_checkpoint_needs_its_base_model_no_longer(small_config, po
         resume(tmp_path / "begun")
 
 
-def test_a_half_written_checkpoint_is_never_read(small_config, whole, run_folder):
-    config = small_config()
-    with pytest.raises(Stopped):
-        train(config, run_folder, stop_at("rollout", 4))
+def test_a_half_written_checkpoint_is_never_read(small_config, whole, stopped, run_folder):
+    shutil.copytree(stopped, run_folder)
     half = run_folder / "checkpoints" / ".000004.9999999.abcdefgh"  # no process has this number
     half.mkdir()
     (half / "state.json").write_text('{"iteration": 4')
     with open(run_folder / "metrics.jsonl", "a") as file:
         file.write('{"kind": "upd')  # a row cut off by the crash
     resume(run_folder)
-    assert_same_runs(whole(config), run_folder)
+    assert_same_runs(whole(small_config()), run_folder)
 
 
-def test_a_log_that_lost_rows_is_refused(small_config, run_folder):
-    with pytest.raises(Stopped):
-        train(small_config(), run_folder, stop_at("rollout", 4))
+def test_a_log_that_lost_rows_is_refused(stopped, run_folder):
+    shutil.copytree(stopped, run_folder)
     (run_folder / "metrics.jsonl").write_text("")
     with pytest.raises(ValueError, match="has 0 bytes, fewer than the"):
         resume(run_folder)
@@ -131,7 +136,12 @@ def test_a_log_that_lost_rows_is_refused(small_config, run_folder):
 
 def test_only_the_newest_checkpoints_stay(small_config, run_folder):
     train(small_config(train={"checkpoint_every": 1, "keep_checkpoints": 2}), run_folder)
-    assert sorted(path.name for path in (run_folder / "checkpoints").iterdir()) == ["000003", "000004"]
+    checkpoints = run_folder / "checkpoints"
+    assert sorted(path.name for path in checkpoints.iterdir()) == ["000003", "000004"]
+    shutil.copytree(checkpoints / "000003", checkpoints / "000002")  # as if killed before its removal
+    (run_folder / "summary.json").unlink()
+    resume(run_folder)
+    assert sorted(path.name for path in checkpoints.iterdir()) == ["000003", "000004"]
 
 
 def test_nothing_to_resume(tmp_path, small_config):

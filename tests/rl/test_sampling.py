@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from minicppo.rl import sampling
+from minicppo.rl.log_probs import response_log_probs
 from minicppo.rl.sampling import BLOCK, inverse_cdf, sample
 
 
@@ -38,14 +39,18 @@ def test_the_likeliest_tokens_come_beside_the_samples(policy, ragged_prompts, ba
         assert int(found.response_mask.sum()) == int(expected.response_mask.sum())
 
 
-def test_the_mask_comes_from_lengths_where_padding_is_the_end_token(policy, ragged_prompts):
+def test_an_end_token_that_pads_too_stops_a_row_and_is_trained(policy, ragged_prompts):
+    """Only lengths can tell the end from the padding."""
     policy.tokenizer.pad_token = policy.tokenizer.eos_token
     rollout = sample(policy, ragged_prompts, 24, 1.0, seeded(), samples=8)
-    stopped = rollout.response_mask.sum(1) < 24
-    last = rollout.response_mask.sum(1) - 1
+    last, is_end = rollout.response_mask.sum(1) - 1, rollout.response_ids == policy.eos_id
+    stopped = last < 23
     assert stopped.any()
-    assert (rollout.response_ids[stopped, last[stopped]] == policy.eos_id).all()
-    assert rollout.response_mask[stopped, last[stopped]].all()
+    assert is_end[stopped, last[stopped]].all()
+    assert not is_end[torch.arange(is_end.shape[1]) < last[:, None]].any()
+    ends = response_log_probs(policy, rollout, 1.0).log_probs[stopped, last[stopped]]
+    (gradient,) = torch.autograd.grad(ends.sum(), policy.model.get_input_embeddings().weight)
+    assert gradient[policy.eos_id].abs().sum() > 0
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,9 @@
 """The loop: determinism, staleness, micro-batches, dropped groups, what is logged, and what stops it."""
 
-from __future__ import annotations
-
 import copy
 import json
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -19,28 +17,21 @@ from minicppo.rl.config import ConfigError, RunConfig
 from minicppo.rl.log_probs import response_log_probs
 from minicppo.rl.rollout import Rollout
 from minicppo.rl.run_dir import RunDir
-from minicppo.rl.tasks import Task, is_held_out
+from minicppo.rl.tasks import is_held_out
 from minicppo.rl.tasks.chain import ChainTask
 from minicppo.rl.trainer import learn, minibatches, roll_out, starting_policy, train, trained_policy
 from minicppo.rl.update import update
-from minicppo.rules import METHODS, Method, get_method
+from minicppo.rules import METHODS, get_method
 
 EVERY_ROW = {"loss", "grad_norm", "mask/frac", "ratio/mean", "kl/k3", "weight/mean", "weight/raw_mean"}
 
 
-@dataclass
 class Begun:
     """What the loop works on."""
 
-    config: RunConfig
-    task: Task
-    method: Method
-    state: TrainState
-
-    @classmethod
-    def of(cls, config: RunConfig) -> Begun:
-        state = TrainState.begin(config, starting_policy(config))
-        return cls(config, config.make_task(), config.make_method(), state)
+    def __init__(self, config: RunConfig):
+        self.config, self.task, self.method = config, config.make_task(), config.make_method()
+        self.state = TrainState.begin(config, starting_policy(config))
 
     def roll_out(self, purpose: str = "rollout") -> Rollout:
         sampler, iteration = self.state.sampling_policy(), self.state.iteration
@@ -110,32 +101,33 @@ def test_first_update_of_a_rollout_is_on_policy(finished):
 
 def test_groups_without_variance_are_dropped_and_counted(small_config, run_folder, monkeypatch):
     monkeypatch.setattr(ChainTask, "score", lambda self, problem, response: 1.0)
-    train(small_config(), run_folder)
-    run = RunDir.open(run_folder)
-    assert [row["dropped_groups"] for row in run.rows(kind="rollout")] == [8] * 4
+    run = RunDir(train(small_config(train={"iterations": 2}), run_folder))
+    assert [row["dropped_groups"] for row in run.rows(kind="rollout")] == [8, 8]
     assert run.rows(kind="update") == []
     assert json.loads((run_folder / "summary.json").read_text())["masked_share"] is None
 
 
 def test_the_learning_rate_warms_up_and_another_temperature_anchors(small_config, run_folder):
-    settings = {"lr": 1e-3, "lr_warmup": 4, "iterations": 3}
+    settings = {"lr": 1e-3, "lr_warmup": 4, "iterations": 2}
     run = RunDir.open(train(small_config(train=settings, rollout={"temperature": 0.7}), run_folder))
     rates = [row["lr"] for row in run.rows(kind="update")]
     assert rates[:5] == pytest.approx([2.5e-4, 5e-4, 7.5e-4, 1e-3, 1e-3])
     assert all(row["mismatch"] < 1e-5 for row in run.rows(kind="rollout"))
 
 
-def test_what_cannot_start_leaves_no_folder(small_config, run_folder):
+def test_what_cannot_start_says_what_to_do_and_leaves_nothing(small_config, tmp_path, monkeypatch):
+    monkeypatch.setenv("MINICPPO_CACHE", str(tmp_path / "cache"))
     with pytest.raises(ValueError, match="of 500 different test problems"):
-        train(small_config(eval={"problems": 500}), run_folder)
-    with pytest.raises(RuntimeError, match=r"warmup\.target"):
-        train(small_config(warmup={"target": 1.0, "check_every": 1, "max_steps": 1}), run_folder)
-    assert not run_folder.exists()
+        train(small_config(eval={"problems": 500}), tmp_path / "run")
+    out_of_reach = small_config(warmup={"target": 1.0, "check_every": 2, "max_steps": 4})
+    with pytest.raises(RuntimeError, match=r"in 4 steps, below warmup\.target = 1\.0: raise warmup\.max_steps"):
+        train(out_of_reach, tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("staleness", [0, 3, 50])
 def test_rollouts_come_from_the_weights_of_k_updates_ago(small_config, monkeypatch, staleness):
-    begun, rows, checked = Begun.of(small_config(train={"staleness": staleness})), [], []
+    begun, rows, checked = Begun(small_config(train={"staleness": staleness, "iterations": 3})), [], []
     state, history = begun.state, [begun.weights()]
 
     def update_too(*args):
@@ -176,7 +168,7 @@ def test_micro_batches_change_nothing(small_config, method, mode):
     results = []
     for micro_batch in (None, 3):
         settings = {"micro_batch": micro_batch, "loss_agg_mode": mode, "iterations": 2}
-        begun = Begun.of(small_config(method={"name": method}, train=settings))
+        begun = Begun(small_config(method={"name": method}, train=settings))
         rows = [begun.update(minibatch) for minibatch in begun.minibatches(begun.roll_out())]
         results.append((begun.weights(), rows[-1]))
     (whole, whole_row), (parts, parts_row) = results
@@ -188,7 +180,7 @@ def test_micro_batches_change_nothing(small_config, method, mode):
 
 
 def test_minibatches_hold_each_kept_group_once_an_epoch(small_config):
-    begun, kept = Begun.of(small_config()), [0, 2, 3, 5, 7]
+    begun, kept = Begun(small_config()), [0, 2, 3, 5, 7]
     advantages = torch.zeros(8, 4)
     advantages[kept] = torch.tensor(kept)[:, None] + 1.0
     pieces = begun.minibatches(replace(begun.roll_out(), advantages=advantages.flatten()))
@@ -201,7 +193,7 @@ def test_minibatches_hold_each_kept_group_once_an_epoch(small_config):
 
 
 def test_gradients_are_clipped(small_config):
-    begun, seen = Begun.of(small_config(train={"grad_clip": 1e-3})), []
+    begun, seen = Begun(small_config(train={"grad_clip": 1e-3})), []
 
     def before_the_step(optimizer, *_):
         (group,) = optimizer.param_groups
@@ -215,7 +207,7 @@ def test_gradients_are_clipped(small_config):
 
 
 def test_training_and_certificate_have_problems_of_their_own_and_none_held_out(small_config):
-    begun = Begun.of(small_config())
+    begun = Begun(small_config())
     unseen, rollout = begun.roll_out("certificate"), begun.roll_out()
     assert not {problem.prompt for problem in unseen.problems} >= {problem.prompt for problem in rollout.problems}
     assert torch.equal(begun.roll_out("certificate").log_probs, unseen.log_probs)  # the same policy, the same stream
@@ -224,7 +216,7 @@ def test_training_and_certificate_have_problems_of_their_own_and_none_held_out(s
 
 
 def test_what_is_not_finite_stops_the_run(small_config):
-    begun = Begun.of(small_config())
+    begun = Begun(small_config())
     minibatch = begun.minibatches(begun.roll_out())[0]
     broken = minibatch.log_probs.clone()
     broken[0, 0] = math.nan
@@ -244,7 +236,7 @@ def test_padded_length_is_the_longest_response_allowed(small_config):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_trains_and_logs_what_it_should(name, small_config, run_folder):
-    settings = {"iterations": 2, "minibatches": 2, "epochs": 2, "lr": 1e-3, "checkpoint_every": 2}
+    settings = {"iterations": 1, "minibatches": 2, "epochs": 3, "lr": 1e-3}
     config = small_config(
         method={"name": name},
         train=settings,
@@ -275,8 +267,8 @@ def test_every_method_trains_and_logs_what_it_should(name, small_config, run_fol
 def test_pi_old_parts_mismatch_from_drift(small_config):
     """Recorded once, before the first update (SkyRL 1315 took the policy's own of each update, so that nothing was ever
     clipped): drift starts from 0 and grows, the mismatch of stale weights stays."""
-    settings = {"old_log_probs": "recompute", "staleness": 2, "epochs": 3}
-    begun = Begun.of(small_config(train=settings, method={"name": "cppo"}))
+    settings = {"old_log_probs": "recompute", "staleness": 2, "epochs": 3, "iterations": 3}
+    begun = Begun(small_config(train=settings, method={"name": "cppo"}))
     rows: list[dict[str, Any]] = []
     learn(begun.config, begun.task, begun.method, begun.state, lambda row: rows.append(dict(row)))
     updates = [row for row in rows if row["kind"] == "update" and row["iteration"] == 2]

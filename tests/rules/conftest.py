@@ -3,9 +3,8 @@
 import pytest
 
 
-@pytest.fixture(scope="module")
-def unchecked_shapes():
-    """For files of many examples of few shapes: checking each call's annotations takes three times the mask itself."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("jaxtyping.config.jaxtyping_disable", True)
-        yield
+@pytest.fixture(autouse=True)
+def unchecked_shapes(request, monkeypatch):
+    """Of many examples of few shapes: checking each call's annotations takes three times the mask itself."""
+    if hasattr(request.function, "hypothesis"):
+        monkeypatch.setattr("jaxtyping.config.jaxtyping_disable", True)

@@ -17,7 +17,7 @@ import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from hypothesis import strategies as st
@@ -74,8 +74,7 @@ class Response:
     def __getitem__(self, index: slice | list[int]) -> Response:
         """The response's tokens in another selection or order."""
         where = range(len(self))[index] if isinstance(index, slice) else index
-        columns = (self.divergence, self.log_ratio, self.advantages)
-        return Response(*(tuple(column[i] for i in where) for column in columns))
+        return Response(*(tuple(column[i] for i in where) for column in vars(self).values()))
 
 
 def drifting(divergence: Sequence[float], *, away: bool = True) -> Response:
@@ -84,45 +83,34 @@ def drifting(divergence: Sequence[float], *, away: bool = True) -> Response:
     return Response(tuple(divergence), (0.25,) * n, (1.0 if away else -1.0,) * n)
 
 
-def divergences() -> st.SearchStrategy[float]:
-    return st.sampled_from(DRIFTS)
-
-
-@st.composite
-def responses(draw: st.DrawFn, lengths: Sequence[int] = EXACT_LENGTHS, *, all_away: bool = False) -> Response:
+def responses(lengths: Sequence[int] = EXACT_LENGTHS, *, all_away: bool = False) -> st.SearchStrategy[Response]:
     """Responses of these lengths; with `all_away` every token moves away from mu, so that the limits decide alone."""
-    n, mood = draw(st.sampled_from(lengths)), draw(st.sampled_from(MOODS))
-    raw = draw(BYTES)
-    drift, ratio, advantage = (
-        picks(DRIFTS, raw[:n]),
-        picks(RATIOS, raw[20 : 20 + n]),
-        picks(ADVANTAGES, raw[40 : 40 + n]),
-    )
-    if all_away:
-        ratio, advantage = tuple(abs(x) or 0.25 for x in ratio), tuple(abs(a) or 1.0 for a in advantage)
-    if mood == "calm":  # a quiet prefix pays in, so that the token limit binds alone
-        drift = (*(d % (1 / 32) for d in drift[:-1]), *drift[-1:])
-    elif mood == "steady":
-        drift = drift[:1] * n
-    return Response(drift, ratio, advantage)
+
+    def some(raw: bytes) -> Response:
+        (n,), (mood,) = picks(lengths, raw[60:61]), picks(MOODS, raw[61:62])
+        drift = picks(DRIFTS, raw[:n])
+        ratio = picks(RATIOS, raw[20 : 20 + n])
+        advantage = picks(ADVANTAGES, raw[40 : 40 + n])
+        if all_away:
+            ratio, advantage = tuple(abs(x) or 0.25 for x in ratio), tuple(abs(a) or 1.0 for a in advantage)
+        if mood == "calm":  # a quiet prefix pays in, so that the token limit binds alone
+            drift = (*(d % (1 / 32) for d in drift[:-1]), *drift[-1:])
+        elif mood == "steady":
+            drift = drift[:1] * n
+        return Response(drift, ratio, advantage)
+
+    return BYTES.map(some)
 
 
 # --- hyper-parameters -------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Limits:
+class Limits(NamedTuple):
     """Dyadic hyper-parameters of the mask."""
 
     delta: float
     delta_b: float
     w_min: float
-
-    def __iter__(self) -> Any:
-        return iter((self.delta, self.delta_b, self.w_min))
-
-    def replace(self, **changes: float) -> Limits:
-        return dataclasses.replace(self, **changes)
 
 
 def limits(w_min: float | None = None) -> st.SearchStrategy[Limits]:
@@ -160,11 +148,16 @@ class Layout:
         """(N,) the same of the packed rows."""
         return torch.tensor([slot for row in self.rows for slot in row], dtype=torch.bool)
 
+    @functools.cached_property
+    def garbage(self) -> Tensor:
+        """(B, T) what may stand on invalid positions."""
+        count = self.mask.numel()
+        return torch.tensor(GARBAGE, dtype=torch.float64).repeat(count)[:count].reshape(self.mask.shape)
+
     def spread(self, values: Sequence[Sequence[Any]], dtype: torch.dtype = torch.float64) -> Tensor:
         """(B, T) with each row's values on its valid tokens, garbage elsewhere."""
-        garbage = torch.tensor(GARBAGE, dtype=torch.float64).repeat(self.mask.numel())[: self.mask.numel()]
         flat = torch.tensor([v for row in values for v in row], dtype=torch.float64)
-        return garbage.reshape(self.mask.shape).masked_scatter(self.mask, flat).to(dtype)
+        return self.garbage.masked_scatter(self.mask, flat).to(dtype)
 
     def pack(self, padded: Tensor) -> Tensor:
         """(B, T, ...) -> (N, ...): the rows end to end, each of its own width."""
@@ -175,12 +168,15 @@ class Layout:
         return [row[valid].tolist() for row, valid in zip(padded, self.mask, strict=True)]
 
 
-@st.composite
-def layouts(draw: st.DrawFn, lengths: Sequence[int]) -> Layout:
+def layouts(lengths: Sequence[int]) -> st.SearchStrategy[Layout]:
     """Room for responses of these lengths: up to two invalid tokens before each valid one, and padding behind."""
-    gaps = iter(picks((0, 0, 0, 1, 2), draw(BYTES)))
-    rows = tuple(tuple(slot for _ in range(n) for slot in (*[False] * next(gaps), True)) for n in lengths)
-    return Layout(rows, max(map(len, rows)) + draw(st.integers(0, 3)))
+
+    def some(raw: bytes) -> Layout:
+        gaps = iter(picks((0, 0, 0, 1, 2), raw[1:]))
+        rows = tuple(tuple(slot for _ in range(n) for slot in (*[False] * next(gaps), True)) for n in lengths)
+        return Layout(rows, max(map(len, rows)) + raw[0] % 4)
+
+    return BYTES.map(some)
 
 
 def tight(lengths: Sequence[int]) -> Layout:
@@ -188,8 +184,7 @@ def tight(lengths: Sequence[int]) -> Layout:
     return Layout(tuple((True,) * n for n in lengths), max(lengths))
 
 
-@dataclass(frozen=True)
-class Batch:
+class Batch(NamedTuple):
     """Responses and where they stand."""
 
     responses: tuple[Response, ...]
@@ -199,8 +194,9 @@ class Batch:
 @st.composite
 def batches(draw: st.DrawFn) -> Batch:
     """One to three responses, at times one without a valid token."""
-    rows = [draw(responses((*EXACT_LENGTHS, 0))) for _ in range(draw(st.integers(1, 3)))]
-    return Batch(tuple(rows), draw(layouts([len(r) for r in rows])))
+    one = responses((*EXACT_LENGTHS, 0))
+    rows = tuple(draw(one) for _ in range(draw(st.integers(1, 3))))
+    return Batch(rows, draw(layouts([len(r) for r in rows])))
 
 
 # --- tiny vocabularies with pairs of distributions --------------------------------------------------------------------
@@ -221,10 +217,6 @@ def simplex(size: int) -> list[Distribution]:
     return [tuple(k / 64 for k in counts) for counts in found]
 
 
-def distributions(size: int) -> st.SearchStrategy[Distribution]:
-    return st.sampled_from(simplex(size))
-
-
 @dataclass(frozen=True)
 class Token:
     """One step of a tiny policy: mu's and pi's distribution, the sampled token, A_t; pi_old's, None for mu's."""
@@ -240,10 +232,9 @@ Trace = tuple[Token, ...]
 Drawn = tuple[tuple[Trace, ...], Layout]
 
 
-@st.composite
-def tokens(draw: st.DrawFn, size: int, count: int) -> Trace:
+def tokens(size: int, lengths: Sequence[int]) -> st.SearchStrategy[Trace]:
     """pi = (1 - a) mu + a nu, so TV(mu, pi) = a TV(mu, nu), and a = 0 is on-policy; pi_old the same with another nu."""
-    table, signs, raw = simplex(size), signed(1 / 2, 4), draw(BYTES)
+    table, signs = simplex(size), signed(1 / 2, 4)
 
     def mixed(mu: int, nu: int, a: int) -> Distribution:
         mix = MIXES[a % len(MIXES)]
@@ -253,11 +244,16 @@ def tokens(draw: st.DrawFn, size: int, count: int) -> Trace:
         old = mixed(mu, other, b)
         return Token(table[mu % 128], mixed(mu, nu, a), sampled % size, signs[advantage % len(signs)], old)
 
-    return tuple(token(*raw[i : i + 7]) for i in range(0, 7 * count, 7))
+    def some(raw: bytes) -> Trace:
+        (count,) = picks(lengths, raw[63:])
+        return tuple(token(*raw[i : i + 7]) for i in range(0, 7 * count, 7))
+
+    return BYTES.map(some)
 
 
 @st.composite
 def traces(draw: st.DrawFn, size: int = 5, most: int = 3, lengths: Sequence[int] = (1, 2, 3, 4, 5, 8)) -> Drawn:
     """A ragged batch of one to `most` responses over a vocabulary of `size` tokens, and its layout."""
-    rows = tuple(draw(tokens(size, draw(st.sampled_from(lengths)))) for _ in range(draw(st.integers(1, most))))
+    one = tokens(size, lengths)
+    rows = tuple(draw(one) for _ in range(draw(st.integers(1, most))))
     return rows, draw(layouts([len(row) for row in rows]))

@@ -8,18 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minicppo import reference, rules
-from tests.rules.strategies import divergences, drifting, limits, multiples, responses
+from tests.rules.strategies import DRIFTS, drifting, limits, multiples, responses
 from tests.rules.twins import TWINS, implies, kept, mask, steps
-
-pytestmark = pytest.mark.usefixtures("unchecked_shapes")
 
 
 @given(responses(), limits())
 def test_what_is_kept_stays_in_budget(response, lim):
-    """Of kept away-moving tokens Z_t <= delta and S_t <= delta + delta_b W_{t-1} (theory 19,
-    kept_means_both_limits_hold). Their Z sum to at most delta + delta_b W_{t-1} (theory 20,
-    kept_drift_stays_in_budget). So at most
-    (delta + delta_b W_{T-1}) / z of them have Z >= z, whatever z (theory 37, few_large_tokens_are_kept)."""
+    """Of kept away-moving tokens Z_t <= delta and S_t <= delta + delta_b W_{t-1} (theory 19). Their Z sum to at most
+    delta + delta_b W_{t-1} (theory 20). So at most that / z of them have Z >= z, whatever z (theory 37)."""
     inside = (mask(response, lim).reason[0] == rules.Reason.INSIDE).tolist()
     kept_Z, budget = [], 0.0
     for step, keep in zip(steps(response, lim), inside, strict=True):
@@ -46,7 +42,7 @@ def test_constant_drift_closed_form(lim, D):
 @given(responses(all_away=True), limits())
 def test_figure_1_is_stricter(response, lim):
     """theory 31. Where Figure 1's S_t <= delta_b W_t and Z_t <= delta hold (delta_b <= delta), Eq. 10 keeps."""
-    lim = lim.replace(delta_b=min(lim.delta, lim.delta_b))
+    lim = lim._replace(delta_b=min(lim.delta, lim.delta_b))
     S = W = 0.0
     for step, verdict in zip(steps(response, lim), kept(response, lim), strict=True):
         S, W = S + step.weighted_divergence, W + step.position_weight
@@ -80,7 +76,7 @@ def test_slack_is_a_queue(response, lim):
         assert slack[t + 1] - slack[t] == w[t] * (lim.delta_b - response.divergence[t])
 
 
-@given(responses(), limits(), st.integers(0, 16), divergences())
+@given(responses(), limits(), st.integers(0, 16), st.sampled_from(DRIFTS))
 def test_causal_with_fixed_budget(response, lim, where, value):
     """theory 03, methods P5. With delta_b and T given, c_t depends on tokens before t alone, the verdict on up to t."""
     at, D = where % len(response), list(response.divergence)
@@ -88,7 +84,6 @@ def test_causal_with_fixed_budget(response, lim, where, value):
     before, after = (mask(r, lim) for r in (response, response.replace(divergence=D)))
     assert torch.equal(before.threshold[:, : at + 1], after.threshold[:, : at + 1])
     assert torch.equal(before.reason[:, :at], after.reason[:, :at])
-    assert [x.threshold for x in steps(response, lim)] == before.threshold[0].tolist()
 
 
 @given(responses((9, 17), all_away=True), limits(), st.integers(0, 8))
@@ -118,7 +113,7 @@ def test_dynamic_budget_is_sandwiched(response, lim, cap):
     """theory 32. The dynamic mask lies between the fixed ones at delta_b and at cap_factor * delta_b."""
     middle = mask(response, lim, budget="dynamic", cap_factor=cap)
     assert implies(kept(response, lim), middle.token_mask[0].tolist())
-    assert implies(middle.token_mask[0].tolist(), kept(response, lim.replace(delta_b=cap * lim.delta_b)))
+    assert implies(middle.token_mask[0].tolist(), kept(response, lim._replace(delta_b=cap * lim.delta_b)))
     floor, value = lim.delta_b, reference.dynamic_budget(response.divergence, lim.delta_b, cap)
     assert floor <= value <= cap * floor
     assert middle.delta_b.item() == value

@@ -40,9 +40,11 @@ def test_diagnostics_do_not_see_padding(drawn, name):
 
 
 def test_reasons_of_whole_responses():
-    out = rules.get_method("gspo")(BATCHES["log_probs"])
+    batch = BATCHES["log_probs"]
+    out = rules.get_method("gspo")(batch)
     assert out.sequence_level
-    row = rules.diagnostics(BATCHES["log_probs"], out)
+    assert (out.reason[batch.mask & ~out.token_mask] == rules.Reason.SEQUENCE).all()
+    row = rules.diagnostics(batch, out)
     assert 0 < row["accept/rate"] < 1
     lengths = {k for k in row if k.startswith("accept/len_")}
     assert lengths == {"accept/len_1", "accept/len_2", "accept/len_8", "accept/len_16"}

@@ -1,5 +1,6 @@
 """What is true of the methods one by one, and that each has its paper's own loss (methods.md sections 0 and 3)."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -12,9 +13,8 @@ from torch import Tensor
 
 from minicppo import reference, rules
 from tests.rules.strategies import Token, multiples, traces
-from tests.rules.twins import close, loop_weights, token_batch
+from tests.rules.twins import close, gradient, loop_weights, token_batch
 
-pytestmark = pytest.mark.usefixtures("unchecked_shapes")
 LOW, HIGH = (multiples(1 / 8, 1, most).map(lambda x: x + 1e-4) for most in (7, 16))  # clips that no dyadic ratio meets
 EIGHTHS = multiples(1 / 8, 1, 8)
 
@@ -22,17 +22,16 @@ EIGHTHS = multiples(1 / 8, 1, 8)
 def is_native(name: str, batch: rules.TokenBatch, objective: Callable[[Tensor, Tensor], Tensor], **params: Any) -> None:
     """The unified loss has the gradient of -mean over valid tokens of a paper's objective(rho, log pi)."""
     out, v = rules.get_method(name, **params)(batch), batch.mask
-    found, wanted = (batch.log_probs.clone().requires_grad_() for _ in range(2))
-    rules.policy_loss(found, out.weight, batch.advantages, v, loss_agg_mode="token-mean").backward()
-    x = wanted[v]
-    (-objective((x - batch.rollout_log_probs[v]).exp(), x).mean()).backward()
-    close(found.grad[v], wanted.grad[v])
+    arguments = batch.log_probs, out.weight, batch.advantages, v
+    found = gradient(rules.policy_loss, *arguments, loss_agg_mode="token-mean")
+    mu = batch.rollout_log_probs[v]
+    close(found[v], gradient(lambda x: -objective((x - mu).exp(), x).mean(), batch.log_probs[v]))
 
 
 @given(traces(), LOW, HIGH)
 def test_ppo_clips_only_away(drawn, low, high):
     """methods 3.1. PPO masks exactly the tokens beyond the clip that move away from mu.
-    methods 0 (ppo_native): its loss is -min(rho A, clip(rho) A)."""
+    methods 0: its loss is -min(rho A, clip(rho) A)."""
     batch, clips = token_batch(*drawn), {"clip_low": low, "clip_high": high}
     A, out = batch.advantages[batch.mask], rules.get_method("ppo", **clips)(batch)
     outside = (batch.ratio > 1 + high) | (batch.ratio < 1 - low)
@@ -71,20 +70,9 @@ def test_trm_keeps_or_rejects_whole(drawn, name):
 
 
 @given(traces())
-def test_trm_both_is_the_conjunction(drawn):
-    """methods 3.6. The AND of the two TRM limits accepts exactly what each accepts."""
-    batch = token_batch(*drawn, "topk")
-    both, largest, mean = (
-        rules.get_method(name, **limit)(batch).token_mask
-        for name, limit in (("trm-both", {}), ("trm-max", {"delta_max": 0.1}), ("trm-avg", {"delta_avg": 0.002}))
-    )
-    assert torch.equal(both, largest & mean)
-
-
-@given(traces())
 def test_sapo_peaks_on_policy(drawn):
     """methods 3.8. The gate 4 p (1 - p) is at most 1, reached only at rho = 1; a negative A falls off faster.
-    methods 0 (sapo_native): its loss is -f(rho) A, f = (4 / tau) sigmoid(tau (rho - 1)), tau by the sign of A."""
+    methods 0: its loss is -f(rho) A, f = (4 / tau) sigmoid(tau (rho - 1)), tau by the sign of A."""
     batch = token_batch(*drawn)
     A = batch.advantages[batch.mask]
     tau = torch.where(A > 0, 1.0, 1.05).double()
@@ -102,7 +90,7 @@ def test_sapo_peaks_on_policy(drawn):
 @given(traces(), multiples(1 / 8, 1, 16), st.booleans())
 def test_drpo_pulls_back(drawn, delta, weighted):
     """methods 3.9. weight / rho is 1 -+ |pi - mu| / delta: below 1 away from mu, above 1 toward it; SPO drops the mu.
-    methods 0 (drpo_native): its loss is -(rho A - |A| mu (rho - 1)^2 / (2 delta))."""
+    methods 0: its loss is -(rho A - |A| mu (rho - 1)^2 / (2 delta))."""
     batch, params = token_batch(*drawn), {"delta": delta, "mu_weighted": weighted}
     mu = batch.rollout_log_probs.exp() if weighted else torch.ones_like(batch.ratio)
     sign = torch.sign(batch.advantages * batch.log_ratio)
@@ -198,3 +186,73 @@ def test_trm_native(drawn, name):
         accepted += [float(max(D) <= 0.05 if name == "trm-max-exact" else sum(D) / len(D) <= 0.001)] * len(row)
     M, A = torch.tensor(accepted, dtype=torch.float64), batch.advantages[batch.mask]
     is_native(name, batch, lambda r, _: M * r * A)
+
+
+def clipped(r, A, low=0.2001, high=0.2801, c=math.inf):
+    """PPO's objective, with a dual clip."""
+    J = torch.minimum(r * A, r.clamp(1 - low, 1 + high) * A)
+    return torch.where(A < 0, torch.maximum(J, c * A), J) if c < math.inf else J
+
+
+CLIPS = {"clip_low": 0.2001, "clip_high": 0.2801}
+
+
+@pytest.mark.slow
+@given(traces(most=1), st.sampled_from([1.4999, 3.0001]))
+def test_losses_of_one_token(drawn, limit):
+    batch = token_batch(*drawn)
+    v = batch.mask
+    A, mu, old = batch.advantages[v], batch.rollout_log_probs[v], batch.old_log_probs[v]
+    w = (old - mu).exp()
+    is_native("grpo-dual", batch, lambda r, _: clipped(r, A, c=limit), **CLIPS, clip_c=limit)
+    inside = (w >= 1 / limit) & (w <= limit)
+    is_native("tis", batch, lambda _, x: clipped((x - old).exp(), A) * w.clamp(max=limit), **CLIPS, cap=limit)
+    band = {"low": 1 / limit, "high": limit}
+    is_native("icepop", batch, lambda _, x: clipped((x - old).exp(), A) * w * inside, **CLIPS, **band)
+    some = A != 0  # the pull of a token without an advantage has no g A, and is left out
+    pi = batch.log_probs[v].exp()
+    for name, keep in (
+        ("prime-rl", ~(((pi - mu.exp()) * A.sign() > 0.2001) & some)),
+        ("ipo", (pi - mu.exp()).abs() <= 0.2001),
+    ):
+        objective = lambda r, _, keep=keep: keep * r * A - 0.25 * r.log() ** 2 * some  # noqa: E731
+        is_native(name, batch, objective, delta=0.2001, tau=0.25)
+    is_native("dro", batch, lambda r, x: A * x - limit / 2 * r.log() ** 2 * some, beta=limit)
+    is_native("topr", batch, lambda r, x: torch.where(A > 0, 1.0, r.detach().clamp(max=1)) * A * x)
+    is_native("rollout-is", batch, lambda r, x: (r.detach() * ((r > 0.7999) & (r < 1.2801))) * A * x, **CLIPS)
+
+
+@pytest.mark.slow
+@given(traces(most=1), st.sampled_from([0.1001, 0.5001]))
+def test_losses_of_a_response(drawn, limit):
+    batch = token_batch(*drawn)
+    v = batch.mask
+    A, old = batch.advantages[v], batch.old_log_probs[v]
+    s = old - batch.rollout_log_probs[v]
+
+    def gmpo(r, x):  # one advantage a response, as in the paper
+        one = A[:1].expand_as(A)
+        y = torch.where(one > 0, r.log().clamp(max=limit), r.log().clamp(min=-limit))
+        return y.mean().exp().expand_as(x) * one
+
+    one = rules.TokenBatch(batch.log_probs, batch.rollout_log_probs, A[:1], v)
+    if A[0] != 0:
+        is_native("gmpo", one, gmpo, clip_low=limit, clip_high=limit)
+    bad = bool(A.sum() < 0) and bool((batch.rollout_log_probs - batch.log_probs)[v].mean() > limit)
+    is_native("opsm", batch, lambda r, _: clipped(r, A) * (not bad), **CLIPS, delta=limit)
+
+    def vespo(r, x):
+        k, lam = torch.where(A >= 0, 2.0, 3.0), torch.where(A >= 0, 3.0, 2.0)
+        W = r.log().sum().exp().detach()
+        return W**k * (lam * (1 - W)).exp() * A * x
+
+    is_native("vespo", batch, vespo)
+    W = s.sum().exp()
+    is_native(
+        "seq-tis", batch, lambda _, x: clipped((x - old).exp(), A) * W.clamp(max=1 + limit), **CLIPS, cap=1 + limit
+    )
+    kept = W <= 3 + limit
+    is_native("seq-mask", batch, lambda _, x: clipped((x - old).exp(), A) * W * kept, **CLIPS, high=3 + limit)
+    near_one = (s.mean().abs() <= limit).double()
+    band = {"low": math.exp(-limit), "high": math.exp(limit)}
+    is_native("geo-mask", batch, lambda _, x: clipped((x - old).exp(), A) * near_one, **CLIPS, **band)

@@ -1,6 +1,7 @@
 """Soft gates in the place of the mask (methods.md section 1.3)."""
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -8,8 +9,6 @@ from minicppo import reference, rules
 from minicppo.rules.gates import charge_what_passes, gate_values
 from tests.rules.strategies import limits, responses
 from tests.rules.twins import close, mask, steps
-
-pytestmark = pytest.mark.usefixtures("unchecked_shapes")
 
 
 def gates(out: rules.CPPOMask, kind: str) -> list[float]:
@@ -57,3 +56,16 @@ def test_water_filling_fills_the_room(response, lim):
     close(mine, reference.budget_gate(loop, delta=lim.delta, delta_b=None), 1e-12)
     for g, step in zip(mine, loop, strict=True):
         close(g * step.weighted_divergence, min(step.weighted_divergence, lim.delta), 1e-12)
+
+
+def test_a_spent_token_is_masked_where_the_gate_on_the_gradient_pushes_on():
+    log_probs = torch.tensor([[0.9, 0.9, 0.52]]).log()
+    batch = rules.TokenBatch(log_probs, torch.full((1, 3), 0.5).log(), torch.ones(1))
+    gradient, policy, hard = (
+        rules.get_method(name, budget="fixed", schedule="constant")(batch).weight[0]
+        for name in ("cppo-budget-gate", "cppo-policy-gate", "cppo-fixed")
+    )
+    assert gradient[0].item() == pytest.approx(1.8 * 0.15 / 0.4)
+    assert policy[:2].tolist() == [0, 0]
+    assert policy[2].item() == pytest.approx(1.04)  # the gated policy has spent .17 of .19: room for .02
+    assert hard[2] == 0  # pi itself has spent .8

@@ -75,6 +75,16 @@ def test_d2_partitions():
     assert reference.coarsen(D2.pi, [(0,), (1,), (3,), (2, 4, 5)])[-1] == near(0.35)
 
 
+def test_replace_last_sees_a_tenth():
+    token = Token((0.4, 0.3, 0.2, 0.1), (0.4, 0.1, 0.38, 0.12), 3, 1.0)
+    batch = token_batch(((token,),), tight([1]), "topk", k=2)
+    for variant, D, kept in (("union", 0.2, False), ("replace_last", 0.02, True)):
+        assert loop_divergence("topk_tv", (token,), 2, variant)[0] == near(D)
+        out = rules.get_method("dppo-topk", topk_variant=variant)(batch)
+        assert out.divergence.item() == near(D)
+        assert out.token_mask.item() is kept
+
+
 @pytest.mark.parametrize("advantage", [1.0, 0.0, -1.0])
 def test_d3_ratio_one_but_drift(advantage):
     row = (Token((0.5, 0.3, 0.2), (0.5, 0.1, 0.4), 0, advantage),)
@@ -107,7 +117,7 @@ def test_t1_trm(D, verdicts):
 
 
 def test_t2_estimates():
-    batch = ratio_batch([1.1, 0.9, 1.05])
+    batch = rules.TokenBatch(**log_response([0.1] * 3, [0.11, 0.09, 0.105]))
     k3 = rules.token_divergence(batch, "k3")
     assert k3[0].tolist() == near([0.00468982, 0.00536052, 0.00120984], 1e-8)
     assert k3.mean().item() == near(0.00375339, 1e-8)
@@ -115,74 +125,105 @@ def test_t2_estimates():
     assert -batch.log_ratio.mean().item() == near(-0.01291328, 1e-8)  # k1: negative, so "k1 <= delta" passes silently
 
 
-def test_t3_denominator():
-    g = torch.tensor([[1.1] * 3, [0.0] * 3])
-    x, ones, valid = torch.zeros(2, 3), torch.ones(2), torch.ones(2, 3, dtype=torch.bool)
-    assert rules.policy_loss(x, g, ones, valid, loss_agg_mode="token-mean").item() == near(-0.55, 1e-6)
-    only = torch.tensor([True, False])[:, None].expand(2, 3)  # a response taken out of the mask: the bug
-    assert rules.policy_loss(x, g, ones, only, loss_agg_mode="token-mean").item() == near(-1.1, 1e-6)
+# --- weights of tokens, by both twins ---------------------------------------------------------------------------------
 
-
-# --- MinPRO, CISPO, GSPO, SAPO, DRPO ----------------------------------------------------------------------------------
-
-
-def ratio_batch(rho: list[float], valid: list[int] | None = None, advantage: float = 1.0) -> rules.TokenBatch:
-    x = torch.tensor([rho], dtype=torch.float64).log()
-    mask = None if valid is None else torch.tensor([valid]).bool()
-    return rules.TokenBatch(x - 3, torch.full_like(x, -3), torch.tensor([advantage], dtype=torch.float64), mask)
+TENTHS = [0.1] * 4  # mu, so that pi is a tenth of the ratio
 
 
 @pytest.mark.parametrize(
-    ("rho", "options", "weights"),
+    ("name", "params", "mu", "pi", "A", "weights"),
     [
-        ([0.9, 1.2, 0.5, 1.1], {}, [0.9, 1.08, 0.45, 0.55]),  # M1
-        ([0.9, 1.2, 0.5, 1.1], {"w_max": 1.28, "w_low": 0.8}, [0.9, 1.08, 0.8, 0.8]),  # M1b
-        ([1.5, 1.4, 4, 0.5], {}, [1.5, 2.1, 5, 0.7]),  # M2
+        ("cppo", {}, [0.001], [0.05], 1.0, [50]),
+        ("cppo-verl", {"length": 1}, [0.001], [0.05], 1.0, [20]),
+        ("ppo", {}, [0.1], [0.12], 1.0, [1.2]),
+        ("ppo", {}, [0.1], [0.4], -1.0, [4]),  # a ratio above c: verl's and TRL's dual clip is off unless asked for
+        ("grpo", {}, [0.1], [0.4], -1.0, [4]),
+        ("grpo-dual", {}, [0.1], [0.4], -1.0, [0]),
+        ("grpo-dual", {}, [0.1], [0.12], 1.0, [1.2]),
+        ("gspo", {"clip_c": 3.0}, [0.1], [0.4], -1.0, [0]),
+        ("gspo", {}, [0.1] * 3, [0.11, 0.09, 0.105], 1.0, [0] * 3),
+        ("gspo", {}, [0.1] * 3, [0.11, 0.09, 0.105], -1.0, [(1.1 * 0.9 * 1.05) ** (1 / 3)] * 3),  # TRL 5814: no sum
+        ("minpro", {}, TENTHS, [0.09, 0.12, 0.05, 0.11], 1.0, [0.9, 1.08, 0.45, 0.55]),
+        ("minpro", {"w_max": 1.28, "w_low": 0.8}, TENTHS, [0.09, 0.12, 0.05, 0.11], 1.0, [0.9, 1.08, 0.8, 0.8]),
+        ("minpro", {}, TENTHS, [0.15, 0.14, 0.4, 0.05], 1.0, [1.5, 2.1, 5, 0.7]),
+        ("cispo", {}, [0.1] * 3, [0.02, 0.1, 0.7], 1.0, [0.2, 1, 5]),
+        ("sapo", {}, [0.2], [0.3], 1.0, [1.5 * 0.9400148488]),
+        ("sapo", {}, [0.2], [0.3], -1.0, [1.5 * 0.9341398233]),
+        ("sapo", {}, [0.2], [0.6], 1.0, [3 * 0.4199743416]),
+        ("sapo", {}, [0.2], [0.6], -1.0, [3 * 0.3887788192]),
+        ("sapo", {}, [0.2], [0.6], 0.0, [3 * 0.3887788192]),
+        ("drpo", {}, [0.5], [0.6], 1.0, [1.2 * 0.992]),
+        ("drpo", {}, [0.5], [0.6], -1.0, [1.2 * 1.008]),
+        ("drpo", {}, [0.9], [0.1], -1.0, [0.936 / 9]),
+        ("drpo", {"delta": 0.4}, [0.5], [0.6], 1.0, [1.2 * 0.75]),
+        ("drpo", {"delta": 0.4, "mu_weighted": False}, [0.5], [0.6], 1.0, [1.2 * 0.5]),
+        ("reinforce", {}, [0.5], [0.6], 1.0, [1]),
+        ("prime-rl", {}, [0.5, 0.2], [0.6, 0.5], 1.0, [1.2 - 2e-3 * math.log(1.2), -2e-3 * math.log(2.5)]),
+        ("prime-rl", {}, [0.5, 0.2], [0.6, 0.5], -1.0, [1.2 + 2e-3 * math.log(1.2), 2.5 + 2e-3 * math.log(2.5)]),
+        ("ipo", {}, [0.5, 0.2], [0.55, 0.5], -1.0, [1.1 + 2e-3 * math.log(1.1), 2e-3 * math.log(2.5)]),
+        ("dro", {}, [0.5, 0.2], [0.6, 0.1], 0.5, [1 - 0.1 * math.log(1.2), 1 + 0.1 * math.log(2)]),
+        ("dro", {}, [0.5], [0.6], 0.0, [1]),
+        ("topr", {}, [0.5, 0.2], [0.6, 0.1], -1.0, [1, 0.5]),
+        ("topr", {}, [0.5, 0.2], [0.6, 0.1], 1.0, [1, 1]),
+        ("topr-sequence", {}, [0.5, 0.2], [0.6, 0.1], -1.0, [0.6, 0.6]),
+        ("vespo", {}, [0.5, 0.2], [0.25, 0.4], 1.0, [1, 1]),  # unsloth-zoo pull request 870: exp of the sum of logs
+        ("vespo", {}, [0.5], [0.25], 1.0, [0.25 * math.exp(1.5)]),
+        ("vespo", {}, [0.5], [0.25], -1.0, [0.125 * math.e]),
+        ("gmpo", {}, [0.5, 0.2], [0.5, 0.4], 1.0, [math.exp(0.2), 0]),
+        ("gmpo", {}, [0.5, 0.2], [0.5, 0.4], -1.0, [2**0.5, 2**0.5]),
+        ("opsm", {"delta": 0.3}, [0.5, 0.5], [0.25, 0.49], -1.0, [0, 0]),  # mean log(mu / pi) = .357
+        ("opsm", {"delta": 0.4}, [0.5, 0.5], [0.25, 0.49], -1.0, [0, 0.98]),
+        ("opsm", {"delta": 0.3}, [0.5, 0.5], [0.25, 0.49], 1.0, [0.5, 0.98]),
+        ("rollout-is", {}, [0.5, 0.5, 0.5], [0.39, 0.6, 0.65], 1.0, [0, 1.2, 0]),
+        ("luspo", {}, [0.5], [0.501], 1.0, [1.002]),
+        ("luspo", {}, [0.5], [0.502], 1.0, [0]),
     ],
 )
-def test_m_minpro(rho, options, weights):
-    assert of("minpro", ratio_batch(rho), **options).weight[0].tolist() == near(weights, 1e-6)
+def test_golden_weights(name, params, mu, pi, A, weights):
+    method = rules.get_method(name, **params)
+    found = method(rules.TokenBatch(**log_response(mu, pi, A)))
+    loop = LOOPS[method.family](reference.Response(mu, pi, [A] * len(mu)), **method.params)
+    assert found.weight[0].tolist() == pytest.approx(weights, rel=1e-6)
+    assert loop == near(weights)
 
 
-def test_cispo():
-    assert of("cispo", ratio_batch([0.2, 1, 7])).weight[0].tolist() == near([0.2, 1, 5], 1e-6)
-
-
-def test_m1_gradient():
-    batch = ratio_batch([0.9, 1.2, 0.5, 1.1])
-    x = batch.log_probs.clone().requires_grad_()
-    g = of("minpro", batch).weight
-    rules.policy_loss(x, g, batch.advantages, batch.mask, loss_agg_mode="token-mean").backward()
-    assert x.grad[0].tolist() == near([-0.225, -0.27, -0.1125, -0.1375], 1e-7)
-
-
-def test_m3_tool_token():
-    out = of("minpro", ratio_batch([0.9, 0.1, 1.0], [1, 0, 1]))
+def test_a_tool_token_is_no_prefix_of_minpro():
+    valid = torch.tensor([[True, False, True]])
+    out = of("minpro", rules.TokenBatch(**log_response([0.1] * 3, [0.09, 0.01, 0.1]), response_mask=valid))
     assert out.weight[0].tolist() == near([0.9, 0, 0.9], 1e-6)
     assert out.stats["minpro/rho_min"].item() == near(0.9, 1e-6)
 
 
-@pytest.mark.parametrize(("advantage", "kept"), [(1.0, False), (-1.0, True)])
-def test_gspo(advantage, kept):
-    out = of("gspo", ratio_batch([1.1, 0.9, 1.05], advantage=advantage))
-    assert out.weight[0].tolist() == near([1.0129970 * kept] * 3, 1e-6)
-    assert set(out.reason[0].tolist()) <= ({1, 2} if kept else {6})
+COVARIANT = torch.tensor([[0.9, 0.8, 0.6, 0.5], [0.02, 0.03, 0.4, 0.05]], dtype=torch.float64)
 
 
 @pytest.mark.parametrize(
-    ("rho", "advantage", "gate"),
-    [(1.5, 1.0, 0.940015), (1.5, -1.0, 0.934140), (3.0, 1.0, 0.419974), (3.0, -1.0, 0.388779), (3.0, 0.0, 0.388779)],
+    ("share", "masked"),
+    [(1e-9, {2}), (0.25, {1, 3}), (0.5, {0, 1, 3, 4}), (1.0, {0, 1, 2, 3, 4})],  # of five in the band, evenly
 )
-def test_sapo(rho, advantage, gate):
-    assert of("sapo", ratio_batch([rho], advantage=advantage)).weight.item() / rho == near(gate, 1e-6)
+def test_clip_cov_takes_every_so_manieth(share, masked):
+    """What is dropped is spread evenly over the band in the order of the covariance, and is the same each time."""
+    pi = COVARIANT.log()
+    batch = rules.TokenBatch(pi, pi, torch.tensor([1.0, -1.0], dtype=torch.float64))
+    method = rules.get_method("clip-cov", share=share, cov_low=1.0, cov_high=2.3)
+    cov = (batch.advantages * (pi - pi.mean())).flatten()
+    band = [i for i in cov.argsort(descending=True).tolist() if 1.0 < cov[i] < 2.3]
+    assert len(band) == 5
+    for _ in range(2):
+        dropped = (~method(batch).token_mask.flatten()).nonzero()[:, 0].tolist()
+        assert {band.index(i) for i in dropped} == masked
 
 
-@pytest.mark.parametrize(
-    ("mu", "pi", "advantage", "gate"), [(0.5, 0.6, 1.0, 0.992), (0.5, 0.6, -1.0, 1.008), (0.9, 0.1, -1.0, 0.936)]
-)
-def test_drpo(mu, pi, advantage, gate):
-    weight = of("drpo", rules.TokenBatch(**log_response([mu], [pi], advantage))).weight.item()
-    assert weight * mu / pi == near(gate, 1e-6)
+def test_kl_cov_pulls_the_highest():
+    pi = COVARIANT.log()
+    batch = rules.TokenBatch(pi, pi - 0.1, torch.tensor([1.0, -0.5], dtype=torch.float64))
+    out = rules.get_method("kl-cov", share=0.25, beta=0.5)(batch)
+    cov = ((batch.advantages - 0.25) * (pi - pi.mean())).flatten()
+    top = set(cov.argsort(descending=True)[:2].tolist())
+    rho = math.exp(0.1)
+    wanted = [rho - (0.5 / (1.0 if i < 4 else -0.5) if i in top else 0) for i in range(8)]
+    assert out.weight.flatten().tolist() == near(wanted, 1e-6)
+    assert rules.diagnostics(batch, out)["gate/frac"] == 0.25
 
 
 # --- aggregation and advantages ---------------------------------------------------------------------------------------
@@ -214,9 +255,30 @@ def test_advantages(normalize, ddof, best, rest):
     assert reference.group_advantages(rewards, normalize, ddof) == near([best, rest, rest, rest], 1e-5)
 
 
-def test_equal_rewards_are_dropped():
-    out = rules.group_advantages(torch.tensor([1.0, 1.0, 1.0, 0.0]), 2)
-    assert out.advantages.tolist() == [0, 0, 0.5, -0.5]
-    assert out.kept.tolist() == [False, False, True, True]
+@pytest.mark.parametrize(("mode", "counted", "left_out"), [
+    ("seq-mean-token-mean", 0.5, 1.0), ("seq-mean-token-sum", 1.5, 3.0), ("seq-mean-token-sum-norm", 0.25, 0.5),
+    ("token-mean", 1.0, 1.0),
+])  # fmt: skip
+def test_responses_without_a_token(mode, counted, left_out):
+    """TRL 6369: responses that were cut off, taken out of the mask, are in no denominator of tokens."""
+    valid = torch.tensor([[True] * 3, [False] * 3])
+    for count_empty, wanted in ((True, counted), (False, left_out)):
+        found = rules.aggregate(torch.ones(2, 3), valid, mode, horizon=6, count_empty=count_empty)
+        loss = rules.policy_loss(
+            torch.zeros(2, 3), -torch.ones(2, 3), torch.ones(2), valid, loss_agg_mode=mode, horizon=6,
+            count_empty=count_empty,
+        )  # fmt: skip
+        assert found.item() == loss.item() == wanted
+        assert reference.aggregate([[1.0] * 3, []], mode, 6, count_empty) == wanted
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.bool, torch.float64])
+@pytest.mark.parametrize("normalize", [True, False])
+def test_integer_rewards_and_the_epsilon(dtype, normalize):
+    """Whole numbers are converted; the deviation gets 1e-6, where TRL adds 1e-4."""
+    rewards = torch.tensor([1, 0, 0, 0, 1, 1, 1, 1]).to(dtype)
+    out = rules.group_advantages(rewards, 4, normalize_std=normalize)
+    std = 0.5 + 1e-6 if normalize else 1.0
+    assert out.advantages.tolist() == near([0.75 / std, *[-0.25 / std] * 3, 0, 0, 0, 0], 1e-6)
     assert out.dropped_groups == 1
-    assert reference.group_advantages([1.0, 1.0]) is None
+    assert abs(0.75 / (0.5 + 1e-4) - 0.75 / (0.5 + 1e-6)) > 2e-4

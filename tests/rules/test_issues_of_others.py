@@ -1,4 +1,7 @@
-"""What went wrong in other people's code, each as a test of ours. The public report stands first in its docstring."""
+"""What went wrong in other people's code, each as a test of ours. The public report stands first in its docstring.
+
+Below: where codes of the same name part, on the smallest inputs, and what ours gives.
+"""
 
 import math
 from dataclasses import replace
@@ -6,57 +9,18 @@ from dataclasses import replace
 import pytest
 import torch
 
-from minicppo import rules
+from minicppo import reference, rules
 from minicppo.rl.config import load_config
-from minicppo.rl.log_probs import response_log_probs
-from minicppo.rl.policy import build_policy
-from minicppo.rl.sampling import sample
-from minicppo.rl.sections import ModelConfig
-from minicppo.rl.tasks import make_task
 from tests.rules.strategies import ROLLOUT_LOG_PROB
-from tests.rules.twins import log_response, near
+from tests.rules.twins import gradient, log_response, near
 
 ANY = [name for name, method in rules.METHODS.items() if method.needs == "log_probs"]
 
 
-def batch_of(ratios: list[list[float]], advantages: list, valid: list | None = None) -> rules.TokenBatch:
+def batch_of(ratios: list[list[float]], advantages: list) -> rules.TokenBatch:
     x = torch.tensor(ratios, dtype=torch.float64).log()
-    mask = None if valid is None else torch.tensor(valid).bool()
     mu = torch.full_like(x, ROLLOUT_LOG_PROB)
-    return rules.TokenBatch(mu + x, mu, torch.tensor(advantages, dtype=torch.float64), mask)
-
-
-def gradient(batch: rules.TokenBatch, g: torch.Tensor, parts: list[list[int]], **options) -> torch.Tensor:
-    """Of the loss, one part of the rows after the other, with the whole step's totals."""
-    x = batch.log_probs.clone().requires_grad_()
-    totals = {"total_tokens": int(batch.mask.sum()), "total_sequences": len(x)}
-    for rows in parts:
-        rules.policy_loss(x[rows], g[rows], batch.advantages[rows], batch.mask[rows], **totals, **options).backward()
-    return x.grad
-
-
-RAGGED = batch_of([[1.1, 1, 1], [0.9, 1.2, 1]], [1.0, -1.0], [[1, 0, 0], [1, 1, 1]])
-
-
-def test_a_sequence_ratio_is_a_mean_not_a_sum():
-    """TRL 5814."""
-    out = rules.get_method("gspo", clip_high=1.0)(batch_of([[1.2] * 5], [1.0]))
-    assert out.weight[0].tolist() == near([1.2] * 5, 1e-6)
-
-
-def test_each_update_has_its_own_denominator():
-    """TRL pull request 6024: several updates of one rollout, each over its own minibatch, however it is accumulated."""
-    options = {"loss_agg_mode": "seq-mean-token-sum-norm", "horizon": 3}
-    whole = gradient(RAGGED, RAGGED.ratio.float(), [[0, 1]], **options)
-    assert torch.equal(whole, gradient(RAGGED, RAGGED.ratio.float(), [[1], [0]], **options))
-    alone = rules.policy_loss(RAGGED.log_probs[:1], RAGGED.ratio[:1], RAGGED.advantages[:1], RAGGED.mask[:1], **options)
-    assert alone.item() == near(-1.1 / 3)  # an update with one response divides by one, not by the rollout's two
-
-
-def test_what_the_response_mask_leaves_out_is_in_no_denominator():
-    """TRL 6369: tokens of responses that were cut off, taken out of the mask."""
-    valid = torch.tensor([[True, True], [False, False]])
-    assert rules.aggregate(torch.tensor([[1.0, 3.0], [9.0, 9.0]]), valid, "token-mean").item() == 2
+    return rules.TokenBatch(mu + x, mu, torch.tensor(advantages, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("name", ["cppo", "trm-avg-k3", "seq-mask"])
@@ -69,18 +33,6 @@ def test_a_masked_response_keeps_its_length(name):
     assert out.position_weight is None or torch.equal(out.position_weight[0], out.position_weight[1])
 
 
-@pytest.mark.parametrize("field", ["log_probs", "rollout_log_probs", "old_log_probs"])
-def test_a_log_prob_that_is_none_stops_the_step(field):
-    """TRL 6166 and pull request 6693: NaN or nothing where a sampler could not score a token."""
-    given = log_response([0.5, 0.5], [0.5, 0.5])
-    wrong = torch.tensor([[-0.7, math.nan]], dtype=torch.float64)
-    with pytest.raises(ValueError, match=rf"{field}\[0, 1\] is nan on a valid token"):
-        rules.TokenBatch(**{**given, field: wrong})
-    rules.TokenBatch(**{**given, field: wrong}, response_mask=torch.tensor([[True, False]]))  # where it does not count
-    with pytest.raises(TypeError, match=field):
-        rules.TokenBatch(**{**given, field: [[-0.7, None]]})
-
-
 def test_one_advantage_a_response_never_becomes_a_square():
     """TRL pull request 6095: (B,) advantages where B = T."""
     batch = batch_of([[1.0] * 3] * 3, [1.0, 2.0, 3.0])
@@ -89,21 +41,6 @@ def test_one_advantage_a_response_never_becomes_a_square():
     assert rules.policy_loss(*args, loss_agg_mode="seq-mean-token-sum").item() == near(-6)
     mask = rules.cppo_mask(batch.log_probs, batch.rollout_log_probs - 1, torch.tensor([1.0, 0.0, 0.0]))
     assert mask.reason.ne(rules.Reason.TOWARD).any(1).tolist() == [True, False, False]
-
-
-def test_a_product_of_ratios_is_the_exp_of_the_sum():
-    """unsloth-zoo pull request 870: not the sum of the exps."""
-    batch = batch_of([[4.0, 0.25]], [1.0])
-    assert rules.get_method("vespo")(batch).weight[0].tolist() == near([1, 1], 1e-6)
-    mismatch = replace(batch, old_log_probs=batch.log_probs)
-    assert rules.get_method("reinforce", correction="seq-tis")(mismatch).weight[0].tolist() == near([1, 1], 1e-6)
-
-
-@pytest.mark.parametrize("mode", rules.LOSS_AGG_MODES)
-def test_the_gradient_does_not_depend_on_the_split(mode):
-    """verl 5625 (token-mean) and verl 3741 (Dr. GRPO's sum over the micro-batch's size)."""
-    g, options = RAGGED.ratio.float(), {"loss_agg_mode": mode, "horizon": 3}
-    assert torch.equal(gradient(RAGGED, g, [[0, 1]], **options), gradient(RAGGED, g, [[0], [1]], **options))
 
 
 def test_a_correction_is_never_off_in_silence():
@@ -142,21 +79,6 @@ def test_a_response_is_rejected_whole_under_mixed_signs():
     assert rules.get_method("opsm", delta=0.1, clip_low=0.99)(flipped).token_mask.all()
 
 
-def test_a_shift_by_one_token_shows():
-    """ms-swift pull request 8196: right after a rollout pi is mu, token by token; shifted by one it is not."""
-    task = make_task("chain", steps=1)
-    policy = build_policy(ModelConfig(hidden_size=16, intermediate_size=32, layers=1, heads=2), task, seed=0)
-    with torch.no_grad():
-        for parameter in policy.model.parameters():
-            parameter.mul_(3.0)
-    generator = torch.Generator().manual_seed(0)
-    rollout = sample(policy, [policy.encode("3+5=")], 8, 1.0, generator, samples=8)
-    pi = response_log_probs(policy, rollout, 1.0).log_probs.detach()
-    both = rollout.response_mask & rollout.response_mask.roll(-1, 1)
-    assert (pi - rollout.log_probs)[rollout.response_mask].abs().max() < 1e-4
-    assert (pi.roll(-1, 1) - rollout.log_probs)[both].abs().mean() > 0.1
-
-
 @pytest.mark.parametrize("name", ANY)
 def test_a_rare_token_gives_no_nan(name):
     """prime-rl pull request 2085: no masked token's extreme ratio and nothing in the padding reaches the gradient."""
@@ -179,3 +101,62 @@ def test_a_misspelt_hyper_parameter_is_refused(name):
             rules.get_method(method, **{name: 3.0})
     with pytest.raises(ValueError, match="no hyper-parameter"):
         load_config("learn", ["method=grpo", f"method.params.{name}=3"])
+
+
+# --- where codes of the same name part, on the smallest inputs -------------------------------------------------------
+
+
+def gradient_of(name: str, log_mu: list[float], log_pi: list[float], advantage: float, **params: int) -> list[float]:
+    """d loss / d log pi of one response under token-mean."""
+    mu, pi, A = (torch.tensor([x], dtype=torch.float64) for x in (log_mu, log_pi, advantage))
+    batch = rules.TokenBatch(pi, mu, A)
+    g = rules.get_method(name, **params)(batch).weight.double()
+    return gradient(rules.policy_loss, pi, g, A, batch.mask, loss_agg_mode="token-mean")[0].tolist()
+
+
+def test_the_verl_branch_counts_masked_positions():
+    """pi (.5, .9, .68), mu (.5, .2, .5), the middle one masked: our third token has weight .9, the branch's .8."""
+    valid = torch.tensor([[True, False, True]])
+    inputs = log_response([0.5, 0.2, 0.5], [0.5, 0.9, 0.68])
+    mask = rules.cppo_mask(**inputs, response_mask=valid, length="padded", cap_factor=5.0)
+    assert mask.position_weight[0].tolist() == near([1, 0, 0.9])
+    assert mask.token_mask[0].tolist() == [True, False, False]  # .9 * .18 > .15
+    slots = reference.linear_weights(3, 0.8)
+    assert slots[2] * 0.18 < 0.15  # and the branch keeps it
+
+
+@pytest.mark.parametrize(
+    ("log_pi", "log_mu", "A", "wanted"),
+    [
+        ([-30.1, -0.1], [-0.1, -30.0], -1.0, [0.0, 0.0]),  # s = .951 is beyond the clip; summands held: 1, kept
+        ([-26.0, -0.5, -0.5, -0.5], [-1.0, -0.5, -0.5, -0.5], 1.0, [-math.exp(-6.25) / 4] * 4),
+        ([-0.5] * 2, [-90.0] * 2, -1.0, [math.exp(20) / 2] * 2),  # the mean itself is held
+    ],
+)
+def test_gspo_holds_the_mean_not_its_summands(log_pi, log_mu, A, wanted):
+    assert gradient_of("gspo", log_mu, log_pi, A) == pytest.approx(wanted, rel=1e-5)
+
+
+def test_forms_of_the_loss_part_at_extremes():
+    """log mu -25, log pi -.5, A -1: the weight is held at e^20 and passes; a clamped ratio passes nothing."""
+    assert gradient_of("cppo", [-25.0], [-0.5], -1.0) == pytest.approx([math.exp(20)], rel=1e-6)
+    assert gradient_of("cppo-verl", [-25.0], [-0.5], -1.0, length=1) == pytest.approx([20.0])
+    x = torch.tensor(-0.5, requires_grad=True)
+    (x + 25).clamp(-20, 20).exp().backward()
+    assert x.grad.item() == 0
+
+
+def test_a_fork_that_is_not_cppo():
+    """Its threshold shrinks with the mean drift of the prefix, and it masks tokens that move back toward mu."""
+
+    def fork(D: list[float], delta: float, budget: float) -> list[bool]:
+        means = [sum(D[:t]) / t if t else 0.0 for t in range(len(D))]
+        return [d <= delta * (1 - mean / budget) for d, mean in zip(D, means, strict=True)]
+
+    limits = {"delta": 0.15, "delta_b": 0.02, "w_min": 0.8}
+    for D, away, theirs, ours in (
+        ([0.02, 0.14], [True, True], [True, False], [True, True]),  # a prefix on its budget leaves the fork nothing
+        ([0.2], [False], [False], [True]),  # back toward mu
+    ):
+        assert fork(D, 0.15, 0.02) == theirs
+        assert reference.cppo_token_mask(D, away, **limits) == ours

@@ -1,7 +1,5 @@
 """The one loss: value -agg(g A), gradient -agg(g A grad log pi), whatever the weights g (methods.md 0 and 6)."""
 
-from collections.abc import Callable
-
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,17 +7,11 @@ from torch import Tensor
 
 from minicppo import reference, rules
 from minicppo.rules import LOSS_AGG_MODES
-from tests.rules.strategies import BYTES, Drawn, Layout, limits, picks, responses, signed, tight, traces
-from tests.rules.twins import close, mask, token_batch
+from tests.rules.strategies import BYTES, Drawn, Layout, limits, multiples, picks, responses, signed, traces
+from tests.rules.twins import close, gradient, mask, token_batch
 
 MODES = st.sampled_from(LOSS_AGG_MODES)
 SHAPES = traces(lengths=(1, 2, 3, 4))
-
-
-def gradient(loss: Callable[[Tensor], Tensor], at: Tensor) -> Tensor:
-    leaf = at.detach().clone().requires_grad_()
-    (found,) = torch.autograd.grad(loss(leaf), leaf)
-    return found
 
 
 def weighted(drawn: Drawn, raw: bytes) -> tuple[rules.TokenBatch, Tensor]:
@@ -44,14 +36,13 @@ def test_aggregation_equals_its_loop(drawn, mode, horizon):
 
 @given(SHAPES, BYTES, MODES)
 def test_masking_keeps_the_denominator(drawn, raw, mode):
-    """methods P10. The loss is the loop's -agg(g A) over all valid tokens: masked ones still count.
-    methods 0 (value_is_minus_weighted_advantage). It is differentiable in log pi alone."""
+    """methods 0, P10. The loss is the loop's -agg(g A) over all valid tokens: masked ones still count. It is
+    differentiable in log pi alone."""
     batch, g = weighted(drawn, raw)
     options = {"loss_agg_mode": mode, "horizon": 8}
     x, weight, A = (t.clone().requires_grad_() for t in (batch.log_probs, g, batch.advantages))
     loss = rules.policy_loss(x, weight, A, batch.mask, **options)
     close(loss.detach(), reference.policy_loss(*ragged(drawn[1], batch, g), mode, 8))
-    close(loss.detach() / 2, rules.policy_loss(batch.log_probs, g / 2, batch.advantages, batch.mask, **options))
     loss.backward()
     assert weight.grad is None
     assert A.grad is None
@@ -59,11 +50,11 @@ def test_masking_keeps_the_denominator(drawn, raw, mode):
 
 @given(SHAPES, BYTES, MODES)
 def test_gradient_is_frozen_finite_difference(drawn, raw, mode):
-    """methods P6. The gradient is the finite difference of the loop's loss with g frozen: nothing flows through g."""
+    """methods P6. The gradient is the finite difference of the loop's loss with g frozen: nothing flows through g.
+    methods P3. What stands on invalid positions, NaN and infinities, reaches no gradient."""
     layout, (batch, g) = drawn[1], weighted(drawn, raw)
-    found = gradient(
-        lambda x: rules.policy_loss(x, g, batch.advantages, batch.mask, loss_agg_mode=mode, horizon=8), batch.log_probs
-    )
+    arguments = batch.log_probs, g, batch.advantages, batch.mask
+    found = gradient(rules.policy_loss, *arguments, loss_agg_mode=mode, horizon=8)
     frozen, As = ragged(layout, batch, g)
     for i, row in enumerate(layout.gather(found)):
         for t, mine in enumerate(row):
@@ -82,7 +73,7 @@ def test_masked_tokens_have_no_gradient(response, lim):
     M = mask(response, lim).token_mask.double()
     x, A = (torch.tensor([v], dtype=torch.float64) for v in (response.log_ratio, response.advantages))
     weight, valid = (M * x.exp()).float(), torch.ones_like(x, dtype=torch.bool)
-    g = gradient(lambda at: rules.policy_loss(at, weight, A, valid, loss_agg_mode="token-mean"), x - 4)
+    g = gradient(rules.policy_loss, x - 4, weight, A, valid, loss_agg_mode="token-mean")
     close(g, -M * x.exp() * A / len(response))
     assert not g[M == 0].any()
 
@@ -90,7 +81,8 @@ def test_masked_tokens_have_no_gradient(response, lim):
 @given(traces(most=3, lengths=(1, 2, 3)), BYTES, MODES, st.sampled_from([torch.float32, torch.float64]))
 def test_micro_batches_add_up(drawn, raw, mode, dtype):
     """methods P3 and P10. One response at a time with the step's totals gives the whole batch's gradient: exactly in
-    log pi, to 1e-12 in a shared parameter in float64, 1e-6 in float32."""
+    log pi, to 1e-12 in a shared parameter in float64, 1e-6 in float32. It did not in verl 5625 (token-mean), verl 3741
+    (Dr. GRPO's sum over the micro-batch's size) and TRL pull request 6024 (the rollout's size)."""
     rows, layout = drawn
     _, g = weighted(drawn, raw)
     batch = token_batch(rows, layout, dtype=dtype)
@@ -119,24 +111,34 @@ def test_packed_loss_equals_padded(drawn, raw, mode, by_response):
     packed_A = A if by_response else layout.pack(A)
     options = {"loss_agg_mode": mode, "horizon": 8}
 
-    def packed(x):
-        return rules.policy_loss(x, layout.pack(g), packed_A, layout.packed_mask, lengths=layout.lengths, **options)
-
-    whole = gradient(lambda x: rules.policy_loss(x, g, A, layout.mask, **options), batch.log_probs)
-    assert torch.equal(gradient(packed, layout.pack(batch.log_probs)), layout.pack(whole))
+    whole = gradient(rules.policy_loss, batch.log_probs, g, A, layout.mask, **options)
+    packed = layout.pack(batch.log_probs), layout.pack(g), packed_A, layout.packed_mask
+    assert torch.equal(gradient(rules.policy_loss, *packed, lengths=layout.lengths, **options), layout.pack(whole))
 
 
-@given(SHAPES, MODES)
-def test_padding_never_reaches_the_gradient(drawn, mode):
-    """methods P3. NaN and infinities on invalid positions change neither loss nor gradient."""
-    rows, layout = drawn
-    found = []
-    for where in (layout, tight([len(row) for row in rows])):
-        weight, valid = torch.where(where.mask, 2.0, 0.0), where.mask
-        A = where.spread([[t.advantage for t in row] for row in rows]).masked_fill(~valid, 0.0)
-        x = where.spread([[-1.0 - t.mu[0] for t in row] for row in rows])
-        loss = lambda x, g=weight, A=A, v=valid: rules.policy_loss(x, g, A, v, loss_agg_mode=mode, horizon=4)  # noqa: E731
-        g = gradient(loss, x)
-        assert torch.isfinite(g).all()
-        found.append(where.gather(g))
-    assert found[0] == found[1]
+# --- group-relative advantages (methods.md section 6) -----------------------------------------------------------------
+
+REWARDS = st.lists(st.lists(multiples(1 / 4, 0, 4), min_size=4, max_size=4), min_size=1, max_size=3)
+
+
+@given(REWARDS, st.booleans(), st.sampled_from([0, 1]))
+def test_advantages_equal_their_loop(groups, normalize, ddof):
+    """methods 6. Group advantages are the loop's; groups without variance are zero, dropped and counted."""
+    flat = torch.tensor([r for g in groups for r in g], dtype=torch.float64)
+    out = rules.group_advantages(flat, 4, normalize_std=normalize, ddof=ddof)
+    loop = [reference.group_advantages(g, normalize, ddof) for g in groups]
+    for k, mine in enumerate(loop):
+        close(out.advantages[4 * k : 4 * k + 4], [0.0] * 4 if mine is None else mine, 1e-9)
+        assert out.kept[4 * k : 4 * k + 4].tolist() == [mine is not None] * 4
+    assert out.dropped_groups == loop.count(None)
+
+
+@given(REWARDS, multiples(1 / 2, -4, 4), st.sampled_from([0.5, 2.0, 8.0]))
+def test_advantages_are_relative(groups, shift, factor):
+    """methods 6. They sum to zero, ignore a shift of all rewards, and scale with them unless divided by the std."""
+    flat = torch.tensor([r for g in groups for r in g], dtype=torch.float64)
+    plain = rules.group_advantages(flat, 4).advantages
+    close(plain.reshape(-1, 4).sum(1), torch.zeros(len(groups)), 1e-12)
+    close(rules.group_advantages(flat * factor + shift, 4).advantages, plain * factor, 1e-12)
+    unit = rules.group_advantages(flat, 4, normalize_std=True).advantages
+    close(rules.group_advantages(flat * factor + shift, 4, normalize_std=True).advantages, unit, 1e-4)

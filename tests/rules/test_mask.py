@@ -2,7 +2,6 @@
 
 import math
 
-import pytest
 import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
@@ -11,7 +10,6 @@ from minicppo import reference, rules
 from tests.rules.strategies import Limits, Response, drifting, limits, multiples, responses
 from tests.rules.twins import TWINS, implies, kept, mask, steps
 
-pytestmark = pytest.mark.usefixtures("unchecked_shapes")
 AWAY = responses(all_away=True)
 
 
@@ -30,7 +28,7 @@ def test_toward_is_always_kept(response, lim):
 @given(responses(), limits(), st.integers(0, 30))
 def test_only_the_sign_matters(response, lim, power):
     """theory 10, methods P7. Only sign(A (rho - 1)) enters: turning both around leaves the mask as it was.
-    theory 09 (size_of_the_advantage_is_free). So does a positive factor on each token's advantage."""
+    theory 09. So does a positive factor on each token's advantage."""
     mirrored = Response(response.divergence, *(tuple(-x for x in v) for v in (response.log_ratio, response.advantages)))
     scaled = response.replace(advantages=[a * 2.0 ** (power * t % 31 - 20) for t, a in enumerate(response.advantages)])
     for keeps in TWINS:
@@ -53,16 +51,15 @@ def test_sign_flip_swaps_roles(response, lim):
 
 @given(AWAY, limits(), st.integers(1, 16), st.lists(multiples(1 / 64, 0, 4), min_size=17, max_size=17))
 def test_monotone(response, lim, more, extra):
-    """With a fixed budget a larger delta (theory 11, methods P4: larger_delta_keeps_more), a larger delta_b (theory 12,
-    methods P4: larger_budget_keeps_more), less drift (theory 13: more_drift_keeps_less) and winsorising D at any level
-    (theory 38: capping_outliers_keeps_more) keep a superset."""
+    """methods P4. With a fixed budget a larger delta (theory 11), a larger delta_b (theory 12), less drift (theory 13)
+    and winsorising D at any level (theory 38) keep a superset."""
     D = response.divergence
     worse = response.replace(divergence=[d + x for d, x in zip(D, extra, strict=False)])
     capped = response.replace(divergence=[min(d, more / 32) for d in D])
     for keeps in TWINS:
         now = keeps(response, lim)
-        assert implies(now, keeps(response, lim.replace(delta=lim.delta + more / 64)))
-        assert implies(now, keeps(response, lim.replace(delta_b=lim.delta_b + more / 256)))
+        assert implies(now, keeps(response, lim._replace(delta=lim.delta + more / 64)))
+        assert implies(now, keeps(response, lim._replace(delta_b=lim.delta_b + more / 256)))
         assert implies(now, keeps(capped, lim))
         assert implies(keeps(worse, lim), now)
 
@@ -72,7 +69,7 @@ def test_smaller_w_min_relaxes_the_cap(response, lim, other):
     """theory 14. Without a prefix budget a smaller w_min only keeps more (with one it need not: test_refuted.py)."""
     small, large = sorted((lim.w_min, other))
     for keeps in TWINS:
-        relaxed, strict = (keeps(response, lim.replace(w_min=w), budget="off") for w in (small, large))
+        relaxed, strict = (keeps(response, lim._replace(w_min=w), budget="off") for w in (small, large))
         assert implies(strict, relaxed)
 
 
@@ -104,11 +101,9 @@ def dppo_keeps(response: Response, delta: float) -> list[bool]:
 @given(responses(), limits(w_min=1.0), st.sampled_from([1.0, 4.0, math.inf]))
 def test_dppo_without_weights_and_budget(response, lim, delta_b):
     """theory 15, methods P2. w = 1 and delta_b >= 1 is DPPO exactly; a huge delta on top keeps everything."""
-    loose = lim.replace(delta_b=delta_b)
+    loose = lim._replace(delta_b=delta_b)
     assert kept(response, loose) == dppo_keeps(response, lim.delta)
-    assert all(kept(response, loose.replace(delta=2.0)))
-    if delta_b < math.inf:
-        assert [x.keep for x in steps(response, loose)] == dppo_keeps(response, lim.delta)
+    assert all(kept(response, loose._replace(delta=2.0)))
 
 
 @given(AWAY, limits())
@@ -124,10 +119,10 @@ def test_below_budget_the_cap_decides(response, lim):
 @given(responses(), limits())
 def test_the_budget_only_masks(response, lim):
     """theory 18. CPPO keeps a subset of what its position weights alone keep.
-    theory 17 (without_weights_below_dppo). With w = 1, a subset of what DPPO keeps."""
+    theory 17. With w = 1, a subset of what DPPO keeps."""
     for keeps in TWINS:
         assert implies(keeps(response, lim), keeps(response, lim, budget="off"))
-        assert implies(keeps(response, lim.replace(w_min=1.0)), dppo_keeps(response, lim.delta))
+        assert implies(keeps(response, lim._replace(w_min=1.0)), dppo_keeps(response, lim.delta))
 
 
 @given(AWAY, limits())
@@ -142,7 +137,7 @@ def test_the_first_token_is_dppo(response, lim):
 @given(limits(), st.sampled_from([0.25, 0.5, 1.0]), multiples(1 / 64, 0, 8))
 def test_both_tests_are_inclusive(lim, w_min, first):
     """theory 21. A second token whose Z_2 equals c_2 exactly is kept; a grain more is masked."""
-    lim = lim.replace(w_min=w_min)
+    lim = lim._replace(w_min=w_min)
     c = min(lim.delta, lim.delta + lim.delta_b - first)
     assume(c >= 0)
     for keeps in TWINS:

@@ -3,8 +3,8 @@
 These mutants say what each property is for. `make mutants` makes many more of them, line by line.
 """
 
-import importlib
 import math
+import pkgutil
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,7 +15,6 @@ import torch
 from hypothesis import settings
 
 from minicppo import rules
-from tests.rules import test_advantages as advantages
 from tests.rules import test_budget as budget
 from tests.rules import test_diagnostics as diagnostics
 from tests.rules import test_divergence as divergence
@@ -98,9 +97,7 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "credit is capped": slack(lambda s, w, D, delta, b: s.clamp(max=delta), budget.test_prefix_enters_by_its_sums),
     "debt is forgiven": slack(lambda s, w, D, delta, b: s.clamp(min=0), refuted.test_an_outlier_blocks_for_long),
-    "sums run over the batch": slack(
-        lambda s, w, D, delta, b: s.cumsum(0), packing.test_each_response_is_decided_alone
-    ),
+    "sums run over the batch": slack(lambda s, *_: s.cumsum(0), packing.test_loop_equals_prefix_sum),
     "half-precision sums": slack(lambda s, *_: bfloat16(s), mask.test_single_precision_suffices),
     "strict tests": argument("mask.verdicts", 0, lambda Z, *_: Z + 2.0**-40, mask.test_both_tests_are_inclusive),
     "no token test": argument("mask.verdicts", 2, lambda *_: math.inf, mask.test_the_budget_only_masks),
@@ -112,7 +109,7 @@ MUTANTS: dict[str, Mutant] = {
         "mask.mask_rows", 1, lambda D, _, __, away, ___: D * away, refuted.test_masked_tokens_consume_budget
     ),
     "padded for own length": option(
-        "position_weights.position_weights", packing.test_each_response_is_decided_alone, length="padded"
+        "position_weights.position_weights", packing.test_loop_equals_prefix_sum, length="padded"
     ),
     "holes count as positions": (
         f"{R}.position_weights.position_weights",
@@ -147,7 +144,7 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "the step's tokens are ignored": option("loss.aggregate", loss.test_micro_batches_add_up, total_tokens=None),
     "always divided by the deviation": option(
-        "loss.group_advantages", advantages.test_advantages_are_relative, normalize_std=True
+        "loss.group_advantages", loss.test_advantages_are_relative, normalize_std=True
     ),
     "PPO clips both ways": result("methods.grpo.PPO.__call__", clips_both_ways, families.test_ppo_clips_only_away),
     "a method without its ratio": result(
@@ -171,16 +168,12 @@ MUTANTS: dict[str, Mutant] = {
 def plant(patch: pytest.MonkeyPatch, path: str, mutate: Function) -> None:
     """Replace a function wherever the library or the tests have imported it; a method, in its class."""
     where, name = path.rsplit(".", 1)
-    if where.rsplit(".", 1)[1][0].isupper():
-        module, kind = where.rsplit(".", 1)
-        found = getattr(importlib.import_module(module), kind)
-        return patch.setattr(found, name, mutate(getattr(found, name)))
-    right = getattr(importlib.import_module(where), name)
+    owner = pkgutil.resolve_name(where)
+    right = getattr(owner, name)
     wrong = mutate(right)
-    for module in [m for key, m in sys.modules.items() if key.startswith(("minicppo.r", "tests.rules"))]:
-        if vars(module).get(name) is right:
-            patch.setattr(module, name, wrong)
-    return None
+    for place in [owner, *(m for key, m in sys.modules.items() if key.startswith(("minicppo.r", "tests.rules")))]:
+        if vars(place).get(name) is right:
+            patch.setattr(place, name, wrong)
 
 
 @pytest.fixture(autouse=True)

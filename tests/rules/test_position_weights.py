@@ -1,5 +1,6 @@
 """The weights w_t: strict early, relaxed late."""
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -48,3 +49,30 @@ def test_schedules_are_what_they_were():
     assert rules.position_weights(valid, 0.2, schedule="shuffled")[valid].tolist() == orders[0]
     assert rules.position_weights(valid, 0.2, schedule="constant").tolist() == valid.double().tolist()
     assert rules.position_weights(valid[:0], 0.2, length=3).shape == (0, 6)
+
+
+# --- T2's price -------------------------------------------------------------------------------------------------------
+
+VALID = torch.ones(2, 64, dtype=torch.bool)
+VALID[1, 20:] = False
+
+
+def test_the_shadow_price_is_flat_but_for_the_last_tokens_and_linear_for_small_caps():
+    shadow = rules.get_method("cppo-shadow")
+    w = shadow.weights(VALID, torch.float64)
+    assert w[:, 0].tolist() == [1, 1]
+    assert [w[0, -1].item(), w[1, 19].item()] == pytest.approx([0.8, 0.8])
+    assert (w[1, 20:] == 0).all()
+    assert w[0, :-17].min() > 0.8 + 0.2 * 0.95  # 3 / l = 16 tokens at l = .1875
+    small = shadow.having(delta=1e-7).weights(VALID, torch.float64)
+    assert torch.allclose(small, rules.position_weights(VALID, 0.8), atol=1e-6)
+    one = shadow.weights(torch.ones(1, 1, dtype=torch.bool), torch.float64)
+    assert one.tolist() == [[1.0]]
+
+
+@pytest.mark.parametrize("length", ["own", "padded", 100])
+def test_the_shadow_price_reads_the_horizon_as_the_linear_schedule_does(length):
+    w = rules.get_method("cppo-shadow", length=length).weights(VALID, torch.float64)
+    total = {"own": 20, "padded": 64, 100: 100}[length]
+    price = [1 - (1 - 0.15 / 0.8) ** (total - t) for t in range(1, 21)]
+    assert w[1, :20].tolist() == pytest.approx([0.8 + 0.2 * p / price[0] for p in price])

@@ -18,7 +18,6 @@ from tests.rules.strategies import (
     limits,
     responses,
     simplex,
-    tight,
     traces,
 )
 
@@ -118,7 +117,3 @@ def test_hard_places_are_reached_often(strategy, places):
     given(strategy)(lambda drawn: examples.append(drawn))()
     shares = {name: sum(map(wanted, examples)) / len(examples) for name, (wanted, _) in places.items()}
     assert {name: share for name, share in shares.items() if share < places[name][1]} == {}
-
-
-def test_the_plain_layout():
-    assert tight([3, 1]).mask.tolist() == [[True] * 3, [True, False, False]]

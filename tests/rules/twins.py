@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -23,6 +23,12 @@ def close(a: Any, b: Any, tolerance: float = 1e-6) -> None:
     torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
 
 
+def gradient(of: Callable[..., Tensor], at: Tensor, *others: Any, **options: Any) -> Tensor:
+    """d of(at, *others) / d at. (`torch.func.grad` would import a compiler for a second.)"""
+    leaf = at.clone().requires_grad_()
+    return torch.autograd.grad(of(leaf, *others, **options), leaf)[0]
+
+
 def implies(left: Sequence[bool], right: Sequence[bool]) -> bool:
     """Kept on the left means kept on the right."""
     return all(b for a, b in zip(left, right, strict=True) if a)
@@ -31,21 +37,20 @@ def implies(left: Sequence[bool], right: Sequence[bool]) -> bool:
 # --- the CPPO mask, divergence given ----------------------------------------------------------------------------------
 
 
-def mask_inputs(batch: Batch, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
+def mask_inputs(batch: Batch) -> dict[str, Tensor]:
     """Padded arguments of `cppo_mask`: garbage wherever no valid token stands."""
-    rows, layout = batch.responses, batch.layout
+    rows, layout = batch
     return {
-        "log_probs": layout.spread([[ROLLOUT_LOG_PROB + x for x in r.log_ratio] for r in rows], dtype),
-        "rollout_log_probs": layout.spread([[ROLLOUT_LOG_PROB] * len(r) for r in rows], dtype),
-        "advantages": layout.spread([r.advantages for r in rows], dtype),
+        "log_probs": layout.spread([[ROLLOUT_LOG_PROB + x for x in r.log_ratio] for r in rows]),
+        "rollout_log_probs": layout.spread([[ROLLOUT_LOG_PROB] * len(r) for r in rows]),
+        "advantages": layout.spread([r.advantages for r in rows]),
         "response_mask": layout.mask,
-        "divergence": layout.spread([r.divergence for r in rows], dtype),
+        "divergence": layout.spread([r.divergence for r in rows]),
     }
 
 
 def mask_of(batch: Batch, limits: Limits, *, budget: str = "fixed", **options: Any) -> rules.CPPOMask:
-    delta, delta_b, w_min = limits
-    return rules.cppo_mask(**mask_inputs(batch), delta=delta, delta_b=delta_b, w_min=w_min, budget=budget, **options)
+    return rules.cppo_mask(**mask_inputs(batch), **limits._asdict(), budget=budget, **options)
 
 
 def mask(response: Response, limits: Limits, **options: Any) -> rules.CPPOMask:
@@ -62,6 +67,11 @@ def steps(
     allowed = {"fixed": delta_b, "off": None, "dynamic": dynamic}[budget]
     weights = reference.linear_weights(len(response), w_min)
     return reference.cppo_steps(D, response.away, delta=delta, delta_b=allowed, weights=weights)
+
+
+def code(step: reference.TokenStep) -> int:
+    """The loop's reason as the rules' code."""
+    return rules.Reason[step.reason.upper()]
 
 
 def kept(response: Response, limits: Limits, **options: Any) -> list[bool]:
@@ -83,15 +93,8 @@ TWINS = (kept, loop_kept)
 def log_response(mu: list[float], pi: list[float], advantage: float = 1.0) -> dict[str, Tensor]:
     """Arguments of one response, (1, T), from the probabilities of its sampled tokens."""
     log_mu, log_pi = (torch.tensor([p], dtype=torch.float64).log() for p in (mu, pi))
-    return {
-        "log_probs": log_pi,
-        "rollout_log_probs": log_mu,
-        "advantages": torch.tensor([advantage], dtype=torch.float64),
-    }
-
-
-def likeliest(mu: Sequence[float], k: int) -> list[int]:
-    return sorted(range(len(mu)), key=lambda i: -mu[i])[:k]
+    A = torch.tensor([advantage], dtype=torch.float64)
+    return {"log_probs": log_pi, "rollout_log_probs": log_mu, "advantages": A}
 
 
 @functools.lru_cache(4)  # which every method is asked about in turn
@@ -106,21 +109,21 @@ def token_batch(
     top = None
     if needs != "log_probs":
         every = [t for row in rows for t in row]
-        ids = [likeliest(t.mu, k) if needs == "topk" else range(len(t.mu)) for t in every]
+        ids = [list(range(len(t.mu))) for t in every]
+        if needs == "topk":
+            ids = [sorted(at, key=lambda i, mu=t.mu: -mu[i])[:k] for t, at in zip(every, ids, strict=True)]
 
-        def cube(values: list[list[float]]) -> Tensor:
+        def cube(values: list[list[float]], dtype: torch.dtype) -> Tensor:
             """(B, T, K), zero on invalid tokens."""
-            out = torch.zeros((*layout.mask.shape, len(ids[0])), dtype=torch.float64)
-            out[layout.mask] = torch.tensor(values, dtype=torch.float64)
+            out = torch.zeros((*layout.mask.shape, len(ids[0])), dtype=dtype)
+            out[layout.mask] = torch.tensor(values, dtype=torch.float64).to(dtype)
             return out
 
         top = rules.TopLogProbs(
-            log_probs=cube([[math.log(t.pi[i]) for i in at] for t, at in zip(every, ids, strict=True)]).to(dtype),
-            rollout_log_probs=cube([[math.log(t.mu[i]) for i in at] for t, at in zip(every, ids, strict=True)]).to(
-                dtype
-            ),
+            log_probs=cube([[math.log(t.pi[i]) for i in at] for t, at in zip(every, ids, strict=True)], dtype),
+            rollout_log_probs=cube([[math.log(t.mu[i]) for i in at] for t, at in zip(every, ids, strict=True)], dtype),
             token_ids=spread(lambda t: t.sampled).nan_to_num(0, 0, 0).clamp(0, 100).long(),
-            ids=cube([list(at) for at in ids]).long() if needs == "topk" else None,
+            ids=cube(ids, torch.long) if needs == "topk" else None,
         )
     return rules.TokenBatch(
         log_probs=spread(lambda t: math.log(t.pi[t.sampled])),
@@ -132,16 +135,12 @@ def token_batch(
     )
 
 
-def sampled(row: Trace) -> tuple[list[float], list[float]]:
-    """mu and pi of the sampled tokens."""
-    return [t.mu[t.sampled] for t in row], [t.pi[t.sampled] for t in row]
-
-
 def loop_response(row: Trace, k: int = 2, **more: Any) -> reference.Response:
     """What a loop is given of one response."""
     distributions = [(t.mu, t.pi, t.sampled) for t in row]
+    mu, pi = [t.mu[t.sampled] for t in row], [t.pi[t.sampled] for t in row]
     old = [(t.old or t.mu)[t.sampled] for t in row]
-    return reference.Response(*sampled(row), [t.advantage for t in row], distributions, k, old=old, **more)
+    return reference.Response(mu, pi, [t.advantage for t in row], distributions, k, old=old, **more)
 
 
 def loop_divergence(kind: str, row: Trace, k: int = 2, variant: str = "union") -> list[float]:

@@ -1,4 +1,4 @@
-"""Tabular policies against plain Python over every response, and constructors against their premises."""
+"""Tabular policies, gates on them and programmes, against plain Python; what they guarantee is in the checks."""
 
 import itertools
 from fractions import Fraction
@@ -8,11 +8,46 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.theory.strategies import pairs, pairs_with_budget
+from minicppo.bounds.budget import Budget
 from theory import families as fam
+from theory import flow, gate, programs
 from theory import tabular as tab
-from theory.gate import excess_over
 from theory.pair_bounds import largest_path
+from theory.tabular import Array, Pair, uniform_prior
+
+SHAPES = ((2, 1), (2, 2), (2, 3), (2, 4), (3, 2), (3, 3), (4, 2))
+"""(V, T): small enough to draw every row."""
+
+
+def _rows(draw: st.DrawFn, count: int, vocab: int, low: int, exact: bool) -> Array:
+    """`count` rows of next-token probabilities from integers in [low, 12]; a row of zeros becomes uniform."""
+    flat = draw(st.lists(st.integers(low, 12), min_size=count * vocab, max_size=count * vocab))
+    numbers = np.array(flat).reshape(count, vocab)
+    numbers[numbers.sum(axis=1) == 0] = 1
+    if not exact:
+        return numbers / numbers.sum(axis=1, keepdims=True)
+    return np.array([[Fraction(int(n), int(row.sum())) for n in row] for row in numbers], dtype=object)
+
+
+@st.composite
+def pairs(draw: st.DrawFn, exact: bool = False) -> Pair:
+    """mu with full support, pi with zeros allowed; float64 or Fraction."""
+    vocab, horizon = draw(st.sampled_from(SHAPES))
+    levels = [vocab**t for t in range(horizon)]
+    mu = tuple(_rows(draw, rows, vocab, 1, exact) for rows in levels)
+    pi = tuple(_rows(draw, rows, vocab, 0, exact) for rows in levels)
+    return Pair(mu, pi, uniform_prior(1, exact))
+
+
+@st.composite
+def pairs_with_budget(draw: st.DrawFn) -> tuple[Pair, Budget]:
+    """Any pair and a budget of its horizon, in dyadic numbers; delta_b may exceed delta."""
+    pair = draw(pairs())
+    delta, delta_b = draw(st.integers(1, 24)) / 32, draw(st.integers(0, 12)) / 64
+    return pair, Budget.linear(pair.horizon, delta, delta_b, draw(st.sampled_from([0.25, 0.5, 0.75, 1.0])))
+
+
+# --- policies ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
@@ -51,7 +86,7 @@ def test_constructors_meet_their_premise(case, cap, total):
     assert fam.capped(pair, np.full(pair.horizon, cap)).caps.max() <= cap + 1e-14
     assert largest_path(fam.path_budgeted(pair, total)) <= total + 1e-13
     inside = fam.budgeted(pair, budget)
-    assert excess_over(inside, budget) <= 1e-14
+    assert gate.excess_over(inside, budget) <= 1e-14
     np.testing.assert_allclose([level.sum(axis=1).max() for level in inside.pi], 1, atol=1e-14)
 
 
@@ -74,3 +109,68 @@ def test_shapes_that_disagree_are_refused():
     level = np.full((1, 2), 0.5)
     with pytest.raises(ValueError, match="pi has level shapes"):
         tab.Pair((level,), (level, level), np.ones(1))
+
+
+# --- gates and flows --------------------------------------------------------------------------------------------------
+
+
+@given(pairs_with_budget(), st.booleans())
+def test_hard_gates_against_a_loop_along_every_path(case, kept_only):
+    pair, budget = case
+    gates = pair.along_paths(gate.hard_gates(pair, budget, kept_only))
+    for path, expected in zip(pair.path_divergence.T, gates.T, strict=True):
+        spent = deposit = 0.0
+        for t, d in enumerate(path):
+            z = float(budget.weights[t] * d)
+            allowance = min(budget.delta, budget.delta + budget.delta_b * deposit - spent)
+            if abs(z - allowance) > 1e-9:  # a tie may fall either way in floating point
+                assert (z <= allowance) == bool(expected[t])
+            spent += z * (expected[t] if kept_only else 1)
+            deposit += float(budget.weights[t])
+
+
+@given(pairs_with_budget())
+def test_the_gated_surrogate_is_the_surrogate_of_the_gated_policy(case):
+    pair, budget = case
+    rewards = np.arange(len(pair.reach_mu[-1])) % 3 - 1.0
+    gates = gate.hard_gates(pair, budget)
+    weighted = pair.reach_mu[-1] @ (pair.along_paths(gates) * pair.path_excess * (rewards - 0.25)).sum(axis=0)
+    assert tab.surrogate(gate.gated(pair, budget), rewards) == pytest.approx(weighted, abs=1e-10)
+
+
+def test_rate_against_a_finite_difference():
+    mu, pi, step = np.array([0.5, 0.3, 0.2]), np.array([0.2, 0.35, 0.45]), 1e-6
+    logits = np.log(pi) + step * ((np.arange(3) == 1) - pi)
+    moved = np.exp(logits) / np.exp(logits).sum()
+    difference = (abs(moved - mu).sum() - abs(pi - mu).sum()) / 2 / step
+    assert flow.toward_step_tv_rate(mu, pi, 1, 1) == pytest.approx(difference, abs=1e-5)
+
+
+def test_slopes_of_both_signs_are_refused():
+    with pytest.raises(ValueError, match="must be positive"):
+        flow.shared_parameter_flow(np.array([1.0, -1.0]), Budget(0.15, 0.02, np.ones(2)))
+
+
+# --- programmes -------------------------------------------------------------------------------------------------------
+
+
+def vectors(size: int) -> st.SearchStrategy[Array]:
+    numbers = st.integers(0, 64).map(lambda k: k / 16)
+    return st.lists(numbers, min_size=size, max_size=size).map(np.array)
+
+
+@pytest.mark.slow
+@given(st.integers(1, 8).flatmap(lambda n: st.tuples(vectors(n), vectors(n), vectors(n))))
+def test_greedy_is_the_simplex_optimum(case):
+    coefficients, caps, limits = case
+    value, z = programs.greedy(coefficients, caps, limits)
+    assert value == pytest.approx(programs.linear_program(coefficients, caps, limits), abs=1e-9)
+    assert (z <= caps + 1e-12).all()
+    assert (np.cumsum(z) <= limits + 1e-12).all()
+
+
+def test_a_programme_without_a_grid_is_refused():
+    with pytest.raises(ValueError, match=r"delta=0"):
+        programs.exact_supremum(Budget(0.0, 0.1, np.ones(2)))
+    with pytest.raises(ValueError, match="positive weights"):
+        programs.exact_supremum(Budget.linear(3, w_min=0.0))

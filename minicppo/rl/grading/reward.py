@@ -1,10 +1,9 @@
-"""The reward of a mathematics response: 1 if the answer it states is right, else 0, and a count of why.
+"""The reward of a mathematics response: 1 if the answer it states is right, else 0, and why.
 
 Nothing that a response says can raise an error or cost more than a few seconds of computing.
 """
 
 import importlib.util
-from collections import Counter
 from collections.abc import Sequence
 from enum import StrEnum
 from functools import lru_cache
@@ -29,7 +28,6 @@ class Outcome(StrEnum):
 
 
 MALFORMED = frozenset(set(Outcome) - {Outcome.RIGHT, Outcome.WRONG})
-counts: Counter[Outcome] = Counter()  # of this process, since it started or `counts.clear()`
 
 
 def require_math_verify() -> None:
@@ -39,14 +37,13 @@ def require_math_verify() -> None:
 
 
 def judge_response(response: str, answer: str) -> Outcome:
-    """Compare the answer that a response states with the right one, and count the outcome.
+    """Compare the answer that a response states with the right one.
 
     >>> judge_response("6 * 7 is 42.\\nAnswer: 42", "42"), judge_response("42", "42")
     (<Outcome.RIGHT: 'right'>, <Outcome.MISSING: 'missing'>)
     """
     stated = extract_answer(response)
     outcome = Outcome.MISSING if stated is None else _compare(answer, stated)
-    counts[outcome] += 1
     if outcome in (Outcome.TIMEOUT, Outcome.DIED):
         faults[str(outcome)] += 1
     return outcome

@@ -1,6 +1,7 @@
 """What a verifiable task must offer: problems, a checker, and (for from-scratch policies) demonstrations."""
 
 import hashlib
+import inspect
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -8,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
 from minicppo.rl.grading.confined import Unchecked, faults
+from minicppo.text import nearest
 
 Split = Literal["train", "test"]
 PATIENCE = 10_000  # draws in a row that are of no use
@@ -71,6 +73,29 @@ def register_task(task: AnyTask) -> AnyTask:
     if (known.__module__, known.__qualname__) != (task.__module__, task.__qualname__):
         raise ValueError(f"task {task.name!r} is {known.__module__}.{known.__qualname__}: give yours another name")
     TASKS[task.name] = task  # the same one, loaded again
+    return task
+
+
+def make_task(name: str, **options: Any) -> Task:
+    """The task of that name, built with these options. Raises ValueError: unknown name or option, or a bad value."""
+    if name not in TASKS:
+        raise ValueError(f"unknown task {name!r}{nearest(name, TASKS)}")
+    parameters = inspect.signature(TASKS[name]).parameters
+    if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
+        for option in options:
+            if option not in parameters:
+                raise ValueError(f"task {name!r} has no option {option!r}{nearest(option, parameters)}")
+    missing = getattr(TASKS[name], "__abstractmethods__", ())
+    if missing:
+        raise ValueError(f"task {name!r} is not whole: its class has no {', '.join(sorted(missing))}")
+    try:
+        task = TASKS[name](**options)
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError) as error:
+        raise ValueError(f"task.options of {name!r}: {error}") from error
+    if not hasattr(task, "max_new_tokens"):
+        raise ValueError(
+            f"task {name!r} has no max_new_tokens: set it, in the class or in __init__, to the longest response"
+        )
     return task
 
 

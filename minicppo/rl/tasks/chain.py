@@ -1,7 +1,7 @@
-"""Chained arithmetic modulo 7: every step needs the last one, so one early mistake ruins the answer.
+"""Chained arithmetic modulo 7: every step needs the last one, and no multiplier is 0, so one mistake ruins the answer.
 
 Prompt `x0 op x1 op x2 ... =`, read from left to right; response, for each step, `a op b = c ;` and at the end `# c`,
-all without spaces. No multiplier is 0: each step is a bijection, so a single wrong one always ruins the answer.
+all without spaces.
 """
 
 import random
@@ -21,8 +21,7 @@ class ChainTask(Task):
     misled_values: the misconception concerns the products of the highest so many of the 7 values; fewer of them leave a
     long chain some right demonstrations.
 
-    4 steps make 27 tokens, 8 make 51, 84 make 507; 8 steps in 8 rounds make 387. Rounds lengthen a response and leave
-    the prompt as it is: a tiny policy keeps its place among 8 operations, hardly among 64.
+    Rounds lengthen the response alone: a tiny policy keeps its place among 8 operations, hardly among 64.
     """
 
     name = "chain"
@@ -58,10 +57,7 @@ class ChainTask(Task):
         return re.fullmatch(rf"([0-6][-+*][0-6]=[0-6];){{{self.steps * self.rounds}}}#[0-6]", response) is not None
 
     def demonstration(self, problem: Problem, rng: random.Random, error_rate: float) -> str:
-        """The worked chain; each result is replaced by a wrong one with probability `error_rate`, and carried on.
-
-        A product that the misconception concerns is wrong in its way alone.
-        """
+        """The worked chain; a result is wrong with probability `error_rate`, or by the misconception, and goes on."""
         value, parts = problem.data["start"], []
         for op, operand in problem.data["steps"] * self.rounds:
             result = apply(value, op, operand)

@@ -30,8 +30,7 @@ class SmallTask(Task):
 class AdditionTask(SmallTask):
     """`a + b` with both in `low..high`, uniformly: 3 + 4 and 4 + 3 are one problem, so both are in one split.
 
-    misconception: how often a demonstration forgets a carry, each on its own: 27 + 35 = 52. Above one half it is what a
-    policy that imitates them says when it is most sure, and to carry has to be learned.
+    misconception: how often a demonstration forgets a carry, each on its own: 27 + 35 = 52. See `ChainTask`.
     """
 
     name = "addition"

@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,8 +14,9 @@ from experiments.constants import constants
 from minicppo.rl.grading.answers import MOST_ASKED, same_answer
 from minicppo.rl.grading.confined import ConfinedPool, Unchecked, faults
 from minicppo.rl.grading.extraction import WINDOW, extract_answer, last_boxed
-from minicppo.rl.grading.reward import Outcome, compute_score, counts, judge_response, math_reward, score_response
+from minicppo.rl.grading.reward import Outcome, compute_score, judge_response, math_reward, score_response
 from minicppo.rl.grading.tidy import tidy
+from tests.rl.conftest import slow_but
 
 STALLING = r"9^{9^{9^9}}"
 # Pairs of a right answer and a given one, judged by hand: would a person accept the second for the first?
@@ -152,9 +153,7 @@ class TestWithMathVerify:
         assert len(KNOWN) <= 0.01 * len(right)
         assert all(row[4] for row in ROWS if row[0] == "known disagreements")
 
-    @pytest.mark.parametrize(
-        "kind", [pytest.param(kind, marks=[pytest.mark.slow] * (kind in SLOW.split("|"))) for kind in PAIRS]
-    )
+    @pytest.mark.parametrize("kind", slow_but(PAIRS.keys() - SLOW.split("|"), PAIRS))
     def test_answers_are_judged_as_a_person_would(self, kind):
         wrong = []
         for gold, answer, expected in PAIRS[kind]:
@@ -173,14 +172,14 @@ class TestWithMathVerify:
 
     @pytest.mark.slow
     def test_what_cannot_be_judged_scores_zero_and_is_counted(self):
-        counts.clear()
         before = faults["timeout"]
         long = "1" * 301
-        for answer in ("Answer: 42", "Answer: 43", "42", "Answer: {", f"\\boxed{{{long}", rf"Answer: {STALLING}"):
-            score_response(answer, "42")
+        given = ("Answer: 42", "Answer: 43", "42", "Answer: {", f"\\boxed{{{long}", rf"Answer: {STALLING}")
+        outcomes = Counter(judge_response(answer, "42") for answer in given)
         expected = {Outcome.RIGHT: 1, Outcome.WRONG: 1, Outcome.MISSING: 2, Outcome.UNREADABLE: 1, Outcome.TIMEOUT: 1}
-        assert counts == expected
+        assert outcomes == expected
         assert faults["timeout"] == before + 1
+        assert [score_response(answer, "42") for answer in given] == [1, 0, 0, 0, 0, 0]
 
     @pytest.mark.slow
     def test_no_constant_is_paid_for_more_than_one_gold(self):

@@ -7,7 +7,12 @@ import pytest
 
 from minicppo.rl.tasks import TASKS, Problem, Task, is_held_out, make_task, sample_problems
 from minicppo.rl.tasks.chain import ChainTask, apply
-from minicppo.rl.tasks.small import AdditionTask
+
+
+def excesses(response: str) -> list[tuple[str, int, int]]:
+    """Of each step its operator, the value that it starts from, and by how much its result is too high, modulo 7."""
+    steps = response.split(";")[:-1]
+    return [(op, int(a), (int(c) - apply(int(a), op, int(b))) % 7) for a, op, b, _, c in steps]
 
 
 @pytest.mark.parametrize(("steps", "rounds"), [(1, 1), (3, 1), (8, 1), (84, 1), (1, 5), (8, 8)])
@@ -51,7 +56,7 @@ def test_one_wrong_step_anywhere_ruins_the_answer():
     for _ in range(50):
         problem = task.problem(rng)
         response = task.demonstration(problem, rng, error_rate=0.2)
-        wrong = sum(apply(int(a), op, int(b)) != int(c) for a, op, b, _, c in response.split(";")[:-1])
+        wrong = sum(excess != 0 for *_, excess in excesses(response))
         assert task.well_formed(problem, response)
         assert task.score(problem, response) == float(wrong == 0) or wrong > 1
 
@@ -65,55 +70,22 @@ def test_only_a_final_answer_counts(response):
 
 def test_demonstrations_err_at_the_asked_rate():
     task, rng = ChainTask(8), random.Random(1)
-    wrong = 0
-    for _ in range(400):
-        problem = task.problem(rng)
-        for step in task.demonstration(problem, rng, error_rate=0.12).split(";")[:-1]:
-            a, op, b, _, c = step
-            wrong += apply(int(a), op, int(b)) != int(c)
-    assert abs(wrong / 3200 - 0.12) < 0.02
+    steps = [step for _ in range(400) for step in excesses(task.demonstration(task.problem(rng), rng, error_rate=0.12))]
+    assert len(steps) == 3200
+    assert abs(sum(excess != 0 for *_, excess in steps) / 3200 - 0.12) < 0.02
 
 
-def test_a_misconception_makes_products_one_too_high_and_leaves_the_rest_alone():
-    task, rng, products = ChainTask(8, misconception=0.55), random.Random(1), []
+@pytest.mark.parametrize(("options", "lowest"), [({"steps": 8}, 0), ({"steps": 5, "rounds": 5, "misled_values": 2}, 5)])
+def test_a_misconception_makes_products_of_the_highest_values_one_too_high_and_nothing_else(options, lowest):
+    task, rng, misled = ChainTask(misconception=0.55, **options), random.Random(1), []
     for _ in range(200):
-        for a, op, b, _, c in task.demonstration(task.problem(rng), rng, error_rate=0.0).split(";")[:-1]:
-            excess = (int(c) - apply(int(a), op, int(b))) % 7
-            products += [excess] if op == "*" else []
-            assert excess in ((0, 1) if op == "*" else (0,))
-    assert abs(sum(products) / len(products) - 0.55) < 0.08
-    problem = ChainTask(8).problem(random.Random(2))
-    same = [ChainTask(8, misconception=m).demonstration(problem, random.Random(3), 0.3) for m in (0, 0.0)]
-    assert same[0] == same[1] == ChainTask(8).demonstration(problem, random.Random(3), 0.3)
-
-
-def test_a_misconception_may_concern_the_products_of_the_highest_values_alone():
-    task, rng, of_highest = ChainTask(5, rounds=5, misconception=0.55, misled_values=2), random.Random(1), []
-    for _ in range(200):
-        for a, op, b, _, c in task.demonstration(task.problem(rng), rng, error_rate=0.0).split(";")[:-1]:
-            excess = (int(c) - apply(int(a), op, int(b))) % 7
-            if op == "*" and int(a) >= 5:
-                of_highest.append(excess)
+        for op, value, excess in excesses(task.demonstration(task.problem(rng), rng, error_rate=0.0)):
+            if op == "*" and value >= lowest:
+                misled.append(excess)
             else:
                 assert excess == 0
-    assert set(of_highest) == {0, 1}
-    assert abs(sum(of_highest) / len(of_highest) - 0.55) < 0.08
-
-
-def test_a_forgotten_carry_is_all_that_is_wrong_with_a_sum():
-    task, rng = AdditionTask(1, 99, misconception=0.5), random.Random(1)
-    for _ in range(300):
-        problem = task.problem(rng)
-        a, b, shown = problem.data["a"], problem.data["b"], int(task.demonstration(problem, rng, error_rate=0.0))
-        assert a + b - shown in {
-            10 * units + 100 * tens for units in (0, a % 10 + b % 10 >= 10) for tens in (0, a + b > 89)
-        }
-    told = [AdditionTask(1, 99, misconception=m).demonstration(problem, random.Random(3), 0.0) for m in (0, 1)]
-    assert told[0] == problem.answer
-    assert [AdditionTask(1, 99, misconception=1).added(27, 35, rng), AdditionTask(1, 99).added(77, 35, rng)] == [
-        52,
-        112,
-    ]
+    assert set(misled) == {0, 1}
+    assert abs(sum(misled) / len(misled) - 0.55) < 0.08
 
 
 def test_splits_are_disjoint_by_content_and_of_the_stated_size():
@@ -140,15 +112,20 @@ def test_unique_problems_and_a_task_too_small_for_them():
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("chian", {}, "did you mean 'chain'"),
         ("chain", {"step": 3}, "no option 'step'.*did you mean 'steps'"),
         ("chain", {"steps": 0}, r"0 x 1 is outside 1\.\.512"),
         ("chain", {"misconception": 1.5}, r"misconception = 1\.5 is outside 0\.\.1"),
         ("chain", {"misled_values": 8}, r"misled_values = 8 is outside 1\.\.7"),
         ("addition", {"misconception": -1}, r"misconception = -1 is outside 0\.\.1"),
+        ("addition", {"low": 5, "high": 5}, "low = 5 and high = 5"),
+        ("addition", {"low": -1}, "0 <= low < high"),
+        ("addition", {"prompt": "{a} plus?"}, "must contain"),
+        ("letter-count", {"syllables": 0}, "letter-count: syllables = 0 is"),
+        ("max-of-three", {"figures": 0}, "max-of-three: figures = 0 is"),
+        ("parity", {"high": 0}, "parity: high = 0 is"),
     ],
 )
-def test_unknown_names_and_options(name, options, message):
+def test_options_that_cannot_be(name, options, message):
     with pytest.raises(ValueError, match=message):
         make_task(name, **options)
 

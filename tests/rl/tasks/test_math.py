@@ -1,6 +1,5 @@
 """The mathematics task: splits by content, prompts, filters, and a training step on it."""
 
-import json
 import random
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,13 +11,13 @@ from minicppo.rl.config import ConfigError, EvalConfig
 from minicppo.rl.evaluate import held_out_problems
 from minicppo.rl.tasks import make_task, sample_problems
 from minicppo.rl.tasks.math import TEMPLATES
+from tests.rl.test_data import write_jsonl
 
 pytest.importorskip("math_verify", reason="math-verify is not installed (extra: math)")
 
 
 def write(path: Path, rows: list[tuple[str, str]]) -> str:
-    path.write_text("".join(json.dumps({"question": q, "answer": a}) + "\n" for q, a in rows))
-    return str(path)
+    return str(write_jsonl(path, [{"question": question, "answer": answer} for question, answer in rows]))
 
 
 @pytest.fixture
@@ -134,11 +133,6 @@ def test_a_run_may_be_evaluated_on_whole_data_sets(sums, tmp_path):
         problems(task, lone)
     with pytest.raises(ConfigError, match="task 'chain' cannot score them"):
         problems(make_task("chain"), new)
-
-
-def test_a_policy_from_scratch_cannot_try_it(small_config, sums):
-    with pytest.raises(ValueError, match=r"task 'math' has no alphabet .* set model\.path"):
-        small_config(task={"name": "math", "options": {"data": sums}}, warmup=None)
 
 
 def test_without_math_verify_it_says_what_to_install(sums, monkeypatch):

@@ -5,6 +5,7 @@ import random
 import re
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -12,15 +13,15 @@ import pytest
 from experiments.constants import names, table
 from minicppo.rl.config import ModelConfig
 from minicppo.rl.grading.check_reasoning_gym import ARITHMETIC, LITERAL, is_arithmetic, is_no_code
-from minicppo.rl.grading.confined import faults
+from minicppo.rl.grading.confined import ConfinedPool, faults
 from minicppo.rl.policy import build_policy
 from minicppo.rl.tasks import Problem, make_task, sample_problems
 from minicppo.rl.tasks.reasoning_gym import ReasoningGymTask, extract_answer
+from tests.rl.conftest import slow_but
 
 pytest.importorskip("reasoning_gym", reason="reasoning-gym is not installed (extra: tasks)")
 TABLE = [line.split("\t") for line in Path("tests/data/reasoning_gym.tsv").read_text().splitlines()[1:]]
-first, *others = sorted(ARITHMETIC | LITERAL)
-CHECKED = [first, *(pytest.param(name, marks=pytest.mark.slow) for name in others)]
+EVALUATED = sorted(ARITHMETIC | LITERAL)
 
 
 def test_without_the_package_the_error_says_what_to_install(monkeypatch):
@@ -77,12 +78,11 @@ def test_only_a_literal_or_no_expression_may_be_evaluated():
         ("it is 1,234.50, I think", True, "1,234.50"),
         ("none", True, "none"),
         ("9 <answer>4</answer> 5", True, "4"),
-        ("1," * 50_000, True, "1"),
+        ("1," * 50_000, True, "1," * 49_999 + "1"),
     ],
 )
 def test_an_answer_is_tagged_or_the_last_number_asked_for_or_all(response, numeric, answer):
-    found = extract_answer(response, numeric)
-    assert found == answer or (response == "1," * 50_000 and found.endswith(answer))
+    assert extract_answer(response, numeric) == answer
 
 
 def test_thousands_may_be_set_apart_by_commas():
@@ -132,7 +132,7 @@ def test_partial_credit_is_off_unless_asked_for():
     assert 0 < make_task("reasoning-gym", partial_credit=True).score(problem, "<answer>8 or 9</answer>") < 1
 
 
-@pytest.mark.parametrize("dataset", CHECKED)
+@pytest.mark.parametrize("dataset", slow_but(EVALUATED[:1], EVALUATED))
 @pytest.mark.parametrize("form", ["{}", "'{}'", "['{}']", "('{}',)", "{{'{}': 1}}", "x + '{}'", "cos('{}')"])
 def test_code_inside_a_string_is_not_run(tmp_path, dataset, form):
     task = ReasoningGymTask(dataset=dataset)
@@ -180,9 +180,11 @@ def test_an_exception_about_an_answer_scores_zero_and_is_counted(dataset, answer
         ("coin_flip", "<answer>1e999999999</answer>"),
     ],
 )
-def test_unbounded_work_ends_at_the_limit(dataset, answer):
+def test_unbounded_work_ends_at_the_limit(dataset, answer, monkeypatch):
     task, before, start = ReasoningGymTask(dataset=dataset), faults.copy(), time.process_time()
-    assert task.score(task.problem(random.Random(0)), answer) == 0
+    with closing(ConfinedPool(limit=1.0)) as impatient:
+        monkeypatch.setattr("minicppo.rl.tasks.reasoning_gym.confined", impatient)
+        assert task.score(task.problem(random.Random(0)), answer) == 0
     assert time.process_time() - start < 1, "none of it in this process"
     assert set(faults - before) <= {"timeout", "MemoryError"}
 

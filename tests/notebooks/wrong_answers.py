@@ -1,6 +1,8 @@
-"""Wrong answers to the exercises 0.1 to 4.3: what a student may well write."""
+"""Wrong answers to the exercises: what a student may well write."""
 
 import math
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 
@@ -44,7 +46,17 @@ def top_k(half=0.5, other=True, by_pi=False, replace=False, forget=False):
     return divergence
 
 
-WRONG = {
+def plan(**other: Any) -> SimpleNamespace:
+    """A plan as exercise 8.2 sees it, right but for `other`."""
+    right = {"refusals": [], "method": "cppo-topk", "peak": {"training": 136e9}, "capacity": 141e9}
+    return SimpleNamespace(**right | other)
+
+
+def far(a, b, mask):
+    return abs(a - b)[mask].mean()
+
+
+WRONG: dict[str, list[Any]] = {
     "0.1": [["PPO", "DPPO"], ["DPPO"], [], "both"],
     "0.2": [[1, 0, 0, 1], [0, 1, 1, 0], [1, 0, 1, 1], [0, 0, 1]],
     "0.3": [0.15, 0, -0.1, -0.02, 0.01, "-0.04 or so"],
@@ -107,5 +119,60 @@ WRONG = {
         lambda D, floor: floor,
         lambda D, floor: np.clip(np.sort(D)[int(0.9 * len(D))], floor, 2 * floor),
         lambda D, floor: np.clip(np.quantile(D, 0.9, method="nearest"), floor, 2 * floor),
+    ],
+    "5.1": [0.12, -0.48, 0.47, 0.35, -0.18, 0, "minus"],
+    "5.2": [
+        lambda caps: caps / caps[0],
+        lambda caps: np.linspace(1, 0, len(caps)),
+        lambda caps: caps[::-1].cumsum()[::-1] / caps.sum(),
+        lambda caps: caps.cumsum() / caps.sum(),
+        lambda caps: caps.sum() - np.cumsum(caps),
+        lambda caps: np.linspace(1, 0.8, len(caps)),
+    ],
+    "5.3": [60, 58, 941, 950, 0.95],
+    "6.1": [
+        lambda horizon, residual: (residual / (2 * horizon * (horizon - 1))) ** 0.5,
+        lambda horizon, residual: (residual / horizon**2) ** 0.5,
+        lambda horizon, residual: residual / (horizon * (horizon - 1)),
+        lambda horizon, residual: (residual / 2) ** 0.5,
+        lambda horizon, residual: (residual / (horizon * (horizon + 1) / 3)) ** 0.5,
+    ],
+    "6.2": [0.25, 0.5, 0.7071, 0.125, 2],
+    "6.3": [5, 2, 8, 6, 0.14],
+    "7.1": [
+        np.mean,
+        np.median,
+        lambda scores: scores[len(scores) // 4 : len(scores) - len(scores) // 4].mean(),
+        lambda scores: np.sort(scores)[1:-1].mean(),
+        lambda scores: np.sort(scores)[len(scores) // 4 :].mean(),
+        lambda scores: np.sort(scores)[-(-len(scores) // 4) : len(scores) - -(-len(scores) // 4)].mean(),
+    ],
+    "7.2": [0.05, 1 / 60, 0.25, 1 / 32, 0, 1],
+    "7.3": [
+        lambda first, second: (first > second).mean(),
+        lambda first, second: (first[:, None] > second).mean(),
+        lambda first, second: (first[:, None] >= second).mean(),
+        lambda first, second: float(first.mean() > second.mean()),
+        lambda first, second: (second[:, None] > first).mean() + (second[:, None] == first).mean() / 2,
+    ],
+    "8.1": [
+        lambda parameters, gpus: 16 * parameters,
+        lambda parameters, gpus: 12 * parameters / gpus,
+        lambda parameters, gpus: 4 * parameters / gpus,
+        lambda parameters, gpus: 2 * parameters / gpus,
+    ],
+    "8.2": [
+        plan(method="cppo"),
+        plan(refusals=["engine verl: it cannot"], method="cppo-topk"),
+        plan(capacity=80e9),
+        plan(peak={}),
+        ["engine=trl"],
+    ],
+    "8.3": [
+        lambda mu, old, now, mask: (far(old, mu, mask), far(now, mu, mask)),
+        lambda mu, old, now, mask: (far(now, old, mask), far(old, mu, mask)),
+        lambda mu, old, now, mask: ((old - mu)[mask].mean(), (now - old)[mask].mean()),
+        lambda mu, old, now, mask: (abs(old - mu).mean(), abs(now - old).mean()),
+        lambda mu, old, now, mask: (abs((old - mu) * mask).mean(), abs((now - old) * mask).mean()),
     ],
 }
