@@ -1,10 +1,6 @@
-"""Each kernel beside its twin in plain PyTorch: fresh random inputs, poisoned outputs, the same results.
-
-On a GPU the kernels run as they are. Without one Triton interprets them, if told before they are imported.
-"""
+"""Each kernel beside its twin in plain PyTorch: fresh random inputs, poisoned outputs, the same results."""
 
 import math
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -19,13 +15,9 @@ from minicppo.rl import lm_head
 from minicppo.rl.decoding import JOIN, DirectDecoder, GeneralDecoder
 from minicppo.rl.lm_head import token_log_probs
 from minicppo.rules import TokenBatch, get_method
+from tests.kernels.conftest import DEVICE
 from tests.rl.test_decoding import DIRECT, build, steps
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-if DEVICE == "cpu":
-    os.environ["TRITON_INTERPRET"] = "1"
-pytest.importorskip("triton.language", reason="Triton is not installed: make test-kernels")
-pytestmark = pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")  # in lanes that a kernel masks
 EMPTY, EMPTY_LIKE = torch.empty, torch.empty_like
 
 
