@@ -72,8 +72,9 @@ def in_short(summary: dict[str, Any]) -> str:
     beside = [other for other in others if not {row["arm"] for row in other["rows"]} <= rows.keys()]
     families: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for other in beside:
-        families.setdefault(tuple(dict.fromkeys(row["arm"] for row in other["rows"])), []).append(other)
-    lines += [_family(arms, parts) if len(parts) > 1 else _elsewhere(parts[0]) for arms, parts in families.items()]
+        key = other["title"].partition(" at ")[0], *dict.fromkeys(row["arm"] for row in other["rows"])
+        families.setdefault(key, []).append(other)
+    lines += [_family(*key, parts=parts) if len(parts) > 1 else _elsewhere(parts[0]) for key, parts in families.items()]
     if left:
         lines.append(
             f"**How sure is this?** Preliminary: {planned - left} of {planned} runs are there, {seeds} of "
@@ -244,11 +245,11 @@ def _elsewhere(part: dict[str, Any]) -> str:
     return f"**{part['title']}.** Runs that end below their start: {', '.join(fallen)}.{told}"
 
 
-def _family(arms: tuple[str, ...], parts: list[dict[str, Any]]) -> str:
+def _family(title: str, *arms: str, parts: list[dict[str, Any]]) -> str:
     """Parts with the same arms, "Something at 51 tokens" and "Something at 147 tokens", in a line."""
     fallen, apart = [], []
     for part in parts:
-        title, _, place = part["title"].partition(" at ")
+        place = part["title"].partition(" at ")[2]
         counts = [_fell(next(row for row in part["rows"] if row["arm"] == arm)) for arm in arms]
         fallen.append(f"at {place} {', '.join(counts)}")
         apart += [f"at {place} {_apart(pair)}" for pair in part["pairs"] if verdict(pair) != TOLD_NOTHING]

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from minicppo.files import atomically, user_cache
 
@@ -85,8 +86,9 @@ def library(heads: int, groups: int, channels: int) -> Any:
 
 def panels(*weights: Tensor) -> Tensor:
     """Of weights (.., K), joined, 16 columns of the transpose at a time; zeros fill the last."""
-    missing = weights[0].new_zeros(-sum(map(len, weights)) % LANES, weights[0].shape[1])
-    joined = torch.cat([*weights, missing]) if len(weights) > 1 or len(missing) else weights[0]
+    joined = torch.cat(weights) if len(weights) > 1 else weights[0]
+    if missing := -len(joined) % LANES:
+        joined = F.pad(joined, (0, 0, 0, missing))
     return joined.view(-1, LANES, joined.shape[1]).transpose(1, 2).contiguous()
 
 

@@ -21,7 +21,8 @@ class ChainTask(Task):
     misled_values: the misconception concerns the products of the highest so many of the 7 values; fewer of them leave a
     long chain some right demonstrations.
 
-    Rounds lengthen the response alone: a tiny policy keeps its place among 8 operations, hardly among 64.
+    4 steps make 27 tokens, 8 make 51, 84 make 507; 8 steps in 8 rounds make 387. Rounds lengthen the response alone: a
+    tiny policy keeps its place among 8 operations, hardly among 64.
     """
 
     name = "chain"
