@@ -1,7 +1,7 @@
 """Shared test set-up: shape annotations are checked; one hypothesis profile.
 
 100 examples a property, the same ones every time, so that a red run can be repeated. MINICPPO_EXAMPLES=1000 draws
-that many, and other ones at every run.
+that many, and other ones at every run; `make test-fast` draws 25.
 """
 
 import gc
@@ -20,9 +20,9 @@ import tests.typecheck  # noqa: F401  (the hook finds it by its name)
 jaxtyping.install_import_hook(["minicppo.rules"], "tests.typecheck.checked")
 
 matplotlib.use("Agg")
-examples = os.environ.get("MINICPPO_EXAMPLES")
+examples = int(os.environ.get("MINICPPO_EXAMPLES", 100))
 settings.register_profile(
-    "minicppo", max_examples=int(examples or 100), derandomize=examples is None, deadline=None, print_blob=True
+    "minicppo", max_examples=examples, derandomize=examples <= 100, deadline=None, print_blob=True
 )
 settings.register_profile("unshrunk", settings.get_profile("minicppo"), phases=[Phase.generate])  # failures are wanted
 settings.load_profile("minicppo")

@@ -20,12 +20,11 @@ TREES = ("minicppo", "experiments", "docs", "theory", "notebooks")
 BASE = {"text", "files", "plugins", "verdicts"}  # single files, below every floor
 RULES = {"kernels", "rules"}
 RL = {"bounds", "rl", *RULES}
-WHEEL = {"reference", "learn", "engines", "inspect", "plots", "cli", "face", *RL}
+WHEEL = {"reference", "engines", "inspect", "plots", "cli", "face", *RL}
 FLOORS: dict[str, set[str]] = {
     **{name: set() for name in BASE},
     "reference": set(),
     "bounds": set(),
-    "learn": {"reference", "bounds"},
     "kernels": set(),
     "rules": RULES,
     "rl": RL,
@@ -44,7 +43,6 @@ THIRD_PARTY: dict[str, set[str]] = {
     **{name: set() for name in BASE},
     "reference": {"numpy"},
     "bounds": {"numpy", "scipy"},
-    "learn": {"numpy"},
     "kernels": {"torch", "triton"},
     "rules": {"torch", "numpy", "jaxtyping"},
 }

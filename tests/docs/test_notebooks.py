@@ -128,7 +128,7 @@ def test_figures_are_of_the_code_that_draws_them(path):
     for figure in (FOLDER / "figures").glob(f"{path.stem[:2]}-*.png"):
         with Image.open(figure) as picture:
             drawn = picture.info.get("Source")
-        assert drawn == drawn_from(figure.stem), f"run python -m notebooks.run {path.stem}"
+        assert drawn == drawn_from(figure.stem), f"run python -m notebooks.run {path.stem[:2]} --figures"
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from minicppo.learn import EXERCISES, check, verdict
+from notebooks.exercises import EXERCISES, check, verdict
 from tests.notebooks.wrong_answers import WRONG
 
 SOLUTIONS = Path(__file__).resolve().parents[2] / "notebooks" / "solutions"

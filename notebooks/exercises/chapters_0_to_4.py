@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 
 from minicppo import reference
-from minicppo.learn.exercises import Wrong, exercise, function, number
+
+from .marking import Wrong, exercise, function, number
 
 Array = Any  # what NumPy makes an array of
 
