@@ -76,6 +76,7 @@ demo-llm: $(LLM) ## train SmolLM2-135M on small sums; results in runs/demo-llm
 
 # one thread a process: results do not depend on the machine's core count, and workers do not fight
 test test-fast test-kernels test-newest test-verl fuzz mutants bench bench-gpu gpu study study-gpu study-llm study-llm-gpu: export OMP_NUM_THREADS = 1
+test-fast: export MINICPPO_EXAMPLES ?= 25
 
 test: $(STAMP) ## run all tests
 	$(BIN)/python -m pytest $(SPREAD)
