@@ -176,9 +176,8 @@ def certify(
     surrogate, pair, total = samples[:, 0], 2 * xi * samples[:, 1], samples[:, 2]
     expected = np.array([expected_budget(u, xi) for u in total])
     # Expanded percentiles (Hesterberg 2015): as wide as Student's t would be, so that few groups do not shorten them.
-    tail = float(
-        scipy.special.ndtr(np.sqrt(count / (count - 1)) * scipy.special.stdtrit(count - 1, (1 - confidence) / 2))
-    )
+    t = scipy.special.stdtrit(count - 1, (1 - confidence) / 2)
+    tail = float(scipy.special.ndtr(np.sqrt(count / (count - 1)) * t))
 
     def interval(values: Vector) -> Interval:
         return Interval(float(values[0]), *map(float, np.quantile(values[1:], [tail, 1 - tail])))

@@ -182,11 +182,9 @@ def _invert_mean(horizon: int, residual: float, burst: float, w_min: float, xi: 
 
     while excess(high) < 0 and high < 1:
         low, high = high, 1.5 * high
-    return (
-        (1 - 1e-6) * float(scipy.optimize.brentq(excess, low, high, rtol=1e-7))
-        if excess(low) < 0 < excess(high)
-        else low
-    )
+    if not excess(low) < 0 < excess(high):
+        return low
+    return (1 - 1e-6) * float(scipy.optimize.brentq(excess, low, high, rtol=1e-7))
 
 
 def _path_total(horizon: int, delta: float, delta_b: float, w_min: float) -> float:

@@ -17,11 +17,16 @@ def usable(tensor: Tensor) -> bool:
     return tensor.is_cuda and _compiles() and _known(tensor.device.index)
 
 
+def compiler() -> str | None:
+    """The C compiler; None without one, or where all work is left to the twins."""
+    names = () if os.environ.get("MINICPPO_KERNELS") == "0" else (os.environ.get("CC", "cc"), "gcc", "clang")
+    return next(filter(None, map(shutil.which, names)), None)
+
+
 @cache
 def _compiles() -> bool:
     """Triton is installed, and so is the C compiler that it builds the start of a kernel with."""
-    wanted = os.environ.get("MINICPPO_KERNELS") != "0" and find_spec("triton") is not None
-    return wanted and any(map(shutil.which, (os.environ.get("CC", "cc"), "gcc", "clang")))
+    return find_spec("triton") is not None and compiler() is not None
 
 
 @cache

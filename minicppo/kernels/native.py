@@ -6,7 +6,6 @@ Without a C compiler, or with `MINICPPO_KERNELS=0`, PyTorch's operations do the 
 import ctypes
 import hashlib
 import os
-import shutil
 import subprocess
 from functools import cache
 from pathlib import Path
@@ -17,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from minicppo.files import atomically, user_cache
+from minicppo.kernels import compiler
 
 SOURCES = [Path(__file__).with_name(name) for name in ("decode.c", "train.c", "lanes.h")]
 LANES = 16  # floats that are computed at a time: heads and layers must be as wide, or multiples of it
@@ -58,8 +58,8 @@ class Job(ctypes.Structure):
 @cache
 def library(heads: int, groups: int, channels: int) -> Any:
     """The functions of C for `channels` a head, `groups` queries to each of `heads` keys; None if impossible."""
-    compiler = next(filter(None, map(shutil.which, (os.environ.get("CC", "cc"), "gcc", "clang"))), None)
-    if os.environ.get("MINICPPO_KERNELS") == "0" or compiler is None:
+    program = compiler()
+    if program is None:
         return None
     flags = FLAGS + CAPABILITY.get(torch.backends.cpu.get_cpu_capability(), [])
     flags += [f"-DKV={heads}", f"-DG={groups}", f"-DD={channels}"]
@@ -70,7 +70,7 @@ def library(heads: int, groups: int, channels: int) -> Any:
         if not path.is_file():
             sources = [str(path) for path in SOURCES if path.suffix == ".c"]
             with atomically(path, shared=True) as scratch:
-                subprocess.run([compiler, *flags, *sources, "-o", str(scratch), "-lm"], check=True, capture_output=True)
+                subprocess.run([program, *flags, *sources, "-o", str(scratch), "-lm"], check=True, capture_output=True)
         found = ctypes.CDLL(str(path.resolve()))
     except (OSError, RuntimeError, subprocess.CalledProcessError):
         return None

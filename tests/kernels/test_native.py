@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from minicppo.kernels import native
-from minicppo.kernels.native import blocked, library, panels
+from minicppo.kernels.native import library
 from minicppo.rl import direct, native_sampling, sampling
 from minicppo.rl.policy import Policy, character_tokenizer
 from minicppo.rl.sampling import sample
@@ -182,13 +182,6 @@ def test_autocast_and_more_threads_are_left_to_pytorch():
         assert direct.native(made) is None
     torch.set_num_threads(2)
     assert direct.native(made) is None
-
-
-def test_blocks_and_panels_are_copies():
-    keys = torch.arange(3 * 16 * 16.0).view(3, 16, 16)
-    assert torch.equal(blocked(keys), keys.transpose(1, 2)), "one block: channel by channel"
-    a, b = torch.randn(16, 5), torch.randn(19, 5)
-    assert torch.equal(panels(a, b).transpose(1, 2).reshape(-1, 5)[:35], torch.cat([a, b]))
 
 
 def test_without_a_compiler_or_where_it_fails_there_is_none(monkeypatch, tmp_path):

@@ -15,7 +15,7 @@ import dataclasses
 import functools
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -25,7 +25,7 @@ from torch import Tensor
 
 EXACT_LENGTHS = (1, 2, 3, 5, 9, 17)
 ROLLOUT_LOG_PROB = -4.0  # of every token whose divergence is fed directly: only the ratio's sign matters there
-GARBAGE = (math.nan, math.inf, -math.inf, 1e30, -7.0)  # what padding may hold
+GARBAGE = torch.tensor([math.nan, math.inf, -math.inf, 1e30, -7.0], dtype=torch.float64)  # what padding may hold
 
 
 def multiples(step: float, low: int, high: int) -> st.SearchStrategy[float]:
@@ -33,7 +33,15 @@ def multiples(step: float, low: int, high: int) -> st.SearchStrategy[float]:
     return st.integers(low, high).map(lambda k: k * step)
 
 
-BYTES = st.binary(min_size=64, max_size=64)  # of one size, or Hypothesis's mutations would fill the others with zeros
+CHUNK = 64  # bytes that one response is made of
+
+
+def chunks(count: int = 1) -> st.SearchStrategy[bytes]:
+    """Raw bytes for so many responses: one draw an example, whose size does not depend on what is drawn."""
+    return st.binary(min_size=count * CHUNK, max_size=count * CHUNK)
+
+
+BYTES = chunks()
 
 
 def picks(table: Sequence[Any], raw: bytes) -> tuple[Any, ...]:
@@ -77,29 +85,28 @@ class Response:
         return Response(*(tuple(column[i] for i in where) for column in vars(self).values()))
 
 
-def drifting(divergence: Sequence[float], *, away: bool = True) -> Response:
-    """A response with these divergences whose tokens all move away from mu (or all toward it)."""
+def drifting(divergence: Sequence[float]) -> Response:
+    """A response with these divergences whose tokens all move away from mu."""
     n = len(divergence)
-    return Response(tuple(divergence), (0.25,) * n, (1.0 if away else -1.0,) * n)
+    return Response(tuple(divergence), (0.25,) * n, (1.0,) * n)
+
+
+def response_of(raw: bytes, lengths: Sequence[int], all_away: bool = False) -> Response:
+    (n,), (mood,) = picks(lengths, raw[60:61]), picks(MOODS, raw[61:62])
+    drift, ratio = picks(DRIFTS, raw[:n]), picks(RATIOS, raw[20 : 20 + n])
+    advantage = picks(ADVANTAGES, raw[40 : 40 + n])
+    if all_away:
+        ratio, advantage = tuple(abs(x) or 0.25 for x in ratio), tuple(abs(a) or 1.0 for a in advantage)
+    if mood == "calm":  # a quiet prefix pays in, so that the token limit binds alone
+        drift = (*(d % (1 / 32) for d in drift[:-1]), *drift[-1:])
+    elif mood == "steady":
+        drift = drift[:1] * n
+    return Response(drift, ratio, advantage)
 
 
 def responses(lengths: Sequence[int] = EXACT_LENGTHS, *, all_away: bool = False) -> st.SearchStrategy[Response]:
     """Responses of these lengths; with `all_away` every token moves away from mu, so that the limits decide alone."""
-
-    def some(raw: bytes) -> Response:
-        (n,), (mood,) = picks(lengths, raw[60:61]), picks(MOODS, raw[61:62])
-        drift = picks(DRIFTS, raw[:n])
-        ratio = picks(RATIOS, raw[20 : 20 + n])
-        advantage = picks(ADVANTAGES, raw[40 : 40 + n])
-        if all_away:
-            ratio, advantage = tuple(abs(x) or 0.25 for x in ratio), tuple(abs(a) or 1.0 for a in advantage)
-        if mood == "calm":  # a quiet prefix pays in, so that the token limit binds alone
-            drift = (*(d % (1 / 32) for d in drift[:-1]), *drift[-1:])
-        elif mood == "steady":
-            drift = drift[:1] * n
-        return Response(drift, ratio, advantage)
-
-    return BYTES.map(some)
+    return BYTES.map(lambda raw: response_of(raw, lengths, all_away))
 
 
 # --- hyper-parameters -------------------------------------------------------------------------------------------------
@@ -152,7 +159,7 @@ class Layout:
     def garbage(self) -> Tensor:
         """(B, T) what may stand on invalid positions."""
         count = self.mask.numel()
-        return torch.tensor(GARBAGE, dtype=torch.float64).repeat(count)[:count].reshape(self.mask.shape)
+        return GARBAGE.repeat(count // len(GARBAGE) + 1)[:count].reshape(self.mask.shape)
 
     def spread(self, values: Sequence[Sequence[Any]], dtype: torch.dtype = torch.float64) -> Tensor:
         """(B, T) with each row's values on its valid tokens, garbage elsewhere."""
@@ -168,20 +175,28 @@ class Layout:
         return [row[valid].tolist() for row, valid in zip(padded, self.mask, strict=True)]
 
 
-def layouts(lengths: Sequence[int]) -> st.SearchStrategy[Layout]:
+def layout_of(raw: bytes, lengths: Sequence[int]) -> Layout:
     """Room for responses of these lengths: up to two invalid tokens before each valid one, and padding behind."""
-
-    def some(raw: bytes) -> Layout:
-        gaps = iter(picks((0, 0, 0, 1, 2), raw[1:]))
-        rows = tuple(tuple(slot for _ in range(n) for slot in (*[False] * next(gaps), True)) for n in lengths)
-        return Layout(rows, max(map(len, rows)) + raw[0] % 4)
-
-    return BYTES.map(some)
+    gaps = iter(picks((0, 0, 0, 1, 2), raw[1:]))
+    rows = tuple(tuple(slot for _ in range(n) for slot in (*[False] * next(gaps), True)) for n in lengths)
+    return Layout(rows, max(map(len, rows)) + raw[0] % 4)
 
 
-def tight(lengths: Sequence[int]) -> Layout:
+@functools.cache
+def tight(*lengths: int) -> Layout:
     """The plain layout: no holes, right-padded to the longest."""
     return Layout(tuple((True,) * n for n in lengths), max(lengths))
+
+
+def several(of: Callable[[bytes], Any], most: int) -> st.SearchStrategy[Any]:
+    """One to `most` responses, each made of its bytes by `of`, and their layout."""
+
+    def some(raw: bytes) -> tuple[tuple[Any, ...], Layout]:
+        count = 1 + raw[CHUNK - 1] % most
+        rows = tuple(of(raw[i * CHUNK : (i + 1) * CHUNK]) for i in range(1, count + 1))
+        return rows, layout_of(raw[: CHUNK - 1], [len(row) for row in rows])
+
+    return chunks(most + 1).map(some)
 
 
 class Batch(NamedTuple):
@@ -191,12 +206,9 @@ class Batch(NamedTuple):
     layout: Layout
 
 
-@st.composite
-def batches(draw: st.DrawFn) -> Batch:
+def batches() -> st.SearchStrategy[Batch]:
     """One to three responses, at times one without a valid token."""
-    one = responses((*EXACT_LENGTHS, 0))
-    rows = tuple(draw(one) for _ in range(draw(st.integers(1, 3))))
-    return Batch(rows, draw(layouts([len(r) for r in rows])))
+    return several(lambda raw: response_of(raw, (*EXACT_LENGTHS, 0)), 3).map(lambda drawn: Batch(*drawn))
 
 
 # --- tiny vocabularies with pairs of distributions --------------------------------------------------------------------
@@ -232,7 +244,7 @@ Trace = tuple[Token, ...]
 Drawn = tuple[tuple[Trace, ...], Layout]
 
 
-def tokens(size: int, lengths: Sequence[int]) -> st.SearchStrategy[Trace]:
+def trace_of(raw: bytes, size: int, lengths: Sequence[int]) -> Trace:
     """pi = (1 - a) mu + a nu, so TV(mu, pi) = a TV(mu, nu), and a = 0 is on-policy; pi_old the same with another nu."""
     table, signs = simplex(size), signed(1 / 2, 4)
 
@@ -244,16 +256,10 @@ def tokens(size: int, lengths: Sequence[int]) -> st.SearchStrategy[Trace]:
         old = mixed(mu, other, b)
         return Token(table[mu % 128], mixed(mu, nu, a), sampled % size, signs[advantage % len(signs)], old)
 
-    def some(raw: bytes) -> Trace:
-        (count,) = picks(lengths, raw[63:])
-        return tuple(token(*raw[i : i + 7]) for i in range(0, 7 * count, 7))
-
-    return BYTES.map(some)
+    (count,) = picks(lengths, raw[63:])
+    return tuple(token(*raw[i : i + 7]) for i in range(0, 7 * count, 7))
 
 
-@st.composite
-def traces(draw: st.DrawFn, size: int = 5, most: int = 3, lengths: Sequence[int] = (1, 2, 3, 4, 5, 8)) -> Drawn:
+def traces(size: int = 5, most: int = 3, lengths: Sequence[int] = (1, 2, 3, 4, 5, 8)) -> st.SearchStrategy[Drawn]:
     """A ragged batch of one to `most` responses over a vocabulary of `size` tokens, and its layout."""
-    one = tokens(size, lengths)
-    rows = tuple(draw(one) for _ in range(draw(st.integers(1, most))))
-    return rows, draw(layouts([len(row) for row in rows]))
+    return several(lambda raw: trace_of(raw, size, lengths), most)

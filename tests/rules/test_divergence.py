@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 
 from minicppo import reference, rules
 from minicppo.rules.divergence import DIVERGENCES, ESTIMATES, needs, predicted_away
-from tests.rules.strategies import Token, Trace, simplex, tight, tokens, traces
+from tests.rules.strategies import BYTES, Token, Trace, simplex, tight, trace_of, traces
 from tests.rules.twins import close, implies, loop_divergence, near, token_batch
 
 PAIRS = [st.sampled_from(simplex(5))] * 2
 
 
-@given(tokens(6, (1,)), st.sampled_from(["tv", "kl"]))
+@given(BYTES.map(lambda raw: trace_of(raw, 6, (1,))), st.sampled_from(["tv", "kl"]))
 def test_finer_partitions_see_more(row, measure):
     """methods P9. Binary <= Top-K <= Top-(K+1) <= exact, and replace-last <= union, for TV and KL, in both twins."""
     for divergence in (by_loop(row), by_tensors(row)):
@@ -35,8 +35,8 @@ def by_loop(row: Trace) -> Callable[[str, int, str], float]:
 
 
 def by_tensors(row: Trace) -> Callable[[str, int, str], float]:
-    batches = {k: token_batch((row,), tight([1]), "topk", k=k) for k in (1, 2, 3, 4)}
-    full = token_batch((row,), tight([1]), "full")
+    batches = {k: token_batch((row,), tight(1), "topk", k=k) for k in (1, 2, 3, 4)}
+    full = token_batch((row,), tight(1), "full")
     return lambda kind, k, variant: rules.token_divergence(
         full if needs(kind) == "full" else batches[k], kind, topk_variant=variant
     ).item()
@@ -55,7 +55,7 @@ def test_divergences_equal_their_loop(drawn, kind, variant):
 @given(*PAIRS)
 def test_expectations_under_mu(mu, pi):
     """methods P9. Enumerated under mu: E|rho - 1| / 2 is exact TV, E[k3] is KL(mu || pi); KL >= 2 TV^2."""
-    every, layout = tuple((Token(mu, pi, y, 1.0),) for y in range(len(mu))), tight([1] * len(mu))
+    every, layout = tuple((Token(mu, pi, y, 1.0),) for y in range(len(mu))), tight(*[1] * len(mu))
     weights, full = torch.tensor(mu, dtype=torch.float64), token_batch(every, layout, "full")
     tv, kl, k3 = (rules.token_divergence(full, kind)[:, 0] for kind in ("exact_tv", "exact_kl", "k3"))
     close(tv, torch.full_like(tv, (weights * (full.ratio[:, 0] - 1).abs()).sum() / 2), 1e-12)
@@ -85,7 +85,7 @@ def test_predicted_drift_is_a_derivative(mu, pi, y):
     close((kls[1] - kls[0]) / 2e-4, rate, 1e-5)
     if abs(rate) > 1e-9:
         for advantage in (1.0, -1.0):
-            batch = token_batch(((Token(mu, pi, y, advantage),),), tight([1]), "full")
+            batch = token_batch(((Token(mu, pi, y, advantage),),), tight(1), "full")
             assert predicted_away(batch).item() == (advantage * rate > 0)
 
 
@@ -93,7 +93,7 @@ def test_the_predicted_direction_overrides_the_ratio():
     # rho > 1 and A > 0, yet the step moves mass back from the third token: KL(mu || pi) falls
     token = Token((0.5, 0.3, 0.2), (0.501, 0.019, 0.48), 0, 1.0)
     for needed, name in (("topk", "dppo-topk-kl"), ("full", "dppo-exact-kl")):
-        batch = token_batch(((token,),), tight([1]), needed)
+        batch = token_batch(((token,),), tight(1), needed)
         verdicts = {d: rules.get_method(name, direction=d)(batch) for d in ("ratio", "predicted")}
         assert verdicts["ratio"].token_mask.item() is False
         assert verdicts["predicted"].token_mask.item() is True

@@ -17,27 +17,25 @@ from tests.rules.twins import close, gradient, loop_weights, token_batch
 
 LOW, HIGH = (multiples(1 / 8, 1, most).map(lambda x: x + 1e-4) for most in (7, 16))  # clips that no dyadic ratio meets
 EIGHTHS = multiples(1 / 8, 1, 8)
+Objective = Callable[[Tensor, Tensor], Tensor]  # of rho and log pi
+Losses = dict[str, tuple[Objective, dict[str, Any]]]  # of a method, and its hyper-parameters
 
 
-def is_native(name: str, batch: rules.TokenBatch, objective: Callable[[Tensor, Tensor], Tensor], **params: Any) -> None:
-    """The unified loss has the gradient of -mean over valid tokens of a paper's objective(rho, log pi)."""
-    out, v = rules.get_method(name, **params)(batch), batch.mask
-    arguments = batch.log_probs, out.weight, batch.advantages, v
-    found = gradient(rules.policy_loss, *arguments, loss_agg_mode="token-mean")
-    mu = batch.rollout_log_probs[v]
-    close(found[v], gradient(lambda x: -objective((x - mu).exp(), x).mean(), batch.log_probs[v]))
+def is_native(name: str, batch: rules.TokenBatch, objective: Objective, **params: Any) -> None:
+    """g A is the gradient of a paper's objective(rho, log pi), token by token (that of the loss: test_loss.py)."""
+    v, mu = batch.mask, batch.rollout_log_probs[batch.mask]
+    found = rules.get_method(name, **params)(batch).weight[v] * batch.advantages[v]
+    close(found, gradient(lambda x: objective((x - mu).exp(), x).sum(), batch.log_probs[v]))
 
 
 @given(traces(), LOW, HIGH)
 def test_ppo_clips_only_away(drawn, low, high):
-    """methods 3.1. PPO masks exactly the tokens beyond the clip that move away from mu.
-    methods 0: its loss is -min(rho A, clip(rho) A)."""
-    batch, clips = token_batch(*drawn), {"clip_low": low, "clip_high": high}
-    A, out = batch.advantages[batch.mask], rules.get_method("ppo", **clips)(batch)
+    """methods 3.1. PPO masks exactly the tokens beyond the clip that move away from mu."""
+    batch = token_batch(*drawn)
+    out = rules.get_method("ppo", clip_low=low, clip_high=high)(batch)
     outside = (batch.ratio > 1 + high) | (batch.ratio < 1 - low)
     assert torch.equal(out.token_mask, ~(outside & batch.away) & batch.mask)
     close(out.weight, batch.ratio * out.token_mask)
-    is_native("ppo", batch, lambda r, _: torch.minimum(r * A, r.clamp(1 - low, 1 + high) * A), **clips)
 
 
 @given(traces(most=1), st.integers(0, 7))
@@ -71,13 +69,9 @@ def test_trm_keeps_or_rejects_whole(drawn, name):
 
 @given(traces())
 def test_sapo_peaks_on_policy(drawn):
-    """methods 3.8. The gate 4 p (1 - p) is at most 1, reached only at rho = 1; a negative A falls off faster.
-    methods 0: its loss is -f(rho) A, f = (4 / tau) sigmoid(tau (rho - 1)), tau by the sign of A."""
+    """methods 3.8. The gate 4 p (1 - p) is at most 1, reached only at rho = 1; a negative A falls off faster."""
     batch = token_batch(*drawn)
-    A = batch.advantages[batch.mask]
-    tau = torch.where(A > 0, 1.0, 1.05).double()
-    is_native("sapo", batch, lambda r, _: 4 / tau * torch.sigmoid(tau * (r - 1)) * A)
-    ratio, negative = batch.ratio[batch.mask], A < 0
+    ratio, negative = batch.ratio[batch.mask], batch.advantages[batch.mask] < 0
     gate, one_tau = (
         rules.get_method("sapo", **p)(batch).weight[batch.mask].double() / ratio for p in ({}, {"tau_neg": 1.0})
     )
@@ -89,15 +83,12 @@ def test_sapo_peaks_on_policy(drawn):
 
 @given(traces(), multiples(1 / 8, 1, 16), st.booleans())
 def test_drpo_pulls_back(drawn, delta, weighted):
-    """methods 3.9. weight / rho is 1 -+ |pi - mu| / delta: below 1 away from mu, above 1 toward it; SPO drops the mu.
-    methods 0: its loss is -(rho A - |A| mu (rho - 1)^2 / (2 delta))."""
-    batch, params = token_batch(*drawn), {"delta": delta, "mu_weighted": weighted}
+    """methods 3.9. weight / rho is 1 -+ |pi - mu| / delta: below 1 away from mu, above 1 toward it; SPO: |rho - 1|."""
+    batch = token_batch(*drawn)
     mu = batch.rollout_log_probs.exp() if weighted else torch.ones_like(batch.ratio)
     sign = torch.sign(batch.advantages * batch.log_ratio)
     gate = 1 - sign * mu * (batch.ratio - 1).abs() / delta
-    close(rules.get_method("drpo", **params)(batch).weight, gate * batch.ratio * batch.mask)
-    A, m = batch.advantages[batch.mask], mu[batch.mask]
-    is_native("drpo", batch, lambda r, _: r * A - A.abs() * m * (r - 1) ** 2 / (2 * delta), **params)
+    close(rules.get_method("drpo", delta=delta, mu_weighted=weighted)(batch).weight, gate * batch.ratio * batch.mask)
 
 
 @given(traces(), multiples(1 / 4, 1, 12))
@@ -153,106 +144,93 @@ def test_cppo_native(drawn, name):
     is_native(name, batch, lambda r, x: A * r.clamp(max=2.5).detach() * x * keep, delta=delta, ratio_cap=2.5)
 
 
-@given(traces(most=1), multiples(1 / 4, 1, 8))
-def test_clipped_weight_native(drawn, w_max):
-    """methods 0 CISPO and MinPRO: sg(w) A log pi; the prefix minimum is spelled out."""
-    batch = token_batch(*drawn)
-    A, ratio = batch.advantages[batch.mask], batch.ratio[batch.mask]
-    before = torch.cat([ratio.new_ones(1), ratio.cummin(0).values[:-1]])
-    is_native("cispo", batch, lambda r, x: r.clamp(max=w_max).detach() * A * x, w_max=w_max)
-    is_native("minpro", batch, lambda r, x: (before * r).clamp(max=w_max).detach() * A * x, w_max=w_max)
-
-
-@given(traces(most=1), LOW, HIGH)
-def test_gspo_native(drawn, low, high):
-    """methods 0 GSPO's token form: s_t = sg(s) pi / sg(pi) in min(s A, clip(s) A)."""
-    batch = token_batch(*drawn)
-    A = batch.advantages[batch.mask]
-
-    def objective(ratio, x):
-        each = ratio.log().mean().exp().detach() * (x - x.detach()).exp()
-        return torch.minimum(each * A, each.clamp(1 - low, 1 + high) * A)
-
-    is_native("gspo", batch, objective, clip_low=low, clip_high=high)
-
-
-@given(traces(), st.sampled_from(["trm-max-exact", "trm-avg-exact"]))
-def test_trm_native(drawn, name):
-    """methods 0 TRM: M(y) rho A, M a constant of the whole response."""
-    rows, layout = drawn
-    batch, accepted = token_batch(rows, layout, "full"), []
-    for row in rows:
-        D = [reference.kl_divergence(t.mu, t.pi) for t in row]
-        accepted += [float(max(D) <= 0.05 if name == "trm-max-exact" else sum(D) / len(D) <= 0.001)] * len(row)
-    M, A = torch.tensor(accepted, dtype=torch.float64), batch.advantages[batch.mask]
-    is_native(name, batch, lambda r, _: M * r * A)
-
-
-def clipped(r, A, low=0.2001, high=0.2801, c=math.inf):
-    """PPO's objective, with a dual clip."""
-    J = torch.minimum(r * A, r.clamp(1 - low, 1 + high) * A)
-    return torch.where(A < 0, torch.maximum(J, c * A), J) if c < math.inf else J
-
-
-CLIPS = {"clip_low": 0.2001, "clip_high": 0.2801}
+def clipped(A: Tensor, low: float, high: float) -> Callable[[Tensor], Tensor]:
+    """PPO's objective."""
+    return lambda r: torch.minimum(r * A, r.clamp(1 - low, 1 + high) * A)
 
 
 @pytest.mark.slow
-@given(traces(most=1), st.sampled_from([1.4999, 3.0001]))
-def test_losses_of_one_token(drawn, limit):
+@given(traces(), LOW, HIGH, multiples(1 / 4, 1, 8), st.sampled_from([1.4999, 3.0001]))
+def test_losses_of_one_token(drawn, low, high, part, limit):
+    """methods 0: what each method's paper maximises."""
     batch = token_batch(*drawn)
-    v = batch.mask
-    A, mu, old = batch.advantages[v], batch.rollout_log_probs[v], batch.old_log_probs[v]
-    w = (old - mu).exp()
-    is_native("grpo-dual", batch, lambda r, _: clipped(r, A, c=limit), **CLIPS, clip_c=limit)
-    inside = (w >= 1 / limit) & (w <= limit)
-    is_native("tis", batch, lambda _, x: clipped((x - old).exp(), A) * w.clamp(max=limit), **CLIPS, cap=limit)
-    band = {"low": 1 / limit, "high": limit}
-    is_native("icepop", batch, lambda _, x: clipped((x - old).exp(), A) * w * inside, **CLIPS, **band)
+    A, mu, old = (x[batch.mask] for x in (batch.advantages, batch.rollout_log_probs, batch.old_log_probs))
+    clips, band = {"clip_low": low, "clip_high": high}, {"low": 1 / limit, "high": limit}
+    w, gap = (old - mu).exp(), batch.log_probs[batch.mask].exp() - mu.exp()
+    tau = torch.where(A > 0, 1.0, 1.05).double()
     some = A != 0  # the pull of a token without an advantage has no g A, and is left out
-    pi = batch.log_probs[v].exp()
-    for name, keep in (
-        ("prime-rl", ~(((pi - mu.exp()) * A.sign() > 0.2001) & some)),
-        ("ipo", (pi - mu.exp()).abs() <= 0.2001),
-    ):
-        objective = lambda r, _, keep=keep: keep * r * A - 0.25 * r.log() ** 2 * some  # noqa: E731
-        is_native(name, batch, objective, delta=0.2001, tau=0.25)
-    is_native("dro", batch, lambda r, x: A * x - limit / 2 * r.log() ** 2 * some, beta=limit)
-    is_native("topr", batch, lambda r, x: torch.where(A > 0, 1.0, r.detach().clamp(max=1)) * A * x)
-    is_native("rollout-is", batch, lambda r, x: (r.detach() * ((r > 0.7999) & (r < 1.2801))) * A * x, **CLIPS)
+    clip = clipped(A, low, high)
+
+    def dual(r: Tensor) -> Tensor:
+        return torch.where(A < 0, torch.maximum(clip(r), limit * A), clip(r))
+
+    def drpo(m: Any) -> Objective:
+        return lambda r, _: r * A - A.abs() * m * (r - 1) ** 2 / (2 * part)
+
+    def pulled(keep: Tensor) -> Objective:
+        return lambda r, _: keep * r * A - 0.25 * r.log() ** 2 * some
+
+    inside = (w >= 1 / limit) & (w <= limit)
+    losses: Losses = {
+        "ppo": (lambda r, _: clip(r), clips),
+        "grpo-dual": (lambda r, _: dual(r), clips | {"clip_c": limit}),
+        "tis": (lambda _, x: clip((x - old).exp()) * w.clamp(max=limit), clips | {"cap": limit}),
+        "icepop": (lambda _, x: clip((x - old).exp()) * w * inside, clips | band),
+        "rollout-is": (lambda r, x: (r * ((r > 1 - low) & (r < 1 + high))).detach() * A * x, clips),
+        "sapo": (lambda r, _: 4 / tau * torch.sigmoid(tau * (r - 1)) * A, {}),
+        "drpo": (drpo(mu.exp()), {"delta": part}),
+        "spo": (drpo(1), {"delta": part}),
+        "prime-rl": (pulled(~((gap * A.sign() > 0.2001) & some)), {"delta": 0.2001, "tau": 0.25}),
+        "ipo": (pulled(gap.abs() <= 0.2001), {"delta": 0.2001, "tau": 0.25}),
+        "dro": (lambda r, x: A * x - part / 2 * r.log() ** 2 * some, {"beta": part}),
+        "topr": (lambda r, x: torch.where(A > 0, 1.0, r.detach().clamp(max=1)) * A * x, {}),
+        "cispo": (lambda r, x: r.clamp(max=part).detach() * A * x, {"w_max": part}),
+    }
+    for name, (objective, params) in losses.items():
+        is_native(name, batch, objective, **params)
 
 
 @pytest.mark.slow
-@given(traces(most=1), st.sampled_from([0.1001, 0.5001]))
-def test_losses_of_a_response(drawn, limit):
-    batch = token_batch(*drawn)
-    v = batch.mask
-    A, old = batch.advantages[v], batch.old_log_probs[v]
-    s = old - batch.rollout_log_probs[v]
+@given(traces(most=1), LOW, HIGH, multiples(1 / 4, 1, 8), st.sampled_from([0.1001, 0.5001]))
+def test_losses_of_a_response(drawn, low, high, part, limit):
+    """The same of weights that the whole response decides, or its prefix."""
+    batch = token_batch(*drawn, "full")
+    v, (row,) = batch.mask, drawn[0]
+    A, old, ratio = batch.advantages[v], batch.old_log_probs[v], batch.ratio[v]
+    s, clips = old - batch.rollout_log_probs[v], {"clip_low": low, "clip_high": high}
+    k, lam = torch.where(A >= 0, 2.0, 3.0), torch.where(A >= 0, 3.0, 2.0)
+    before = torch.cat([ratio.new_ones(1), ratio.cummin(0).values[:-1]])
+    D = [reference.kl_divergence(t.mu, t.pi) for t in row]
+    bad = A.sum() < 0 and -ratio.log().mean() > limit
+    W, clip = s.sum().exp(), clipped(A, low, high)
 
-    def gmpo(r, x):  # one advantage a response, as in the paper
-        one = A[:1].expand_as(A)
-        y = torch.where(one > 0, r.log().clamp(max=limit), r.log().clamp(min=-limit))
-        return y.mean().exp().expand_as(x) * one
+    def gspo(r: Tensor, x: Tensor) -> Tensor:
+        return clip(r.log().mean().exp().detach() * (x - x.detach()).exp())
 
-    one = rules.TokenBatch(batch.log_probs, batch.rollout_log_probs, A[:1], v)
+    def corrected(weight: Any) -> Objective:
+        return lambda _, x: clip((x - old).exp()) * weight
+
+    def vespo(r: Tensor, x: Tensor) -> Tensor:
+        product = ratio.prod()
+        return product**k * (lam * (1 - product)).exp() * A * x
+
+    def gmpo(r: Tensor, x: Tensor) -> Tensor:  # one advantage a response, as in the paper
+        y = r.log().clamp(max=limit) if A[0] > 0 else r.log().clamp(min=-limit)
+        return y.mean().exp().expand_as(x) * A[0]
+
+    losses: Losses = {
+        "minpro": (lambda r, x: (before * r).clamp(max=part).detach() * A * x, {"w_max": part}),
+        "gspo": (gspo, clips),
+        "trm-max-exact": (lambda r, _: (max(D) <= 0.05) * r * A, {}),
+        "trm-avg-exact": (lambda r, _: (sum(D) / len(D) <= 0.001) * r * A, {}),
+        "opsm": (lambda r, _: clip(r) * (not bad), clips | {"delta": limit}),
+        "vespo": (vespo, {}),
+        "seq-tis": (corrected(W.clamp(max=1 + limit)), clips | {"cap": 1 + limit}),
+        "seq-mask": (corrected(W * (W <= 3 + limit)), clips | {"high": 3 + limit}),
+        "geo-mask": (corrected(s.mean().abs() <= limit), clips | {"low": math.exp(-limit), "high": math.exp(limit)}),
+    }
+    for name, (objective, params) in losses.items():
+        is_native(name, batch, objective, **params)
     if A[0] != 0:
+        one = rules.TokenBatch(batch.log_probs, batch.rollout_log_probs, A[:1], v)
         is_native("gmpo", one, gmpo, clip_low=limit, clip_high=limit)
-    bad = bool(A.sum() < 0) and bool((batch.rollout_log_probs - batch.log_probs)[v].mean() > limit)
-    is_native("opsm", batch, lambda r, _: clipped(r, A) * (not bad), **CLIPS, delta=limit)
-
-    def vespo(r, x):
-        k, lam = torch.where(A >= 0, 2.0, 3.0), torch.where(A >= 0, 3.0, 2.0)
-        W = r.log().sum().exp().detach()
-        return W**k * (lam * (1 - W)).exp() * A * x
-
-    is_native("vespo", batch, vespo)
-    W = s.sum().exp()
-    is_native(
-        "seq-tis", batch, lambda _, x: clipped((x - old).exp(), A) * W.clamp(max=1 + limit), **CLIPS, cap=1 + limit
-    )
-    kept = W <= 3 + limit
-    is_native("seq-mask", batch, lambda _, x: clipped((x - old).exp(), A) * W * kept, **CLIPS, high=3 + limit)
-    near_one = (s.mean().abs() <= limit).double()
-    band = {"low": math.exp(-limit), "high": math.exp(limit)}
-    is_native("geo-mask", batch, lambda _, x: clipped((x - old).exp(), A) * near_one, **CLIPS, **band)

@@ -20,7 +20,7 @@ def of(name: str, batch: rules.TokenBatch, **params: Any) -> rules.TokenWeights:
 
 
 def one(row: tuple[Token, ...], needs: str = "log_probs", **options: Any) -> rules.TokenBatch:
-    return token_batch((row,), tight([len(row)]), needs, **options)
+    return token_batch((row,), tight(len(row)), needs, **options)
 
 
 # --- divergences ------------------------------------------------------------------------------------------------------
@@ -77,7 +77,7 @@ def test_d2_partitions():
 
 def test_replace_last_sees_a_tenth():
     token = Token((0.4, 0.3, 0.2, 0.1), (0.4, 0.1, 0.38, 0.12), 3, 1.0)
-    batch = token_batch(((token,),), tight([1]), "topk", k=2)
+    batch = token_batch(((token,),), tight(1), "topk", k=2)
     for variant, D, kept in (("union", 0.2, False), ("replace_last", 0.02, True)):
         assert loop_divergence("topk_tv", (token,), 2, variant)[0] == near(D)
         out = rules.get_method("dppo-topk", topk_variant=variant)(batch)
@@ -109,9 +109,10 @@ def test_d3_ratio_one_but_drift(advantage):
 def test_t1_trm(D, verdicts):
     mu, pi = [0.5] * len(D), [0.55] * len(D)
     batch = rules.TokenBatch(**log_response(mu, pi), divergence=torch.tensor([D], dtype=torch.float64))
+    twice = batch.rows(torch.tensor([0, 0]))
     for (largest, mean), verdict in zip(((0.05, math.inf), (math.inf, 0.001), (0.1, 0.002)), verdicts, strict=True):
         limits = {"delta_max": largest, "delta_avg": mean}
-        assert of("trm-max", batch, **limits).token_mask.tolist() == [[verdict] * len(D)]
+        assert of("trm-max", twice, **limits).token_mask.tolist() == [[verdict] * len(D)] * 2
         loop = LOOPS["trm"](reference.Response(mu, pi, [1.0] * len(D), given_divergence=D), **limits)
         assert loop == near([1.1 * verdict] * len(D))
 
@@ -135,11 +136,9 @@ TENTHS = [0.1] * 4  # mu, so that pi is a tenth of the ratio
     [
         ("cppo", {}, [0.001], [0.05], 1.0, [50]),
         ("cppo-verl", {"length": 1}, [0.001], [0.05], 1.0, [20]),
-        ("ppo", {}, [0.1], [0.12], 1.0, [1.2]),
         ("ppo", {}, [0.1], [0.4], -1.0, [4]),  # a ratio above c: verl's and TRL's dual clip is off unless asked for
         ("grpo", {}, [0.1], [0.4], -1.0, [4]),
         ("grpo-dual", {}, [0.1], [0.4], -1.0, [0]),
-        ("grpo-dual", {}, [0.1], [0.12], 1.0, [1.2]),
         ("gspo", {"clip_c": 3.0}, [0.1], [0.4], -1.0, [0]),
         ("gspo", {}, [0.1] * 3, [0.11, 0.09, 0.105], 1.0, [0] * 3),
         ("gspo", {}, [0.1] * 3, [0.11, 0.09, 0.105], -1.0, [(1.1 * 0.9 * 1.05) ** (1 / 3)] * 3),  # TRL 5814: no sum
@@ -149,15 +148,12 @@ TENTHS = [0.1] * 4  # mu, so that pi is a tenth of the ratio
         ("cispo", {}, [0.1] * 3, [0.02, 0.1, 0.7], 1.0, [0.2, 1, 5]),
         ("sapo", {}, [0.2], [0.3], 1.0, [1.5 * 0.9400148488]),
         ("sapo", {}, [0.2], [0.3], -1.0, [1.5 * 0.9341398233]),
-        ("sapo", {}, [0.2], [0.6], 1.0, [3 * 0.4199743416]),
         ("sapo", {}, [0.2], [0.6], -1.0, [3 * 0.3887788192]),
         ("sapo", {}, [0.2], [0.6], 0.0, [3 * 0.3887788192]),
         ("drpo", {}, [0.5], [0.6], 1.0, [1.2 * 0.992]),
-        ("drpo", {}, [0.5], [0.6], -1.0, [1.2 * 1.008]),
         ("drpo", {}, [0.9], [0.1], -1.0, [0.936 / 9]),
         ("drpo", {"delta": 0.4}, [0.5], [0.6], 1.0, [1.2 * 0.75]),
         ("drpo", {"delta": 0.4, "mu_weighted": False}, [0.5], [0.6], 1.0, [1.2 * 0.5]),
-        ("reinforce", {}, [0.5], [0.6], 1.0, [1]),
         ("prime-rl", {}, [0.5, 0.2], [0.6, 0.5], 1.0, [1.2 - 2e-3 * math.log(1.2), -2e-3 * math.log(2.5)]),
         ("prime-rl", {}, [0.5, 0.2], [0.6, 0.5], -1.0, [1.2 + 2e-3 * math.log(1.2), 2.5 + 2e-3 * math.log(2.5)]),
         ("ipo", {}, [0.5, 0.2], [0.55, 0.5], -1.0, [1.1 + 2e-3 * math.log(1.1), 2e-3 * math.log(2.5)]),

@@ -8,6 +8,7 @@ import pkgutil
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -62,6 +63,10 @@ def slack(change: Function, noticed_by: Function) -> Mutant:
     )
 
 
+def it_is_false(statement: str) -> Function:
+    return partial(refuted.test_it_is_false, statement)
+
+
 def clips_both_ways(out: rules.TokenWeights, method: Any, batch: rules.TokenBatch) -> rules.TokenWeights:
     inside = (batch.ratio <= 1 + method.clip_high) & (batch.ratio >= 1 - method.clip_low)
     return replace(out, weight=out.weight * inside, token_mask=out.token_mask & inside)
@@ -90,13 +95,13 @@ def bfloat16(s: Any) -> Any:
 
 
 MUTANTS: dict[str, Mutant] = {
-    "inclusive prefix sum": slack(lambda s, w, D, delta, b: s + w * (b - D), mask.test_the_first_token_is_dppo),
+    "inclusive prefix sum": slack(lambda s, w, D, delta, b: s + w * (b - D), mask.test_below_budget_the_cap_decides),
     "no initial slack": slack(lambda s, w, D, delta, b: s - delta, budget.test_figure_1_is_stricter),
     "deposits without weight": slack(
-        lambda s, w, D, delta, b: s + b * ((1 - w).cumsum(1) - (1 - w)), refuted.test_smaller_w_min_may_mask
+        lambda s, w, D, delta, b: s + b * ((1 - w).cumsum(1) - (1 - w)), it_is_false("a smaller w_min only relaxes")
     ),
     "credit is capped": slack(lambda s, w, D, delta, b: s.clamp(max=delta), budget.test_prefix_enters_by_its_sums),
-    "debt is forgiven": slack(lambda s, w, D, delta, b: s.clamp(min=0), refuted.test_an_outlier_blocks_for_long),
+    "debt is forgiven": slack(lambda s, w, D, delta, b: s.clamp(min=0), it_is_false("an outlier is soon forgotten")),
     "sums run over the batch": slack(lambda s, *_: s.cumsum(0), packing.test_loop_equals_prefix_sum),
     "half-precision sums": slack(lambda s, *_: bfloat16(s), mask.test_single_precision_suffices),
     "strict tests": argument("mask.verdicts", 0, lambda Z, *_: Z + 2.0**-40, mask.test_both_tests_are_inclusive),
@@ -106,7 +111,7 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "direction without A": argument("batch.moves_away", 2, lambda A, *_: A.abs(), mask.test_sign_flip_swaps_roles),
     "toward tokens are not charged": argument(
-        "mask.mask_rows", 1, lambda D, _, __, away, ___: D * away, refuted.test_masked_tokens_consume_budget
+        "mask.mask_rows", 1, lambda D, _, __, away, ___: D * away, refuted.test_toward_tokens_cost_too
     ),
     "padded for own length": option(
         "position_weights.position_weights", packing.test_loop_equals_prefix_sum, length="padded"
@@ -117,7 +122,7 @@ MUTANTS: dict[str, Mutant] = {
         position_weights.test_weights_fall_from_one_to_w_min,
     ),
     "no weights": option(
-        "position_weights.position_weights", refuted.test_order_matters_with_weights, schedule="constant"
+        "position_weights.position_weights", it_is_false("the last verdict does not see the order"), schedule="constant"
     ),
     "the dynamic budget stays at its floor": result(
         "budget.clamped_quantile",

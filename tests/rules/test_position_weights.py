@@ -6,14 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minicppo import reference, rules
-from tests.rules.strategies import EXACT_LENGTHS, layouts, limits, multiples, responses, tight
+from tests.rules.strategies import EXACT_LENGTHS, limits, multiples, responses, several, tight
 from tests.rules.twins import mask, near
 
 
-@given(st.lists(st.integers(1, 17), min_size=1, max_size=4), multiples(1 / 8, 1, 8), st.data())
-def test_weights_fall_from_one_to_w_min(lengths, w_min, data):
+@given(several(lambda raw: range(1 + raw[0] % 17), 4), multiples(1 / 8, 1, 8))
+def test_weights_fall_from_one_to_w_min(drawn, w_min):
     """methods 1.1. Eq. 9 starts at 1, ends at w_min, never rises; T = 1 weighs 1; both twins agree, holes or not."""
-    for layout in (tight(lengths), data.draw(layouts(lengths))):
+    lengths = [len(row) for row in drawn[0]]
+    for layout in (tight(*lengths), drawn[1]):
         for n, row in zip(lengths, layout.gather(rules.position_weights(layout.mask, w_min)), strict=True):
             assert row == reference.linear_weights(n, w_min)
             assert row[0] == 1

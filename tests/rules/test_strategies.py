@@ -1,79 +1,14 @@
-"""The strategies deliver what the properties rely on, and reach the hard places often."""
+"""How often the strategies reach the hard places. (That numbers are dyadic, test_loop_runs_in_fractions notices.)"""
 
 from collections.abc import Callable
-from fractions import Fraction
 
 import pytest
 import torch
 from hypothesis import given
 
-from minicppo.rules.packing import Packed
-from tests.rules.strategies import (
-    EXACT_LENGTHS,
-    Drawn,
-    Response,
-    Token,
-    batches,
-    drifting,
-    limits,
-    responses,
-    simplex,
-    traces,
-)
+from tests.rules.strategies import Drawn, Response, Token, batches, responses, traces
 
 pytestmark = pytest.mark.slow  # tests of the tests
-
-
-def few_bits(value: float, bits: int = 20) -> bool:
-    """A dyadic rational on a coarse grid: sums and products of a few hundred of these are exact."""
-    return (Fraction(value) * 2**bits).denominator == 1
-
-
-@given(responses(), limits())
-def test_responses_are_dyadic(response, lim):
-    n = len(response)
-    assert n in EXACT_LENGTHS
-    assert all(few_bits(x) for x in (*response.divergence, *response.log_ratio, *response.advantages, *lim))
-    assert all(0 <= d <= 1 for d in response.divergence)
-    weights = [1 - (1 - lim.w_min) * t / max(n - 1, 1) for t in range(n)]
-    assert all(few_bits(w) for w in weights)
-    exact = sum((Fraction(w) * Fraction(d) for w, d in zip(weights, response.divergence, strict=True)), Fraction(0))
-    assert sum(w * d for w, d in zip(weights, response.divergence, strict=True)) == exact
-
-
-@given(responses(all_away=True))
-def test_all_away(response):
-    assert all(response.away)
-    assert response[::-1].divergence == response.divergence[::-1]
-    assert response[[0]].divergence == response.divergence[:1]
-    assert drifting([0.1, 0.2], away=False).away == [False, False]
-
-
-@given(batches())
-def test_layouts_hold_what_they_are_given(batch):
-    layout, values = batch.layout, [r.divergence for r in batch.responses]
-    padded = layout.spread(values)
-    assert padded.shape == layout.mask.shape == (len(values), layout.width)
-    assert layout.mask.sum(1).tolist() == [len(r) for r in batch.responses]
-    assert layout.gather(padded) == [list(v) for v in values]
-    packed = layout.pack(padded)
-    assert torch.equal(packed[layout.packed_mask], padded[layout.mask])
-    rebuilt = Packed(layout.lengths).pad(packed)
-    assert torch.equal(rebuilt[layout.mask[:, : rebuilt.shape[1]]], padded[layout.mask])
-
-
-@given(traces())
-def test_traces_are_of_dyadic_distributions(drawn):
-    rows, layout = drawn
-    assert layout.mask.sum(1).tolist() == [len(row) for row in rows]
-    for token in (t for row in rows for t in row):
-        assert sum(token.pi) == sum(token.mu) == 1
-        assert all(few_bits(p) and p > 0 for p in (*token.mu, *token.pi))
-        assert token.sampled in range(len(token.mu))
-    assert len(set(simplex(5))) > 90
-
-
-# --- how often --------------------------------------------------------------------------------------------------------
 
 
 def of(drawn: Drawn) -> list[Token]:

@@ -2,6 +2,7 @@
 
 import itertools
 from fractions import Fraction
+from functools import partial
 
 import numpy as np
 import pytest
@@ -19,39 +20,36 @@ SHAPES = ((2, 1), (2, 2), (2, 3), (2, 4), (3, 2), (3, 3), (4, 2))
 """(V, T): small enough to draw every row."""
 
 
-def _rows(draw: st.DrawFn, count: int, vocab: int, low: int, exact: bool) -> Array:
-    """`count` rows of next-token probabilities from integers in [low, 12]; a row of zeros becomes uniform."""
-    flat = draw(st.lists(st.integers(low, 12), min_size=count * vocab, max_size=count * vocab))
-    numbers = np.array(flat).reshape(count, vocab)
-    numbers[numbers.sum(axis=1) == 0] = 1
-    if not exact:
-        return numbers / numbers.sum(axis=1, keepdims=True)
-    return np.array([[Fraction(int(n), int(row.sum())) for n in row] for row in numbers], dtype=object)
+RAW = st.binary(min_size=96, max_size=96)  # bytes of a pair, at most 78, and of what goes with it
 
 
-@st.composite
-def pairs(draw: st.DrawFn, exact: bool = False) -> Pair:
-    """mu with full support, pi with zeros allowed; float64 or Fraction."""
-    vocab, horizon = draw(st.sampled_from(SHAPES))
-    levels = [vocab**t for t in range(horizon)]
-    mu = tuple(_rows(draw, rows, vocab, 1, exact) for rows in levels)
-    pi = tuple(_rows(draw, rows, vocab, 0, exact) for rows in levels)
+def pair_of(raw: bytes, exact: bool = False) -> Pair:
+    """mu with full support, pi with zeros allowed: integers of at most 12, normalised in float64 or as Fractions."""
+    vocab, horizon = SHAPES[raw[-1] % len(SHAPES)]
+    numbers = iter(raw)
+
+    def level(rows: int, low: int) -> Array:
+        counts = np.array([[low + next(numbers) % (13 - low) for _ in range(vocab)] for _ in range(rows)])
+        counts[counts.sum(axis=1) == 0] = 1
+        if not exact:
+            return counts / counts.sum(axis=1, keepdims=True)
+        return np.array([[Fraction(int(n), int(row.sum())) for n in row] for row in counts], dtype=object)
+
+    mu, pi = (tuple(level(vocab**t, low) for t in range(horizon)) for low in (1, 0))
     return Pair(mu, pi, uniform_prior(1, exact))
 
 
-@st.composite
-def pairs_with_budget(draw: st.DrawFn) -> tuple[Pair, Budget]:
+def pair_with_budget(raw: bytes) -> tuple[Pair, Budget]:
     """Any pair and a budget of its horizon, in dyadic numbers; delta_b may exceed delta."""
-    pair = draw(pairs())
-    delta, delta_b = draw(st.integers(1, 24)) / 32, draw(st.integers(0, 12)) / 64
-    return pair, Budget.linear(pair.horizon, delta, delta_b, draw(st.sampled_from([0.25, 0.5, 0.75, 1.0])))
+    pair, w_min = pair_of(raw), (1 + raw[-2] % 4) / 4
+    return pair, Budget.linear(pair.horizon, (1 + raw[-3] % 24) / 32, raw[-4] % 13 / 64, w_min)
 
 
 # --- policies ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
-@given(pairs(exact=True), st.lists(st.integers(-4, 4), min_size=27, max_size=27))
+@given(RAW.map(partial(pair_of, exact=True)), st.lists(st.integers(-4, 4), min_size=27, max_size=27))
 def test_enumeration_agrees_with_plain_loops(pair, quarters):
     v, horizon = pair.vocab, pair.horizon
     rewards = np.array([Fraction(q, 4) for q in quarters[: v**horizon]], dtype=object)
@@ -71,7 +69,7 @@ def test_enumeration_agrees_with_plain_loops(pair, quarters):
     assert tab.surrogate(pair, rewards) == first_order
 
 
-@given(pairs())
+@given(RAW.map(pair_of))
 def test_what_is_read_off_a_pair(pair):
     mu, pi = pair.reach_mu[-1], pair.reach_pi[-1]
     np.testing.assert_allclose(pair.drift, mu @ pair.path_divergence.T, atol=1e-14)
@@ -80,7 +78,7 @@ def test_what_is_read_off_a_pair(pair):
     assert tab.sequence_kl(pair) == pytest.approx(float(tab.kl(mu, pi)), abs=1e-12)
 
 
-@given(pairs_with_budget(), st.floats(0, 1), st.floats(0, 3))
+@given(RAW.map(pair_with_budget), st.floats(0, 1), st.floats(0, 3))
 def test_constructors_meet_their_premise(case, cap, total):
     pair, budget = case
     assert fam.capped(pair, np.full(pair.horizon, cap)).caps.max() <= cap + 1e-14
@@ -114,7 +112,7 @@ def test_shapes_that_disagree_are_refused():
 # --- gates and flows --------------------------------------------------------------------------------------------------
 
 
-@given(pairs_with_budget(), st.booleans())
+@given(RAW.map(pair_with_budget), st.booleans())
 def test_hard_gates_against_a_loop_along_every_path(case, kept_only):
     pair, budget = case
     gates = pair.along_paths(gate.hard_gates(pair, budget, kept_only))
@@ -129,7 +127,7 @@ def test_hard_gates_against_a_loop_along_every_path(case, kept_only):
             deposit += float(budget.weights[t])
 
 
-@given(pairs_with_budget())
+@given(RAW.map(pair_with_budget))
 def test_the_gated_surrogate_is_the_surrogate_of_the_gated_policy(case):
     pair, budget = case
     rewards = np.arange(len(pair.reach_mu[-1])) % 3 - 1.0

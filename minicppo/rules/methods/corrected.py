@@ -11,12 +11,8 @@ from minicppo.rules.batch import held
 from minicppo.rules.hyper import Hyper
 from minicppo.rules.method import METHODS, Method, Reason, TokenBatch, TokenWeights, hyper, register
 
-WEIGHTS, REJECTS, ESTIMATES = (
-    ("off", "token", "sequence"),
-    ("off", "token", "any", "sum", "mean"),
-    ("ratio", "k2", "k3"),
-)
-SYMBOLS = {"token": "w", "any": "every w", "sum": "prod w", "mean": "prod w^(1/T)"}
+WEIGHTS, ESTIMATES = ("off", "token", "sequence"), ("ratio", "k2", "k3")
+REJECTS = {"off": "", "token": "w", "any": "every w", "sum": "prod w", "mean": "prod w^(1/T)"}  # what is tested
 
 
 @dataclass(frozen=True)
@@ -36,7 +32,7 @@ class Corrected(Method):
     weigh: str = hyper("token", "w is a token's, or the product over the response", choices=WEIGHTS)
     cap: float = hyper(math.inf, "truncated importance sampling: verl 2, TRL 3", low=1, closed=True)
     reject: str = hyper(
-        "off", "what must lie in [low, high]: each w, every w, their product, geometric mean", choices=REJECTS
+        "off", "what must lie in [low, high]: each w, every w, their product, geometric mean", choices=tuple(REJECTS)
     )
     estimate: str = hyper("ratio", "or k2 = log(w)^2 / 2, k3 = w - 1 - log w, as in verl", choices=ESTIMATES)
     low: float = hyper(0.0, "of what is tested", low=0, closed=True)
@@ -63,13 +59,14 @@ class Corrected(Method):
     @property
     def formula(self) -> str:  # type: ignore[override]
         g = self.rule.formula.replace("rho", "r") if self.anchor == "old" else self.rule.formula
-        w = {"off": "", "token": "w", "sequence": "prod w"}[self.weigh]
-        weight = f" min({w}, C)" if w and self.cap < math.inf else f" {w}"
-        tested = SYMBOLS.get(self.reject, "")
+        w = {"off": "", "token": " w", "sequence": " prod w"}[self.weigh]
+        if w and self.cap < math.inf:
+            w = f" min({w.strip()}, C)"
+        tested = REJECTS[self.reject]
         if self.estimate != "ratio":
             tested = tested.replace("prod w^(1/T)", "mean w").replace("prod w", "sum w")
             tested = tested.replace("w", f"{self.estimate}(w)")
-        return f"{g}{weight if w else ''}{f', {tested} in [low, high]' if tested else ''}"
+        return f"{g}{w}{f', {tested} in [low, high]' if tested else ''}"
 
     def having(self, **params: Any) -> Method:
         self.require_known(params)
