@@ -49,10 +49,8 @@ def models(rng: random.Random, folder: Path) -> Case:
     """A model's folder, changed or not: refused in a line, or sampled and scored alike, by its own tokens."""
     name = rng.choice([*DECODERS, *ENCODERS])
     key = rng.choice(list(CHANGES))
-    value, how = (
-        rng.choice(CHANGES[key]),
-        rng.choice(["whole", "config", "generation", "weights", "more", "tokens", "cut"]),
-    )
+    value = rng.choice(CHANGES[key])
+    how = rng.choice(["whole", "config", "generation", "weights", "more", "tokens", "cut"])
     width, seed = rng.choice([1, 6, 30]), rng.random()
 
     def check() -> None:
@@ -104,9 +102,8 @@ def damage(path: Path, how: str, key: str, value: Any, rng: random.Random) -> No
             del tensors[name]
         else:
             old = tensors[name]
-            tensors[name if change != "more" else f"{name}.more"] = (
-                torch.cat([old, old]) if change == "shape" else old * math.nan
-            )
+            changed = torch.cat([old, old]) if change == "shape" else old * math.nan
+            tensors[name if change != "more" else f"{name}.more"] = changed
         save_file({k: v.contiguous() for k, v in tensors.items()}, weights, metadata={"format": "pt"})
 
 

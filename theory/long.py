@@ -10,13 +10,12 @@ import argparse
 from dataclasses import dataclass
 
 import numpy as np
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
 from minicppo.bounds.certificate import gain_columns
 from minicppo.bounds.limits import betting_limit, student_limits
 from minicppo.bounds.sharper import expected_budget
+from minicppo.cli.console import console, table
 from theory.tabular import Array
 
 # Mean TV, gain and L' of three policies at T = 8,192; the lower limits found for them earlier, with 1,024 responses:
@@ -130,17 +129,12 @@ def coverage(draws: int = 2000, groups: int = 256, group_size: int = 4, seed: in
 
 def show(title: str, rows: dict[str, dict[str, float]], digits: int) -> Table:
     """Rows by name, a column each value."""
-    out = Table(title=title, box=SIMPLE_HEAD, pad_edge=False)
-    for name in ("", *next(iter(rows.values()))):
-        out.add_column(name, justify="right")
-    for name, row in rows.items():
-        out.add_row(name, *(f"{value:.{digits}g}" for value in row.values()))
-    return out
+    told = [[name, *(f"{value:.{digits}g}" for value in row.values())] for name, row in rows.items()]
+    return table(["", *next(iter(rows.values()))], told, title, words=0)
 
 
 if __name__ == "__main__":
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
-    console = Console(width=140)
     rows = {
         f"{tv:.4f}": limits_of(with_values(tv, gain, surrogate, decisive))
         for tv, gain, surrogate, *_, decisive in TABLE

@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 
 import numpy as np
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
+from minicppo.cli import console
 from theory.study import Study
 
 FAMILIES = ("dirichlet", "logit noise", "capped", "path budget", "rare token", "budget, algorithm")
@@ -53,17 +52,13 @@ def ratios(study: Study) -> dict[str, dict[str, tuple[float, float]]]:
 
 def table(study: Study) -> Table:
     """The ratios for a terminal: 1 is attained, 0.01 is a hundred times too large."""
-    out = Table(title="sup |Delta| / bound, median / largest", box=SIMPLE_HEAD, pad_edge=False)
-    out.add_column("bound")
-    for family in FAMILIES:
-        out.add_column(family, justify="right")
-    found = ratios(study)
+    found, rows = ratios(study), []
     for name, title in TITLES.items():
         cells = (found[name].get(family) for family in FAMILIES)
-        out.add_row(title, *("-" if cell is None else f"{cell[0]:.3f} / {cell[1]:.3f}" for cell in cells))
-    return out
+        rows.append([title, *("-" if cell is None else f"{cell[0]:.3f} / {cell[1]:.3f}" for cell in cells)])
+    return console.table(["bound", *FAMILIES], rows, "sup |Delta| / bound, median / largest", words=1)
 
 
 if __name__ == "__main__":
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
-    Console().print(table(Study()))
+    console.console.print(table(Study()))

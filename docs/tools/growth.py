@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -16,16 +15,18 @@ from matplotlib.ticker import NullLocator
 from minicppo.plots.style import BLUE, GREY, ORANGE, house_style, new_figure, save
 
 ROOT = Path(__file__).parents[2]
+MEASURED = ROOT / "experiments" / "benchmarks" / "results" / "end_to_end.json"
 SERIES = [("rollout_s", "rollout", BLUE, "o", "-"), ("update_s", "update", ORANGE, "s", (0, (5, 1.5)))]
 PANELS = [("growth in T", "tokens of a response"), ("growth in V", "tokens of the vocabulary")]
 
 
-def growth(result: dict[str, Any]) -> Figure:
+def growth() -> Figure:
     """Seconds against size on logarithmic axes, each beside a line of slope one through its largest point."""
+    measured = json.loads(MEASURED.read_text(encoding="utf-8"))["rows"]
     with house_style():
         figure = new_figure(7.2, 3.0)
         for ax, (kind, label) in zip(figure.subplots(1, 2), PANELS, strict=True):
-            rows = [row for row in result["rows"] if row["kind"] == kind]
+            rows = [row for row in measured if row["kind"] == kind]
             size = np.array([row["size"] for row in rows], dtype=float)
             for key, name, color, marker, dashes in SERIES:
                 took = np.array([row[key] for row in rows])
@@ -39,10 +40,5 @@ def growth(result: dict[str, Any]) -> Figure:
         return figure
 
 
-def main() -> None:
-    path = ROOT / "experiments" / "benchmarks" / "results" / "end_to_end.json"
-    save(growth(json.loads(path.read_text(encoding="utf-8"))), ROOT / "docs" / "growth.png")
-
-
 if __name__ == "__main__":
-    main()
+    save(growth(), ROOT / "docs" / "growth.png")

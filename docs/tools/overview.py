@@ -6,8 +6,6 @@ comes from `minicppo.rules`.
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,10 +14,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from minicppo.plots.response import draw_verdicts, legend_entries
-from minicppo.plots.style import BLACK, GREY, VERMILLION, house_style, new_figure, save
+from minicppo.plots.style import BLACK, GREY, VERMILLION, house_style, new_figure
 from minicppo.rules import CPPOMask, cppo_mask
 
-PATH = Path(__file__).parents[2] / "docs" / "overview.png"
 LENGTH, DELTA, DELTA_B, W_MIN = 44, 0.15, 0.02, 0.8
 
 
@@ -107,7 +104,3 @@ def _note(ax: Axes, text: str, at: tuple[float, float], text_at: tuple[float, fl
         text, at, text_at, fontsize=8, arrowprops={"arrowstyle": "-|>", "color": BLACK, "linewidth": 0.7, "shrinkB": 2}
     )
 
-
-if __name__ == "__main__":
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
-    print(save(overview(), PATH))

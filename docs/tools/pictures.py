@@ -8,8 +8,7 @@ The notebooks' pictures are drawn by the notebooks: `make notebooks`.
 from __future__ import annotations
 
 import argparse
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -27,10 +26,6 @@ ROOT = Path(__file__).parents[2]
 MEASURED = ROOT / "experiments" / "benchmarks" / "results"
 
 
-def draw_growth() -> Figure:
-    return growth(json.loads((MEASURED / "end_to_end.json").read_text(encoding="utf-8")))
-
-
 def draw_demo_llm() -> Figure:
     """The recorded run of `make demo-llm`."""
     return curves([load_run(MEASURED / "demo-llm")])
@@ -39,26 +34,21 @@ def draw_demo_llm() -> Figure:
 PICTURES: dict[str, Callable[[], Figure]] = {
     "docs/overview.png": overview,
     "docs/gates.png": gates,
-    "docs/growth.png": draw_growth,
+    "docs/growth.png": growth,
     "docs/demo-llm.png": draw_demo_llm,
 }
-
-
-def studies() -> Iterator[tuple[str, Path]]:
-    """Each study with committed results: its file, relative to the repository, and the folder of the results."""
-    for path in sorted((ROOT / "configs").glob("*.yaml")):
-        results = ROOT / load_study(path).results
-        if (results / TABLE).is_file():
-            yield str(path.relative_to(ROOT)), results
 
 
 def main() -> None:
     for name, draw in PICTURES.items():
         print(save(draw(), ROOT / name))
-    for config, results in studies():
-        study = load_study(ROOT / config).model_copy(update={"results": str(results)})
-        for path in write_report(study, f"python -m experiments study {config}"):
-            print(path)
+    for config in sorted((ROOT / "configs").glob("*.yaml")):
+        study = load_study(config)
+        results = ROOT / study.results
+        if (results / TABLE).is_file():
+            study = study.model_copy(update={"results": str(results)})
+            for path in write_report(study, f"python -m experiments study configs/{config.name}"):
+                print(path)
 
 
 if __name__ == "__main__":

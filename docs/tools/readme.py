@@ -12,6 +12,7 @@ import math
 import re
 import statistics
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from minicppo.rl.boards import NAMES
 from minicppo.rules import METHODS, get_method
 
 ROOT = Path(__file__).parents[2]
+STUDY = ROOT / "results"
 PAGES = ["README.md", "REPRODUCTION.md", "experiments/benchmarks/README.md", "theory/steps.md"]
 PAGES += [f"docs/{name}.md" for name in ("corrections", "demo-llm", "drop-in", "methods", "scale", "watch")]
 _BLOCK = re.compile(r"(<!-- generated: ([\w-]+) -->\n).*?(<!-- end -->)", re.S)
@@ -47,16 +49,10 @@ def methods_table() -> str:
 def mask_benchmark() -> str:
     """The committed measurement of the mask beside the per-sequence loop and a plain copy."""
     result = measured("mask")
-    lines = [
-        "| responses x tokens | per-sequence loop | `cppo_mask` | times faster | packed | times a plain copy |",
-        "|---|---|---|---|---|---|",
-    ]
-    for row in result["rows"]:
-        lines.append(
-            f"| {row['rows']} x {row['width']:,} | {row['loop_ms']:.0f} ms | {row['batched_ms']:.0f} ms "
-            f"| {row['ratio']:.1f} | {row['packed_ms']:.0f} ms | {row['copies']:.0f} |"
-        )
-    return "\n".join([*lines, "", f"{_source(result)[:1].upper()}{_source(result)[1:]}."])
+    columns = {"responses x tokens": "{rows} x {width:,}", "per-sequence loop": "{loop_ms:.0f} ms"}
+    columns |= {"`cppo_mask`": "{batched_ms:.0f} ms", "times faster": "{ratio:.1f}", "packed": "{packed_ms:.0f} ms"}
+    columns["times a plain copy"] = "{copies:.0f}"
+    return f"{table(result['rows'], columns)}\n\n{_source(result)[:1].upper()}{_source(result)[1:]}."
 
 
 def speed() -> str:
@@ -121,17 +117,10 @@ def _share(value: float | None) -> str:
 def scale() -> str:
     """Our own trainer at Qwen3's sizes on a GPU."""
     result = measured(f"scale{ON_GPU}")
-    lines = [
-        "| policy | rollout | update | peak memory |",
-        "|---|---|---|---|",
-        *(
-            f"| {row['size']} | {row['rollout_tokens_per_s']:,.0f} tokens/s "
-            f"| {row['update_tokens_per_s']:,.0f} tokens/s | {row['peak_gb']:.0f} GB |"
-            for row in result["rows"]
-        ),
-    ]
-    row, machine = result["rows"][0], result["machine"]
-    return "\n".join([*lines, "", f"{row['responses']} responses of {row['width']} tokens on one {machine['device']}."])
+    columns = {"policy": "{size}", "rollout": "{rollout_tokens_per_s:,.0f} tokens/s"}
+    columns |= {"update": "{update_tokens_per_s:,.0f} tokens/s", "peak memory": "{peak_gb:.0f} GB"}
+    shape = "{responses} responses of {width} tokens".format(**result["rows"][0])
+    return f"{table(result['rows'], columns)}\n\n{shape} on one {result['machine']['device']}."
 
 
 def _source(result: dict[str, Any]) -> str:
@@ -147,17 +136,12 @@ def _source(result: dict[str, Any]) -> str:
 def readings() -> str:
     """The committed comparison of readings of the paper, from `python -m experiments.benchmarks.readings`."""
     result = measured("readings")
-    lines = [
-        "| key | first reading | second reading | masked, first | second | verdicts that differ | gradient turns |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for key, row in result["rows"].items():
-        shares = " | ".join(f"{row[name]:.2%}" for name in ("masked_first", "masked_second", "verdicts_differ"))
-        lines.append(
-            f"| `{key}` | {row['first']} | {row['second']} | {shares} | {row['gradient_turns_degrees']:.1f}° |"
-        )
+    columns = {"key": "`{key}`", "first reading": "{first}", "second reading": "{second}"}
+    columns |= {"masked, first": "{masked_first:.2%}", "second": "{masked_second:.2%}"}
+    columns |= {"verdicts that differ": "{verdicts_differ:.2%}", "gradient turns": "{gradient_turns_degrees:.1f}°"}
+    lines = table([{"key": key, **row} for key, row in result["rows"].items()], columns)
     again = "`python -m experiments.benchmarks.readings` measures again"
-    return "\n".join([*lines, "", f"{result['updates']} updates, seed {result['seed']}; {again}."])
+    return f"{lines}\n\n{result['updates']} updates, seed {result['seed']}; {again}."
 
 
 def corrections() -> str:
@@ -172,7 +156,13 @@ def corrections() -> str:
         lines.append("|---|---|---|---|---|---|---|")
         for method in METHODS_MEASURED:
             if rows := runs.get(setting, {}).get(method):
-                lines.append(f"| {method} | {_gains(rows)} | {len(rows)} |")
+                keys = ("mismatch/mean", "drift/mean", "mask/frac")
+                mismatch, drift, masked = (statistics.fmean(row[key] for row in rows) for key in keys)
+                gains = [row["after"] - row["before"] for row in rows]
+                lines.append(
+                    f"| {method} | {_mean(gains, 3, '+')} | {sum(gain < 0 for gain in gains)} "
+                    f"| {mismatch:.4f} | {drift:.4f} | {masked:.1%} | {len(rows)} |"
+                )
         tables.append("\n".join(lines))
     return "\n\n".join(tables)
 
@@ -199,30 +189,6 @@ def _mean(values: list[float], places: int, sign: str = "") -> str:
     return f"{statistics.fmean(values):{sign}.{places}f} ± {error:.{places}f}"
 
 
-def _gains(rows: list[dict[str, float]]) -> str:
-    gains = [row["after"] - row["before"] for row in rows]
-    mismatch, drift, masked = (
-        statistics.fmean(row[k] for row in rows) for k in ("mismatch/mean", "drift/mean", "mask/frac")
-    )
-    worse = sum(gain < 0 for gain in gains)
-    return f"{_mean(gains, 3, '+')} | {worse} | {mismatch:.4f} | {drift:.4f} | {masked:.1%}"
-
-
-def study() -> str:
-    """What the committed study says."""
-    return study_table(ROOT / "results")
-
-
-def schedules() -> str:
-    """Position weights and gates at three horizons, as theory/steps.md asks: what is told apart, and the scores."""
-    return parts_in_short(ROOT / "results", [f"schedule-{tokens}" for tokens in (51, 147, 387)])
-
-
-def study_llm() -> str:
-    """What the study of the pretrained model says."""
-    return part_tables(ROOT / "results" / "llm", "pressure")
-
-
 # what verl calls a curve, and what is to be known where the same name is not quite the same
 CURVES = {
     "rollout/reward": ("critic/rewards/mean", ""),
@@ -239,9 +205,7 @@ CURVES = {
 def curves() -> str:
     """Our keys beside the names that boards show, and verl's."""
     lines = ["| in metrics.jsonl | on a board, as in TRL | in verl | |", "|---|---|---|---|"]
-    for key, name in NAMES.items():
-        verl, note = CURVES[key]
-        lines.append(f"| `{key}` | `{name}` | `{verl}` | {note} |")
+    lines += [f"| `{key}` | `{name}` | `{CURVES[key][0]}` | {CURVES[key][1]} |" for key, name in NAMES.items()]
     return "\n".join(lines)
 
 
@@ -253,9 +217,9 @@ def boards() -> str:
 
 
 BLOCKS: dict[str, Callable[[], str]] = {
-    "study": study,
-    "schedules": schedules,
-    "study-llm": study_llm,
+    "study": partial(study_table, STUDY),
+    "schedules": partial(parts_in_short, STUDY, [f"schedule-{tokens}" for tokens in (51, 147, 387)]),
+    "study-llm": partial(part_tables, STUDY / "llm", "pressure"),
     "methods": methods_table,
     "mask-benchmark": mask_benchmark,
     "speed": speed,

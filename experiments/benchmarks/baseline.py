@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from experiments.benchmarks.common import options, table, write
+from experiments.benchmarks.common import options, store, table
 from minicppo.rl.evaluate import mean_and_error
 from minicppo.rl.policy import Policy, build_policy, load_policy
 from minicppo.rl.rollout import grade
@@ -90,10 +90,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows = []
     for name, task in tasks.items():
         rows.append({"task": name, **measure(policy, task, min(args.problems, FEW.get(name, args.problems)), batch=50)})
-        if args.json or not args.small:  # task by task: it takes minutes
-            write(args.json, "baseline", 1, rows, model=args.model)
+        store(args, "baseline", rows, done=False, model=args.model)  # task by task: it takes minutes
         print(f"{name}: done", flush=True)
     print(table_of(rows))
+    store(args, "baseline", rows, model=args.model)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,14 @@ STARTED = time.perf_counter()
 RESULTS = Path(__file__).parent / "results"
 
 
+def parser_of(description: str | None) -> argparse.ArgumentParser:
+    """A parser whose help keeps the lines of a file's docstring."""
+    return argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+
 def options(description: str | None, **defaults: Any) -> argparse.ArgumentParser:
     """--device, --threads, --repeats, --small and --json; a benchmark adds its own."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(description)
     parser.add_argument("--device", default="cpu", type=_device, help="cpu or cuda")
     parser.add_argument("--threads", type=int, default=1, help="of torch, on the CPU")
     parser.add_argument("--repeats", type=int, default=7, help="each candidate's turns; the median counts")
@@ -151,6 +156,16 @@ class Products:
         return {"gflops": found, "machine_gflops": most, "of_machine": found / most}
 
 
+def qwen3(shape: Sequence[int], **settings: Any) -> Any:
+    """A Qwen3-like model with random weights. shape: vocabulary, width, inner width, layers, heads, of keys, head's."""
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    names = "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads"
+    sizes = dict(zip([*names.split(), "head_dim"], shape, strict=True))
+    torch.manual_seed(0)
+    return Qwen3ForCausalLM(Qwen3Config(**sizes, **settings, pad_token_id=0)).eval()
+
+
 def products_of(model: torch.nn.Module) -> int:
     """Multiplications that one token passes in the matrices of a model, its head included, attention left out."""
     return sum(module.weight.numel() for module in model.modules() if isinstance(module, torch.nn.Linear))
@@ -164,7 +179,7 @@ def machine(device: str | torch.device = "cpu") -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
-        "transformers": _version("transformers"),
+        "transformers": version("transformers"),
         "python": platform.python_version(),
     }
 
@@ -189,40 +204,27 @@ def commit() -> str | None:
 
 
 def store(args: argparse.Namespace, name: str, rows: Sequence[Any], *, done: bool = True, **more: Any) -> None:
-    """Write what has been measured; with --small only where --json says.
+    """Write what has been measured as JSON: where --json says, else, but for --small, to results/NAME.json here.
 
     Until it is done it goes to NAME.partial.json: an interrupted run loses no row, and replaces no finished result.
     """
     if args.small and not args.json:
         return
-    path = args.json or _default_path(name, args.device)
+    path = args.json or RESULTS / (f"{name}.json" if args.device == "cpu" else f"{name}-{args.device}.json")
     partial = path.with_suffix(".partial.json")
-    write(path if done else partial, name, args.repeats, rows, device=args.device, **more)
-    if done:
-        partial.unlink(missing_ok=True)
-
-
-def write(
-    path: Path | None, name: str, repeats: int, rows: Sequence[Any], *, device: str | torch.device = "cpu", **more: Any
-) -> None:
-    """Write a benchmark's result as JSON. path: None means results/NAME.json here, or NAME-cuda.json."""
-    path = path or _default_path(name, device)
     result = {
         "benchmark": name,
-        "machine": machine(device),
+        "machine": machine(args.device),
         "commit": commit(),
-        "repeats": repeats,
+        "repeats": args.repeats,
         "took_s": round(time.perf_counter() - STARTED, 1),
         **more,
         "rows": rows,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-
-
-def _default_path(name: str, device: str | torch.device) -> Path:
-    kind = torch.device(device).type
-    return RESULTS / (f"{name}.json" if kind == "cpu" else f"{name}-{kind}.json")
+    (path if done else partial).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    if done:
+        partial.unlink(missing_ok=True)
 
 
 def table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> str:
@@ -230,10 +232,3 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> str:
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     lines += [f"| {' | '.join(form.format(**row) for form in columns.values())} |" for row in rows]
     return "\n".join(lines)
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

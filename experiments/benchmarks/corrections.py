@@ -7,7 +7,6 @@ A run that the results file holds is not made again, so that a stopped measureme
 "drift": fresh rollouts in float32, each used for eight epochs at a high rate: pi_old is mu, pi goes far from it.
 """
 
-import argparse
 import json
 import statistics
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 import torch
 
+from experiments.benchmarks.common import parser_of
 from minicppo.files import write_atomically
 from minicppo.rl.checkpoint import TrainState
 from minicppo.rl.config import RunConfig, validate
@@ -68,7 +68,7 @@ def measure(setting: str, method: str, seed: int) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--methods", nargs="*", default=list(METHODS), choices=list(METHODS))
     given = parser.parse_args()

@@ -27,17 +27,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from experiments.benchmarks.common import Products, options, products_of, seconds, store, synchronize, table
+from experiments.benchmarks.common import Products, options, products_of, qwen3, seconds, store, synchronize, table
 from minicppo.rl.checkpoint import TrainState
 from minicppo.rl.config import RunConfig, validate
 from minicppo.rl.log_probs import response_log_probs
 from minicppo.rl.policy import Policy, character_tokenizer
 from minicppo.rl.rollout import Needs, Rollout
 from minicppo.rl.sampling import sample
-from minicppo.rl.seeding import generator_for
-from minicppo.rl.tasks import Problem
+from minicppo.rl.seeding import generator_for, rng_for
+from minicppo.rl.tasks import Problem, sample_problems
 from minicppo.rl.tasks.chain import ChainTask
 from minicppo.rl.trainer import minibatches, roll_out, rollout_row, starting_policy
 from minicppo.rl.update import update
@@ -139,9 +138,6 @@ class Theirs:
         self.turns = 0
 
     def turn(self) -> None:
-        from minicppo.rl.seeding import rng_for
-        from minicppo.rl.tasks import sample_problems
-
         count, size = self.config.rollout.prompts, self.config.rollout.group_size
         rng = rng_for(self.config.seed, "rollout-problems", self.turns)
         problems = sample_problems(self.config.make_task(), count, rng, "train")
@@ -203,22 +199,8 @@ class Endless(Policy):
 
 def toy(vocabulary: int, device: str) -> Endless:
     """One small layer, so that what grows is seen."""
-    torch.manual_seed(0)
-    config = Qwen3Config(
-        vocab_size=vocabulary,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        head_dim=32,
-        max_position_embeddings=8192,
-        tie_word_embeddings=True,
-        pad_token_id=0,
-    )
-    return Endless(
-        Qwen3ForCausalLM(config).to(device).eval(), character_tokenizer("0123456789+*= "), whole_vocabulary=True
-    )
+    model = qwen3((vocabulary, 64, 128, 1, 2, 2, 32), max_position_embeddings=8192, tie_word_embeddings=True)
+    return Endless(model.to(device), character_tokenizer("0123456789+*= "), whole_vocabulary=True)
 
 
 def growth(device: str, repeats: int, small: bool) -> Iterator[dict[str, Any]]:
@@ -301,11 +283,7 @@ def main() -> None:
         store(args, "end_to_end", rows, done=False, clock=clock.__name__)
     store(args, "end_to_end", rows, clock=clock.__name__)
     beside = [row for row in rows if row["kind"] == "peers"]
-    heads = {
-        "policy": "{parameters}",
-        "lengths": "{lengths}",
-        "tokens a response": "{tokens:.1f}, {trl_tokens:.1f}",
-    }
+    heads = {"policy": "{parameters}", "lengths": "{lengths}", "tokens a response": "{tokens:.1f}, {trl_tokens:.1f}"}
     heads |= {"minicppo, tokens/s": "{ours_per_s:,.0f}", "TRL": "{trl_per_s:,.0f}", "times faster": "{ratio:.1f}"}
     heads["of the machine's products"] = "{of_machine:.0%}"
     print(table(beside, heads), end="\n\n")

@@ -5,14 +5,13 @@
 A run that its folder holds is only read, or ended where it was stopped.
 """
 
-import argparse
 import json
 import statistics
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from experiments.benchmarks.common import RESULTS
+from experiments.benchmarks.common import RESULTS, parser_of
 from minicppo.engines import trl
 from minicppo.files import write_atomically
 from minicppo.plots.runs import load_run
@@ -49,7 +48,7 @@ def together(pair: list[list[dict[str, Any]]]) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--runs", type=Path, default=Path("runs/engines"))
     runs, found = parser.parse_args().runs, {}
     for seed in range(SEEDS):

@@ -7,13 +7,12 @@ this commit. A part that the time cuts off loses no row that it has measured. --
 rehearse.
 """
 
-import argparse
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-from experiments.benchmarks.common import RESULTS, commit
+from experiments.benchmarks.common import RESULTS, commit, parser_of
 
 BENCHMARKS = ("sampling", "scoring", "mask", "end_to_end", "scale")
 PARTS = {  # the most telling first
@@ -25,7 +24,7 @@ PARTS = {  # the most telling first
 
 def main(arguments: list[str] | None = None) -> None:
     """Every part that is left, while there is time; exit status 1 where one failed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--minutes", type=float, default=12)
     parser.add_argument("--small", action="store_true", help="tiny sizes on the CPU: the figures mean nothing")
     parser.add_argument("--only", nargs="*", choices=PARTS, default=list(PARTS))

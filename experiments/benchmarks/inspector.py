@@ -6,7 +6,6 @@ The log is made first, of prime-rl's records with 700 tokens; one that is there 
 process of its own, and they take turns.
 """
 
-import argparse
 import json
 import os
 import statistics
@@ -19,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.benchmarks.common import RESULTS, machine
+from experiments.benchmarks.common import RESULTS, machine, parser_of
 from minicppo.files import write_atomically
 
 PARSING = "import sys, orjson; print(sum(len(orjson.loads(line)) for line in open(sys.argv[1], 'rb')))"
@@ -57,7 +56,7 @@ def measured(command: list[str]) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--megabytes", type=int, default=2000)
     parser.add_argument("--turns", type=int, default=2)
     parser.add_argument("--log", type=Path, help="where the log goes and stays; else it is made and removed")

@@ -27,10 +27,7 @@ Inputs = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 def draw(rows: int, width: int, seed: int = 0, device: str = "cpu") -> Inputs:
-    """Log-probs, rollout log-probs, advantages and mask.
-
-    Responses fill half to all of the width, and drift by 1x to 9x.
-    """
+    """Log-probs, rollout log-probs, advantages, mask: responses of half to all of the width that drift by 1x to 9x."""
     rng = torch.Generator().manual_seed(seed)
     log_probs = 2 * torch.rand(rows, width, generator=rng).log().clamp(min=-6)
     drift = 0.02 * torch.logspace(0, 0.95, rows)[:, None] * torch.randn(rows, width, generator=rng)
@@ -64,9 +61,7 @@ def by_sequence(
         over_token, over_prefix = DELTA < Z, slack < Z
         threshold[i, :n] = slack.clamp(max=DELTA)
         keep[i, :n] = toward | ~(over_token | over_prefix)
-        reason[i, :n] = torch.where(toward, 1, 2 + over_token.to(torch.int8) + 2 * over_prefix.to(torch.int8)).to(
-            torch.int8
-        )
+        reason[i, :n] = torch.where(toward, 1, 2 + over_token.char() + 2 * over_prefix.char())
     return keep, reason, threshold
 
 

@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from experiments.benchmarks.common import options, table, write
+from experiments.benchmarks.common import options, store, table
+from experiments.benchmarks.readings import angle
 from minicppo.rl.log_probs import response_log_probs
 from minicppo.rl.policy import Policy, build_policy, load_policy
 from minicppo.rl.rollout import Rollout
@@ -119,12 +120,6 @@ def verdicts(log_probs: Tensor, anchor: Tensor, advantages: Tensor, valid: Tenso
     return get_method("cppo")(TokenBatch(log_probs, anchor, advantages, valid)).weight
 
 
-def angle(first: Tensor, second: Tensor) -> float:
-    """Degrees between two gradients with respect to the tokens' log-probs."""
-    cosine = torch.cosine_similarity(first.double(), second.double(), dim=0)
-    return float(cosine.clamp(-1, 1).arccos().rad2deg())
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, check and write."""
     parser = options(__doc__, repeats=1)
@@ -143,8 +138,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     assert exact["log_ratio_max"] < 1e-3, "float32 against float32 disagrees by more than rounding"
     assert min(half["log_ratio_max"], mixed["log_ratio_max"]) > exact["log_ratio_max"], "bfloat16 was never used"
     print(table(rows, COLUMNS))
-    if args.json or not args.small:
-        write(args.json, "mismatch", 1, rows, temperature=TEMPERATURE, lr=LR)
+    store(args, "mismatch", rows, temperature=TEMPERATURE, lr=LR)
 
 
 if __name__ == "__main__":

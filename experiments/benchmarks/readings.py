@@ -8,7 +8,6 @@ gradient with respect to the tokens' log-probs turns, in degrees (0: the same di
 divides it out). REPRODUCTION.md's table is made from the result.
 """
 
-import argparse
 import json
 import math
 from dataclasses import dataclass, field, replace
@@ -18,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from experiments.benchmarks.common import parser_of
 from minicppo.rl.checkpoint import TrainState
 from minicppo.rl.config import load_config
 from minicppo.rl.trainer import learn, starting_policy
@@ -71,17 +71,14 @@ PAIRS: dict[str, tuple[Reading, Reading]] = {
 }
 
 
-def topk_of(full: TopLogProbs, k: int) -> TopLogProbs:
-    """mu's k likeliest tokens out of full distributions."""
-    top = full.rollout_log_probs.topk(k, dim=-1)
-    return TopLogProbs(full.log_probs.gather(-1, top.indices), top.values, full.token_ids, top.indices)
-
-
 def apply(reading: Reading, batch: TokenBatch, group_size: int) -> tuple[TokenWeights, Tensor]:
     """The weights, and the loss's gradient with respect to each token's log-prob."""
     method = get_method(reading.method, **reading.params)
     assert batch.top is not None
-    batch = replace(batch, top=topk_of(batch.top, TOP_K) if method.needs == "topk" else batch.top)
+    if method.needs == "topk":  # mu's likeliest tokens out of full distributions
+        full, top = batch.top, batch.top.rollout_log_probs.topk(TOP_K, dim=-1)
+        kept = TopLogProbs(full.log_probs.gather(-1, top.indices), top.values, full.token_ids, top.indices)
+        batch = replace(batch, top=kept)
     if reading.normalize_std:
         rewards = batch.advantages[:, 0]  # centred rewards: the same up to the group's mean, which drops out
         scaled = group_advantages(rewards, group_size, normalize_std=True).advantages
@@ -99,9 +96,9 @@ def angle(a: Tensor, b: Tensor) -> float:
     """Between two gradients, in degrees; 90 when one of them is zero."""
     a, b = a.double().flatten(), b.double().flatten()
     norm = float(a.norm() * b.norm())
-    return (
-        math.degrees(math.acos(max(-1.0, min(1.0, float(a @ b) / norm)))) if norm else (90.0 if (a != b).any() else 0.0)
-    )
+    if not norm:
+        return 90.0 if (a != b).any() else 0.0
+    return math.degrees(math.acos(max(-1.0, min(1.0, float(a @ b) / norm))))
 
 
 class Recorder:
@@ -153,7 +150,7 @@ def measure(iterations: int, seed: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--iterations", type=int, default=12)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, default=RESULT, help="where the rows go")

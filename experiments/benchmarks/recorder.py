@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 
-from experiments.benchmarks.common import RESULTS, machine
+from experiments.benchmarks.common import RESULTS, machine, parser_of
 from minicppo.files import write_atomically
 from minicppo.inspect import Recorder
 from minicppo.rl.policy import build_policy
@@ -57,12 +57,8 @@ def trl(folder: Path, pairs: int) -> Turns:
 
     task, rng = make_task("chain"), random.Random(0)
     policy = build_policy(MODEL, task, 0)
-    settings: dict[str, Any] = {
-        "report_to": "none",
-        "save_strategy": "no",
-        "disable_tqdm": True,
-        "logging_steps": 10**6,
-    }
+    settings: dict[str, Any] = {"report_to": "none", "save_strategy": "no", "disable_tqdm": True}
+    settings["logging_steps"] = 10**6
     settings |= {"use_cpu": True, "bf16": False, "gradient_checkpointing": False, "learning_rate": 1e-9}
     settings |= {"max_completion_length": TOKENS, "generation_kwargs": {"min_new_tokens": TOKENS}}
     trainer = GRPOTrainer(
@@ -168,7 +164,7 @@ def measure(engine: str, ranks: int, pairs: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--engine", choices=("trl", "verl"), default="trl")
     parser.add_argument("--ranks", type=int, default=1)
     parser.add_argument("--pairs", type=int, default=12)

@@ -19,15 +19,15 @@ tokens per second count these alone.
 
 import math
 import time
-from collections.abc import Callable
+from argparse import Namespace
 from typing import Any
 from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
-from transformers import LogitsProcessor, LogitsProcessorList, Qwen3Config, Qwen3ForCausalLM, StoppingCriteria
+from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria
 
-from experiments.benchmarks.common import Products, options, products_of, seconds, store, table
+from experiments.benchmarks.common import Products, options, products_of, qwen3, seconds, store, table
 from minicppo.rl import sampling
 from minicppo.rl.decoding import GeneralDecoder
 from minicppo.rl.policy import Policy, character_tokenizer
@@ -36,32 +36,18 @@ from minicppo.rl.sampling import sample
 
 EOS = 1  # of character_tokenizer
 SAMPLES = 8  # responses a prompt
-SIZES: dict[str, dict[str, int]] = {
-    "0.1M": {"vocab": 16, "hidden": 64, "layers": 2, "heads": 4, "kv_heads": 4, "head_dim": 16},
-    "1M": {"vocab": 512, "hidden": 128, "layers": 4, "heads": 4, "kv_heads": 4, "head_dim": 32},
-    "30M": {"vocab": 8192, "hidden": 512, "layers": 8, "heads": 8, "kv_heads": 4, "head_dim": 64},
+SIZES = {  # vocabulary, width, inner width, layers, heads, heads of keys, size of a head
+    "0.1M": (16, 64, 192, 2, 4, 4, 16),
+    "1M": (512, 128, 384, 4, 4, 4, 32),
+    "30M": (8192, 512, 1536, 8, 8, 4, 64),
 }
 
 
 def build(size: str, device: str) -> Policy:
     """A Qwen3-like policy with random weights, and a bias on its head that sets how likely responses end."""
-    s = SIZES[size]
-    torch.manual_seed(0)
-    config = Qwen3Config(
-        vocab_size=s["vocab"],
-        hidden_size=s["hidden"],
-        intermediate_size=3 * s["hidden"],
-        num_hidden_layers=s["layers"],
-        num_attention_heads=s["heads"],
-        num_key_value_heads=s["kv_heads"],
-        head_dim=s["head_dim"],
-        tie_word_embeddings=False,
-        bos_token_id=None,
-        eos_token_id=None,
-        pad_token_id=0,
-    )
-    model = Qwen3ForCausalLM(config).eval()
-    head = nn.Linear(s["hidden"], s["vocab"])
+    vocabulary, width, *_ = SIZES[size]
+    model = qwen3(SIZES[size], tie_word_embeddings=False, bos_token_id=None, eos_token_id=None)
+    head = nn.Linear(width, vocabulary)
     head.weight = model.model.embed_tokens.weight
     nn.init.zeros_(head.bias)
     model.lm_head = head
@@ -131,18 +117,9 @@ def check(policy: Policy, rollout: Rollout, name: str) -> None:
     assert error < (1e-4 if own.device.type == "cpu" else 1e-3), f"{name}: log-probs are off by {error}"
 
 
-def measure(
-    size: str,
-    lengths: str,
-    rows: int,
-    cap: int,
-    repeats: int,
-    device: str,
-    candidates: list[str],
-    clock: Callable[[], float],
-) -> dict[str, Any]:
-    policy, rng = build(size, device), torch.Generator().manual_seed(1)
-    vocab = SIZES[size]["vocab"]
+def measure(size: str, lengths: str, rows: int, cap: int, args: Namespace, candidates: list[str]) -> dict[str, Any]:
+    policy, rng = build(size, args.device), torch.Generator().manual_seed(1)
+    vocab = SIZES[size][0]
     with torch.no_grad():
         policy.model.lm_head.bias[EOS] = math.log((vocab - 1) / (cap / 3 - 1)) if lengths == "spread" else -1e9
     widths = torch.randint(12, 25, (rows // SAMPLES,), generator=rng).tolist()
@@ -159,9 +136,9 @@ def measure(
     check(policy, drawn, "ours")
     check(policy, by_generate(policy, drawn), "generate")
     functions = {"ours": ours, "generate": lambda: by_generate(policy, drawn), "loop": loop}
-    products = Products(device)
+    products = Products(args.device)
     timed = {name: functions[name] for name in candidates} | {"products": products}
-    took = seconds(timed, repeats, f"{size}, {lengths} lengths", warm=True, clock=clock)
+    took = seconds(timed, args.repeats, f"{size}, {lengths} lengths", warm=True, clock=args.clock)
     limit, tokens = took.pop("products"), int(drawn.response_mask.sum())
     gigaflop = 2e-9 * products_of(policy.model) * (tokens + sum(widths))
     return {
@@ -187,12 +164,12 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     result: list[dict[str, Any]] = []
     name = "sampling-large" if args.large else "sampling"
-    clock = time.process_time if args.cpu_time else time.perf_counter
+    args.clock = time.process_time if args.cpu_time else time.perf_counter
     rows, cap = (16, 12) if args.small else (256, args.cap)
     for size in ["0.1M"] if args.small else ["30M"] if args.large else list(SIZES)[: 2 if args.device == "cpu" else 3]:
         for lengths in ("equal", "spread"):
-            result.append(measure(size, lengths, rows, cap, args.repeats, args.device, candidates, clock))
-            store(args, name, result, done=False, clock=clock.__name__)
+            result.append(measure(size, lengths, rows, cap, args, candidates))
+            store(args, name, result, done=False, clock=args.clock.__name__)
     columns = {
         "model": "{size}",
         "lengths": "{lengths}",
@@ -204,7 +181,7 @@ def main() -> None:
         "of the machine's products": "{of_machine:.0%}",
     }
     print(table(result, columns))
-    store(args, name, result, clock=clock.__name__)
+    store(args, name, result, clock=args.clock.__name__)
 
 
 if __name__ == "__main__":

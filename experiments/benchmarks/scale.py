@@ -11,9 +11,8 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from experiments.benchmarks.common import options, store, table
+from experiments.benchmarks.common import options, qwen3, store, table
 from experiments.benchmarks.end_to_end import Endless, now, peak, resident
 from minicppo.rl.checkpoint import TrainState
 from minicppo.rl.config import validate
@@ -35,20 +34,9 @@ VOCABULARY, PROMPT, GROUP, MICRO_BATCH = 151_936, 128, 8, 8
 
 def build(size: tuple[int, int, int, int], vocabulary: int, device: str) -> Endless:
     hidden, intermediate, layers, heads = size
-    config = Qwen3Config(
-        vocab_size=vocabulary,
-        hidden_size=hidden,
-        intermediate_size=intermediate,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=min(8, heads // 2),
-        head_dim=128 if heads > 4 else 8,
-        tie_word_embeddings=True,
-        pad_token_id=0,
-    )
-    torch.manual_seed(0)
+    shape = vocabulary, hidden, intermediate, layers, heads, min(8, heads // 2), 128 if heads > 4 else 8
     with torch.device(device):
-        model = Qwen3ForCausalLM(config).eval()
+        model = qwen3(shape, tie_word_embeddings=True)
     return Endless(model, character_tokenizer("0123456789+*= "), autocast=torch.bfloat16)
 
 

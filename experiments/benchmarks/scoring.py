@@ -25,7 +25,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from experiments.benchmarks import common
 from minicppo.rl import log_probs as scoring
@@ -200,12 +200,6 @@ def smollm(layers: int, device: str) -> PreTrainedModel:
     return LlamaForCausalLM(LlamaConfig(**sizes, vocab_size=512, num_hidden_layers=layers)).eval().to(device)
 
 
-def tiny(device: str) -> PreTrainedModel:
-    """The policy from scratch of the presets."""
-    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "num_key_value_heads": 4}
-    return Qwen3ForCausalLM(Qwen3Config(**sizes, vocab_size=15, num_hidden_layers=2, head_dim=16)).eval().to(device)
-
-
 def grouped(prompts: int, prompt: int, response: int, vocabulary: int, device: str) -> Rollout:
     """Groups of 8 responses of a third of `response` tokens to all of them; prompts of 2/3 of `prompt` to all of it."""
     lengths = torch.randint(2 * prompt // 3, prompt + 1, (prompts, 1)).repeat_interleave(GROUP, 0)
@@ -213,9 +207,8 @@ def grouped(prompts: int, prompt: int, response: int, vocabulary: int, device: s
     ends = torch.randint(response // 3, response + 1, (len(ids), 1))
     mask = torch.arange(prompt) >= prompt - lengths
     responses, zeros = torch.randint(vocabulary, (len(ids), response)), torch.zeros(len(ids), response)
-    ids, mask, responses, valid, zeros = (
-        x.to(device) for x in (ids, mask, responses, torch.arange(response) < ends, zeros)
-    )
+    parts = ids, mask, responses, torch.arange(response) < ends, zeros
+    ids, mask, responses, valid, zeros = (part.to(device) for part in parts)
     return Rollout(ids, mask, responses, valid, zeros)
 
 
@@ -264,13 +257,14 @@ def main() -> None:
         rollout = grouped(2, prompt, response, 512, args.device)
         rows.append(measure_prompts(f"SmolLM2, layers: {layers}", small, rollout, args.repeats))
     rollout = grouped(4, 18, 51, 15, args.device)
-    rows.append(measure_prompts("tiny policy", tiny(args.device), rollout, args.repeats))
+    tiny = common.qwen3((15, 64, 128, 2, 4, 4, 16)).to(args.device)  # the policy from scratch of the presets
+    rows.append(measure_prompts("tiny policy", tiny, rollout, args.repeats))
     print_rows(rows)
     common.store(args, "scoring", rows)
 
 
 def print_rows(rows: list[dict[str, Any]]) -> None:
-    heads = [row for row in rows if row["part"] == "head"]
+    heads = [dict(row) for row in rows if row["part"] == "head"]
     for row in heads:
         for name in ("trl", "liger"):
             took, most = row["seconds"].get(name), row["peak_mb"].get(name)
@@ -304,8 +298,6 @@ def print_rows(rows: list[dict[str, Any]]) -> None:
         "as chosen": "{gain_as_chosen:.2f}x",
     }
     print(common.table([row for row in rows if row["part"] == "prompts"], columns))
-    for row in heads:
-        del row["trl_text"], row["liger_text"]
 
 
 if __name__ == "__main__":

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
+from rich.table import Table
 
-from experiments.paper import PROBLEMS
+from experiments.paper import PROBLEMS, TABLES, Beside, beside, inconsistencies, paper_table
 from minicppo.cli.console import console, say, table
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
-    from experiments.paper import Beside
 
 paper = typer.Typer(help="What the paper reports, and what of ours stands beside it.", no_args_is_help=True)
 
@@ -42,8 +38,6 @@ def tables(
     - `minicppo eval runs/mine --data aime24,aime25,aime26`, then
       `python -m experiments paper tables --beside runs/mine`
     """
-    from experiments.paper import TABLES, beside, inconsistencies, paper_table
-
     mine = [beside(other) for other in others or []]
     if as_json:
         everything: dict[str, Any] = {name: paper_table(name) for name in TABLES}
@@ -67,8 +61,6 @@ def tables(
 
 
 def _configurations() -> Table:
-    from experiments.paper import paper_table
-
     heads, rows = "model prompts n mini updates tokens delta delta_b w_min".split(), []
     for model, row in paper_table("table3")["rows"].items():
         sizes = [row[key] for key in ("prompts", "group_size", "minibatch", "updates", "max_new_tokens")]
@@ -78,8 +70,6 @@ def _configurations() -> Table:
 
 
 def _accuracies(model: str, mine: list[Beside]) -> Table:
-    from experiments.paper import paper_table
-
     means, per_benchmark = paper_table("table1")["rows"], paper_table("table4")
     names, rows = per_benchmark["benchmarks"], []
     for method, row in means.items():

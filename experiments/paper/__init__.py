@@ -29,8 +29,7 @@ def right_answers(printed: float) -> int | None:
     >>> right_answers(30.41), right_answers(28.75), right_answers(28.22)
     (146, 138, None)
     """
-    low = math.floor(printed / 100 * GRADED)
-    return next((n for n in (low, low + 1) if abs(100 * n / GRADED - printed) < PRINTED), None)
+    return next((n for n in _neighbours(printed) if abs(100 * n / GRADED - printed) < PRINTED), None)
 
 
 def inconsistencies() -> list[str]:

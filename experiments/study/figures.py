@@ -77,7 +77,9 @@ def _scores(plot: Plot) -> Figure:
     axes[0].set_yticks([*places, *heads], [*(row["arm"] for row in rows), *heads.values()])
     for tick in axes[0].get_yticklabels()[len(places) :]:
         tick.set_fontweight("bold")
-    _title(figure, plot, f"interquartile mean and 95 % interval of {_runs(rows)} runs an arm (each a tick)")
+    counts = sorted({row["runs"] for row in rows})
+    runs = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
+    _title(figure, plot, f"interquartile mean and 95 % interval of {runs} runs an arm (each a tick)")
     return figure
 
 
@@ -98,14 +100,16 @@ def _places(rows: Sequence[Mapping[str, Any]]) -> tuple[list[float], dict[float,
 def _lines(plot: Plot) -> Figure:
     """Panels of one number share its scale, and say what it is once a row; several numbers have scales by setting."""
     panels = plot["panels"]
-    figure, axes = _grid(panels, 2.3)
+    figure, axes = _grid(panels)
     styles = _styles([line for panel in panels for line in panel["lines"]])
     by_setting = len({panel["label"] for panel in panels}) > 1
     scales = [(panel["label"], panel["setting"] if by_setting else "") for panel in panels]
     ends = _ends(panels, scales)
     for ax, panel, scale in zip(axes, panels, scales, strict=True):
         for line in panel["lines"]:
-            _banded(ax, line, styles)
+            style, x = styles[line["arm"]], line["x"]
+            ax.plot(x, line["value"], label=line["arm"], linewidth=1.5, markevery=max(1, len(x) // 7), **style)
+            ax.fill_between(x, line["low"], line["high"], color=style["color"], alpha=BAND, linewidth=0)
         ax.set_title(": ".join(part for part in (panel["setting"], panel["name"]) if part))
         ax.set_xlabel(panel["over"])
         ax.set_ylabel(panel["label"])
@@ -115,11 +119,11 @@ def _lines(plot: Plot) -> Figure:
     return figure
 
 
-def _grid(panels: Sequence[Plot], height: float) -> tuple[Figure, list[Axes]]:
+def _grid(panels: Sequence[Plot]) -> tuple[Figure, list[Axes]]:
     """A figure with an axis for each panel, three a row."""
     columns = min(3, max(1, len(panels)))
     rows = math.ceil(len(panels) / columns)
-    figure = new_figure(max(6.0, 3.1 * columns), 1.0 + height * rows)
+    figure = new_figure(max(6.0, 3.1 * columns), 1.0 + 2.3 * rows)
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     for ax in axes[len(panels) :]:
         ax.remove()
@@ -132,10 +136,8 @@ def _ends(panels: Sequence[Plot], scales: Sequence[tuple[str, str]]) -> dict[tup
     for panel, scale in zip(panels, scales, strict=True):
         for line in panel["lines"]:
             reach.setdefault(scale, []).extend([*line["low"], *line["high"]])
-    return {
-        scale: (min(y) - 0.04 * (max(y) - min(y) or 1), max(y) + 0.04 * (max(y) - min(y) or 1))
-        for scale, y in reach.items()
-    }
+    more = {scale: 0.04 * (max(y) - min(y) or 1) for scale, y in reach.items()}
+    return {scale: (min(y) - more[scale], max(y) + more[scale]) for scale, y in reach.items()}
 
 
 def _styles(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -143,24 +145,9 @@ def _styles(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     arms = {row["arm"]: row["method"] for row in rows}
     methods = list(dict.fromkeys(arms.values()))
     by_method = dict(zip(methods, line_styles(methods), strict=True))
-    styles: dict[str, dict[str, Any]] = {}
-    seen: set[str] = set()
-    for arm, method in arms.items():
-        again = {"linestyle": (0, (1, 1)), "fillstyle": "none"} if method in seen else {}
-        styles[arm] = {**by_method[method].kwargs(), **again}
-        seen.add(method)
-    return styles
-
-
-def _banded(ax: Axes, line: Plot, styles: Mapping[str, dict[str, Any]]) -> None:
-    style, x = styles[line["arm"]], line["x"]
-    ax.plot(x, line["value"], label=line["arm"], linewidth=1.5, markevery=max(1, len(x) // 7), **style)
-    ax.fill_between(x, line["low"], line["high"], color=style["color"], alpha=BAND, linewidth=0)
-
-
-def _runs(rows: Sequence[Mapping[str, Any]]) -> str:
-    counts = sorted({row["runs"] for row in rows})
-    return str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    first = {method: arm for arm, method in reversed(arms.items())}
+    again = {"linestyle": (0, (1, 1)), "fillstyle": "none"}
+    return {arm: by_method[method].kwargs() | ({} if first[method] == arm else again) for arm, method in arms.items()}
 
 
 def _title(figure: Figure, plot: Plot, note: str) -> None:

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from experiments.study.summary import HEADLINE, POOLED, PRIMARY, TOLD_NOTHING, Interval, leaning, verdict
+from experiments.study.stats import Interval, short
+from experiments.study.summary import HEADLINE, POOLED, PRIMARY, TOLD_NOTHING, leaning, verdict
 
 BARE = "none"  # the arm without a mask
 PAIRED = "Differences are means over runs paired by seed, not differences of the interquartile means."
@@ -19,13 +20,8 @@ LEGEND = (
     "share problems and noise. Intervals of few runs are too narrow: of five they cover in about 89 % of cases, of "
     "three in 74 %. P(better) = 1.00 [1.00, 1.00] says that every run of one beat every run of the other."
 )
-COLUMNS = {
-    "area": "area",
-    "worst": "worst window",
-    "reach": "to .9",
-    "final": "sampled after",
-    "collapsed": "collapsed",
-}
+COLUMNS = {"area": "area", "worst": "worst window", "reach": "to .9", "final": "sampled after"}
+COLUMNS["collapsed"] = "collapsed"
 
 
 def page(summary: dict[str, Any], command: str, pictures: Iterable[str]) -> str:
@@ -53,15 +49,14 @@ def in_short(summary: dict[str, Any]) -> str:
     one = next(iter(rows.values()))
     seeds = min(row["runs"] for row in rows.values())
     left, planned = summary["missing"].get(HEADLINE, (0, 0))
+    likeliest = ", ".join(f"{arm} {_percent(row['greedy'])}" for arm, row in rows.items())
+    sampled = ", ".join(f"{arm} {_percent(row['final']['value'])}" for arm, row in rows.items())
+    fallen = ", ".join(f"{arm} {_fell(row)}" for arm, row in rows.items())
     lines = [
         f"**Is there something to learn?** Yes: before training {_percent(one['greedy_before'])} of the likeliest and "
         f"{_percent(one['before'])} of the sampled answers are right.",
-        "**Is it learned?** Likeliest answers right after training: "
-        + ", ".join(f"{arm} {_percent(row['greedy'])}" for arm, row in rows.items())
-        + "; sampled: "
-        + ", ".join(f"{arm} {_percent(row['final']['value'])}" for arm, row in rows.items())
-        + ".",
-        "**Does a mask matter?** Runs that end below their start: " + ", ".join(map(_fallen, rows.values())) + ".",
+        f"**Is it learned?** Likeliest answers right after training: {likeliest}; sampled: {sampled}.",
+        f"**Does a mask matter?** Runs that end below their start: {fallen}.",
     ]
     against: dict[str, list[dict[str, Any]]] = {}
     for pair in part["pairs"]:
@@ -103,10 +98,10 @@ def falls(parts: Iterable[dict[str, Any]], arms: list[str]) -> str:
 
 def duel(pair: dict[str, Any]) -> str:
     """Which curve lies higher, by how much, how often, and how surely."""
-    said, first, second = verdict(pair), pair["first"], pair["second"]
+    said, first, second, equals = verdict(pair), pair["first"], pair["second"], "= " * (pair["p"] >= 0.001)
     return (
         f"{first} over {second} by {_difference(pair)}, ahead in {Interval(**pair[PRIMARY]).text()} of runs, "
-        f"p {_equals(pair['p'])}: {said}{leaning(pair)}"
+        f"p {equals}{short_p(pair['p'])}: {said}{leaning(pair)}"
     )
 
 
@@ -173,7 +168,7 @@ def table(part: dict[str, Any], scores: Iterable[str] = tuple(COLUMNS)) -> str:
     scores = list(scores)
     rows = []
     for row in part["rows"]:
-        before = [_share(row[name]) for name in ("greedy_before", "before", "greedy")]
+        before = [short(row[name]) for name in ("greedy_before", "before", "greedy")]
         cells = [_score(name, row[name]) for name in scores]
         rows.append([row["setting"], row["arm"], str(row["runs"]), *before, *cells, _masked(row)])
     around = ["greedy before", "sampled before", "greedy after"]
@@ -188,16 +183,8 @@ def comparisons(part: dict[str, Any]) -> str:
         over = f"{pair['first']} over {pair['second']}"
         needed = "-" if pair["seeds_needed"] is None else f"{pair['seeds_needed']:,}"
         rows.append([pair["setting"], over, *told, short_p(pair["p"]), verdict(pair) + leaning(pair), needed])
-    heads = [
-        "pair",
-        "P(better) by area",
-        "difference in area",
-        "P(better) by worst window",
-        "p",
-        "verdict",
-        "seeds to tell",
-    ]
-    return _markdown(heads, rows)
+    heads = ["pair", "P(better) by area", "difference in area", "P(better) by worst window", "p", "verdict"]
+    return _markdown([*heads, "seeds to tell"], rows)
 
 
 def short_p(p: float) -> str:
@@ -239,7 +226,7 @@ def _part(summary: dict[str, Any], name: str, pictures: list[str]) -> list[str]:
 
 def _elsewhere(part: dict[str, Any]) -> str:
     """Another part in a line: how many runs fell, and what is told apart."""
-    fallen = [f"{row['setting']} {_fallen(row)}".strip() for row in part["rows"] if row["setting"] != POOLED]
+    fallen = [f"{row['setting']} {row['arm']} {_fell(row)}".strip() for row in part["rows"] if row["setting"] != POOLED]
     apart = [_apart(pair) for pair in part["pairs"] if verdict(pair) != TOLD_NOTHING]
     told = f" {'; '.join(apart)}." if apart else " No two are told apart." if part["pairs"] else ""
     return f"**{part['title']}.** Runs that end below their start: {', '.join(fallen)}.{told}"
@@ -261,10 +248,6 @@ def _apart(pair: dict[str, Any]) -> str:
     return f"{verdict(pair)} than {pair['second' if pair[PRIMARY]['value'] > 0.5 else 'first']}"
 
 
-def _fallen(row: dict[str, Any]) -> str:
-    return f"{row['arm']} {_fell(row)}"
-
-
 def _fell(row: dict[str, Any]) -> str:
     return f"{round(row['collapsed']['value'] * row['runs'])} of {row['runs']}"
 
@@ -277,18 +260,10 @@ def _percent(share: float) -> str:
     return f"{100 * share:.0f} %"
 
 
-def _share(value: float) -> str:
-    return f"{value:.2f}".replace("0.", ".", 1) if value < 1 else f"{value:.2f}"
-
-
 def _score(name: str, entry: dict[str, float]) -> str:
     if name != "reach":
         return Interval(**entry).text()
     return "{value:.0f} [{low:.0f}, {high:.0f}]".format(**entry)
-
-
-def _equals(p: float) -> str:
-    return short_p(p) if p < 0.001 else f"= {short_p(p)}"
 
 
 def _chosen(summary: dict[str, Any], name: str) -> str:

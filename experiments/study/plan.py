@@ -59,17 +59,13 @@ class Seeds(Section):
         return range(self.first, self.first + self.count)
 
 
-def _as_is() -> dict[str, list[str]]:
-    return {"": []}
-
-
 class Part(Section):
     """Every arm in every setting with every seed, and the question that they answer."""
 
     title: str
     question: str
     seeds: Seeds
-    settings: dict[str, list[str]] = Field(default_factory=_as_is)  # name -> overrides
+    settings: dict[str, list[str]] = Field({"": []})  # name -> overrides
     arms: dict[str, Arm]
     compare: dict[str, list[str]] = Field(default_factory=dict)  # arm -> those to compare it with; none: all others
 
@@ -113,24 +109,22 @@ class StudyConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> StudyConfig:
-        earlier: list[str] = []
+        tuning: dict[str, Part] = {}
         for name, part in self.parts.items():
             for label, arm in part.arms.items():
-                self._check_source(f"parts.{name}.arms.{label}", part, arm, earlier)
-            earlier.append(name)
+                if arm.tuned is None:
+                    continue
+                where, tuned = f"parts.{name}.arms.{label}", arm.tuned
+                if tuned not in tuning:
+                    raise ValueError(f"{where}: no earlier part {tuned!r} tunes anything{nearest(tuned, tuning)}")
+                if arm.method not in {other.method for other in tuning[tuned].arms.values()}:
+                    raise ValueError(f"{where}: part {tuned!r} does not tune {arm.method!r}")
+                if set(tuning[tuned].seeds.all) & set(part.seeds.all):
+                    told = "what was tuned on a seed is not tested by it"
+                    raise ValueError(f"{where}: shares seeds with {tuned!r}: {told}")
+            if part.tunes:
+                tuning[name] = part
         return self
-
-    def _check_source(self, where: str, part: Part, arm: Arm, earlier: Sequence[str]) -> None:
-        if arm.tuned is None:
-            return
-        tuning = {name: other for name, other in self.parts.items() if other.tunes and name in earlier}
-        if arm.tuned not in tuning:
-            raise ValueError(f"{where}: no earlier part {arm.tuned!r} tunes anything{nearest(arm.tuned, tuning)}")
-        source = tuning[arm.tuned]
-        if arm.method not in {other.method for other in source.arms.values()}:
-            raise ValueError(f"{where}: part {arm.tuned!r} does not tune {arm.method!r}")
-        if set(source.seeds.all) & set(part.seeds.all):
-            raise ValueError(f"{where}: shares seeds with {arm.tuned!r}: what was tuned on a seed is not tested by it")
 
 
 @dataclass(frozen=True)
@@ -143,10 +137,6 @@ class Cell:
     seed: int
     config: RunConfig
     again: bool = False
-
-    @property
-    def key(self) -> tuple[str, str, str, int]:
-        return self.part, self.setting, self.arm, self.seed
 
     @property
     def run(self) -> str:
@@ -204,14 +194,16 @@ def grid(study: StudyConfig, name: str, winners: Winners) -> list[Cell]:
     Raises:
         ConfigError: a setting that cannot run.
     """
-    part, cells = study.parts[name], []
-    for seed in part.seeds.all:
-        for setting, overrides in part.settings.items():
-            for label, method, params in variants(study, name, winners):
-                config = run_config(study, [*overrides, *method_overrides(method, params), f"seed={seed}"])
-                again = label in part.arms and part.arms[label].again
-                cells.append(Cell(name, setting, label, seed, config, again))
-    return cells
+    part, kinds = study.parts[name], []
+    for setting, overrides in part.settings.items():
+        for label, method, params in variants(study, name, winners):
+            config = run_config(study, [*overrides, *method_overrides(method, params)])
+            kinds.append((setting, label, config, label in part.arms and part.arms[label].again))
+    return [
+        Cell(name, setting, label, seed, config.model_copy(update={"seed": seed}), again)
+        for seed in part.seeds.all
+        for setting, label, config, again in kinds
+    ]
 
 
 def variants(study: StudyConfig, name: str, winners: Winners) -> list[tuple[str, str, Params]]:

@@ -48,11 +48,12 @@ def work_through(runs: dict[str, RunConfig], out: Path, workers: int, report: Re
         return {}
     pool, events = start_workers(min(workers, len(waiting)))
     try:
-        warmups = {_start_key(config): config for config in waiting.values() if not _is_warm(config)}
-        jobs = {key: pool.submit(_warm_up, config) for key, config in warmups.items()}
+        warmups = {key: config for config in waiting.values() if (key := _start_key(config))}
+        cold = {key: config for key, config in warmups.items() if not (cache_dir() / f"warmup-{key}").is_dir()}
+        jobs = {key: pool.submit(_warm_up, config) for key, config in cold.items()}
         follow(list(jobs.values()), events, report)
-        cold = {key: reason for key, job in jobs.items() if (reason := job.result())}
-        failed = {name: cold[_start_key(c)] for name, c in waiting.items() if _start_key(c) in cold}
+        reasons = {key: reason for key, job in jobs.items() if (reason := job.result())}
+        failed = {name: reasons[_start_key(c)] for name, c in waiting.items() if _start_key(c) in reasons}
         ready = {name: config for name, config in waiting.items() if name not in failed}
         follow([pool.submit(_finish, name, config, out / name) for name, config in ready.items()], events, report)
     finally:
@@ -62,10 +63,6 @@ def work_through(runs: dict[str, RunConfig], out: Path, workers: int, report: Re
 
 def _start_key(config: RunConfig) -> str:
     return warmup_key(config) if config.warmup is not None else ""
-
-
-def _is_warm(config: RunConfig) -> bool:
-    return config.warmup is None or (cache_dir() / f"warmup-{warmup_key(config)}").is_dir()
 
 
 def _warm_up(config: RunConfig) -> str:

@@ -39,10 +39,12 @@ class Interval:
         >>> Interval(-0.031, -0.12, 1.0).text()
         '-.03 [-.12, 1.00]'
         """
-        value, low, high = (
-            f"{x:.2f}".replace("0.", ".", 1) if abs(x) < 1 else f"{x:.2f}" for x in (self.value, self.low, self.high)
-        )
-        return f"{value} [{low}, {high}]"
+        return f"{short(self.value)} [{short(self.low)}, {short(self.high)}]"
+
+
+def short(x: float) -> str:
+    """Two digits, without a leading zero."""
+    return f"{x:.2f}".replace("0.", ".", 1) if abs(x) < 1 else f"{x:.2f}"
 
 
 def iqm(scores: np.ndarray, axis: int = -1) -> np.ndarray:

@@ -15,6 +15,7 @@ import transformers
 from rich.console import Console
 from rich.table import Table
 
+from experiments.benchmarks.common import processor
 from experiments.study.figures import draw_all
 from experiments.study.page import page
 from experiments.study.plan import StudyConfig, grid, run_config, selected
@@ -23,6 +24,7 @@ from experiments.study.progress import StudyProgress
 from experiments.study.runner import is_done, work_through
 from experiments.study.summary import choose, rounded, summarise
 from experiments.study.table import collect, read_table, write_table
+from minicppo.cli.console import table
 from minicppo.files import locked, write_atomically
 from minicppo.rl.config import ConfigError
 
@@ -113,11 +115,8 @@ def plan_table(study: StudyConfig, out: Path, only: Sequence[str]) -> Table:
     once = rows.drop_duplicates(["run", "iteration"])
     there = set(once["run"])
     pace = once["seconds"].sum() / len(there) / 60 if there else float("nan")
-    table = Table(title=f"{study.name}: {study.preset}, results in {study.results}", title_justify="left")
-    table.caption = "minutes: of what is left, at the mean pace of the runs there; long responses take longer"
-    for head in ("part", "settings", "arms", "seeds", "runs", "shared", "done", "minutes of one thread"):
-        table.add_column(head, justify="left" if head == "part" else "right", no_wrap=head == "part")
     seen: set[str] = set()
+    plan = []
     for name in selected(study, only):
         part = study.parts[name]
         cells = grid(study, name, winners)
@@ -126,26 +125,22 @@ def plan_table(study: StudyConfig, out: Path, only: Sequence[str]) -> Table:
         done = {run for run in runs if is_done(out / run) or run in there}
         arms = sum(max(1, len(arm.candidates)) for arm in part.arms.values())
         waiting = arms * part.seeds.count * len(part.settings) - len(cells)
+        count = f"{len(runs)}" + (f" + {waiting}" if waiting else "")
         time = f"{pace * (len(runs) + waiting - len(done)):.0f}"
-        count, shared = f"{len(runs)}" + (f" + {waiting}" if waiting else ""), str(len(cells) - len(runs))
-        shape = (str(len(part.settings)), str(arms), str(part.seeds.count))
-        table.add_row(name, *shape, count, shared, str(len(done)), time)
-    return table
+        shape = len(part.settings), arms, part.seeds.count
+        plan.append((name, *shape, count, len(cells) - len(runs), len(done), time))
+    heads = ("part", "settings", "arms", "seeds", "runs", "shared", "done", "minutes of one thread")
+    shown = table(heads, plan, f"{study.name}: {study.preset}, results in {study.results}", words=1)
+    shown.caption = "minutes: of what is left, at the mean pace of the runs there; long responses take longer"
+    return shown
 
 
 def note_machine(study: StudyConfig) -> None:
-    """Add this machine to those that the results come from."""
-    path = Path(study.results) / MACHINES
+    """Add what the runs are made with here to what the results come from."""
+    path, device = Path(study.results) / MACHINES, device_of(study)
     known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
-    if (here := machine(study)) not in known:
-        write_atomically(path, _json([*known, here]))
-
-
-def machine(study: StudyConfig) -> dict[str, Any]:
-    """What the runs are made with."""
-    device = device_of(study)
-    return {
-        "processor": _processor(),
+    here = {
+        "processor": processor(),
         "kernels": torch.backends.cpu.get_cpu_capability(),  # of equally named processors, what tells rounding apart
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
         "threads_per_run": run_config(study, []).threads,
@@ -153,18 +148,13 @@ def machine(study: StudyConfig) -> dict[str, Any]:
         "transformers": transformers.__version__,
         "python": platform.python_version(),
     }
+    if here not in known:
+        write_atomically(path, _json([*known, here]))
 
 
 def device_of(study: StudyConfig) -> torch.device:
     """Where the runs are made."""
     return run_config(study, []).resolved_device()
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return models[0] if models else platform.processor() or platform.machine()
 
 
 def _json(value: Any) -> bytes:

@@ -44,24 +44,18 @@ def test_cells_are_few_short_named_and_without_outputs(path):
     assert all(re.fullmatch(r"[a-z][a-z0-9-]*", name) for name in ids)
 
 
-def test_a_page_opens_with_what_a_reader_asks(path):
-    first, *_ = cells(path)
-    assert first["cell_type"] == "markdown"
-    number = int(path.stem.split("_")[0])
-    assert first["source"].startswith(f"# {number}. ")
-    places = [first["source"].index(f"**{what}.**") for what in ("What you will learn", "What you need", "Minutes")]
+def test_a_page_opens_with_what_a_reader_asks_and_leads_on(path):
+    """What is learned and needed; links to the neighbours, to Colab and to Binder; and one install cell everywhere."""
+    opening, install = (cell["source"] for cell in cells(path)[:2])
+    assert opening.startswith(f"# {int(path.stem[:2])}. ")
+    places = [opening.index(f"**{what}.**") for what in ("What you will learn", "What you need", "Minutes")]
     assert places == sorted(places)
-
-
-def test_a_page_can_be_opened_elsewhere_and_leads_on(path):
-    """Links to the neighbours, to Colab and to Binder; and one install cell, the same everywhere."""
-    opening, install = cells(path)[:2]
-    assert f"/blob/main/notebooks/{path.name}" in opening["source"]
-    assert f"?labpath=notebooks/{path.name}" in opening["source"]
+    assert f"/blob/main/notebooks/{path.name}" in opening
+    assert f"?labpath=notebooks/{path.name}" in opening
     before, after = PAGES[: PAGES.index(path)], PAGES[PAGES.index(path) + 1 :]
     for word, page in [*(("Previous", page) for page in before[-1:]), *(("Next", page) for page in after[:1])]:
-        assert re.search(rf"\[{word}: {int(page.stem[:2])}\. [^]]+\]\({page.name}\)", opening["source"])
-    assert install["source"] == cells(PAGES[0])[1]["source"]
+        assert re.search(rf"\[{word}: {int(page.stem[:2])}\. [^]]+\]\({page.name}\)", opening)
+    assert install == cells(PAGES[0])[1]["source"]
 
 
 def test_links_to_unknown_addresses_are_hidden_until_one_command_sets_the_address(path, tmp_path):
@@ -151,25 +145,20 @@ def content():
 
 
 @pytest.mark.slow
-def test_a_digest_needs_no_trainer():
-    """What every notebook imports first costs a second, not the five of torch and transformers."""
-    in_the_folder("import sys, page; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)")
-
-
-@pytest.mark.slow
-def test_notebooks_begin_without_a_warning():
-    """As in a kernel without ipywidgets, where tqdm's warning would be the first output of each."""
-    told = in_the_folder("""
-import sys, IPython
-sys.modules |= {"ipykernel.zmqshell": sys, "ipywidgets": None}  # of the first tqdm asks only whether it is there
-import page, minicppo.rl.trainer
-""")
-    assert "IProgress" not in told
-
-
-def in_the_folder(code: str) -> str:
-    """What code that is run where the notebooks are complains of."""
+@pytest.mark.parametrize(
+    "code",
+    [
+        # what every notebook imports first costs a second, not the five of torch and transformers
+        "import sys, page; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)",
+        # without ipywidgets, as in some kernels, tqdm's warning would be the first output of each; of the first module
+        # tqdm asks only whether it is there
+        "import sys, IPython; sys.modules |= {'ipykernel.zmqshell': sys, 'ipywidgets': None}\n"
+        "import page, minicppo.rl.trainer",
+    ],
+)
+def test_notebooks_begin_at_once_and_without_a_warning(code):
     pytest.importorskip("IPython")
     environment = {**os.environ, "PYTHONPATH": str(FOLDER.parent)}
     command = [sys.executable, "-c", code]
-    return subprocess.run(command, cwd=FOLDER, env=environment, capture_output=True, text=True, check=True).stderr
+    found = subprocess.run(command, cwd=FOLDER, env=environment, capture_output=True, text=True, check=True)
+    assert "IProgress" not in found.stderr

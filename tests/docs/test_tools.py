@@ -19,9 +19,9 @@ from minicppo.rules import Reason
 
 
 def test_growth_is_drawn_from_the_committed_benchmark():
-    measured = json.loads((MEASURED / "end_to_end.json").read_text())
-    for ax, (kind, _) in zip(growth(measured).axes, PANELS, strict=True):
-        rows = [row for row in measured["rows"] if row["kind"] == kind]
+    measured = json.loads((MEASURED / "end_to_end.json").read_text())["rows"]
+    for ax, (kind, _) in zip(growth().axes, PANELS, strict=True):
+        rows = [row for row in measured if row["kind"] == kind]
         assert len(rows) >= 5
         lines = {str(line.get_label()): line for line in ax.get_lines()}
         for key, name, *_ in SERIES:
@@ -93,10 +93,8 @@ def test_what_is_missed_says_why():
     cpu, gpu = tables(targets.targets())
     assert cpu.keys() > {path for path in gpu if path.startswith("mask")}
     for path, (asked, found, met, why) in [*cpu.items(), *gpu.items()]:
-        assert asked, path
-        assert found, path
-        assert met in ("yes", "no"), path
-        assert bool(why) == (met == "no"), path
+        assert "" not in (asked, found), path
+        assert (met, bool(why)) in (("yes", False), ("no", True)), path
     for start in ("sampling, equal", "sampling, spread", "scoring", "mask, 512", "mask, 64", "rollout"):
         assert all(any(path.startswith(start) for path in table) for table in (cpu, gpu)), start
     assert any(path.startswith("memory") for path in cpu)
@@ -108,14 +106,13 @@ def test_a_gpus_results_get_their_table(tmp_path, monkeypatch):
     monkeypatch.setattr(targets, "RESULTS", tmp_path)
     path = tmp_path / f"mask{targets.ON_GPU}.json"
     measured = json.loads(path.read_text())
-    measured["rows"][0] |= {"ratio": 60.0, "copies": 2.9}
-    measured["rows"][1] |= {"ratio": 40.0, "copies": 3.1}
+    for row, (ratio, copies) in zip(measured["rows"], ((60.0, 2.9), (40.0, 3.1)), strict=True):
+        row |= {"ratio": ratio, "copies": copies}
     path.write_text(json.dumps(measured))
     _, found = tables(targets.targets())
     assert found["mask, 512 x 2,048, beside the loop"] == ["50 x", "60.0 x", "yes", ""]
     assert found["mask, 512 x 2,048, beside a copy"][1:] == ["2.9 copies", "yes", ""]
-    assert found["mask, 64 x 8,192, beside the loop"][2] == "no"
-    assert found["mask, 64 x 8,192, beside a copy"][2] == "no"
+    assert [found[f"mask, 64 x 8,192, beside {what}"][2] for what in ("the loop", "a copy")] == ["no", "no"]
     path.unlink()
     assert len(tables(targets.targets())) == 1
     assert "On a GPU (`make bench-gpu`): not measured." in targets.targets()

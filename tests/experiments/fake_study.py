@@ -53,12 +53,13 @@ def study_at(folder: Path, **changes: Any) -> StudyConfig:
     return load_study(path)
 
 
-def fake_rows(cell: Cell, level: float | None = None) -> pd.DataFrame:
-    """A run that climbs from 0.33 to `level` (by default one that the method and the seed decide), or falls to 0.05."""
+def fake_rows(cell: Cell) -> pd.DataFrame:
+    """A run that climbs from 0.33, or falls to 0.05, as method and seed decide; of part `tune` the first arm wins."""
     method = get_method(cell.config.method.name, **cell.config.method.params)
     rng = np.random.default_rng([cell.seed, *cell.arm.encode(), *cell.setting.encode()])
-    if level is None:
-        level = 0.05 if method.name == "none" or rng.random() < 0.08 else rng.uniform(0.75, 0.98)
+    level = 0.05 if method.name == "none" or rng.random() < 0.08 else rng.uniform(0.75, 0.98)
+    if cell.part == "tune":
+        level = 0.9 if cell.config.method.params else 0.8
     n, every = cell.config.train.iterations, cell.config.eval.every
     i = np.arange(n + 1)
     height = np.clip(level + (0.33 - level) * np.exp(-4 * i / n) + rng.normal(0, 0.03, n + 1), 0, 1)

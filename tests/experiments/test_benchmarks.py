@@ -6,13 +6,14 @@ import math
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
+from docs.tools.targets import BENCH
 from experiments.benchmarks import beside, corrections, gpu
 from experiments.benchmarks.common import RESULTS, options, store
 from experiments.benchmarks.end_to_end import peak, resident
@@ -20,7 +21,16 @@ from experiments.benchmarks.memory import tree
 from minicppo.rl.tasks.chain import ChainTask
 
 ROOT = Path(__file__).resolve().parents[2]
-NAMES = ("mask", "sampling", "scoring", "end_to_end", "memory", "scale")
+KINDS = ["peers"] * 4 + ["growth in T"] * 2 + ["growth in V"] * 2
+WHOLE: dict[str, Callable[..., bool]] = {  # what holds of the rows that a small run writes
+    "mask": lambda *rows: [row["rows"] for row in rows] == [8, 4] and all(row["ratio"] > 0 for row in rows),
+    "sampling": lambda equal, spread: equal["tokens"] == equal["rows"] * equal["cap"] > spread["tokens"],
+    "scoring": lambda head, *prompts: head["memory_ratio"] < 1 and [row["gain"] > 0 for row in prompts] == [True] * 3,
+    "scale": lambda row: row["rollout_tokens_per_s"] > 0 and row["mismatch"] < 1e-3,
+    "end_to_end": lambda *rows: [row["kind"] for row in rows] == KINDS and all(row["ratio"] > 0 for row in rows[:4]),
+    "memory": lambda row: 100 < row["largest_mb"] < row["together_mb"],
+    "boards": lambda row: row["least_percent"] <= row["more_percent"] and 0 < row["calls_percent"] < 100,
+}
 reads_proc = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 
@@ -29,60 +39,27 @@ def run(name: str, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
     importlib.import_module(f"experiments.benchmarks.{name}").main()
 
 
-def small(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[dict[str, Any]]:
-    """The rows of a small run."""
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [pytest.param(name, marks=reads_proc if name == "memory" else ()) for name in WHOLE])
+def test_a_small_run(name, tmp_path, monkeypatch, capsys):
+    pytest.importorskip({"end_to_end": "trl", "boards": "tensorboard"}.get(name, "torch"))
+    monkeypatch.setattr("experiments.benchmarks.boards.BOARDS", ("tensorboard",))
+    monkeypatch.setenv("MINICPPO_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
     result, before = tmp_path / f"{name}.json", {path: path.stat().st_mtime_ns for path in RESULTS.iterdir()}
     run(name, monkeypatch, "--json", str(result))
-    assert result.is_file()
     assert not list(tmp_path.glob("*.partial.json"))
     assert before == {path: path.stat().st_mtime_ns for path in RESULTS.iterdir()}
     found = json.loads(result.read_text())
     assert found["benchmark"] == name
     assert found["machine"]["torch"]
-    return list(found["rows"])
+    assert WHOLE[name](*found["rows"]), found["rows"]
+    assert capsys.readouterr().out.count("|---") > 1, "a table"
 
 
-@pytest.mark.slow
-def test_mask_and_sampling(tmp_path, monkeypatch, capsys):
-    rows = small("mask", monkeypatch, tmp_path)
-    assert "| 8 x 64 |" in capsys.readouterr().out
-    assert [row["rows"] for row in rows] == [8, 4]
-    assert all(row["loop_ms"] > 0 and row["batched_ms"] > 0 and row["copies"] > 0 for row in rows)
-    equal, spread = small("sampling", monkeypatch, tmp_path)
-    assert (equal["lengths"], spread["lengths"]) == ("equal", "spread")
-    assert equal["tokens"] == equal["rows"] * equal["cap"] > spread["tokens"]
-    assert equal["times_generate"] > 0 < spread["times_generate"]
-
-
-@pytest.mark.slow
-def test_scoring_and_scale(tmp_path, monkeypatch):
-    head, *prompts = small("scoring", monkeypatch, tmp_path)
-    assert {"plain", "tiles", "products"} <= head["seconds"].keys()
-    assert head["memory_ratio"] < 1
-    assert len(prompts) == 3
-    assert all(row["gain"] > 0 for row in prompts)
-    (row,) = small("scale", monkeypatch, tmp_path)
-    assert row["rollout_tokens_per_s"] > 0
-    assert row["mismatch"] < 1e-3, "sampler and scorer see the same policy"
-
-
-@pytest.mark.slow
-def test_end_to_end(tmp_path, monkeypatch):
-    pytest.importorskip("trl", reason="trl is not installed (extra: trl)")
-    monkeypatch.setenv("MINICPPO_CACHE", str(tmp_path.parent))
-    rows = small("end_to_end", monkeypatch, tmp_path)
-    assert [row["kind"] for row in rows] == ["peers"] * 4 + ["growth in T"] * 2 + ["growth in V"] * 2
-    assert all(row["ratio"] > 0 for row in rows[:4])
-
-
-@pytest.mark.slow
-@reads_proc
-def test_memory(tmp_path, monkeypatch):
-    (row,) = small("memory", monkeypatch, tmp_path)
-    assert 100 < row["largest_mb"] < row["together_mb"]
-
-
-@pytest.mark.parametrize("kind", beside.LIMITS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=pytest.mark.slow if " " in kind else ()) for kind in beside.LIMITS]
+)
 def test_what_two_checkouts_do_in_turns(kind, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setattr(ChainTask, "score", ChainTask.score)  # what is done to it here goes again
@@ -151,43 +128,28 @@ def test_corrections_are_measured_once(tmp_path, monkeypatch):
     assert made == [(*one, seed) for seed in (0, 1) for one in each]
     corrections.main()
     assert len(made) == len(json.loads(found.read_text())) == 6
-    for key in json.loads((RESULTS / "corrections.json").read_text()):
-        setting, method, seed = key.split("/")
-        assert corrections.configuration(setting, method, int(seed)).recomputes_old
+    for setting, method in {tuple(key.split("/")[:2]) for key in json.loads((RESULTS / found.name).read_text())}:
+        assert corrections.configuration(setting, method, 0).recomputes_old
 
 
 def test_make_runs_them_all():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    (line,) = (line for line in makefile.splitlines() if line.startswith("BENCHMARKS :="))
-    assert set(line.split(":=")[1].split()) == set(NAMES) - {"memory", "scale"}
-    assert "$(BENCHMARKS) memory;" in makefile
-    assert "$(BENCHMARKS) scale;" in makefile
-
-
-def test_what_a_board_costs(tmp_path, monkeypatch):
-    pytest.importorskip("tensorboard")
-    monkeypatch.setattr("experiments.benchmarks.boards.BOARDS", ("tensorboard",))
-    monkeypatch.chdir(tmp_path)
-    (row,) = small("boards", monkeypatch, tmp_path)
-    assert row["board"] == "tensorboard"
-    assert 0 < row["calls_percent"] < 100
-    assert row["least_percent"] <= row["more_percent"] <= row["most_percent"]
+    for line in (f"BENCHMARKS := {' '.join(BENCH)}\n", "$(BENCHMARKS) memory;", "$(BENCHMARKS) scale;"):
+        assert line in makefile
 
 
 def test_parts_for_a_lent_gpu_go_on_where_they_were(tmp_path, monkeypatch, capsys):
     parts = {"good": ["-c", "print('fine')"], "slow": ["-c", "import time; time.sleep(60)"], "bad": ["-c", "1 / 0"]}
     monkeypatch.setattr(gpu, "PARTS", parts)
     monkeypatch.setattr(gpu, "commit", lambda: "abc")
-
-    def outcomes(*only: str, minutes: float = 1.0) -> tuple[int, list[str]]:
+    for only, minutes, status, outcomes in (
+        (["good", "bad"], "1", 1, ["good: done", "bad: FAILED"]),
+        (["good"], "1", 0, ["good: done before"]),
+        (["slow", "bad"], "0.002", 0, ["slow: cut off by the time", "bad: left: no time"]),
+    ):
         with pytest.raises(SystemExit) as left:
-            gpu.main(["--logs", str(tmp_path), "--minutes", str(minutes), "--only", *only])
-        return int(left.value.code or 0), capsys.readouterr().out.splitlines()
-
-    assert outcomes("good", "bad")[0] == 1
-    assert outcomes("good") == (0, ["good: done before"])
-    status, lines = outcomes("slow", "bad", minutes=0.01)
-    assert status == 0
-    assert "cut off by the time" in lines[0]
-    assert lines[1] == "bad: left: no time"
+            gpu.main(["--logs", str(tmp_path), "--minutes", minutes, "--only", *only])
+        assert int(left.value.code) == status
+        for line, outcome in zip(capsys.readouterr().out.splitlines(), outcomes, strict=True):
+            assert line.startswith(outcome)
     assert (tmp_path / "abc" / "good.log").read_text() == "fine\n"

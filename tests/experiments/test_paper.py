@@ -5,14 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from experiments.paper import TABLES, beside, inconsistencies, paper_table, right_answers
+from experiments.paper import TABLES, beside, inconsistencies, paper_table
 from minicppo.rl.config import load_config
 
-# Where a printed mean is not the rounded mean of the printed numbers. The numbers are cut off rather than rounded, so
-# the second digit of a mean can be off by one: all three are.
-MEANS = ["30B-A3B-Base TRM-Avg", "30B-A3B-Base TRM-Max", "8B-Base TRM-Avg"]
-# Where no number of right answers among 30 x 16 gives what is printed.
+# Where no number of right answers among 30 x 16 gives what is printed; and where a printed mean is not the rounded mean
+# of the printed numbers, which are cut off rather than rounded: all three are off by one in the second digit.
 SHARES = ["1.7B DPPO aime25", "1.7B DPPO aime26", "1.7B-Base TRM-Avg aime26"]
+MEANS = ["30B-A3B-Base TRM-Avg", "30B-A3B-Base TRM-Max", "8B-Base TRM-Avg"]
 
 
 def evaluation(folder: Path, error: float | None = 0.02, problems: int = 30, **scores: float) -> Path:
@@ -23,18 +22,11 @@ def evaluation(folder: Path, error: float | None = 0.02, problems: int = 30, **s
 
 
 def test_what_the_tables_say_of_each_other_but_for_what_is_listed():
-    means, table = paper_table("table1")["rows"], paper_table("table4")
-    off, impossible = [], []
-    for method, row in means.items():
+    rows = paper_table("table4")["rows"]
+    for method, row in paper_table("table1")["rows"].items():
         for model, mean in row.items():
-            values = table["rows"][model].get(method)
-            assert (values is not None) == isinstance(mean, float), (method, model)
-            if values is not None:
-                assert abs(sum(values) / 3 - mean) < 0.01
-                off += [f"{model} {method}"] if abs(sum(values) / 3 - mean) > 0.005 else []
-                named = zip(table["benchmarks"], values, strict=True)
-                impossible += [f"{model} {method} {name}" for name, value in named if right_answers(value) is None]
-    assert (sorted(off), sorted(impossible)) == (MEANS, SHARES)
+            assert (method in rows[model]) == isinstance(mean, float), (method, model)
+            assert method not in rows[model] or abs(sum(rows[model][method]) / 3 - mean) < 0.01
     assert sorted(line.partition(":")[0] for line in inconsistencies()) == sorted(MEANS + SHARES)
 
 

@@ -82,42 +82,38 @@ def test_a_study_from_start_to_page(whole):
     before = {path: path.read_bytes() for path in whole.rglob("*") if path.suffix in (".json", ".md", ".parquet")}
     run(study, out)
     assert before == {path: path.read_bytes() for path in before}, "and are left alone"
-    counts = list(plan_table(study, out, []).columns[6].cells)
+    counts = [str(cell) for cell in plan_table(study, out, []).columns[6].cells]
     assert counts == ["2", str(len(names) - 2)]
 
 
 def test_rows_outlive_their_runs_but_not_their_settings(tmp_path):
     """And cells of equal settings share them."""
-    study = study_at(tmp_path, parts={"headline": {**TINY["parts"]["headline"], "arms": {"none": {"method": "none"}},
-                                                   "compare": {}}})  # fmt: skip
-    rows = pd.concat(map(fake_rows, grid(study, "headline", {})))
-    write_table(rows, Path(study.results) / "study.parquet")
+    first, again = ({**TINY["parts"]["headline"], "compare": {}, "arms": {arm: {"method": "none"}}} for arm in "ab")
+    study = study_at(tmp_path, parts={"headline": first})
+    write_table(pd.concat(map(fake_rows, grid(study, "headline", {}))), Path(study.results) / "study.parquet")
     before = table(study)
     update_table(study, tmp_path / "nowhere")
     assert_frame_equal(table(study), before)
-    repeated = {**TINY["parts"]["headline"], "compare": {}, "arms": {"the same": {"method": "none"}}}
-    study = study_at(tmp_path, parts={"headline": study.parts["headline"].model_dump(), "repeated": repeated})
+    study = study_at(tmp_path, parts={"headline": first, "repeated": again})
     found = update_table(study, tmp_path / "nowhere").drop(columns="seconds")
     assert_frame_equal(found[: len(before)], before)
-    again = found[len(before) :].assign(part="headline", arm="none").reset_index(drop=True)
-    assert_frame_equal(again, before)
+    assert_frame_equal(found[len(before) :].assign(part="headline", arm="a").reset_index(drop=True), before)
     changed = study_at(tmp_path, settings=[*SMALL, "train.lr=1e-3"])
     assert update_table(changed, tmp_path / "nowhere").empty
 
 
 def test_what_the_table_holds_is_run_only_again(tmp_path, monkeypatch):
     study, winners = study_at(tmp_path), {"tune": {"cppo-exact": {"delta": 0.02}}}
-    cells = {name: grid(study, name, winners) for name in study.parts}
-    tuning = [fake_rows(cell, 0.9 if cell.config.method.params else 0.8) for cell in cells["tune"]]
-    last = cells["headline"][-1].run
-    kept = [*tuning, *(fake_rows(cell) for cell in cells["headline"] if cell.run != last)]
-    write_table(pd.concat(kept), tmp_path / "results" / "study.parquet")
+    tune, headline = (grid(study, name, winners) for name in study.parts)
+    last = headline[-1].run
+    rows = pd.concat(fake_rows(cell) for cell in [*tune, *headline] if cell.run != last)
+    write_table(rows, tmp_path / "results" / "study.parquet")
     begun = []
     monkeypatch.setattr("experiments.study.study.work_through", lambda runs, *_: begun.extend(runs) or {})
     run(study, tmp_path / "runs")
     assert begun == [last]
     run(study, tmp_path / "runs", "tune", again=True)
-    assert begun == [last, *(cell.run for cell in cells["tune"])]
+    assert begun == [last, *(cell.run for cell in tune)]
 
 
 @pytest.mark.slow
