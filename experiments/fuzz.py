@@ -27,7 +27,7 @@ from experiments.constants import BOMBS, CODE, constants, names, tagged
 from experiments.fuzz_models import TINY, Case, full_disk, killed, log_probs, models
 from minicppo.cli.console import Terminal, say
 from minicppo.cli.options import default_folder
-from minicppo.engines.plan_files import plan_files
+from minicppo.engines.plan import plan_files
 from minicppo.plots.runs import load_run
 from minicppo.plots.style import literal, new_figure, save
 from minicppo.rl.config import RunConfig, load_config, preset_names, recipe_names

@@ -63,8 +63,7 @@ def plan(
     Memory and hours are estimates from the model's architecture; the assumptions are printed with them.
     """
     from minicppo.engines.elsewhere import TARGETS
-    from minicppo.engines.plan import make_plan
-    from minicppo.engines.plan_files import write_plan
+    from minicppo.engines.plan import make_plan, write_plan
     from minicppo.engines.preconditions import preconditions
     from minicppo.rl.config import Engine, load_config
     from minicppo.text import nearest
@@ -95,7 +94,7 @@ def plan(
 def _elsewhere(config: RunConfig, engine: str, write: Path | None, force: bool, as_json: bool) -> None:
     """The file of an engine that only its own command starts, printed or written; or why there can be none."""
     from minicppo.engines.elsewhere import TARGETS, refusals_elsewhere
-    from minicppo.engines.plan_files import write_files
+    from minicppo.engines.plan import write_files
 
     target, refused = TARGETS[engine], refusals_elsewhere(config, engine)
     text = "" if refused else target.text(config)

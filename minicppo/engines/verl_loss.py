@@ -5,7 +5,6 @@ import in every worker, so verl needs no fork and no environment variable.
 """
 
 import functools
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -111,11 +110,7 @@ def register_losses() -> None:
             if mode in POLICY_LOSS_REGISTRY:
                 raise RuntimeError(f"verl already has a policy loss {mode!r}: another plugin took the name; remove it")
             LOSS_MODES[mode] = name
-            register_policy_loss(mode)(_loss_of(name))
-
-
-def _loss_of(name: str) -> Callable[..., tuple[Tensor, dict[str, float]]]:
-    return lambda **arguments: method_loss(name, **arguments)
+            register_policy_loss(mode)(functools.partial(method_loss, name))
 
 
 register_losses()

@@ -29,16 +29,8 @@ def loss_mode(name: str) -> str:
 def verl_overrides(config: RunConfig, run_dir: Path) -> list[str]:
     """The KEY=VALUE settings of `python -m verl.trainer.main_ppo` for a run. Raises ConfigError, with the ways out."""
     require_carried(config.model_copy(update={"engine": "verl"}))
-    megatron = is_megatron(config.cluster)
-    table = VERL["settings"] | (VERL["megatron"] if megatron else {}) | ANCHOR
-    settings = filled(table, config, _derived(config, run_dir.absolute()))
-    rendered = [f"{key}={render(value)}" for key, value in settings.items()]
-    return [*(["model_engine=megatron"] if megatron else []), *rendered, *config.cluster.overrides]
-
-
-def _derived(config: RunConfig, run_dir: Path) -> dict[str, Any]:
-    values = derived_values(config)
-    return values | {
+    megatron, run_dir, values = is_megatron(config.cluster), run_dir.absolute(), derived_values(config)
+    values |= {
         "loss_mode": loss_mode(config.method.name),
         "tokens_per_gpu": tokens_per_gpu(config),
         # verl's schedule takes a step a rollout batch, ours one an update
@@ -49,6 +41,9 @@ def _derived(config: RunConfig, run_dir: Path) -> dict[str, Any]:
         "eval_file": str(run_dir / "data" / "eval.parquet"),
         "checkpoints": str(run_dir / "checkpoints"),
     }
+    table = VERL["settings"] | (VERL["megatron"] if megatron else {}) | ANCHOR
+    rendered = [f"{key}={render(value)}" for key, value in filled(table, config, values).items()]
+    return [*(["model_engine=megatron"] if megatron else []), *rendered, *config.cluster.overrides]
 
 
 def render(value: Any) -> str:

@@ -21,8 +21,8 @@ from tests.engines.drivers import clone
 MEAN = "train.loss_agg_mode=token-mean"
 
 
-def of(*overrides: str, preset: str = "qwen3-8b-base"):
-    return load_config(preset, [MEAN, *overrides])
+def of(*overrides: str):
+    return load_config("qwen3-8b-base", [MEAN, *overrides])
 
 
 def flat(settings: dict, prefix: str = "") -> dict:
@@ -116,38 +116,6 @@ def test_every_key_is_the_engines_own(engine):
             kind = union.get(part) or next((name for name in classes if name in classes[kind][part]), "")
             if part == "source":
                 kind = "TrainSourceConfig"
-
-
-@pytest.mark.parametrize(
-    ("engine", "change", "message"),
-    [
-        ("prime-rl", "train.loss_agg_mode=seq-mean-token-mean", "set it to token-mean"),
-        ("skyrl", "train.loss_agg_mode=seq-mean-token-sum", "token-mean or seq-mean-token-mean"),
-        ("nemo-rl", "train.epochs=2", "set train.epochs=1"),
-        ("prime-rl", "cluster.nodes=2", "GPUs of one node"),
-        ("prime-rl", "train.normalize_std=true", "set it to false"),
-        ("skyrl", "method=cppo-topk", "needs the likeliest tokens"),
-        ("skyrl", "train.staleness=2", "set train.staleness=0"),
-        ("skyrl", "cluster.overrides=[trainer.x=1]", "another engine's"),
-        ("nemo-rl", "cluster.tensor_parallel=2", "use --engine verl"),
-    ],
-)
-def test_refusals(engine, change, message):
-    (refusal,) = refusals_elsewhere(of(change), engine)
-    assert message in refusal
-
-
-def test_a_run_of_a_tiny_policy_is_refused():
-    refused = "\n".join(refusals_elsewhere(load_config("learn", [MEAN]), "skyrl"))
-    assert "use task math" in refused
-    assert "warmup=null" in refused
-
-
-@pytest.mark.parametrize("engine", TARGETS)
-def test_a_gguf_file_is_refused(engine, tmp_path):
-    (tmp_path / "policy.gguf").touch()
-    (refusal,) = refusals_elsewhere(of(f"model.path={tmp_path}/policy.gguf"), engine)
-    assert "nor hub:OWNER/NAME" in refusal
 
 
 def test_the_command_writes_or_prints(tmp_path, capsys):

@@ -19,64 +19,55 @@ from minicppo.engines.trl import LOSS_TYPES, CPPOConfig, CPPOTrainer
 from minicppo.engines.trl_config import AT_DEFAULT, require_unbiased
 from minicppo.engines.trl_rollout import require_log_probs
 from minicppo.engines.trl_run import trl_config
-from minicppo.rl.config import load_config, validate
+from minicppo.rl.config import load_config
 from minicppo.rules import LOSS_AGG_MODES, METHODS
 from tests.engines.stale import stale_rollout, tiny_policy
 from tests.engines.trl_setup import config, feature, no_reward, refused, trainer_of, trl_inputs
 
-SOME_VALUES: list[Any] = [
-    refused("`top_p=0.95`", {"top_p": 0.95}, "another distribution"),
-    refused("`top_k=50`", {"top_k": 50}, "another distribution"),
-    refused("`min_p=0.05`", {"min_p": 0.05}, "another distribution"),
-    refused("`repetition_penalty=1.1`", {"repetition_penalty": 1.1}, "another distribution"),
-    refused(
-        "`generation_kwargs={'typical_p': 0.9}`", {"generation_kwargs": {"typical_p": 0.9}}, "another distribution"
-    ),
-    refused("`generation_kwargs={'stop': ['3']}`", {"generation_kwargs": {"stop": ["3"]}}, "end tokens alone"),
-    refused("`temperature=0.0`", {"temperature": 0.0}, "temperature"),
-    refused("`loss_type='cispo'`", {"loss_type": "cispo"}, "cispo and sapo are methods"),
-    refused("`loss_type='sapo'`", {"loss_type": "sapo"}, "cispo and sapo are methods"),
-    refused("`loss_type='vespo'`", {"loss_type": "vespo"}, "cispo and sapo are methods"),
-    refused("`max_completion_length=None`", {"max_completion_length": None}, "dr_grpo divides by it"),
-    refused(
-        "`max_completion_length=None, loss_type='grpo', method='cppo-verl'`",
-        {"max_completion_length": None, "loss_type": "grpo", "method": "cppo-verl"},
-        "length='padded'",
-    ),
-    refused(
-        "`use_vllm=True, vllm_importance_sampling_correction=True`",
-        {"use_vllm": True, "vllm_importance_sampling_correction": True},
-        "holds already",
-    ),
-    refused("`top_log_probs=0`", {"top_log_probs": 0}, "a token at least"),
-    refused("`cells=0`", {"cells": 0}, "a token at least"),
-    refused("`cells=-1`", {"cells": -1}, "a token at least"),
-    refused("`method='cpo'`", {"method": "cpo"}, "did you mean"),
-    refused("`method_params={'detla': 0.1}`", {"method_params": {"detla": 0.1}}, "did you mean 'delta'"),
-    refused("`method_params={'delta': -1.0}`", {"method_params": {"delta": -1.0}}, "outside"),
-    refused("`delta=0.15`, TRL's two-sided clip", {"delta": 0.15}, "method_params="),
-    refused("`epsilon=0.1`", {"epsilon": 0.1}, "clip_low"),
-    refused("`epsilon_high=0.28`", {"epsilon_high": 0.28}, "clip_high"),
-    refused("`importance_sampling_level='sequence'`", {"importance_sampling_level": "sequence"}, "gspo"),
-    refused(
-        "`vllm_structured_outputs_regex='[0-9]+'`", {"vllm_structured_outputs_regex": "[0-9]+"}, "another distribution"
-    ),
-    refused("`neftune_noise_alpha=5.0`", {"neftune_noise_alpha": 5.0}, "every ratio random"),
-    refused(
-        "`method_params` that is no JSON", {"method_params": "{delta: 0.1}"}, "method_params='{delta: 0.1}': .*JSON"
-    ),
-    refused("`method_params` of another form", {"method_params": "[1]"}, "it is a list"),
-    refused("`method='tis'`, which corrects a pi_old", {"method": "tis"}, "corrects pi_old"),
-    refused("`generation_kwargs={'seed': 1}` without vLLM", {"generation_kwargs": {"seed": 1}}, "seeded by seed"),
+SOME_VALUES: list[Any] = [  # the name holds the settings; the others are below
+    refused("`top_p=0.95`", "another distribution"),
+    refused("`top_k=50`", "another distribution"),
+    refused("`min_p=0.05`", "another distribution"),
+    refused("`repetition_penalty=1.1`", "another distribution"),
+    refused("`generation_kwargs={'typical_p': 0.9}`", "another distribution"),
+    refused("`generation_kwargs={'stop': ['3']}`", "end tokens alone"),
+    refused("`temperature=0.0`", "temperature"),
+    refused("`loss_type='cispo'`", "cispo and sapo are methods"),
+    refused("`loss_type='sapo'`", "cispo and sapo are methods"),
+    refused("`loss_type='vespo'`", "cispo and sapo are methods"),
+    refused("`max_completion_length=None`", "dr_grpo divides by it"),
+    refused("`max_completion_length=None, loss_type='grpo', method='cppo-verl'`", "length='padded'"),
+    refused("`use_vllm=True, vllm_importance_sampling_correction=True`", "holds already"),
+    refused("`top_log_probs=0`", "a token at least"),
+    refused("`cells=0`", "a token at least"),
+    refused("`cells=-1`", "a token at least"),
+    refused("`method='cpo'`", "did you mean"),
+    refused("`method_params={'detla': 0.1}`", "did you mean 'delta'"),
+    refused("`method_params={'delta': -1.0}`", "outside"),
+    refused("`delta=0.15`, TRL's two-sided clip", "method_params="),
+    refused("`epsilon=0.1`", "clip_low"),
+    refused("`epsilon_high=0.28`", "clip_high"),
+    refused("`importance_sampling_level='sequence'`", "gspo"),
+    refused("`vllm_structured_outputs_regex='[0-9]+'`", "another distribution"),
+    refused("`neftune_noise_alpha=5.0`", "every ratio random"),
+    refused("`method_params` that is no JSON", "method_params='{delta: 0.1}': .*JSON"),
+    refused("`method_params` of another form", "it is a list"),
+    refused("`method='tis'`, which corrects a pi_old", "corrects pi_old"),
+    refused("`generation_kwargs={'seed': 1}` without vLLM", "seeded by seed"),
 ]
+UNREADABLE = {"`method_params` that is no JSON": "{delta: 0.1}", "`method_params` of another form": "[1]"}
 # field: ours, passed on to TRL, refused unless at its default, or refused with some values
 FIELDS = dict(line.split() for line in (Path(__file__).parent / "golden" / "trl-fields.txt").read_text().splitlines())
 
 
-@pytest.mark.parametrize(("settings", "message"), SOME_VALUES)
-def test_bias_is_refused(settings, message, tmp_path):
+def settings_of(name: str) -> dict[str, Any]:
+    return {"method_params": UNREADABLE[name]} if name in UNREADABLE else eval(f"dict({name.split('`')[1]})")
+
+
+@pytest.mark.parametrize("message", SOME_VALUES)
+def test_bias_is_refused(message, request, tmp_path):
     with pytest.raises(ValueError, match=message):
-        config(tmp_path, **settings)
+        config(tmp_path, **settings_of(request.node.callspec.id))
 
 
 @feature("28 more fields at other than their default, such as `beta`, `sync_ref_model` and SAPO's", "refused")
@@ -86,13 +77,15 @@ def test_every_field_of_trl_is_classified(tmp_path):
     assert FIELDS.keys() >= {field.name for field in fields(CPPOConfig)} - older
     assert {name for name, kind in FIELDS.items() if kind == "refused"} == AT_DEFAULT.keys()
     assert {name for name, kind in FIELDS.items() if kind == "some"} <= {
-        name for each in SOME_VALUES for name in each.values[0]
+        name for each in SOME_VALUES for name in settings_of(each.id)
     }
+    args = config(tmp_path)
     for name in AT_DEFAULT:
-        args = config(tmp_path)
+        default = getattr(args, name)
         setattr(args, name, "another value")
         with pytest.raises(ValueError, match=f"^{name}='another value': .*(Way out|TRL)"):
             require_unbiased(args)
+        setattr(args, name, default)
 
 
 @pytest.mark.parametrize(("preset", "method"), [("qwen3-8b-base", "cppo-topk"), ("qwen3-1.7b", "grpo")])
@@ -107,11 +100,21 @@ def test_planned_settings_are_the_engines(preset, method, tmp_path):
     assert planned == {key: str(getattr(found, key)) for key in planned}
 
 
-def test_more_processes_than_responses_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "8")
-    run = validate({"rollout": {"prompts": 4, "group_size": 2}, "train": {"minibatches": 4}})
-    with pytest.raises(ValueError, match="2 responses an update do not split"):
-        trl_config(run, tmp_path)
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.minibatches=32", "8 responses an update do not split into micro-batches of 1 on 16 GPUs"),
+        ("train.staleness=1", r"set train\.staleness=0"),
+        ("cluster.overrides=[use_vlm=true]", "did you mean 'use_vllm'"),
+        ("cluster.overrides=[beta=0.1]", "KL penalty"),
+    ],
+)
+def test_what_trl_cannot_do_is_refused_before_any_work(override, message, tmp_path, monkeypatch):
+    if "GPUs" in message:
+        monkeypatch.setenv("WORLD_SIZE", "16")
+    with pytest.raises(ValueError, match=message):
+        trl.train(load_config("stale", ["engine=trl", override]), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 @feature("a `GRPOConfig`; a setting changed after its construction", "refused")
@@ -157,60 +160,36 @@ def test_another_version_of_trl_is_named(found, monkeypatch):
         trl.require_pinned()
 
 
-ROLLOUTS: list[Any] = [  # of two tokens a response
-    refused("a `rollout_func` without log-probs", {"logprobs": None}, "no log-probs of the policy that sampled"),
-    refused("log-probs of fewer responses", {"logprobs": [[-1.0, -2.0]] * 3}, "4 responses and log-probs of 3"),
-    refused(
-        "fewer log-probs than tokens",
-        {"logprobs": [[-1.0, -2.0]] * 3 + [[-1.0]]},
-        "response 3 of the rollout has 2 tokens and 1 log-probs",
-    ),
-    refused(
-        "more log-probs than tokens",
-        {"logprobs": [[-1.0, -2.0], [-1.0, -2.0, -3.0]] * 2},
-        "response 1 of the rollout has 2 tokens and 3 log-probs",
-    ),
-    refused(
-        "a log-prob of None on the policy's token",
-        {"logprobs": [[-1.0, -2.0], [-1.0, None]] * 2},
-        "response 1 of the rollout: the log-prob of token 1 is None",
-    ),
-    refused(
-        "None in the place of a response's log-probs",
-        {"logprobs": [[-1.0, -2.0], None] * 2},
-        "response 1 of the rollout has 2 tokens and no log-probs",
-    ),
-    refused(
-        "lists in the place of log-probs, as vLLM's are",
-        {"logprobs": [[[-1.0], [-2.0]]] * 4},
-        r"response 0 of the rollout: the log-prob of token 0 is \[-1\.0\]",
-    ),
-    refused(
-        "a log-prob of NaN",
-        {"logprobs": [[-1.0, -2.0], [math.nan, -1.0]] * 2},
-        "response 1 of the rollout: the log-prob of token 0 is nan",
-    ),
-    refused(
-        "a positive log-prob",
-        {"logprobs": [[-1.0, 0.5]] * 4},
-        "response 0 of the rollout: the log-prob of token 1 is 0.5",
-    ),
+TWO = [-1.0, -2.0]
+ROLLOUTS: list[Any] = [  # of four responses of two tokens
+    refused("a `rollout_func` without log-probs", None, "no log-probs of the policy that sampled"),
+    refused("log-probs of fewer responses", [TWO] * 3, "4 responses and log-probs of 3"),
+    refused("fewer log-probs than tokens", [TWO, TWO, TWO, [-1.0]], "response 3 .* 2 tokens and 1 log-probs"),
+    refused("more log-probs than tokens", [TWO, [*TWO, -3.0]] * 2, "response 1 .* 2 tokens and 3 log-probs"),
+    refused("a log-prob of None on the policy's token", [TWO, [-1.0, None]] * 2, "response 1 .* token 1 is None"),
+    refused("None in the place of a response's log-probs", [TWO, None] * 2, "response 1 .* 2 tokens and no log-probs"),
+    refused("lists in the place of log-probs, as vLLM's are", [[[-1.0], [-2.0]]] * 4, r"0 .* token 0 is \[-1\.0\]"),
+    refused("a log-prob of NaN", [TWO, [math.nan, -1.0]] * 2, "response 1 .* token 0 is nan"),
+    refused("a positive log-prob", [[-1.0, 0.5]] * 4, "response 0 .* token 1 is 0.5"),
 ]
 
 
-@pytest.mark.parametrize(("returned", "message"), ROLLOUTS)
-def test_a_rollout_without_a_log_prob_is_named(returned, message, tmp_path):
+@pytest.fixture(scope="module")
+def rolling(tmp_path_factory):
+    """A trainer whose rollout_func returns what a test puts into it."""
+
     def rollout_func(prompts, trainer):
-        ids = trainer.processing_class(text=prompts)["input_ids"]
-        return {"prompt_ids": ids, "completion_ids": [[2, 3]] * len(ids), **returned}
+        return {"prompt_ids": [[1]] * 4, "completion_ids": [[2, 3]] * 4, "logprobs": trainer.log_probs}
 
-    trainer = trainer_of(tiny_policy(), tmp_path, rollout_func=rollout_func, max_steps=1)
+    return trainer_of(tiny_policy(), tmp_path_factory.mktemp("rolling"), rollout_func=rollout_func)
+
+
+@pytest.mark.parametrize(("log_probs", "message"), ROLLOUTS)
+def test_a_rollout_without_a_log_prob_is_named(log_probs, message, rolling):
+    rolling.log_probs = log_probs
     with pytest.raises(ValueError, match=message):
-        trainer.train()
-
-
-def test_tokens_of_an_environment_need_no_log_prob():
-    require_log_probs([[2, 3, 4]], [[-1.0, None, math.nan]], [[1, 0, 0]])
+        rolling._generate(["1+2="] * 4)
+    require_log_probs([[2, 3, 4]], [[-1.0, None, math.nan]], [[1, 0, 0]])  # an environment's tokens need none
 
 
 @feature("Top-K and exact divergences with a `rollout_func`", "refused")

@@ -10,8 +10,8 @@ from transformers import TrainerCallback
 pytest.importorskip("trl", reason="the TRL engine needs trl (pip install -e '.[trl]')")
 
 from minicppo.engines.trl import CPPOTrainer
-from tests.engines.stale import gradients, stale_rollout, tiny_policy
-from tests.engines.trl_setup import PROBLEMS, config, feature, no_reward, refused, trainer_of, trl_inputs
+from tests.engines.stale import tiny_policy
+from tests.engines.trl_setup import PROBLEMS, config, feature, no_reward, refused, trainer_of
 
 pytestmark = pytest.mark.slow
 EVALUATED: dict[str, Any] = {
@@ -26,8 +26,9 @@ def evaluating(folder: Path, **settings: Any) -> CPPOTrainer:
 
 @feature("`evaluate()` before `train()`, `eval_steps`: logged apart, all mismatch", "works")
 @feature("a model card that names CPPO and its paper", "works")
+@feature("resuming where the run also evaluates, in a later epoch, shuffled: to the bit", "works")
 def test_evaluating_before_training_and_beside_it(tmp_path):
-    trainer = evaluating(tmp_path, steps_per_generation=2)
+    trainer, again = (evaluating(tmp_path / name, steps_per_generation=2) for name in ("whole", "again"))
     found = trainer.evaluate()
     assert found["eval_mismatch/drift"] < 1e-4, "the policy is the one that sampled"
     trainer.train()
@@ -37,32 +38,12 @@ def test_evaluating_before_training_and_beside_it(tmp_path):
             assert "eval_drift" not in row
         elif "grad_norm" in row:  # two updates with one rollout, between them an evaluation that takes no row of theirs
             assert {"drift", "mismatch/drift"} <= row.keys()
-    card = (tmp_path / "README.md").read_text()
+    card = (tmp_path / "whole" / "README.md").read_text()
     assert "2606.10968" in card
     assert "2402.03300" not in card, "GRPO's paper"
-
-
-@feature("resuming where the run also evaluates, in a later epoch, shuffled: to the bit", "works")
-def test_a_run_saved_where_it_evaluates_resumes_to_the_bit(tmp_path):
-    whole, again = (evaluating(tmp_path / name) for name in ("whole", "again"))
-    whole.train()
     again.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-2"))
-    for a, b in zip(whole.model.state_dict().values(), again.model.state_dict().values(), strict=True):
+    for a, b in zip(trainer.model.state_dict().values(), again.model.state_dict().values(), strict=True):
         assert torch.equal(a, b)
-
-
-@feature("dropout of configurations and modules, set to zero", "works")
-def test_dropout_that_is_a_number_is_off(tmp_path):
-    policy, inputs = tiny_policy(), trl_inputs(stale_rollout(tiny_policy()))
-    for layer in policy.model.model.layers:
-        layer.self_attn.attention_dropout = 0.5  # as a configuration sets it
-    found = []
-    for trainer in (trainer_of(policy, tmp_path), trainer_of(tiny_policy(), tmp_path)):
-        trainer.model.train()
-        trainer.current_gradient_accumulation_steps = 1
-        trainer._compute_loss(trainer.model, dict(inputs)).backward()
-        found.append(gradients(trainer.model))
-    assert all(torch.equal(found[0][name], found[1][name]) for name in found[1])
 
 
 VIRTUAL = [

@@ -49,42 +49,34 @@ def gradient(
     return found
 
 
-@pytest.mark.parametrize("scale", [0.01, 0.1, 0.5])
-@pytest.mark.parametrize(
-    ("name", "params", "settings"),
-    [
-        ("grpo", {}, {}),
-        ("grpo-dual", {}, {"delta": 3.0}),
-        ("luspo", {}, {"loss_type": "luspo", "importance_sampling_level": "sequence",
-                       "epsilon_low": 2e-3, "epsilon_high": 2.5e-3}),
-        ("gspo", {}, {"loss_type": "grpo", "importance_sampling_level": "sequence",
-                      "epsilon_low": 3e-4, "epsilon_high": 4e-4}),
-    ],
-)  # fmt: skip
-def test_trust_regions(name, params, settings, scale):
-    """Alone; and GRPO's with each token's mismatch truncated at 2."""
-    batch, none = ragged(scale), torch.ones_like(ragged(scale).log_probs)
-    mode = MODES[settings.get("loss_type", "bnpo")]
-    found = tokens_of_gradient(batch, rules.get_method(name, **params)(batch.since_old), mode)
-    torch.testing.assert_close(found, gradient(batch, none, **settings), rtol=1e-5, atol=1e-7)
-    if name.startswith("grpo"):
-        found = tokens_of_gradient(batch, rules.get_method(name, correction="tis", **params)(batch), mode)
-        cut = batch.log_mismatch.exp().clamp(max=2.0)
-        torch.testing.assert_close(found, gradient(batch, cut, **settings), rtol=1e-5, atol=1e-7)
+CLIPS = {"grpo": {}, "grpo-dual": {"delta": 3.0}}
+LUSPO = {"loss_type": "luspo", "epsilon_low": 2e-3, "epsilon_high": 2.5e-3, "importance_sampling_level": "sequence"}
+GSPO = {"loss_type": "grpo", "epsilon_low": 3e-4, "epsilon_high": 4e-4, "importance_sampling_level": "sequence"}
+CASES = [  # a method and its parameters, TRL's settings, and its correction of log(pi_old / mu), None for none
+    *((name, {}, settings, None) for name, settings in {**CLIPS, "luspo": LUSPO, "gspo": GSPO}.items()),
+    *((name, {"correction": "tis"}, settings, lambda s: s.exp().clamp(max=2.0)) for name, settings in CLIPS.items()),
+    ("seq-mask", {}, {}, lambda s: whole(s).masked_fill(whole(s) > 3.0, 0.0)),  # TRL's default, sequence_mask
+    ("seq-tis", {}, {}, lambda s: whole(s).clamp(max=2.0)),
+    ("icepop", {}, {}, lambda s: s.exp().masked_fill((s.exp() > 2.0) | (s.exp() < 0.5), 0.0)),  # TRL's token_mask
+    ("vespo", {}, {"loss_type": "vespo"}, torch.exp),
+]
+
+
+def whole(log_mismatch: torch.Tensor) -> torch.Tensor:
+    return log_mismatch.sum(1, keepdim=True).exp()
 
 
 @pytest.mark.parametrize("scale", [0.01, 0.1, 0.5])
-def test_masked_mismatch(scale):
-    """TRL's default sequence_mask, and token_mask, which is IcePop."""
-    batch, s = ragged(scale), ragged(scale).log_mismatch
-    W = s.sum(1, keepdim=True).exp()
-    for name, ratio in (
-        ("seq-mask", W.masked_fill(W > 3.0, 0.0)),
-        ("seq-tis", W.clamp(max=2.0)),
-        ("icepop", s.exp().masked_fill((s.exp() > 2.0) | (s.exp() < 0.5), 0.0)),
-    ):
-        found = tokens_of_gradient(batch, rules.get_method(name)(batch), "token-mean")
-        torch.testing.assert_close(found, gradient(batch, ratio), rtol=1e-5, atol=1e-7)
+@pytest.mark.parametrize(("name", "params", "settings", "correction"), CASES)
+def test_the_gradient_is_trl_s(name, params, settings, correction, scale):
+    batch, ratio = ragged(scale), torch.ones_like(ragged(scale).log_probs)
+    if correction:
+        ours, ratio = batch, correction(batch.log_mismatch)
+    else:
+        ours = batch.since_old
+    mode = MODES.get(settings.get("loss_type", "bnpo"), "token-mean")
+    found = tokens_of_gradient(batch, rules.get_method(name, **params)(ours), mode)
+    torch.testing.assert_close(found, gradient(batch, ratio, **settings), rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("scale", [0.01, 0.1, 0.5])
@@ -95,12 +87,4 @@ def test_off_policy_sequence_masking(scale, delta):
     batch = replace(batch, old_log_probs=batch.rollout_log_probs)
     theirs = gradient(batch, torch.ones_like(batch.log_probs), off_policy_mask_threshold=delta)
     found = tokens_of_gradient(batch, rules.get_method("opsm", delta=delta)(batch), "token-mean")
-    torch.testing.assert_close(found, theirs, rtol=1e-5, atol=1e-7)
-
-
-@pytest.mark.parametrize("scale", [0.01, 0.1, 0.5])
-def test_vespo(scale):
-    batch = ragged(scale)
-    theirs = gradient(batch, batch.log_mismatch.exp(), loss_type="vespo")
-    found = tokens_of_gradient(batch, rules.get_method("vespo")(batch), "token-mean")
     torch.testing.assert_close(found, theirs, rtol=1e-5, atol=1e-7)

@@ -10,11 +10,12 @@ import torch
 pytest.importorskip("trl", reason="the TRL engine needs trl (pip install -e '.[trl]')")
 
 from trl.generation.vllm_generation import extract_logprobs
+from trl.trainer.utils import RepeatSampler
 
-from minicppo.engines.trl_rollout import require_plain_head, rolled_out, split_ranked, top_log_probs
-from minicppo.rl.log_probs import response_log_probs
+from minicppo.engines.trl_checkpoint import PromptOrder
+from minicppo.engines.trl_rollout import require_plain_head, rolled_out, split_ranked
 from minicppo.rl.seeding import generator_for
-from tests.engines.stale import TEMPERATURE, K, stale_rollout, tiny_policy
+from tests.engines.stale import TEMPERATURE, K, tiny_policy
 from tests.engines.trl_setup import feature
 
 
@@ -69,20 +70,6 @@ def test_our_sampler_reads_a_group_once_and_repeats_itself():
     assert kept == [row[:n] for row, n in zip(log_probs, stops, strict=True)]
 
 
-@pytest.mark.parametrize("needs", ["topk", "full"])
-def test_top_log_probs_from_hidden_states_are_the_scorer_s(needs):
-    policy = tiny_policy()
-    rollout = stale_rollout(policy, needs=needs)
-    wanted = response_log_probs(policy, rollout, TEMPERATURE, needs).top_log_probs
-    ids = torch.cat([rollout.prompt_ids, rollout.response_ids], 1)
-    mask = torch.cat([rollout.prompt_mask, rollout.response_mask], 1)
-    hidden = policy.model.base_model(input_ids=ids, attention_mask=mask.long()).last_hidden_state
-    width = rollout.response_ids.shape[1]
-    found = top_log_probs(policy.model, hidden[:, -width - 1 : -1], rollout.top_ids, TEMPERATURE)
-    valid = rollout.response_mask
-    torch.testing.assert_close(found[valid], wanted[valid], rtol=1e-4, atol=1e-5)
-
-
 @feature("Top-K and exact divergences of soft-capped logits (Gemma 2)", "refused")
 def test_bent_logits_are_refused():
     model = tiny_policy().model
@@ -90,3 +77,11 @@ def test_bent_logits_are_refused():
     model.config.final_logit_softcapping = 30.0
     with pytest.raises(ValueError, match="final_logit_softcapping=30"):
         require_plain_head(model)
+
+
+def test_prompts_come_in_trl_s_order_in_every_epoch():
+    theirs, behind = RepeatSampler(range(7), 2, seed=3), []
+    ours = PromptOrder(RepeatSampler(range(7), 2, seed=3), lambda: len(behind))
+    for _ in range(3):
+        assert list(ours) == list(theirs) not in behind
+        behind.append(list(ours))

@@ -8,12 +8,13 @@ import torch
 
 pytest.importorskip("trl", reason="the TRL engine needs trl (pip install -e '.[trl]')")
 
-from minicppo.engines.trl import CPPOTrainer
+from datasets import Dataset
+
 from minicppo.engines.trl_statistics import Responses, joined, statistics, wrong_anchor
 from minicppo.rules import TokenBatch, get_method
 from minicppo.rules.rows import take
 from tests.engines.stale import TEMPERATURE, tiny_policy
-from tests.engines.test_trl_features import ACCUMULATED, rolled, trained
+from tests.engines.test_trl_features import ACCUMULATED, PROMPTS, rolled, sums
 from tests.engines.trl_setup import feature, refused, trainer_of
 
 
@@ -28,24 +29,18 @@ def responses(n: int, width: int, fresh: bool = True, gap: float = 0.1, seed: in
     return Responses(batch, get_method("cppo")(batch), ids, torch.zeros(n), ids[:, 0], flags | fresh, flags)
 
 
-def rows_of(trainer: CPPOTrainer) -> list[dict[str, float]]:
-    trainer.train()
-    keys = ("mask/", "div/", "budget/", "ratio/", "weight/", "prefix/", "drift", "mismatch/")
-    return [{k: v for k, v in row.items() if k.startswith(keys)} for row in trainer.state.log_history[:-1]]
-
-
 @feature("logs: the same for any split into micro-batches", "works")
-def test_statistics_do_not_depend_on_the_split(tmp_path):
-    settings = {"method": "cppo-topk", "max_steps": 2, "logging_steps": 1, "num_generations": 4}
-
-    def logged(split: int) -> list[dict[str, float]]:
-        size = {"per_device_train_batch_size": 8 // split, "gradient_accumulation_steps": split}
-        return rows_of(trainer_of(tiny_policy(), tmp_path, steps_per_generation=2 * split, **size, **settings))
-
-    wanted = logged(1)
-    for split in (2, 4):
-        for found, row in zip(logged(split), wanted, strict=True):
-            assert found == pytest.approx(row, rel=1e-3, abs=1e-6)
+@pytest.mark.parametrize("split", [4, pytest.param(2, marks=pytest.mark.slow)])
+def test_statistics_do_not_depend_on_the_split(split, tmp_path):
+    keys, logged = ("mask/", "div/", "budget/", "ratio/", "weight/", "prefix/", "drift", "mismatch/"), []
+    for parts in (1, split):
+        size = {"per_device_train_batch_size": 8 // parts, "gradient_accumulation_steps": parts}
+        settings = {"method": "cppo-topk", "max_steps": 2, "logging_steps": 1, "num_generations": 4, **size}
+        trainer = trainer_of(tiny_policy(), tmp_path, steps_per_generation=2 * parts, **settings)
+        trainer.train()
+        logged += [[{k: v for k, v in row.items() if k.startswith(keys)} for row in trainer.state.log_history[:-1]]]
+    for found, row in zip(*logged, strict=True):
+        assert found == pytest.approx(row, rel=1e-3, abs=1e-6)
 
 
 @feature("logs: responses emptied by `mask_truncated_completions` leave the means", "works")
@@ -66,15 +61,24 @@ def test_fresh_and_stale_responses_are_told_apart():
     assert found["mask/frac"] == pytest.approx(statistics(joined([stale, fresh]))["mask/frac"])
 
 
+KINDS = ["cppo-topk", *(pytest.param(name, marks=pytest.mark.slow) for name in ("grpo", "cppo-exact"))]  # of rollouts
+
+
 @feature("logs: mismatch and drift apart where a rollout ends within an update", "works")
-def test_what_an_update_has_passed_is_drift(tmp_path):
-    trainer, _ = trained(tmp_path, steps_per_generation=3, max_steps=3, **ACCUMULATED)
+@pytest.mark.parametrize("method", KINDS)
+def test_what_an_update_has_passed_is_drift(method, tmp_path):
+    given = {"train_dataset": Dataset.from_dict({"prompt": PROMPTS}), "reward_funcs": sums, "method": method}
+    given |= {"steps_per_generation": 3, "max_steps": 3, "logging_steps": 1, **ACCUMULATED}
+    trainer = trainer_of(tiny_policy(), tmp_path, **given)
+    trainer.train()
     rows = trainer.state.log_history[:-1]
     assert [("mismatch/drift" in row, "drift" in row) for row in rows] == [(True, False), (True, True), (False, True)]
     assert max(row.get("mismatch/drift", 0) for row in rows) < 1e-5
+    assert rows[2]["drift"] > 1e-3
+    assert all(row["mask/frac"] >= 0 and not any(key.startswith("clip_ratio/") for key in row) for row in rows)
 
 
-def other(prompts: list[str], trainer: CPPOTrainer, temperature: float, change: Any) -> dict[str, Any]:
+def other(prompts: list[str], trainer: Any, temperature: float, change: Any) -> dict[str, Any]:
     """A rollout_func whose log-probs are not the policy's."""
     found = rolled(prompts, trainer, temperature)
     return {**found, "logprobs": [change(row) for row in found["logprobs"]]}
@@ -102,16 +106,17 @@ def test_a_first_rollout_of_another_policy_stops_the_run(temperature, change, me
 @feature("`mismatch_limit`: a rollout that is another policy's on purpose", "works")
 def test_a_limit_of_one_s_own_and_a_warning_later_on(tmp_path):
     def rollout_func(prompts, trainer):
-        later = trainer.state.global_step > 0
+        later = trainer.state.global_step >= first
         return other(prompts, trainer, TEMPERATURE, lambda row: [x / 2 for x in row] if later else row)
 
+    first = 1
     trainer = trainer_of(tiny_policy(), tmp_path, rollout_func=rollout_func, max_steps=2)
     with pytest.warns(UserWarning, match=r"update 2: log pi and log mu are .* apart"):
         trainer.train()
-    trainer = trainer_of(tiny_policy(), tmp_path, rollout_func=rollout_func, max_steps=2, mismatch_limit=math.inf)
-    trainer.train()
     assert sorted(trainer.newest.group.tolist()) == [0, 0, 1, 1]  # what a recorder finds
     assert trainer.newest.rewards.shape == (4,)
+    first = 0
+    trainer_of(tiny_policy(), tmp_path, rollout_func=rollout_func, max_steps=1, mismatch_limit=math.inf).train()
 
 
 def test_padding_taken_in_two_ways_is_seen():

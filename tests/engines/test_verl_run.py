@@ -84,7 +84,7 @@ def test_verl_reads_the_data(config, tmp_path):
 
 
 def fake(monkeypatch: pytest.MonkeyPatch, program: str) -> None:
-    monkeypatch.setattr(engine, "command", lambda config, run_dir: [sys.executable, "-c", program])
+    monkeypatch.setattr(engine, "command", lambda config, run_dir: [sys.executable, "-S", "-c", program])
 
 
 def test_output_and_exit_status_are_passed_on(config, tmp_path, monkeypatch):
@@ -100,11 +100,8 @@ def test_output_and_exit_status_are_passed_on(config, tmp_path, monkeypatch):
     other = config.model_copy(update={"seed": 1})
     with pytest.raises(ConfigError, match="another --run-dir"):
         engine.train(other, run, said.append)
-
-
-def test_a_killed_process_has_the_status_a_shell_gives_it(tmp_path):
-    arguments = [sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"]
-    assert engine.stream(arguments, tmp_path / "log", lambda line: None) == 137
+    killed = [sys.executable, "-S", "-c", "import os; os.kill(os.getpid(), 9)"]
+    assert engine.stream(killed, tmp_path / "log", said.append) == 137, "the status that a shell gives it"
 
 
 def test_a_run_through_the_command_line(config, tmp_path, monkeypatch, capsys):

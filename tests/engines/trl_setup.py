@@ -21,7 +21,6 @@ from minicppo.rl.tasks import make_task
 from tests.engines.stale import ADVANTAGES, HORIZON, TEMPERATURE, K
 
 os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"  # warnings are errors here
-CASES = [("cppo", "dapo"), ("cppo-topk", "dr_grpo"), ("pdm", "grpo")]  # of the two-rank tests
 rng = random.Random(0)
 PROBLEMS = Dataset.from_dict({"prompt": [make_task("chain", steps=n).problem(rng).prompt for n in (1, 3, 2, 4)]})
 feature = pytest.mark.feature

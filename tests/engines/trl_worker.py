@@ -1,25 +1,27 @@
 """One rank of the two-rank tests, started by torchrun: `trl_worker.py FOLDER`.
 
-Takes one training step for each case with the real Trainer, under DDP and under FSDP2, and writes loss, masked share
-and whole gradients; of the first a recorder writes what the loss saw.
+Takes one training step for each case with the real Trainer, under DDP and under FSDP2, and compares loss, masked share
+and whole gradients with those of one process; of the first a recorder writes what the loss saw.
 """
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType
-from safetensors.torch import save_file
 from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
 
+from minicppo.engines.trl import LOSS_TYPES
 from minicppo.inspect import Recorder
-from minicppo.rules import get_method
-from tests.engines.stale import stale_rollout, tiny_policy
-from tests.engines.trl_setup import CASES, top_inputs, trainer_of
+from minicppo.rules import get_method, group_advantages
+from tests.engines.stale import assert_close, reference, stale_rollout, tiny_policy
+from tests.engines.trl_setup import no_reward, top_inputs, trainer_of
+
+CASES = [("cppo", "dapo"), ("cppo-topk", "dr_grpo"), ("pdm", "grpo")]
 
 SHARDED = {"fsdp": True, "fsdp_config": {"version": 2, "transformer_layer_cls_to_wrap": ["Qwen3DecoderLayer"]}}
 
@@ -85,9 +87,15 @@ def one_step(folder: Path, engine: str, name: str, loss_type: str) -> None:
     trainer.train()
     assert trainer.accelerator.num_processes == 2
     assert capture.sharded == (engine == "fsdp2")
+    rewards = torch.tensor(no_reward([[0] * n for n in whole.response_mask.sum(1).tolist()]))
+    advantages = group_advantages(rewards, 2).advantages
+    loss, wanted, masked = reference(tiny_policy(), whole, method, LOSS_TYPES[loss_type], advantages)
+    assert masked > 0.04, "the mask is idle"
+    assert_close(capture.gradients, wanted)
     if trainer.accelerator.is_main_process:
-        save_file(capture.gradients, folder / f"{engine}-{name}.safetensors")
-        (folder / f"{engine}-{name}.json").write_text(json.dumps(capture.logs))
+        assert capture.logs["mask/frac"] == pytest.approx(masked, rel=1e-5)
+        assert capture.logs["loss"] == pytest.approx(loss.item(), rel=1e-5, abs=1e-6)
+        (folder / f"{engine}-{name}").write_text(str(masked))
 
 
 if __name__ == "__main__":

@@ -1,18 +1,16 @@
-"""Responses of varying length in verl's nested layout, from a rollout policy so different that every mask is active."""
+"""verl's own configuration and loss with our methods in it; sequences in its nested layout."""
 
 import functools
 import warnings
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
-from minicppo.rules import Method, TokenBatch, policy_loss
+from minicppo.engines.samples import Sample
+from tests.engines.sequences import HORIZON, leaf
 
 with warnings.catch_warnings():  # of verl's own imports
     warnings.simplefilter("ignore")
@@ -31,9 +29,7 @@ with warnings.catch_warnings():  # of verl's own imports
     from minicppo.engines.refusals import VERL
     from minicppo.engines.verl_settings import loss_mode
 
-HORIZON = 40
 CONFIGS = str(Path(next(iter(verl.trainer.__path__))) / "config")
-PROMPTS, RESPONSES = (3, 1, 5, 2, 4, 2), (17, 40, 1, 9, 28, 33)
 
 
 def composed(overrides: list[str]) -> Any:
@@ -75,76 +71,39 @@ def actor_config(name: str, mode: str = "seq-mean-token-sum-norm", horizon: int 
     return omega_conf_to_dataclass(settings)
 
 
-@dataclass
-class Sample:
-    """Ragged responses: log-probs of both policies, advantages and masks, one tensor a response, float64."""
-
-    log_probs: list[Tensor]
-    rollout: list[Tensor]
-    advantages: list[Tensor]
-    masks: list[Tensor]
-
-    def __len__(self) -> int:
-        return len(self.log_probs)
-
-    @property
-    def tokens(self) -> int:
-        return int(sum(mask.sum() for mask in self.masks))
-
-
-def sample(seed: int = 0) -> Sample:
-    """Six responses; two of them have tool tokens in the middle, and their masked values are garbage."""
-    generator = torch.Generator().manual_seed(seed)
-    random = partial(torch.rand, generator=generator, dtype=torch.float64)
-    rollout = [(0.05 + 0.9 * random(n)).log() for n in RESPONSES]
-    log_probs = [(x + 0.25 * torch.randn(len(x), generator=generator)).clamp(max=-1e-3) for x in rollout]
-    values = (1, -1, 0.5, -0.25, 0.75, 0)
-    advantages = [torch.full((n,), a, dtype=torch.float64) for n, a in zip(RESPONSES, values, strict=True)]
-    masks = [torch.ones(n, dtype=torch.bool) for n in RESPONSES]
-    masks[1][10:14] = masks[4][3] = False
-    return Sample(log_probs, rollout, advantages, masks)
-
-
 def nested(rows: list[Tensor]) -> Tensor:
     return torch.nested.as_nested_tensor(rows, layout=torch.jagged)
 
 
 def verl_loss_of(
-    config: Any, data: Sample, rows: list[int], totals: bool = True, ranks: int = 1
+    config: Any, samples: list[Sample], step: list[Sample] | None = None, ranks: int = 1
 ) -> tuple[Tensor, list[Tensor], dict[str, Any]]:
-    """verl's `ppo_loss` on some of the responses, as a micro-batch: loss, its gradient by response, metrics."""
-    leaves = [data.log_probs[i].float().requires_grad_() for i in rows]
-    # model outputs stand one token early: position t holds the log-prob of token t + 1
-    prompts = [torch.zeros(PROMPTS[i] - 1) for i in rows]
-    flat = [torch.cat([prompt, leaf, torch.zeros(1)]) for prompt, leaf in zip(prompts, leaves, strict=True)]
+    """verl's `ppo_loss` on a micro-batch: loss, its gradient by sequence, metrics.
+
+    step: all sequences of the step, whose totals verl hands over, by default the micro-batch; no totals if empty.
+    """
+    samples, step = leaf(samples), samples if step is None else step
+    prompts = [int(sample.mask.long().argmax()) for sample in samples]
+
+    def responses(name: str, dtype: torch.dtype = torch.float32) -> Tensor:
+        columns = [getattr(sample, name) for sample in samples]
+        return nested([column[n:].to(dtype) for column, n in zip(columns, prompts, strict=True)])
+
     td = TensorDict(
         {
-            "prompts": nested([torch.ones(PROMPTS[i], dtype=torch.long) for i in rows]),
-            "responses": nested([torch.ones(len(data.masks[i]), dtype=torch.long) for i in rows]),
-            "response_mask": nested([data.masks[i].long() for i in rows]),
-            "old_log_probs": nested([data.rollout[i].float() for i in rows]),
-            "advantages": nested([data.advantages[i].float() for i in rows]),
+            "prompts": nested([torch.ones(n, dtype=torch.long) for n in prompts]),
+            "responses": responses("mask", torch.long),  # any ids
+            "response_mask": responses("mask", torch.long),
+            "old_log_probs": responses("rollout_log_probs"),
+            "advantages": responses("advantages"),
         },
-        batch_size=[len(rows)],
+        batch_size=[len(samples)],
     )
-    tensordict_utils.assign_non_tensor(
-        td,
-        dp_size=ranks,
-        batch_num_tokens=data.tokens if totals else None,
-        global_batch_size=len(data) if totals else None,
-    )
-    loss, metrics = ppo_loss(config, {"log_probs": nested(flat)}, td)
+    tokens = sum(int(sample.mask.sum()) for sample in step)
+    totals = {"batch_num_tokens": tokens or None, "global_batch_size": len(step) or None}
+    tensordict_utils.assign_non_tensor(td, dp_size=ranks, **totals)
+    # model outputs stand one token early: position t holds the log-prob of token t + 1
+    early = nested([torch.cat([sample.log_probs[1:], torch.zeros(1)]) for sample in samples])
+    loss, metrics = ppo_loss(config, {"log_probs": early}, td)
     loss.backward()
-    return loss.detach(), [leaf.grad for leaf in leaves], metrics
-
-
-def reference_of(data: Sample, method: Method, mode: str) -> tuple[float, list[Tensor], float]:
-    """Loss, its gradient by response and the masked share by the rules on a padded batch."""
-    padded = partial(pad_sequence, batch_first=True)
-    log_probs = padded(data.log_probs).requires_grad_()
-    batch = TokenBatch(log_probs, padded(data.rollout), padded(data.advantages), padded(data.masks))
-    out = method(batch)
-    loss = policy_loss(log_probs, out.weight, batch.advantages, batch.mask, loss_agg_mode=mode, horizon=HORIZON)
-    (gradient,) = torch.autograd.grad(loss, log_probs)
-    masked = float((batch.mask & (out.weight == 0)).sum() / data.tokens)
-    return float(loss), [row[: len(mask)] for row, mask in zip(gradient, data.masks, strict=True)], masked
+    return loss.detach(), [sample.log_probs.grad for sample in samples], metrics

@@ -1,4 +1,4 @@
-"""One rank of the FSDP2 tests, started by torchrun: `verl_worker.py FOLDER`.
+"""One rank of the FSDP2 tests, started by torchrun: `verl_worker.py FOLDER MODE PARAMS`.
 
 Takes one training step with verl's own engine and a registered loss, and writes loss, masked share, whole gradients.
 """
@@ -40,7 +40,7 @@ ours = ModuleType("tests")  # some installed package has a `tests` of its own
 ours.__path__ = [str(Path(__file__).resolve().parents[1])]
 sys.modules["tests"] = ours
 
-from safetensors.torch import load_file, save_file  # noqa: E402
+from safetensors.torch import save_file  # noqa: E402
 from tensordict import TensorDict  # noqa: E402
 from torch.distributed.tensor import DTensor  # noqa: E402
 from verl.models.transformers import monkey_patch  # noqa: E402
@@ -51,7 +51,8 @@ from verl.workers.engine.base import EngineRegistry  # noqa: E402
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead  # noqa: E402
 from verl.workers.utils.losses import ppo_loss  # noqa: E402
 
-from tests.engines.stale import TEMPERATURE  # noqa: E402
+from minicppo.rl.rollout import Rollout  # noqa: E402
+from tests.engines.stale import ADVANTAGES, HORIZON, TEMPERATURE, stale_rollout, tiny_policy  # noqa: E402
 from tests.engines.verl_setup import actor_config, nested  # noqa: E402
 
 
@@ -77,12 +78,13 @@ def engine_of(model: Path) -> Any:
     return engine
 
 
-def batch_of(rollout: dict[str, torch.Tensor], rows: list[int]) -> TensorDict:
+def batch_of(rollout: Rollout, rows: list[int]) -> TensorDict:
     """Some rows of a padded rollout in verl's nested layout."""
-    prompts = [rollout["prompt_ids"][i][rollout["prompt_mask"][i].bool()] for i in rows]
-    lengths = [int(rollout["response_mask"][i].sum()) for i in rows]
-    responses = [rollout["response_ids"][i, :n] for i, n in zip(rows, lengths, strict=True)]
-    whole = [torch.cat(parts) for parts in zip(prompts, responses, strict=True)]
+    prompts = [rollout.prompt_ids[i][rollout.prompt_mask[i]] for i in rows]
+    lengths = [int(rollout.response_mask[i].sum()) for i in rows]
+    parts = list(zip(rows, lengths, strict=True))
+    responses = [rollout.response_ids[i, :n] for i, n in parts]
+    whole = [torch.cat(pair) for pair in zip(prompts, responses, strict=True)]
     masks = [torch.arange(len(ids)) >= len(ids) - n for ids, n in zip(whole, lengths, strict=True)]
     data = TensorDict(
         {
@@ -92,15 +94,15 @@ def batch_of(rollout: dict[str, torch.Tensor], rows: list[int]) -> TensorDict:
             "prompts": nested(prompts),
             "responses": nested(responses),
             "response_mask": nested([torch.ones(n, dtype=torch.long) for n in lengths]),
-            "old_log_probs": nested([rollout["log_probs"][i, :n] for i, n in zip(rows, lengths, strict=True)]),
-            "advantages": nested([rollout["advantages"][i].expand(n) for i, n in zip(rows, lengths, strict=True)]),
+            "old_log_probs": nested([rollout.log_probs[i, :n] for i, n in parts]),
+            "advantages": nested([ADVANTAGES.repeat(2)[i].expand(n) for i, n in parts]),
         },
         batch_size=[len(rows)],
     )
     tensordict_utils.assign_non_tensor(
         data,
         temperature=TEMPERATURE,
-        global_batch_size=len(rollout["response_ids"]),
+        global_batch_size=len(rollout.response_ids),
         micro_batch_size_per_gpu=2,
         use_dynamic_bsz=False,
         use_remove_padding=False,
@@ -110,13 +112,13 @@ def batch_of(rollout: dict[str, torch.Tensor], rows: list[int]) -> TensorDict:
     return data
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, mode: str, params: str) -> None:
     torch.distributed.init_process_group("gloo")
     rank, ranks = torch.distributed.get_rank(), torch.distributed.get_world_size()
-    rollout = load_file(folder / "rollout.safetensors")
+    rollout = stale_rollout(tiny_policy(), rows=8)
     engine = engine_of(folder / "policy")
-    rows = list(range(rank, len(rollout["response_ids"]), ranks))
-    config = actor_config(**json.loads((folder / "case.json").read_text()))
+    rows = list(range(rank, len(rollout.response_ids), ranks))
+    config = actor_config("cppo", mode, horizon=HORIZON, **json.loads(params))
     gradients, sharded = {}, 0
     with engine.train_mode():  # whose end drops the gradients
         output = engine.train_batch(batch_of(rollout, rows), functools.partial(ppo_loss, config))
@@ -135,4 +137,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *sys.argv[2:])
