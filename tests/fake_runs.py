@@ -52,24 +52,22 @@ def write_run(path: Path, method: str = "cppo-exact", final: float = 0.9, iterat
     rng = np.random.default_rng(seed)
     masked = {"none": 0.0, "grpo": 0.02}.get(method, 0.04)
     prefix = 0.8 * masked if method.startswith("cppo") else 0.0
+    shares = {"frac": masked, "token_only": masked - prefix, "prefix_only": prefix, "both": 0.0}
     rows: list[dict] = []
     for i in range(iterations + 1):
         accuracy = 0.31 + (final - 0.31) * i / iterations
+        responses = {"iteration": i, "format_rate": 1.0, "length": 51.0}
         if i % 4 == 0:
-            rows.append(
-                {"kind": "eval", "iteration": i, "update": 4 * i, "accuracy": accuracy, "accuracy_se": 0.02,
-                 "greedy_accuracy": 0.97, "format_rate": 1.0, "length": 51.0}
-            )  # fmt: skip
+            found = {"accuracy": accuracy, "accuracy_se": 0.02, "greedy_accuracy": 0.97}
+            rows.append({"kind": "eval", "update": 4 * i, **responses, **found})
         if i == iterations:
             break
-        rows.append({"kind": "rollout", "iteration": i, "reward": accuracy, "format_rate": 1.0, "length": 51.0})
+        rows.append({"kind": "rollout", **responses, "reward": accuracy})
         for u in range(4):
             share = u / 3 * rng.uniform(0.8, 1.2)
-            rows.append(
-                {"kind": "update", "iteration": i, "update": 4 * i + u, "loss": 0.0, "grad_norm": 1.0, "entropy": 0.3,
-                 "mask/frac": masked * share, "mask/token_only": (masked - prefix) * share,
-                 "mask/prefix_only": prefix * share, "mask/both": 0.0, "drift": 0.01 * share}
-            )  # fmt: skip
+            update = {"kind": "update", "iteration": i, "update": 4 * i + u, "drift": 0.01 * share}
+            update |= {"loss": 0.0, "grad_norm": 1.0, "entropy": 0.3}
+            rows.append(update | {f"mask/{name}": part * share for name, part in shares.items()})
     (path / "config.yaml").write_text(yaml.safe_dump({"name": path.name, "method": {"name": method, "params": {}}}))
     (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     seconds = {"rollout_s": 0.5, "update_s": 1.0, "eval_s": 0.0}

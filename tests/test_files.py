@@ -3,10 +3,11 @@
 import errno
 import os
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
-from minicppo.files import atomically, locked, reading, write_atomically
+from minicppo.files import atomically, kept, locked, reading, write_atomically
 
 
 def test_a_writer_that_fails_leaves_the_old_content_and_nothing_beside(tmp_path):
@@ -35,14 +36,6 @@ def test_what_a_killed_writer_left_is_swept_away_and_no_link_followed(tmp_path):
     living.rmdir()
     left = [path.relative_to(tmp_path).as_posix() for path in sorted(tmp_path.rglob("*"))]
     assert left == ["folder", "folder/whole", "folder.d", "folder.d/of mine"]
-
-
-def test_two_writers_of_one_file_do_not_meet(tmp_path):
-    with atomically(tmp_path / "file") as first:
-        first.write_text("first")
-        write_atomically(tmp_path / "file", b"second")
-        assert first.read_text() == "first"
-    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("file", "first")]
 
 
 def test_an_error_about_a_file_names_it(tmp_path):
@@ -84,3 +77,23 @@ def test_a_full_disk_is_the_systems_error_whoever_says_so(tmp_path):
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(RuntimeError, match="mine"), atomically(tmp_path / "file"):
         raise RuntimeError("mine")
+
+
+def test_what_is_made_is_kept_until_its_sources_change(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    source, make = tmp_path / "source", mock.Mock(side_effect=lambda given: {"of": given})
+
+    def is_made(given):
+        make.reset_mock()
+        assert kept("name", [source], make, given) == {"of": given}
+        return make.called
+
+    source.write_text("old")
+    assert [is_made(given) for given in (1, 1, 2, 1)] == [True, False, True, False]
+    source.write_text("new")
+    assert [is_made(1), is_made(1)] == [True, False]
+    for file in (tmp_path / "cache").rglob("name-*.json"):
+        file.write_text("[")
+    assert is_made(1), "what is damaged is made anew"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(source))  # where no folder can be made
+    assert is_made(1)

@@ -5,11 +5,10 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
-import torch
 
 from minicppo.plugins import load_plugins
-from minicppo.reference import LOOPS, Response
-from minicppo.rules import FAMILIES, METHODS, TokenBatch, get_method
+from minicppo.reference import LOOPS
+from minicppo.rules import FAMILIES, METHODS, get_method
 
 ROOT = Path(__file__).parents[1]
 
@@ -32,16 +31,13 @@ def written(path: Path, *changes: tuple[str, str]) -> Path:
     return path
 
 
-def test_the_worked_example_is_a_method_that_equals_its_loop(tmp_path):
+def test_a_file_is_loaded_once_and_its_method_is_known_by_name(tmp_path):
+    """That it equals its loop: `tests/rules/test_planted_bugs.py`."""
     file = written(tmp_path / "truncated.py")
     load_plugins([file, file])
-    load_plugins([str(file)])  # once is enough
-    method = get_method("truncated", cap=1.5)
-    mu, pi, advantages = [0.5, 0.2, 0.4], [0.4, 0.9, 0.4], [1.0, 1.0, -1.0]
-    row = [torch.tensor([x], dtype=torch.float64) for x in (pi, mu, advantages)]
-    found = method(TokenBatch(row[0].log(), row[1].log(), row[2]))
-    assert found.weight[0].tolist() == pytest.approx(LOOPS["truncated"](Response(mu, pi, advantages), cap=1.5))
-    assert method.overrides == {"cap": 1.5}
+    load_plugins([str(file)])
+    assert get_method("truncated", cap=1.5).overrides == {"cap": 1.5}
+    assert "truncated" in LOOPS
     with pytest.raises(ValueError, match=r"cap=0 is outside \(0, inf\]"):
         get_method("truncated", cap=0)
 

@@ -1,9 +1,7 @@
 """Texts from elsewhere (answers, prompts, golds, settings, paths) are shown letter by letter, wherever that is."""
 
 import io
-from types import SimpleNamespace
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,15 +9,11 @@ from rich.table import Table
 
 from experiments.demo_llm_answers import Answer, side_by_side, side_by_side_markdown
 from minicppo.cli.console import Terminal, table
-from minicppo.plots.response import one_response
 from minicppo.plots.results import markdown
-from minicppo.plots.style import save
-from minicppo.rules import Reason
 from minicppo.text import HIDDEN, markdown_cell, printable
 
 MARKUP = ["[/b]", "[bold]x[/]", "[INST] x [/INST]", "[link=/a]x[/link]", "[a,b]", "\\[", "[@click=x]"]
 CONTROL = ["\x1b]0;T\x1b\\", "\x1b[2J", "\x9b2J", "a\rb", "\x07", "\u202e321", "\u2066x", "\u200b", "\ud800", "\x7f"]
-MATHTEXT = ["$$", "$", r"\$", r"Compute $\dbinom{5}{1}$.", r"$\begin{pmatrix}1\end{pmatrix}$", "a$b_{$", "\ud800"]
 LINKS = ["<script>x</script>", "![x](http://a/b)", "[x](http://a)", "**right**", "`x`", "a\n| b |", "&lt;"]
 
 
@@ -73,24 +67,3 @@ def test_a_cell_of_markdown_has_no_markup(text):
     assert "<" not in cell
     assert "\n" not in cell
     assert not any(f"\\{mark}" not in cell for mark in "[]*`|" if mark in text)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("text", MATHTEXT)
-def test_dollar_signs_begin_no_formula_in_a_figure(text, tmp_path, recwarn):
-    shape = (2, 4)
-    ones = np.ones(shape)
-    trace = SimpleNamespace(
-        tokens=[[text] * 4] * 2,
-        prompts=[text] * 2,
-        response_mask=ones.astype(bool),
-        advantages=ones,
-        divergence=0.1 * ones,
-        position_weight=ones,
-        reason=np.full(shape, int(Reason.INSIDE)),
-        threshold=ones,
-    )
-    figure = one_response(SimpleNamespace(trace=trace, method=text, path="run"))
-    assert save(figure, tmp_path / "response.png").stat().st_size > 1000
-    (axis,) = figure.axes
-    assert not any("$" in label.get_text().replace(r"\$", "") for label in axis.get_xticklabels())

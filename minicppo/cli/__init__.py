@@ -87,9 +87,8 @@ def _usage(error: Any) -> str:
     if type(error).__name__ == "NoArgsIsHelpError":  # the help has been shown
         raise SystemExit(2)
     text = str(error.format_message())
-    for name in IN_A_CLONE:
-        if text.startswith(f"No such command '{name}'"):
-            return f"minicppo {name} makes this repository's own results: in a clone, python -m experiments {name}"
+    if (name := text.removeprefix("No such command '").partition("'")[0]) in IN_A_CLONE:
+        return f"minicppo {name} makes this repository's own results: in a clone, python -m experiments {name}"
     if text.startswith("No such option") and any(each.name == "overrides" for each in error.ctx.command.params):
         near = difflib.get_close_matches(error.option_name, error.possibilities or [], 1, 0.8)
         meant = f"; did you mean {near[0]}?" if near else _as_setting(error.option_name, error.ctx.obj)

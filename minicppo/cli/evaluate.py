@@ -19,13 +19,9 @@ if TYPE_CHECKING:
     from minicppo.rl.evaluate import Evaluation
     from minicppo.rl.policy import Policy
 
-# what an option of --data is called among a run's settings; None: the run's own task has no such thing
-SETTINGS = {
-    **{name: f"eval.{name}" for name in ("samples", "temperature", "top_p", "batch", "seed")},
-    "max_new_tokens": "rollout.max_new_tokens",
-    "template": None,
-    "out": None,
-}
+# options that count with --data alone, and what they are called among a run's settings, if there is such a setting
+SETTINGS = dict.fromkeys("samples temperature top_p batch seed".split(), "eval") | {"max_new_tokens": "rollout"}
+OF_DATA = (*SETTINGS, "template", "out")
 
 
 def _of_data(text: str, **limits: Any) -> Any:
@@ -77,7 +73,7 @@ def evaluate(
     run = Path(target) if (Path(target) / "config.yaml").is_file() else None
     if run and device is not None:
         raise ValueError(f"--device {device} is for a model; a run's is a setting: device={device}")
-    asked = {name: context.params[name] for name in SETTINGS if context.params[name] is not None}
+    asked = {name: context.params[name] for name in OF_DATA if context.params[name] is not None}
     load(plugins)
     if data is None:
         return _on_its_task(target, overrides, asked, as_json)
@@ -138,7 +134,7 @@ def _on_its_task(run: str, overrides: list[str] | None, asked: dict[str, Any], a
     from minicppo.rl.run_dir import RunDir
 
     for name, value in asked.items():
-        instead = f"; for the run's own task say {SETTINGS[name]}={value}" if SETTINGS[name] else ""
+        instead = f"; for the run's own task say {SETTINGS[name]}.{name}={value}" if name in SETTINGS else ""
         raise ValueError(f"--{name.replace('_', '-')} {value} needs --data{instead}")
     if (Path(run) / "config.json").is_file() or run.startswith("package:") or run.endswith(".gguf"):
         raise ValueError(f"{run} is a model and has no task of its own: say on what, for example --data gsm8k-test")

@@ -17,9 +17,6 @@ if TYPE_CHECKING:
 Preset = Annotated[str, typer.Argument(metavar="PRESET_OR_YAML", help="A preset's name or a YAML file.")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings to change, as dotted keys.")]
 Method = Annotated[str | None, typer.Option("--method", "-m", help="Any name that `minicppo methods` lists.")]
-Engine = Annotated[
-    str | None, typer.Option("--engine", help="Where it runs: local, trl or verl. [default: the preset's]")
-]
 Folder = Annotated[
     Path | None,
     typer.Option("--run-dir", "-o", help="Where the run writes. [default: runs/PRESET-METHOD, and the settings given]"),

@@ -14,18 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from minicppo.cli.console import console, errors, program, results_table, say, stopped, stopped_runs, table
-from minicppo.cli.options import (
-    Engine,
-    Folder,
-    Method,
-    Overrides,
-    Plugins,
-    Preset,
-    default_folder,
-    load,
-    recipes_in,
-    settings,
-)
+from minicppo.cli.options import Folder, Method, Overrides, Plugins, Preset, default_folder, load, recipes_in, settings
 from minicppo.text import many
 
 if TYPE_CHECKING:
@@ -40,7 +29,9 @@ def train(
     recipe: Annotated[
         str | None, typer.Option("--recipe", help="A method with its own paper's normalisation and aggregation.")
     ] = None,
-    engine: Engine = None,
+    engine: Annotated[
+        str | None, typer.Option("--engine", help="Where it runs: local, trl or verl. [default: the preset's]")
+    ] = None,
     run_dir: Folder = None,
     plugins: Plugins = None,
     dry_run: Annotated[

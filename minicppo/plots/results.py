@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from minicppo.plots.runs import Run, differing_settings, labels
+from minicppo.plots.runs import Run, labels
+from minicppo.rl.settings_file import flat
 from minicppo.text import markdown_cell
 
 
@@ -113,9 +114,14 @@ def result_rows(rows: Iterable[Result], short: bool = False) -> list[list[str]]:
 
 
 def setting_rows(runs: Sequence[Run]) -> list[list[str]]:
-    """Heads, then a row for each setting in which the runs differ; a dash where a run has no such setting."""
-    found = differing_settings(runs).items()
-    return [["setting", *labels(runs)], *([key, *("-" if x is None else str(x) for x in row)] for key, row in found)]
+    """Heads, then a row for each dotted setting in which the runs differ; a dash where a run has no such setting."""
+    told = [dict(flat({**run.config, "method": {"name": run.method, "params": run.params}})) for run in runs]
+    rows = [["setting", *labels(runs)]]
+    for key in dict.fromkeys(key for settings in told for key in settings if key != "name"):
+        values = [settings.get(key) for settings in told]
+        if any(value != values[0] for value in values):
+            rows.append([key, *("-" if value is None else str(value) for value in values)])
+    return rows
 
 
 def markdown(rows: Sequence[Sequence[str]], numbers: bool = False) -> str:

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 
 from minicppo.files import reading
 from minicppo.rl.run_dir import RunDir
-from minicppo.rl.settings_file import flat, read_settings
+from minicppo.rl.settings_file import read_settings
 from minicppo.rules import Reason, get_method
 
 PER_RESPONSE = ("advantages", "delta_b")  # one number each, not one a token
@@ -120,11 +120,3 @@ def labels(runs: Sequence[Run]) -> list[str]:
     """The method's name, with the directory's where several runs share a method."""
     methods = [run.method for run in runs]
     return [m if methods.count(m) == 1 else f"{m} ({run.path.name})" for m, run in zip(methods, runs, strict=True)]
-
-
-def differing_settings(runs: Sequence[Run]) -> dict[str, list[Any]]:
-    """The dotted settings in which the runs are not alike, each with every run's value; None where one has none."""
-    told = [dict(flat({**run.config, "method": {"name": run.method, "params": run.params}})) for run in runs]
-    keys = dict.fromkeys(key for settings in told for key in settings if key != "name")
-    found = {key: [settings.get(key) for settings in told] for key in keys}
-    return {key: values for key, values in found.items() if any(value != values[0] for value in values)}

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from minicppo.inspect import inspection
 from tests.inspect.made import made, records, written
 
 
@@ -16,39 +17,30 @@ def log(tmp_path):
 
 def test_json_says_everything(minicppo, log):
     report = json.loads(minicppo("inspect", str(log), "--json").done())
-    made_log = made("clean", 6)
-    mu, pi = np.concatenate(made_log["mu"]), np.concatenate(made_log["pi"])
-    assert (report["format"], report["responses"], report["tokens"]) == ("prime-rl", len(made_log["mu"]), len(mu))
-    assert report["artefacts"] == []
-    assert report["k3"] == pytest.approx(np.mean(np.expm1(pi - mu) - (pi - mu)))
-    assert report["drift"] == pytest.approx(np.abs(pi - mu).mean())
-    assert report["ess"] == pytest.approx(np.exp(pi - mu).mean() ** 2 / np.exp(2 * (pi - mu)).mean())
+    assert report["responses"] == len(made("clean", 6)["mu"])
+    d = np.concatenate(made("clean", 6)["pi"]) - np.concatenate(made("clean", 6)["mu"])
+    assert (report["format"], report["tokens"], report["artefacts"]) == ("prime-rl", len(d), [])
+    assert (report["drift"], report["k3"]) == pytest.approx((np.abs(d).mean(), np.mean(np.expm1(d) - d)))
+    assert report["ess"] == pytest.approx(np.exp(d).mean() ** 2 / np.exp(2 * d).mean())
     assert report["methods"]["cppo"]["masked"] == pytest.approx(report["masked"])
     assert report["methods"]["ppo"]["masked"] == report["methods"]["grpo"]["masked"] > 0
     assert report["methods"]["icepop"] == {"masked": None, "why": "needs pi_old"}
 
 
-def test_the_terminals_page(minicppo, log, tmp_path):
-    text = minicppo("inspect", str(log), "--method", "grpo", "--out", str(tmp_path / "page.html")).done()
+def test_the_terminals_page_and_a_file_that_replaces_none_but_its_like(minicppo, log):
+    first = minicppo("inspect", str(log), "--method", "grpo", "--out", "page.html")
     for words in ("No artefact found", "Mismatch and drift", "By position", "What grpo masks most", "Early warning"):
-        assert words in text
-    assert (tmp_path / "page.html").stat().st_size > 10_000
-
-
-def test_a_page_replaces_none_but_its_like(minicppo, log):
-    first = minicppo("inspect", str(log), "--out", "page.html")
-    again = minicppo("inspect", str(log), "--out", "page.html")
+        assert words in first.done()
     assert "page written to page.html" in first.err
+    assert Path("page.html").stat().st_size > 10_000
+    again = minicppo("inspect", str(log), "--out", "page.html", "--set", "delta=1", "--set", "budget=off", "--json")
     assert "page written over the old one to page.html" in again.err
+    wide = json.loads(again.done())
+    assert (wide["masked"], wide["rule"]["params"]["delta"]) == (0, 1)
     Path("notes.html").write_text("mine")
     assert "is no page of this command" in minicppo("inspect", str(log), "--out", "notes.html").refused()
     assert Path("notes.html").read_text() == "mine"
     assert "there is no folder nowhere" in minicppo("inspect", str(log), "--out", "nowhere/page.html").refused()
-
-
-def test_settings_of_the_rule_matter(minicppo, log):
-    wide = json.loads(minicppo("inspect", str(log), "--set", "delta=1", "--set", "budget=off", "--json").done())
-    assert (wide["masked"], wide["rule"]["params"]["delta"]) == (0, 1)
 
 
 @pytest.mark.slow
@@ -69,39 +61,20 @@ def test_a_log_of_mu_alone(minicppo, tmp_path):
     assert "\x1b[31mred" not in text
 
 
-def test_foreign_strings_are_shown_not_obeyed(minicppo, tmp_path):
+def test_foreign_strings_are_shown_not_obeyed_and_a_broken_line_is_left_out(minicppo, tmp_path):
     rows = records(made("clean", 6))
     for row in rows:
         row["tokens"] = ["\x1b[2J[bold]x"] * len(row["response_ids"])
-    text = minicppo("inspect", str(written(tmp_path / "a.jsonl", rows))).done()
+    log = written(tmp_path / "a.jsonl", rows)
+    log.write_text(log.read_text() + "{broken\n")
+    assert f"a.jsonl, line {len(rows) + 1}: no JSON" in minicppo("inspect", str(log)).refused()
+    text = minicppo("inspect", str(log), "--skip-broken", "--method", "grpo").done()
+    assert "1 broken record left out" in text
     assert "\x1b[2J" not in text
     assert "[bold]" in text
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["nowhere.jsonl"], "no such file, folder or pattern"),
-        (["LOG", "--format", "primerl"], "did you mean 'prime-rl'?"),
-        (["LOG", "--method", "cppo-topk"], "needs topk of both policies"),
-        (["LOG", "--set", "detla=1"], "did you mean 'delta'?"),
-        (["LOG", "--tokenizer", "nowhere"], "there is no such folder"),
-    ],
-)
-def test_what_is_refused_is_one_line(minicppo, log, arguments, message):
-    assert message in minicppo("inspect", *(str(log) if each == "LOG" else each for each in arguments)).refused()
-
-
-def test_a_broken_line(minicppo, log):
-    log.write_text(log.read_text() + "{broken\n")
-    lines = len(log.read_text().splitlines())
-    assert f"log.jsonl, line {lines}: no JSON" in minicppo("inspect", str(log)).refused()
-    assert json.loads(minicppo("inspect", str(log), "--skip-broken", "--json").done())["skipped"] == 1
-
-
 def test_ctrl_c_leaves_what_there_is(minicppo, log, monkeypatch):
-    from minicppo.inspect import inspection
-
     whole = inspection.portions
 
     def stopped(rows):
@@ -111,7 +84,7 @@ def test_ctrl_c_leaves_what_there_is(minicppo, log, monkeypatch):
             yield part
 
     monkeypatch.setattr(inspection, "portions", stopped)
-    outcome = minicppo("inspect", str(log), "--json")
+    outcome = minicppo("inspect", str(log), "--json", "--method", "grpo")
     report = json.loads(outcome.out)
     assert (outcome.status, report["partial"]) == (130, True)
     assert "before anything was begun" not in outcome.err

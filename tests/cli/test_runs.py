@@ -2,6 +2,7 @@
 
 import errno
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import yaml
@@ -25,11 +26,18 @@ from tests.fake_runs import write_run
 )
 def test_a_folder_is_named_after_what_was_given(given, name):
     assert default_folder(load_config("stale", given), given) == Path("runs") / name
-    assert len(default_folder(load_config("stale"), [f"eval.data=[{'x' * 500}]"]).name) <= 120
+
+
+def test_no_name_of_a_folder_is_too_long():
+    folders = [default_folder(load_config("stale"), [f"eval.data=[{letter * 500}]"]) for letter in "xy"]
+    assert max(len(folder.name) for folder in folders) <= 120
+    assert folders[0] != folders[1]
 
 
 def test_another_run_in_the_folder_is_told_apart_from_the_same(minicppo, trained):
-    assert f"already holds a run: minicppo resume {trained}" in minicppo(*TRAINED, trained).refused()
+    again = minicppo(*TRAINED, trained)
+    assert f"already holds a run: minicppo resume {trained}" in again.refused()
+    assert again.out == "", "no progress is shown of what is refused"
     other = minicppo(*TRAINED, trained, "seed=1", "train.lr=0.001").refused()
     assert "another run (seed = 0 there, 1 here; train.lr = 0.0003 there, 0.001 here)" in other
 
@@ -42,23 +50,23 @@ def test_a_run_without_an_update_says_so_and_why(minicppo):
 
 
 def test_compare_overwrites_nothing_and_keeps_tasks_apart(minicppo, monkeypatch):
-    def only_the_folder(figure, path):  # a picture takes a third of a second, and is looked at elsewhere
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return path
+    def write(runs, folder):  # figures take a third of a second each, and are looked at elsewhere
+        folder.mkdir(parents=True)
+        (folder / "report.md").touch()
+        return [folder / f"{len(runs)}.png"]
 
-    monkeypatch.setattr("minicppo.plots.report.save", only_the_folder)
-    runs = [str(write_run(Path(name))) for name in "abc"]
-    settings = yaml.safe_load(Path("c/config.yaml").read_text())
-    Path("c/config.yaml").write_text(yaml.safe_dump(settings | {"task": {"name": "addition", "options": {}}}))
-    minicppo("compare", *runs[:2]).done()
-    minicppo("compare", *runs[:2]).done()
-    assert Path("runs/compare/report.md").read_bytes() == Path("runs/compare-2/report.md").read_bytes()
+    monkeypatch.setattr("minicppo.plots.report.write_report", write)
+    runs = [str(write_run(Path(name), name)) for name in ("cppo-exact", "none", "grpo")]
+    settings = yaml.safe_load(Path("grpo/config.yaml").read_text())
+    Path("grpo/config.yaml").write_text(yaml.safe_dump(settings | {"task": {"name": "addition", "options": {}}}))
+    shown = minicppo("compare", *runs[:2]).done()
+    for words in ("31.0 ± 2.0", "from one seed, settle nothing", "method.name", "\nruns/compare/2.png"):
+        assert words in shown
+    assert "runs/compare-2/1.png" in minicppo("compare", runs[0]).done()
     assert "already holds something" in minicppo("compare", *runs, "--out", "runs/compare").refused()
     shown = minicppo("compare", *runs, "--out", "apart").done()
-    assert "Task 2 of 2" in shown
-    assert "addition" in shown
-    assert Path("apart/task-1/report.md").is_file()
-    assert Path("apart/task-2/report.md").is_file()
+    for words in ("Task 2 of 2", "addition", "apart/task-1/2.png", "apart/task-2/1.png"):
+        assert words in shown
 
 
 def test_a_rehearsal_says_what_a_run_takes_and_writes_nothing(minicppo):
@@ -71,17 +79,16 @@ def test_a_rehearsal_says_what_a_run_takes_and_writes_nothing(minicppo):
 
 
 def test_resume_lists_what_is_unfinished(minicppo):
-    write_run(Path("runs/deep/down/begun"))
+    begun = write_run(Path("runs/deep/down/begun"))
     write_run(Path("runs/ended"))
-    Path("runs/deep/down/begun/summary.json").unlink(missing_ok=True)
-    Path("runs/ended/summary.json").write_text("{}")
+    (begun / "summary.json").unlink()
     shown = minicppo("resume").done()
-    assert "runs/deep/down/begun" in shown
+    assert str(begun) in shown
     assert "runs/ended" not in shown
     assert "cannot go on" not in shown
-    Path("runs/deep/down/begun/config.yaml").write_text("")
-    assert "cannot go on: runs/deep/down/begun/config.yaml is empty" in " ".join(minicppo("resume").done().split())
-    assert "runs/deep/down/begun/config.yaml is empty" in minicppo("resume", "runs/deep/down/begun").refused()
+    (begun / "config.yaml").write_text("")
+    assert f"cannot go on: {begun}/config.yaml is empty" in " ".join(minicppo("resume").done().split())
+    assert f"{begun}/config.yaml is empty" in minicppo("resume", str(begun)).refused()
 
 
 def test_watch_shows_a_runs_curves(minicppo):
@@ -93,19 +100,8 @@ def test_watch_shows_a_runs_curves(minicppo):
     assert "nowhere holds no run" in minicppo("watch", "nowhere").refused()
 
 
-def test_an_interrupt_before_a_run_is_one_line(minicppo, monkeypatch):
-    def interrupt(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("minicppo.rl.config.load_config", interrupt)
-    outcome = minicppo("train", "learn")
-    assert (outcome.status, outcome.err.strip()) == (130, "Stopped before anything was begun.")
-
-
 def test_a_full_disk_is_one_line_with_a_way_out(minicppo, monkeypatch):
-    def full(*_):
-        raise OSError(errno.ENOSPC, "No space left on device", "run/checkpoints/000002")
-
-    monkeypatch.setattr("minicppo.rl.trainer.train", full)
+    full = OSError(errno.ENOSPC, "No space left on device", "run/checkpoints/000002")
+    monkeypatch.setattr("minicppo.rl.trainer.train", mock.Mock(side_effect=full))
     said = minicppo("train", "learn").refused()
     assert "No space left on device: 'run/checkpoints/000002': make room; what was saved is whole" in said

@@ -1,7 +1,6 @@
 """Figures and tables from synthetic run directories: what they compute, and that each can be drawn and saved."""
 
 import json
-import shutil
 
 import numpy as np
 import pytest
@@ -15,11 +14,12 @@ from minicppo.plots.frontier import draw_frontier
 from minicppo.plots.report import write_report
 from minicppo.plots.response import LOOKS, MASKED, choose_response, choose_window, one_response
 from minicppo.plots.results import COLUMNS, markdown, result, result_rows, results, setting_rows
-from minicppo.plots.runs import Run, Trace, differing_settings, labels, load_run
-from minicppo.plots.style import line_styles
+from minicppo.plots.runs import Run, Trace, labels, load_run
+from minicppo.plots.style import line_styles, save
 from minicppo.rules import Reason
-from tests.fake_runs import DELTA, W_MIN, write_run
+from tests.fake_runs import W_MIN, write_run
 
+MATHTEXT = ["$$", "$", r"\$", r"Compute $\dbinom{5}{1}$.", r"$\begin{pmatrix}1\end{pmatrix}$", "a$b_{$", "\ud800"]
 METHODS = ("cppo-exact", "dppo-exact", "grpo", "none")
 
 
@@ -29,21 +29,21 @@ def runs(tmp_path_factory):
     return [load_run(write_run(root / m, m, final=0.9 - 0.2 * i, seed=i)) for i, m in enumerate(METHODS)]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def trace(runs):
-    assert runs[0].trace is not None
     return runs[0].trace
 
 
 def test_a_result_is_read_off_the_metrics(runs):
-    row, updates = result(runs[0]), runs[0].rows("update")
+    row, (x, masked) = result(runs[0]), runs[0].series("update", "mask/frac")
     assert (row.before, row.before_se, row.iterations, row.peak_memory_mb) == (0.31, 0.02, 12, 511.0)
     evaluated = {r["iteration"]: r["accuracy"] for r in runs[0].rows("eval")}
     assert (row.after, row.seconds) == pytest.approx(((evaluated[8] + evaluated[12]) / 2, 12 * 1.5)), "not one alone"
     assert (row.greedy_before, row.greedy_after) == pytest.approx((0.97, 0.97))
-    assert row.masked == pytest.approx(np.mean([u["mask/frac"] for u in updates]))
+    assert row.masked == pytest.approx(np.mean([update["mask/frac"] for update in runs[0].rows("update")]))
     parts = (row.masked_token_only, row.masked_prefix_only, row.masked_both)
     assert sum(part or 0.0 for part in parts) == pytest.approx(row.masked)
+    assert (x[:5].tolist(), len(masked)) == ([0.0, 0.25, 0.5, 0.75, 1.0], 48), "updates are spread over their iteration"
 
 
 def test_tables_hold_every_run_and_every_column_and_a_dash_for_what_was_not_logged(runs):
@@ -58,13 +58,12 @@ def test_tables_hold_every_run_and_every_column_and_a_dash_for_what_was_not_logg
 
 
 def test_what_runs_were_told_differently_is_said(runs):
-    found = differing_settings([runs[0], runs[2]])
-    assert found["method.name"] == ["cppo-exact", "grpo"]
-    assert found["method.params.w_min"][1] is None, "the other method has no such thing"
-    assert "name" not in found
-    assert differing_settings([runs[0], runs[0]]) == {}
+    rows = setting_rows([runs[0], runs[2]])
+    assert rows[0] == ["setting", "cppo-exact", "grpo"]
+    assert ["method.name", "cppo-exact", "grpo"] in rows
+    assert ["method.params.w_min", "0.8", "-"] in rows, "the other method has no such thing"
+    assert "name" not in [row[0] for row in rows]
     assert len(setting_rows([runs[0], runs[0]])) == 1, "nothing but the heads"
-    assert ["method.name", "cppo-exact", "grpo"] in setting_rows([runs[0], runs[2]])
 
 
 def test_runs_of_one_method_are_told_apart_and_a_family_lends_its_style_to_no_other(runs, tmp_path):
@@ -86,12 +85,6 @@ def test_the_highest_marker_is_not_cut(runs):
     assert ax.get_ylim()[1] > 1.04 * ax.get_lines()[0].get_ydata().max()
 
 
-def test_series_spread_the_updates_over_their_iteration(runs):
-    x, y = runs[0].series("update", "mask/frac")
-    assert x[:5].tolist() == [0.0, 0.25, 0.5, 0.75, 1.0]
-    assert len(x) == len(y) == 48
-
-
 def test_drift_by_position_equals_a_loop_over_tokens(runs, trace):
     bins = by_position(trace)
     width = round(2 * bins["position"][0] - 1)
@@ -100,31 +93,24 @@ def test_drift_by_position_equals_a_loop_over_tokens(runs, trace):
     assert bins["mean"][0] == pytest.approx(np.mean(first))
     assert bins["top"][0] == pytest.approx(np.mean(first[-(len(first) // 10) :]), rel=1e-6)
     assert np.all(bins["top"] >= bins["mean"])
-    allowance = DELTA / bins["weight"]
-    assert allowance[0] == pytest.approx(DELTA, rel=0.02)
-    assert np.all(np.diff(allowance[:8]) > 0), "the token test relaxes along the response"
-    assert allowance.max() <= DELTA / W_MIN + 1e-6
+    assert bins["weight"][0] == pytest.approx(1, rel=0.02)
+    assert np.all(np.diff(bins["weight"][:8]) < 0), "the token test relaxes along the response"
+    assert bins["weight"].min() >= W_MIN - 1e-6
     assert "smaller is drawn at the bottom" in drift_by_position(runs).axes[0].get_ylabel()
+    poisoned = Trace(runs[0].path)
+    poisoned.gap[~poisoned.response_mask] = 1.0
+    assert all(np.array_equal(bins[key], by_position(poisoned)[key]) for key in bins), "padding never enters"
 
 
-def test_pi_old_parts_the_drift_from_the_mismatch(runs, tmp_path):
-    copy = tmp_path / "three"
-    shutil.copytree(runs[0].path, copy)
-    arrays = load_file(copy / "trace.safetensors")
-    between = (arrays["log_probs"] + arrays["rollout_log_probs"]) / 2
-    save_file({**arrays, "old_log_probs": between}, copy / "trace.safetensors")
-    run = load_run(copy)
+def test_pi_old_parts_the_drift_from_the_mismatch(tmp_path):
+    file = write_run(tmp_path / "run") / "trace.safetensors"
+    arrays = load_file(file)
+    save_file({**arrays, "old_log_probs": (arrays["log_probs"] + arrays["rollout_log_probs"]) / 2}, file)
+    run = load_run(tmp_path / "run")
     gap, mismatch, drift = (by_position(run.trace, part)["mean"] for part in ("", "mismatch", "drift"))
     assert np.all(np.abs(mismatch + drift - gap) < 1e-6)  # pi_old lies between the two
     names = [text for text in drift_by_position([run]).axes[0].get_legend_handles_labels()[1] if "old" in text]
     assert len(names) == 2
-
-
-def test_padding_never_enters_the_drift(runs):
-    poisoned = Trace(runs[0].path)
-    clean = by_position(poisoned)
-    poisoned.gap[~poisoned.response_mask] = 1.0
-    assert all(np.array_equal(clean[key], by_position(poisoned)[key]) for key in clean)
 
 
 def test_the_chosen_response_and_window_show_masking(trace):
@@ -140,31 +126,51 @@ def test_the_chosen_response_and_window_show_masking(trace):
     assert choose_window(reason[:8], 10) == (0, 8)
 
 
-@pytest.mark.slow
-def test_white_space_in_a_token_is_shown(tmp_path):
-    """As in the byte-level vocabulary of a pretrained model, where `=` and ` =` are two tokens."""
+def test_a_token_is_shown_letter_by_letter(tmp_path):
+    """In the vocabulary of a pretrained model `=` and ` =` are two tokens, and `$` is one."""
     run = load_run(write_run(tmp_path / "run"))
-    run.trace.tokens[0][:3] = [" =", "\n", ""]
-    run.trace.reason[0, 3:] = Reason.PAD  # so that the window begins there
-    labels = [label.get_text() for label in one_response(run, row=0).axes[0].get_xticklabels()]
+    run.config["method"]["name"] = run.trace.prompts[0] = "a$b_{$"
+    run.trace.tokens[0][:10] = [" =", "\n", "", *MATHTEXT]
+    run.trace.reason[0, 10:] = Reason.PAD  # so that the window begins there
+    figure = one_response(run, row=0)
+    (ax,) = figure.axes
+    labels = [label.get_text() for label in ax.get_xticklabels()]
     assert labels[:3] == ["·=", "⏎", "∅"]
+    assert not any("$" in text.replace(r"\$", "") for text in (*labels, ax.get_xlabel(), ax.get_title(loc="left")))
+    assert save(figure, tmp_path / "response.png").stat().st_size > 1000
     assert run.trace.masks_something
     run.trace.reason[run.trace.reason != Reason.PAD] = Reason.INSIDE
     assert not run.trace.masks_something
     assert one_response(run, row=0).axes[0].get_title(loc="left").endswith("nothing is masked")
 
 
-def test_every_figure_can_be_drawn_and_saved_and_its_axes_are_labelled(runs, tmp_path):
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures of a report by file name, in the place of the files."""
+    figures = {}
+
+    def keep(figure, path):
+        figures[path.name] = figure
+        return path
+
+    monkeypatch.setattr("minicppo.plots.report.save", keep)
+    return figures
+
+
+def test_a_report_has_every_figure_and_their_axes_are_labelled(runs, tmp_path, drawn):
     written = write_report(runs, tmp_path)
-    assert {path.name for path in written} == {
-        "report.md", "curves.png", "reasons.png", "drift.png", "response.png"
-    }  # fmt: skip
-    assert all(path.stat().st_size > 100 for path in written)
+    assert [path.name for path in written] == ["report.md", *drawn]
+    assert {*drawn} == {"curves.png", "reasons.png", "drift.png", "response.png"}
     assert "Settings that differ" in (tmp_path / "report.md").read_text()
-    for figure in (curves(runs), masked_share(runs), drift_by_position(runs), one_response(runs[0])):
+    for figure in drawn.values():
         assert all(ax.get_ylabel() or ax.get_shared_y_axes().get_siblings(ax) for ax in figure.axes)
         assert any(ax.get_xlabel() for ax in figure.axes)
         assert all(ax.get_title(loc="left") for ax in figure.axes)
+
+
+@pytest.mark.slow
+def test_every_figure_can_be_saved(runs, tmp_path):
+    assert all(path.stat().st_size > 100 for path in write_report(runs, tmp_path))
 
 
 def test_the_bands_look_as_their_reasons_everywhere_and_reach_the_masked_share(runs):
@@ -181,13 +187,14 @@ def test_the_bands_look_as_their_reasons_everywhere_and_reach_the_masked_share(r
     assert tops == pytest.approx(100 * masked.reshape(-1, 4).mean(1))
 
 
-def test_what_a_run_lacks_is_left_out_or_named(tmp_path):
+def test_what_a_run_lacks_is_left_out_or_named(tmp_path, drawn):
     with pytest.raises(FileNotFoundError, match=r"holds no run: it has no config\.yaml"):
         load_run(tmp_path)
     folder = write_run(tmp_path / "run")
     (folder / "trace.safetensors").unlink()
     run = load_run(folder)
-    assert {path.name for path in write_report([run], tmp_path / "out")} == {"report.md", "curves.png", "reasons.png"}
+    write_report([run], tmp_path)
+    assert {*drawn} == {"curves.png", "reasons.png"}
     with pytest.raises(ValueError, match=r"no trace\.safetensors"):
         one_response(run)
     with pytest.raises(ValueError, match="none of these runs has a trace"):
