@@ -32,7 +32,9 @@ class Strings:
             if (numbers < 0).any():
                 numbers = np.array([self.known.setdefault(text, len(self.known)) for text in texts], np.int64)
             if len(self.texts) < MOST:
-                self.texts |= zip(numbers.tolist(), texts, strict=True)
+                for number, text in zip(numbers.tolist(), texts, strict=True):
+                    if text or number not in self.texts:  # "" stands for a response without texts, too
+                        self.texts[number] = text
         return np.where(numbers < MOST, numbers, -1)
 
     def add(self, table: Table, reason: Column) -> None:

@@ -80,8 +80,10 @@ def plant(kind: str, rng: np.random.Generator, log: dict[str, Any]) -> None:
     if kind == "shifted":
         step = int(rng.choice([-1, 1]))
         log["pi"] = [np.concatenate([p[1:], p[-1:]] if step > 0 else [p[:1], p[:-1]]) for p in pi]
-    elif kind == "placeholder":
-        value, share = float(rng.choice([0.0, 0.0, -1.0, -100.0])), rng.choice([0.03, 0.08, 0.2])
+    elif kind in ("placeholder", "positive", "nan"):
+        value, share = {"positive": (0.7, 0.05), "nan": (np.nan, 0.02)}.get(kind, (0.0, 0.0))
+        if kind == "placeholder":
+            value, share = float(rng.choice([0.0, 0.0, -1.0, -100.0])), rng.choice([0.03, 0.08, 0.2])
         for m in mu:
             m[rng.random(len(m)) < share] = value
     elif kind == "prompt":
@@ -96,19 +98,13 @@ def plant(kind: str, rng: np.random.Generator, log: dict[str, Any]) -> None:
         name, bits = str(rng.choice(["mu", "pi"])), int(rng.choice([8, 11]))
         log[name] = [rounded(x, bits) for x in log[name]]
     elif kind == "advantages":
-        log["advantages"] = [np.full(len(a), float(rng.choice([0.0, 1.0]))) * 0 + 0.5 for a in A]
+        log["advantages"] = [np.full(len(a), 0.5) for a in A]
     elif kind == "per_token_advantages":
         log["advantages"] = [a + rng.standard_normal(len(a)) for a in A]
     elif kind == "duplicates":
         for i in range(1, len(mu), 3):
             for name in ("mu", "pi", "ids", "advantages"):
                 log[name][i] = log[name][0]
-    elif kind == "positive":
-        for m in mu:
-            m[rng.random(len(m)) < 0.05] = 0.7
-    elif kind == "nan":
-        for m in mu:
-            m[rng.random(len(m)) < 0.02] = np.nan
 
 
 def rounded(x: np.ndarray, bits: int) -> np.ndarray:
@@ -130,11 +126,8 @@ def records(log: dict[str, Any], form: str = "neutral", step: int = 0) -> list[d
             one |= {"inference_logprobs": [0.0, 0.0, *m], "trainer_logprobs": [0.0, 0.0, *p]}
             one |= {"advantages": [A[0], A[0], *A.tolist()], "position_ids": list(range(len(i) + 2))}
         else:
-            one = {
-                "token_ids": [[7, 8, *i, 0]],
-                "token_loss_mask": [[0, 0, *[1] * len(i), 0]],
-                "sample_loss_mask": [1.0],
-            }
+            one = {"token_ids": [[7, 8, *i, 0]], "token_loss_mask": [[0, 0, *[1] * len(i), 0]]}
+            one |= {"sample_loss_mask": [1.0]}
             one |= {"generation_logprobs": [[0.0, 0.0, *m, 0.0]], "prev_logprobs": [[0.0, 0.0, *p, 0.0]]}
             one |= {"advantages": [[A[0], A[0], *A.tolist(), 0.0]], "input_lengths": [len(i) + 2]}
             one |= {"rewards": [float(A[0] > 0)]}

@@ -30,6 +30,13 @@ def assert_same(found, pi=True):
         assert found.advantages == pytest.approx(np.concatenate(LOG["advantages"]), abs=1e-6)
 
 
+def assert_it_tells_how_far_it_is(path):
+    """Which says how many responses are to be looked at."""
+    log = Log([path])
+    next(log.rows())
+    assert 0 < log.done < log.total
+
+
 @pytest.mark.parametrize("form", ["neutral", "prime-rl", "nemo-rl"])
 def test_formats_of_lines(tmp_path, form):
     log, found = read(written(tmp_path / "train_data_step7.jsonl", records(LOG, form, step=7)))
@@ -54,29 +61,20 @@ def test_packed_files_and_parquet(tmp_path):
 def test_slime(tmp_path):
     tensors = {name: [torch.tensor(row) for row in LOG[name]] for name in ("mu", "pi", "advantages")}
     data = {"rollout_log_probs": tensors["mu"], "log_probs": tensors["pi"], "advantages": tensors["advantages"]}
-    data |= {
-        "tokens": [torch.tensor([5, 6, *row]) for row in LOG["ids"]],
-        "response_lengths": list(map(len, LOG["mu"])),
-    }
+    data["tokens"] = [torch.tensor([5, 6, *row]) for row in LOG["ids"]]
     torch.save({"rollout_id": 4, "rank": 0, "rollout_data": data}, tmp_path / "4.pt")
     log, found = read(tmp_path / "4.pt")
     assert_same(found)
     assert (found.ids.tolist(), found.steps[0]) == (np.concatenate(LOG["ids"]).tolist(), 4)
     assert list(log.formats) == ["slime"]
-    log = Log([tmp_path / "4.pt"])
-    next(log.rows())
-    assert 0 < log.done < log.total, "how far it is, which says how many responses are to be looked at"
+    assert_it_tells_how_far_it_is(tmp_path / "4.pt")
 
 
-def test_bfloat16_of_a_dump(tmp_path):
-    """NumPy has no such type, and a graph may hang on it still."""
+def test_bfloat16_of_a_dump_and_a_pickle(tmp_path):
+    """NumPy has no bfloat16, and a graph may hang on it still."""
     log_probs = [torch.tensor([-0.5, -1.25], dtype=torch.bfloat16, requires_grad=True)]
-    torch.save({"rollout_data": {"rollout_log_probs": log_probs, "tokens": [torch.tensor([1, 2])]}}, tmp_path / "1.pt")
-    _, found = read(tmp_path / "1.pt")
-    assert found.mu.tolist() == [-0.5, -1.25]
-
-
-def test_a_pickle_is_refused(tmp_path):
+    torch.save({"rollout_data": {"rollout_log_probs": log_probs}}, tmp_path / "1.pt")
+    assert read(tmp_path / "1.pt")[1].mu.tolist() == [-0.5, -1.25]
     torch.save({"rollout_data": written}, tmp_path / "bad.pt")
     with pytest.raises(Broken, match=r"bad.pt cannot be used.*whatever else it holds is not loaded"):
         read(tmp_path / "bad.pt")
@@ -89,19 +87,17 @@ def choices(i):
 
 def test_responses_of_servers_and_inspect(tmp_path):
     written(tmp_path / "batch.jsonl", [{"response": {"body": choices(i)}} for i in range(3)])
-    (tmp_path / "log.json").write_text(
-        json.dumps({"version": 2, "samples": [{"output": choices(i)} for i in range(3)]})
-    )
+    samples = [{"output": choices(i)} for i in range(3)]
+    (tmp_path / "log.json").write_text(json.dumps({"version": 2, "samples": samples}))
     with zipfile.ZipFile(tmp_path / "log.eval", "w") as archive:
-        for i in range(3):
-            archive.writestr(f"samples/{i}.json", json.dumps({"output": choices(i)}))
+        for i, sample in enumerate(samples):
+            archive.writestr(f"samples/{i}.json", json.dumps(sample))
     old = [{"choices": [{"logprobs": {"tokens": ["a"] * len(mu), "token_logprobs": mu.tolist()}}]} for mu in LOG["mu"]]
     written(tmp_path / "old.jsonl", old)
     for name in ("batch.jsonl", "log.json", "log.eval", "old.jsonl"):
         log, found = read(tmp_path / name)
         assert_same(found, pi=False)
-        assert found.pi is None
-        assert log.pi == "none"
+        assert (found.pi, log.pi) == (None, "none")
     assert read(tmp_path / "batch.jsonl")[1].texts[:2].tolist() == ["t0", "t1"]
 
 
@@ -117,9 +113,7 @@ def test_a_run_of_ours(tmp_path):
     _, found = read(tmp_path)
     assert_same(found)
     assert (found.steps[0], found.groups.tolist(), found.texts[0]) == (9, [0, 0, 1], f"w{LOG['ids'][0][0]}")
-    log = Log([tmp_path])
-    next(log.rows())
-    assert 0 < log.done < log.total
+    assert_it_tells_how_far_it_is(tmp_path)
 
 
 def test_sequences_in_one_line_are_told_apart(tmp_path):
@@ -160,8 +154,7 @@ def test_a_broken_line_is_named_or_left_out(tmp_path, line, message):
 
 
 def test_what_json_cannot_say_is_nan(tmp_path):
-    (tmp_path / "a.jsonl").write_text('{"rollout_log_probs": [NaN, -Infinity, null, -1]}\n')
-    _, found = read(tmp_path / "a.jsonl")
+    _, found = read(written(tmp_path / "a.jsonl", [{"rollout_log_probs": [np.nan, -np.inf, None, -1]}]))
     assert np.isfinite(found.mu).tolist() == [False] * 3 + [True]
 
 

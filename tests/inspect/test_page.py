@@ -20,7 +20,8 @@ EVIL = ["</script><script>document.title='evil'</script>", "<img src=x onerror=a
 def page(tmp_path_factory):
     folder = tmp_path_factory.mktemp("page")
     rows = [{**row, "step": i % 3} for i, row in enumerate(records(made("clean", 9)))]
-    rows[0]["tokens"] = [EVIL[i % 4] for i in range(len(rows[0]["response_ids"]))]
+    for row in rows:
+        row["tokens"] = [EVIL[i % 4] for i in row["response_ids"]]
     found = inspect([written(folder / "log.jsonl", rows)])
     write_page([found], folder / "report.html")
     return folder / "report.html", found
@@ -116,15 +117,11 @@ def test_it_is_drawn_at_the_width_of_a_phone_and_of_a_desk(browser, width):
 def test_foreign_texts_stay_texts(page):
     text = page[0].read_text(encoding="utf-8")
     assert text.count("<script") == text.count("</script>") == 2
-    assert "<img" not in text
-    assert "\x1b" not in text
-    assert "\u202e" not in text
+    assert not any(foreign in text for foreign in ("<img", "\x1b", "\u202e"))
     assert text.count("Content-Security-Policy") == 1
-    assert not re.search(r"""(src|href)\s*=|url\(|@import""", text.split("<script")[0])
+    assert not re.search(r"<[^>]*(src|href)\s*=|url\(|@import", text.split("<script")[0])
     shown = as_html(Section("<b>", ("&",), [("<i>",)], ["\x07"]))
-    assert "&lt;b&gt;" in shown
-    assert "&lt;i&gt;" in shown
-    assert "\\x07" in shown
+    assert all(harmless in shown for harmless in ("&lt;b&gt;", "&lt;i&gt;", "\\x07"))
 
 
 def test_what_the_page_holds_is_the_log(page):

@@ -107,7 +107,6 @@ def test_what_cannot_be_written_is_said_once_and_stops_nothing(tmp_path, caplog)
 
 
 def test_wrong_settings_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="must be 1 or more"):
-        Recorder(tmp_path, every=0)
-    with pytest.raises(ValueError, match="must be 1 or more"):
-        Recorder(tmp_path, rows=-1)
+    for settings in ({"every": 0}, {"rows": -1}):
+        with pytest.raises(ValueError, match="must be 1 or more"):
+            Recorder(tmp_path, **settings)

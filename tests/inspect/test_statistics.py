@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -40,11 +41,8 @@ def test_groups_of_a_log_made_by_hand():
     assert reason is not None
     assert (reason >= 3).tolist() == [False, True, True, False, False]
     by = {name: {row[name]: row for row in stats.table_of(name)} for name in ("position", "sign", "reward", "step")}
-    assert {k: (row["tokens"], row["masked"]) for k, row in by["position"].items()} == {
-        0: (2, 0.5),
-        1: (2, 0.5),
-        2: (1, 0),
-    }
+    positions = {k: (row["tokens"], row["masked"]) for k, row in by["position"].items()}
+    assert positions == {0: (2, 0.5), 1: (2, 0.5), 2: (1, 0)}
     assert {k: row["masked"] for k, row in by["sign"].items()} == {-1: pytest.approx(1 / 3), 1: 0.5}
     assert {k: row["tv"] for k, row in by["reward"].items()} == {0: pytest.approx(0.25 / 3), 1: pytest.approx(0.125)}
     assert list(by["step"]) == [0, 2]
@@ -69,6 +67,8 @@ def test_strings_are_counted_by_sign_and_reason():
         ("<7>", -1, 4, 0, 2),
     ]
     assert one_string([{**row, "masked": 50} for row in rows]) == 1.0
+    strings.add(table([replace(ROWS[0], texts=np.array(["a", "b"], object)), ROWS[1]]), np.full(5, 2))
+    assert {row["text"] for row in strings.rows()} == {"a", "b"}, "a response without texts takes none away"
 
 
 def test_counterfactuals_agree_with_each_method_alone():
@@ -111,20 +111,18 @@ def test_memory_does_not_grow_with_the_log(tmp_path):
     assert int(done.stdout) < 500_000, "3 million tokens, in KB"
 
 
-@pytest.mark.parametrize(
-    ("advantages", "size"), [({"advantages": 1.0}, 1500), ({}, 1500), ({"advantages": 1.0}, 60), ({}, 60)]
-)
+@pytest.mark.parametrize("size", [60, 500])
+@pytest.mark.parametrize("advantages", [{"advantages": 1.0}, {}])
 def test_of_a_very_long_log_responses_evenly_spread_are_looked_at(tmp_path, monkeypatch, advantages, size):
     """Of most portions of 60 tokens none is looked at."""
-    monkeypatch.setattr(inspection, "LOOKED", 500)
-    monkeypatch.setattr(inspection, "portions", lambda rows: portions(rows, size=size))
-    rng = np.random.default_rng(1)
-    rows = [
-        {"rollout_log_probs": (-rng.random(20)).tolist(), "log_probs": (-rng.random(20)).tolist()} for _ in range(200)
-    ]
-    report = inspection.inspect([written(tmp_path / "log.jsonl", [{**row, **advantages} for row in rows])]).report
-    assert (report["responses"], report["tokens"]) == (200, 4000)
-    assert 20 < report["looked_at"]["responses"] < 100
+    for name, value in {"LOOKED": 100, "TRIED": 100, "portions": lambda rows: portions(rows, size=size)}.items():
+        monkeypatch.setattr(inspection, name, value)
+    both = -np.random.default_rng(1).random((60, 2, 20))
+    rows = [{"rollout_log_probs": mu, "log_probs": pi, **advantages} for mu, pi in both.tolist()]
+    log = written(tmp_path / "log.jsonl", rows)
+    report = inspection.inspect([log], method=get_method("grpo")).report
+    assert (report["responses"], report["tokens"]) == (60, 1200)
+    assert 5 < report["looked_at"]["responses"] < 30
     assert "nan" not in [row["kind"] for row in report["artefacts"]], "of advantages that are not known, or not read"
 
 

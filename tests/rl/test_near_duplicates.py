@@ -14,7 +14,6 @@ LONG = "A farmer has 17 sheep and 25 goats, and sells 6 of the sheep. How many a
     "again",
     [
         ASKED.replace("|m - n|", r"\left| m - n \right|"),
-        ASKED.replace("$", "$$"),
         ASKED.replace("$", ""),
         ASKED.replace("?", " ?."),
         ASKED.replace(" + ", "+").replace("  ", " "),

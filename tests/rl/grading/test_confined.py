@@ -48,36 +48,39 @@ def pool():
     pool.close()
 
 
-@pytest.mark.parametrize(
-    ("what", "name"),
-    [
-        ("die", "died"),
-        ("memory", "MemoryError"),
-        ("fork", "BlockingIOError"),
-        ("no number", "ValueError"),
-        (("a", "b"), "TypeError"),
-        ("1" * 5000 + "\ud800", "ValueError"),
-    ],
-)
-def test_no_verdict_has_a_name_and_the_next_question_is_answered(pool, checker, what, name):
-    if what == "fork" and os.geteuid() == 0:
-        pytest.skip("the superuser is not limited in processes")
-    with pytest.raises(Unchecked, match=f"^{name}$"):
-        pool(checker, what)
-    assert pool(checker, "0.5") == 0.5
-    assert len(pool._all) == 1
+NO_VERDICTS = {
+    "die": "died",
+    "memory": "MemoryError",
+    "fork": "BlockingIOError",
+    "no number": "ValueError",
+    ("a", "b"): "TypeError",
+    "1" * 5000 + "\ud800": "ValueError",
+}
 
 
-def test_a_worker_writes_no_file_forges_no_verdict_and_knows_no_secret(pool, checker, tmp_path, monkeypatch):
+def test_no_verdict_has_a_name_and_the_next_question_is_answered(pool, checker):
+    for what, name in NO_VERDICTS.items():
+        if what == "fork" and os.geteuid() == 0:
+            continue  # the superuser is not limited in processes
+        with pytest.raises(Unchecked, match=f"^{name}$"):
+            pool(checker, what)
+        assert pool(checker, "0.5") == 0.5
+        assert len(pool._all) == 1
+    (worker,) = pool._all
+    worker.process.kill()
+    worker.process.wait()
+    with pytest.raises(Unchecked, match="died"):
+        pool(checker, "1")
+    assert pool(checker, "1") == 1.0
+
+
+def test_a_worker_is_told_all_but_writes_forges_and_knows_nothing(pool, checker, tmp_path, monkeypatch):
     monkeypatch.setenv("SOME_TOKEN", "secret")
+    assert pool(checker, "repr", (1, 2), [1, "2"]) == "((1, 2), [1, '2'])"
     pool(checker, "write", str(tmp_path / "written"))
     assert not (tmp_path / "written").read_bytes()
     assert pool(checker, "forge") == 0.0
     assert pool(checker, "secret") is None
-
-
-def test_arguments_arrive_as_they_are(pool, checker):
-    assert pool(checker, "repr", (1, 2), [1, "2"]) == "((1, 2), [1, '2'])"
 
 
 def test_the_limits_of_computing_and_of_waiting_hold_in_threads(pool, checker):
@@ -105,14 +108,6 @@ def test_a_checker_that_needs_a_missing_package_says_so(pool, tmp_path):
     path.write_text("def load():\n    import no_such_package\n")
     with pytest.raises(ModuleNotFoundError, match="no_such_package"):
         pool(path, "1")
-
-
-def test_a_killed_worker_is_replaced(pool, checker):
-    pool(checker, "1")
-    next(iter(pool._all)).process.kill()
-    with pytest.raises(Unchecked, match="died"):
-        pool(checker, "1")
-    assert pool(checker, "1") == 1.0
 
 
 @pytest.mark.parametrize(

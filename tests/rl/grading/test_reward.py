@@ -1,7 +1,6 @@
 """The reward: which answer a response states, when it is right, and that nothing in it can crash or stall the judge."""
 
-import subprocess
-import sys
+import multiprocessing
 from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,47 +17,41 @@ from minicppo.rl.grading.reward import Outcome, compute_score, judge_response, m
 from minicppo.rl.grading.tidy import tidy
 from tests.rl.conftest import slow_but
 
-STALLING = r"9^{9^{9^9}}"
 # Pairs of a right answer and a given one, judged by hand: would a person accept the second for the first?
 ROWS = [line.split("\t") for line in Path("tests/data/answers.tsv").read_text("utf-8").split("\n")[1:-1]]
+KNOWN = "known disagreements"  # judged the other way round; the table says why they stay
 PAIRS: dict[str, list[tuple[str, str, bool]]] = defaultdict(list)
 for _kind, _gold, _answer, _accepted, *_ in ROWS:
-    PAIRS[_kind].append((_gold, _answer.replace("<NUL>", "\x00"), _accepted == "yes"))
+    PAIRS[_kind].append((_gold, _answer.replace("<NUL>", "\x00"), (_accepted == "yes") != (_kind == KNOWN)))
 SLOW = (
     "adversarial|answers of MATH-500|near misses|many spellings|products|angles and functions|complex|equations again"
-    "|other kinds"
+    "|other kinds|expressions|extremes|decimals|decimals and roots|sets and intervals"
 )
-KNOWN = PAIRS.pop("known disagreements")  # the table says why they stay
 
 
 @pytest.mark.parametrize(
     ("response", "answer"),
     [
-        ("Answer: 42", "42"),
         ("so\nanswer : 42\n", "42"),
         ("Answer:\n\\[\n\\boxed{42}\n\\]", "\\boxed{42}"),
         ("Answer:\n$$\n42\n$$", "42"),
         ("**Answer:** 42", "** 42"),
-        ("**Answer**: 42", "42"),
-        ("__Answer__ : 42", "42"),
+        ("_**Answer**_ : 42", "42"),
         (r"\textbf{Answer}: 42", "42"),
         ("Answer：42", "42"),
         ("the answerer: 42", None),
         (r"so \boxed 12.", "12"),
         (r"so \boxed\frac{1}{2} of it", r"\frac{1}{2}"),
         (r"\boxed 1 and \boxed{2}", "2"),
-        (r"\boxed{1} and \boxed 2", "2"),
         (r"\boxed there is none", None),
         ("Answer: 41\nno,\nAnswer: 42", "42"),
-        ("Answer:\n42", "42"),
         (r"Answer: $\frac{1}{2}$", r"$\frac{1}{2}$"),
-        (r"hence \boxed{42}", "42"),
         (r"\boxed{1} and \boxed{\frac{1}{\sqrt{2}}}.", r"\frac{1}{\sqrt{2}}"),
         (r"\boxed{7}" + "\nAnswer: 42", "42"),
         (r"\boxed{42", None),
         ("42", None),
         ("Answer:", None),
-        ("", None),
+        (r"\boxed{}", None),
         ("Answer: 42" + " " * WINDOW, None),
         ("Answer: 41" + " " * WINDOW + "Answer: 42", "42"),
     ],
@@ -75,36 +68,40 @@ def test_a_box_is_sought_in_linear_time(text):
     assert last_boxed(text + r"\boxed{7}") == "7"
 
 
-@pytest.mark.parametrize("gold", ["9" * 5000, "1" + "," * 8000 + "z1", "(" * 2000, "\ud800", "."])
-def test_a_gold_that_cannot_be_read_pays_nobody_and_raises_nothing(gold):
-    assert not same_answer(gold, "12")
-
-
-@given(st.text(max_size=40) | st.text("\\{}[]()$^_,.0123456789 \nAnswer:frac", max_size=40))
-def test_tidying_never_fails(text):
-    assert isinstance(tidy(text), str)
-    assert isinstance(extract_answer(f"Answer: {text}"), str | None)
-
-
 PIECES = [row[i] for row in ROWS for i in (1, 2) if len(row[i]) < 60] + list(
     r"\{}[]()$^_,.=<>|'!&%;:?/+-* 0123456789abxR"
 )
 
 
-@given(st.sampled_from(PIECES), st.lists(st.sampled_from(PIECES), max_size=10).map("".join))
-def test_rules_end_with_a_verdict_whatever_stands_together(gold, answer):
+@pytest.fixture(scope="module")
+def unasked():
+    """No comparison is left to another process: rules alone."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("minicppo.rl.grading.answers.confined", lambda *question: None)
-        assert same_answer(gold, answer) in (True, False, None)
-        assert same_answer(answer, gold) in (True, False, None)
+        yield
 
 
-@pytest.mark.parametrize(
-    "answer", ["{1}{2}", "(((1)))", "{{{1}}}", "()", "(,)", "=", "==", "x=", "=1=", "\\pm", "and", ", and", "{"]
+@given(
+    st.text(max_size=40) | st.text("\\{}[]()$^_,.0123456789 \nAnswer:frac", max_size=40),
+    st.sampled_from(PIECES),
+    st.lists(st.sampled_from(PIECES), max_size=10).map("".join),
 )
-def test_rules_end_with_a_verdict_on_what_is_hardly_there(answer, monkeypatch):
-    monkeypatch.setattr("minicppo.rl.grading.answers.confined", lambda *question: None)
-    assert all(same_answer(gold, answer) is not True for gold in ("12", "(1, 2)", "x = 1, y = 2", "x + y", "even"))
+def test_rules_end_with_a_verdict_whatever_stands_together(unasked, text, gold, answer):
+    assert isinstance(tidy(text), str)
+    assert isinstance(extract_answer(f"Answer: {text}"), str | None)
+    for one, other in ((gold, answer), (answer, gold), (gold, text), (text, gold)):
+        assert same_answer(one, other) in (True, False, None)
+
+
+ODD = ["9" * 5000, "1" + "," * 8000 + "z1", "(" * 2000, "\ud800", ".", "{1}{2}", "(((1)))", "{{{1}}}", "()", "(,)"]
+ODD += ["=", "==", "x=", "=1=", "\\pm", "and", ", and", "{"]
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_what_is_hardly_there_or_cannot_be_read_pays_nobody_and_raises_nothing(unasked, odd):
+    for gold in ("12", "(1, 2)", "x = 1, y = 2", "x + y", "even"):
+        assert not same_answer(gold, odd)
+        assert not same_answer(odd, gold)
 
 
 def test_the_elements_of_a_list_cost_a_bounded_number_of_questions(monkeypatch):
@@ -133,6 +130,14 @@ def test_plain_numbers_are_compared_without_a_process(gold, answer, monkeypatch)
     assert f"{judge_response(f'Answer: {answer}', gold)}" == "right"
 
 
+def test_there_are_enough_pairs_and_few_right_answers_are_refused():
+    right = [row for row in ROWS if row[3] == "yes"]
+    assert len(ROWS) == 1649
+    assert 0.3 < len(right) / len(ROWS) < 0.7
+    assert len(PAIRS[KNOWN]) <= 0.01 * len(right)
+    assert all(row[4] for row in ROWS if row[0] == KNOWN)
+
+
 class TestWithMathVerify:
     @pytest.fixture(autouse=True, scope="class")
     def _impatient(self):
@@ -142,16 +147,6 @@ class TestWithMathVerify:
             patch.setattr("minicppo.rl.grading.answers.confined", impatient)
             yield
             impatient.close()
-
-    def test_there_are_enough_pairs_of_both_kinds(self):
-        verdicts = [expected for pairs in PAIRS.values() for *_, expected in pairs]
-        assert len(verdicts) == 1641
-        assert 0.3 < sum(verdicts) / len(verdicts) < 0.7
-
-    def test_few_right_answers_are_refused_and_each_is_named(self):
-        right = [row for row in ROWS if row[3] == "yes"]
-        assert len(KNOWN) <= 0.01 * len(right)
-        assert all(row[4] for row in ROWS if row[0] == "known disagreements")
 
     @pytest.mark.parametrize("kind", slow_but(PAIRS.keys() - SLOW.split("|"), PAIRS))
     def test_answers_are_judged_as_a_person_would(self, kind):
@@ -165,16 +160,11 @@ class TestWithMathVerify:
                 wrong.append((gold, answer, expected))
         assert not wrong
 
-    @pytest.mark.parametrize(("gold", "answer", "expected"), KNOWN)
-    @pytest.mark.xfail(strict=True, reason="see the table")
-    def test_known_disagreements(self, gold, answer, expected):
-        assert bool(same_answer(gold, answer)) == expected
-
     @pytest.mark.slow
     def test_what_cannot_be_judged_scores_zero_and_is_counted(self):
         before = faults["timeout"]
         long = "1" * 301
-        given = ("Answer: 42", "Answer: 43", "42", "Answer: {", f"\\boxed{{{long}", rf"Answer: {STALLING}")
+        given = ("Answer: 42", "Answer: 43", "42", "Answer: {", f"\\boxed{{{long}", "Answer: 9^{9^{9^9}}")
         outcomes = Counter(judge_response(answer, "42") for answer in given)
         expected = {Outcome.RIGHT: 1, Outcome.WRONG: 1, Outcome.MISSING: 2, Outcome.UNREADABLE: 1, Outcome.TIMEOUT: 1}
         assert outcomes == expected
@@ -188,17 +178,10 @@ class TestWithMathVerify:
             assert sum(score_response(f"Answer: {constant}", gold) for gold in golds) <= 1, constant
 
     @pytest.mark.slow
-    def test_spawned_processes_may_judge(self, tmp_path):
-        script = tmp_path / "spawning.py"
-        script.write_text(
-            "import multiprocessing\nfrom minicppo.rl.grading.reward import score_response\n"
-            "def work(n): return score_response(f'Answer: x+{n}', '1+x')\n"
-            "if __name__ == '__main__':\n"
-            "    with multiprocessing.get_context('spawn').Pool(1) as pool:\n"
-            "        assert pool.map(work, [1, 2]) == [1.0, 0.0]\n"
-        )
-        done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120)
-        assert done.returncode == 0, done.stderr
+    def test_spawned_processes_may_judge(self):
+        with multiprocessing.get_context("spawn").Pool(1) as processes:
+            asked = [("Answer: x+1", "1+x"), ("Answer: x+2", "1+x")]
+            assert processes.starmap(score_response, asked) == [1.0, 0.0]
 
     def test_as_a_reward_of_trl(self):
         chat = [[{"role": "assistant", "content": "Answer: x + 1"}], [{"role": "assistant", "content": "1+x"}]]

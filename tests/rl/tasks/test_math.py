@@ -3,7 +3,6 @@
 import random
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
@@ -26,17 +25,13 @@ def sums(tmp_path):
     return write(tmp_path / "sums.jsonl", [(f"What is {i} + {i}?", f"twice {i}\n#### {2 * i}") for i in range(200)])
 
 
-def prompts(task: Any, split: Any, n: int = 400) -> set[str]:
-    return {problem.prompt for problem in sample_problems(task, n, random.Random(0), split)}
-
-
 def test_a_tenth_is_held_out_by_content(sums):
     task = make_task("math", data=sums)
-    train, test = task.problems["train"], task.problems["test"]
-    assert len(train) + len(test) == 200
-    assert 8 <= len(test) <= 35
-    assert prompts(task, "test") == {problem.prompt for problem in test}
-    assert not prompts(task, "train") & prompts(task, "test")
+    prompts = {split: {problem.prompt for problem in problems} for split, problems in task.problems.items()}
+    assert len(prompts["train"] | prompts["test"]) == len(prompts["train"]) + len(prompts["test"]) == 200
+    assert 8 <= len(prompts["test"]) <= 35
+    for split, expected in prompts.items():
+        assert {problem.prompt for problem in sample_problems(task, 2000, random.Random(0), split)} == expected
 
 
 def test_a_second_data_set_is_held_out_whole_and_never_trained_on(tmp_path, sums):
@@ -46,9 +41,6 @@ def test_a_second_data_set_is_held_out_whole_and_never_trained_on(tmp_path, sums
     task = make_task("math", data=sums, test=test)
     assert len(task.problems["train"]) == 199
     assert {problem.answer for problem in task.problems["test"]} == {"6", "1001"}
-    assert len(sample_problems(task, 2, random.Random(0), "test", unique=True)) == 2
-    with pytest.raises(ValueError, match="only 2 of 3 different test problems"):
-        sample_problems(task, 3, random.Random(0), "test", unique=True)
 
 
 NEAR = r"If $m$ and $n$ are integers with $3m + 4n = %d$, what is the smallest possible value of $%s$ ?%s"
@@ -67,10 +59,8 @@ def test_what_nearly_repeats_a_held_out_problem_is_not_trained_on(tmp_path, caps
     assert len(make_task("math", data=both, test=few).problems["train"]) == 120 - 14
     assert "math: 14 problems of" in capsys.readouterr().err
     data, test = write(tmp_path / "asked.jsonl", asked), write(tmp_path / "x.jsonl", [("1?", "1")])
-    task, config = make_task("math", data=data, test=test), SimpleNamespace(eval=EvalConfig(data=[few]))
+    task = make_task("math", data=data, test=test)
     assert (task.trained_on([few]), task.trained_on([test, few])) == (7, 7)
-    with pytest.raises(ConfigError, match="7 of the 7 problems would be trained on"):
-        held_out_problems(task, config)
 
 
 def test_prompts_follow_the_template(sums):
@@ -96,11 +86,8 @@ def test_limits_drop_longer_problems(sums, tmp_path):
 def test_scores_and_form(sums):
     task = make_task("math", data=sums)
     problem = next(each for each in task.problems["train"] if each.answer == "42")
-    assert task.score(problem, "so\nAnswer: 42") == 1
-    assert task.score(problem, "so\nAnswer: 43") == 0
-    assert task.well_formed(problem, "so\nAnswer: 43")
-    assert task.score(problem, "42") == 0
-    assert not task.well_formed(problem, "42")
+    for response, judged in (("so\nAnswer: 42", (1, True)), ("so\nAnswer: 43", (0, True)), ("42", (0, False))):
+        assert (task.score(problem, response), task.well_formed(problem, response)) == judged
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """A task of one's own: the worked example of CONTRIBUTING.md, what is refused, and a checker that fails."""
 
-import random
 import re
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import pytest
 
 from minicppo.plugins import load_plugins
 from minicppo.rl.config import load_config
-from minicppo.rl.grading.confined import faults
+from minicppo.rl.grading.confined import faults, take_faults
 from minicppo.rl.run_dir import RunDir
 from minicppo.rl.tasks import TASKS, Problem, Task, judged, make_task, register_task
 from minicppo.rl.trainer import train
@@ -33,24 +32,17 @@ def example(tmp_path):
     TASKS.pop("doubling", None)
 
 
-def test_the_worked_example_trains(example, tmp_path):
+def test_the_worked_example_trains_and_a_checker_that_fails_pays_nothing_and_is_counted(example, tmp_path, monkeypatch):
     load_plugins([example])
-    run = RunDir.open(train(load_config("learn", TINY), tmp_path / "run"))
-    assert len(run.rows(kind="rollout")) == 2
-    assert not any(key.startswith("faults") for row in run.rows() for key in row)
-    task = make_task("doubling", high=9)
-    problem = task.problem(random.Random(0))
-    assert task.score(problem, str(2 * int(problem.prompt[:-1]))) == 1
-
-
-def test_a_checker_that_fails_pays_nothing_and_is_counted(example, tmp_path, monkeypatch):
-    load_plugins([example])
+    assert judged(make_task("doubling", high=9), Problem("4=", "8"), "8") == (1.0, True)
     monkeypatch.setattr(TASKS["doubling"], "score", lambda self, problem, response: int(problem.answer + "no"))
     run = RunDir.open(train(load_config("learn", TINY), tmp_path / "run"))
+    assert len(run.rows(kind="rollout")) == 2
     for row in run.rows(kind="rollout"):
         assert row["reward"] == 0
         assert row["faults/ValueError"] >= 4
     assert run.rows(kind="eval")[-1]["faults/ValueError"] == 6
+    assert take_faults() == {}, "each is told once"
 
 
 @pytest.mark.parametrize("score", [float("nan"), float("inf"), -0.1, 1.5, 1e300])

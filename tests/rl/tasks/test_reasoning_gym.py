@@ -11,10 +11,8 @@ from pathlib import Path
 import pytest
 
 from experiments.constants import names, table
-from minicppo.rl.config import ModelConfig
 from minicppo.rl.grading.check_reasoning_gym import ARITHMETIC, LITERAL, is_arithmetic, is_no_code
 from minicppo.rl.grading.confined import ConfinedPool, faults
-from minicppo.rl.policy import build_policy
 from minicppo.rl.tasks import Problem, make_task, sample_problems
 from minicppo.rl.tasks.reasoning_gym import ReasoningGymTask, extract_answer
 from tests.rl.conftest import slow_but
@@ -48,19 +46,8 @@ def test_only_cheap_arithmetic_may_be_evaluated():
 
 
 def test_only_a_literal_or_no_expression_may_be_evaluated():
-    literal = [
-        "[1, 2]",
-        "['Q', '_']",
-        "[[0, 1], [1, 0]]",
-        "('a', 'b')",
-        "-3",
-        "0 1\n1 0",
-        "Q _\n_ Q",
-        "1;2",
-        "",
-        "(" * 999,
-    ]
-    code = [*CODE, "x", "2*3", "cos(1)", "f'{x}'", "'a'*10**9", "[open]"]
+    literal = ["[[0, 1], ['Q']]", "('a',)", "-3", "Q _\n_ Q", "1;2", "", "(" * 999]
+    code = [*CODE, " open('x')", "x", "2*3", "cos(1)", "f'{x}'", "'a'*10**9", "[open]"]
     assert [text for text in [*literal, *code] if is_no_code(text)] == literal
 
 
@@ -76,7 +63,6 @@ def test_only_a_literal_or_no_expression_may_be_evaluated():
         ("3 - 5 = -2", True, "-2"),
         ("7-5", True, "5"),
         ("it is 1,234.50, I think", True, "1,234.50"),
-        ("none", True, "none"),
         ("9 <answer>4</answer> 5", True, "4"),
         ("1," * 50_000, True, "1," * 49_999 + "1"),
     ],
@@ -86,13 +72,11 @@ def test_an_answer_is_tagged_or_the_last_number_asked_for_or_all(response, numer
 
 
 def test_thousands_may_be_set_apart_by_commas():
-    task = make_task("reasoning-gym", dataset="lcm")
-    problem = next(p for p in sample_problems(task, 40, random.Random(1), "train") if len(p.answer) > 3)
-    assert task.score(problem, f"It is {int(problem.answer):,}.") == 1
-    assert task.score(problem, f"{problem.answer[0]},{problem.answer[1:]}0") == 0
+    task, problem = make_task("reasoning-gym", dataset="lcm"), Problem("", "1234", {"answer": "1234"})
+    assert [task.score(problem, response) for response in ("It is 1,234.", "12,34")] == [1, 0]
 
 
-@pytest.mark.parametrize("dataset", ["chain_sum", "countdown", "gcd", "basic_arithmetic", "spell_backward", "lcm"])
+@pytest.mark.parametrize("dataset", ["chain_sum", "countdown", "gcd", "number_sorting", "binary_matrix"])
 def test_problems_come_from_the_seed_and_their_own_answers_score_one(dataset):
     task = make_task("reasoning-gym", dataset=dataset)
     problems = sample_problems(task, 5, random.Random(1), "train")
@@ -109,18 +93,9 @@ def test_problems_come_from_the_seed_and_their_own_answers_score_one(dataset):
 @pytest.mark.parametrize("dataset", ["gcd", "lcm"])
 def test_the_same_numbers_in_another_order_are_the_same_problem(dataset):
     task = make_task("reasoning-gym", dataset=dataset, max_value=12)
-    numbers = {}
-    for split in ("train", "test"):
-        problems = sample_problems(task, 200, random.Random(2), split)
-        numbers[split] = {tuple(sorted(problem.data["metadata"]["numbers"])) for problem in problems}
-    assert not numbers["train"] & numbers["test"]
-
-
-def test_options_reach_the_data_set():
-    task = make_task("reasoning-gym", dataset="gcd", max_value=9, instruction="Be brief.")
-    problem = task.problem(random.Random(0))
-    assert max(problem.data["metadata"]["numbers"]) <= 9
-    assert problem.prompt.endswith(" Be brief.")
+    problems = [task.problem(random.Random(seed)) for seed in range(100)]
+    numbers = {tuple(sorted(problem.data["metadata"]["numbers"])) for problem in problems}
+    assert len({problem.identity for problem in problems}) == len(numbers) < len({each.prompt for each in problems})
 
 
 def test_partial_credit_is_off_unless_asked_for():
@@ -213,9 +188,9 @@ def test_a_mixture_guards_each_part_as_it_is_guarded_alone(tmp_path):
 def test_a_mixture_has_weights_and_options_of_its_parts():
     parts = [{"name": "gcd", "weight": 9, "config": {"max_value": 9}}, {"name": "countdown"}]
     task = make_task("reasoning-gym", dataset="composite", datasets=parts, instruction="Be brief.")
-    problems = sample_problems(task, 100, random.Random(0), "train")
+    problems = sample_problems(task, 50, random.Random(0), "train")
     small = [problem for problem in problems if problem.data["metadata"]["source_dataset"] == "gcd"]
-    assert 80 <= len(small) < 100
+    assert 40 <= len(small) < 50
     assert max(number for problem in small for number in problem.data["metadata"]["numbers"]) <= 9
     assert all(problem.prompt.endswith(" Be brief.") for problem in problems)
     assert task.max_new_tokens == 32
@@ -231,22 +206,17 @@ def test_every_data_set_that_evaluates_is_named():
     assert evaluating - no_response <= ARITHMETIC | LITERAL
 
 
-def test_a_policy_from_scratch_can_try_chain_sum():
-    task = make_task("reasoning-gym", dataset="chain_sum", max_digits=1)
-    rng = random.Random(0)
-    policy = build_policy(ModelConfig(), task, seed=0)
+def test_a_policy_from_scratch_can_try_chain_sum_alone():
+    task, rng = make_task("reasoning-gym", dataset="chain_sum", max_digits=1), random.Random(0)
     for _ in range(20):
         problem = task.problem(rng)
-        assert policy.decode(policy.encode(problem.prompt)) == problem.prompt
-        assert task.score(problem, task.demonstration(problem, rng, error_rate=0.0)) == 1
-        assert task.score(problem, task.demonstration(problem, rng, error_rate=0.999999)) == 0
-
-
-def test_other_data_sets_need_a_pretrained_policy():
+        right, wrong = (task.demonstration(problem, rng, error_rate) for error_rate in (0.0, 0.999999))
+        assert (task.score(problem, right), task.score(problem, wrong)) == (1, 0)
+        assert set(problem.prompt + right + wrong) <= set(task.alphabet)
     task = make_task("reasoning-gym", dataset="gcd")
     assert task.alphabet == ""
     with pytest.raises(NotImplementedError, match="pretrained"):
-        task.demonstration(task.problem(random.Random(0)), random.Random(0), error_rate=0.0)
+        task.demonstration(task.problem(rng), rng, error_rate=0.0)
 
 
 @pytest.mark.parametrize(
@@ -255,7 +225,6 @@ def test_other_data_sets_need_a_pretrained_policy():
         ({"dataset": "countdwon"}, "'countdown'"),
         ({"dataset": "gcd", "max_vlaue": 9}, "'max_value'"),
         ({"dataset": "gcd", "max_value": 0}, "refuses"),
-        ({"dataset": "composite"}, "needs datasets="),
         ({"dataset": "composite", "datasets": {"name": "gcd"}}, "needs datasets="),
         ({"dataset": "composite", "datasets": ["gcd"]}, "got 'gcd'"),
         ({"dataset": "composite", "datasets": [{"name": "gcd"}] * 2}, "each once"),
@@ -263,7 +232,6 @@ def test_other_data_sets_need_a_pretrained_policy():
         ({"dataset": "composite", "datasets": [{"name": "gcd", "weight": "2"}]}, "weights above 0"),
         ({"dataset": "composite", "datasets": [{"name": "gcd", "wieght": 2}]}, "wieght"),
         ({"dataset": "composite", "datasets": [{"name": "composite", "config": {}}]}, "needs datasets="),
-        ({"dataset": "composite", "datasets": [{"name": "gccd"}]}, "'gcd'"),
         ({"dataset": "composite", "datasets": []}, "needs datasets="),
         ({"dataset": "composite", "datasets": [{"name": "gcd", "config": {"seed": 1}}]}, "no option 'seed'"),
         ({"dataset": "composite", "datasets": [{"name": "gcd", "config": ["max_value"]}]}, "needs datasets="),

@@ -5,8 +5,6 @@ import random
 
 import pytest
 
-from minicppo.rl.config import ModelConfig
-from minicppo.rl.policy import build_policy
 from minicppo.rl.tasks import is_held_out, make_task, sample_problems
 from minicppo.rl.tasks.small import AdditionTask
 
@@ -16,22 +14,16 @@ ANSWERS = {"addition": "12", "parity": "even"}  # to the question that is graded
 @pytest.mark.parametrize(
     ("name", "response", "score", "well_formed"),
     [
-        ("addition", "12", 1, True),
         ("addition", " 12\n", 1, True),
         ("addition", "5 + 7 = 12.", 1, False),
         ("addition", "The answer is 012", 1, False),
         ("addition", "12 is 5 + 7", 0, False),  # the last number counts
         ("addition", "112", 0, True),
-        ("addition", "1 2", 0, False),
-        ("addition", "twelve", 0, False),
+        ("addition", "102", 0, True),
         ("addition", "", 0, False),
         ("addition", "1" * 5000, 0, True),
         ("letter-count", "2", 1, True),
         ("letter-count", "It occurs 2 times.", 1, False),
-        ("letter-count", "two", 0, False),
-        ("letter-count", "3", 0, True),
-        ("max-of-three", " 2 ", 1, True),
-        ("max-of-three", "Of 1, 2 and 0 it is 2", 1, False),
         ("max-of-three", "Of 2, 1 and 0", 0, False),
         ("parity", "Even.", 1, True),
         ("parity", "It is even", 1, False),
@@ -77,22 +69,16 @@ def test_a_sum_and_its_mirror_image_are_in_one_split():
     assert len({p.content for p in held_out}) == 48  # 3 + 4 and 4 + 3 are one problem
 
 
-def test_demonstrations_are_right_or_wrong_as_asked():
-    task, rng = make_task("addition"), random.Random(0)
+def test_demonstrations_are_right_or_wrong_as_asked_and_of_the_alphabet():
+    task, rng = make_task("addition", prompt="{a}+{b}="), random.Random(0)
+    assert task.alphabet == "+0123456789="
     for _ in range(200):
         problem = task.problem(rng)
-        assert task.score(problem, task.demonstration(problem, rng, error_rate=0.0)) == 1
-        wrong = task.demonstration(problem, rng, error_rate=0.999999)
-        assert (task.score(problem, wrong), task.well_formed(problem, wrong)) == (0, True)
+        right, wrong = (task.demonstration(problem, rng, error_rate) for error_rate in (0.0, 0.999999))
+        assert (task.score(problem, right), task.score(problem, wrong)) == (1, 0)
+        assert task.well_formed(problem, wrong)
         assert 2 <= int(wrong) <= 38
-
-
-def test_a_policy_from_scratch_reads_and_writes_it():
-    task = make_task("addition", prompt="{a}+{b}=")
-    assert task.alphabet == "+0123456789="
-    policy = build_policy(ModelConfig(), task, seed=0)
-    prompt = task.problem(random.Random(0)).prompt
-    assert policy.decode(policy.encode(prompt)) == prompt
+        assert set(problem.prompt + right + wrong) <= set(task.alphabet)
 
 
 def test_a_forgotten_carry_is_all_that_is_wrong_with_a_sum():
