@@ -16,9 +16,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from experiments.architectures import DECODERS, ENCODERS, tiny_policy
-from minicppo.rl.agreement import require_agreement
 from minicppo.rl.config import load_config
-from minicppo.rl.log_probs import response_log_probs
+from minicppo.rl.log_probs import require_agreement, response_log_probs
 from minicppo.rl.policy import load_policy, save_policy
 from minicppo.rl.sampling import sample
 from minicppo.rl.trainer import train, train_or_resume

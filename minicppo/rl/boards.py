@@ -58,7 +58,7 @@ class Boards:
         self.values: dict[str, list[float]] = {}  # since the last point of the curves
         for name in config.log:
             if name != "files":
-                self._try(name, self._begin, name, config)
+                self._try(name, lambda name=name: self.open.update({name: MAKERS[name](config, run)}))
 
     def row(self, row: Mapping[str, Any]) -> None:
         """Take one row of the log. The last of an iteration ends a point of the curves, the mean over its rows."""
@@ -92,9 +92,6 @@ class Boards:
         shown.append("reasons: " + ", ".join(f"{reason.value} {reason.name.lower()}" for reason in Reason))
         divergence, reason = (values[mask].tolist() for values in (arrays.get("divergence", gap), arrays["reason"]))
         return {"trace/divergence": divergence, "trace/reason": reason}, shown
-
-    def _begin(self, name: str, config: RunConfig) -> None:
-        self.open[name] = MAKERS[name](config, self.run)
 
     def _each(self, call: str, *arguments: Any) -> None:
         for name, board in list(self.open.items()):

@@ -65,11 +65,6 @@ class TrainState:
         if self.history.maxlen:
             self.history.append({k: v.detach().clone() for k, v in self.policy.model.named_parameters()})
 
-    def count_update(self) -> None:
-        """After an optimiser step."""
-        self.update += 1
-        self.remember()
-
     @torch.no_grad()
     def sampling_policy(self) -> Policy:
         """The sampler, with the weights of `staleness` updates ago, or the first where there were fewer."""
@@ -124,7 +119,13 @@ def load_checkpoint(folder: Path, state: TrainState) -> dict[str, int]:
 
     Raises ValueError: a file is damaged, or its tensors have not the names, shapes, types or values of this run's.
     """
-    state.iteration, state.update, moments, sizes = _counters(folder)
+    with reading(folder / "state.json", way_out(folder)):
+        saved = json.loads((folder / "state.json").read_text())
+        sizes = {log: saved["log_sizes"][log] for log in LOGS}
+        numbers = (saved["iteration"], saved["update"], saved.get("moments", 0), *sizes.values())
+        if any(type(number) is not int or number < 0 for number in numbers) or numbers[0] != int(folder.name):
+            raise ValueError(f"{numbers} are no counts, or another iteration's")
+    state.iteration, state.update, moments = saved["iteration"], saved["update"], saved.get("moments")
     parameters = dict(state.policy.model.named_parameters())
     for file in sorted((folder / "policy").glob("*.safetensors")):
         with reading(file, way_out(folder)), safe_open(file, "pt") as weights:
@@ -137,7 +138,7 @@ def load_checkpoint(folder: Path, state: TrainState) -> dict[str, int]:
     found = _load(file, like, state.policy.device)
     with reading(file, way_out(folder)):
         owners = {name.rpartition("/")[0] for name in found}
-        if len(found) != 3 * len(owners) or moments not in (None, len(found)):
+        if len(found) != 3 * len(owners) or moments not in (None, len(found)):  # None: of an old file
             raise ValueError(
                 f"{len(found)} tensors for {len(owners)} parameters, but {moments} were saved, three for each"
             )
@@ -154,17 +155,6 @@ def load_checkpoint(folder: Path, state: TrainState) -> dict[str, int]:
         state.history.clear()
         state.history.extend({name: kept[f"{i}/{name}"] for name in parameters} for i in snapshots)
     return sizes
-
-
-def _counters(folder: Path) -> tuple[int, int, int | None, dict[str, int]]:
-    """Of state.json: iterations, updates, number of the optimiser's tensors (None: an old file), bytes of the logs."""
-    with reading(folder / "state.json", way_out(folder)):
-        saved = json.loads((folder / "state.json").read_text())
-        sizes = {log: saved["log_sizes"][log] for log in LOGS}
-        numbers = (saved["iteration"], saved["update"], saved.get("moments", 0), *sizes.values())
-        if any(type(number) is not int or number < 0 for number in numbers) or numbers[0] != int(folder.name):
-            raise ValueError(f"{numbers} are no counts, or another iteration's")
-    return saved["iteration"], saved["update"], saved.get("moments"), sizes
 
 
 def _load(file: Path, like: Mapping[str, Tensor], device: torch.device, exactly: bool = False) -> Weights:

@@ -177,7 +177,13 @@ def load_config(preset_or_path: str | Path, overrides: list[str] | None = None) 
 
     Raises ConfigError: no such preset, recipe or file, an unknown key, or a value that cannot work; with a way out.
     """
-    file = _locate(preset_or_path)
+    name, file = str(preset_or_path), Path(os.path.expanduser(preset_or_path))
+    if name in preset_names():
+        file = PRESETS / f"{name}.yaml"
+    elif not os.path.isfile(file):
+        if file.suffix in (".yaml", ".yml"):
+            raise ConfigError(f"there is no file {short(name)}")
+        raise ConfigError(f"there is no preset or file {short(name)}{nearest(name, preset_names())}")
     settings = read_settings(file)
     named = {key: value for key, _, value in (override.partition("=") for override in overrides or [])}
     method = named.get("method", named.get("method.name"))
@@ -211,17 +217,6 @@ def preset_names() -> list[str]:
 def recipe_names() -> list[str]:
     """Methods with the settings of their own papers, to lay over a preset."""
     return sorted(path.stem for path in (PRESETS / "recipes").glob("*.yaml"))
-
-
-def _locate(preset_or_path: str | Path) -> Path:
-    name, path = str(preset_or_path), Path(os.path.expanduser(preset_or_path))
-    if name in preset_names():
-        return PRESETS / f"{name}.yaml"
-    if os.path.isfile(path):
-        return path
-    if path.suffix in (".yaml", ".yml"):
-        raise ConfigError(f"there is no file {short(name)}")
-    raise ConfigError(f"there is no preset or file {short(name)}{nearest(name, preset_names())}")
 
 
 def _apply(settings: dict[str, Any], override: str) -> None:

@@ -15,7 +15,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from minicppo import kernels
 from minicppo.rl.cuda_graph import Replay
-from minicppo.rl.direct import direct, rotations
+from minicppo.rl.direct import direct, linears, rotations
 from minicppo.rl.policy import layer_parameters
 
 CUDA_BLOCK = 128  # columns that one captured graph serves
@@ -111,9 +111,9 @@ class DirectDecoder(GeneralDecoder):
 
     def __init__(self, model: PreTrainedModel, block: int | None = None):
         super().__init__(model)
-        projections = [part for layer in model.model.layers for parts in _inputs(layer) for part in parts]
-        plain = all(type(part) is nn.Linear for part in projections)  # and nothing more, as those with adapters are
-        self.joins = plain and layer_parameters(model) <= JOIN
+        self.inputs = [(of[:3], of[4:6]) for of in map(linears, model.model.layers)]  # of q, k and v, of gate and up
+        plain = all(type(part) is nn.Linear for layer in self.inputs for parts in layer for part in parts)
+        self.joins = plain and layer_parameters(model) <= JOIN  # plain: without adapters
         self.block = block or (CUDA_BLOCK if model.device.type == "cuda" else 1)
         self.fused = kernels.usable(model.lm_head.weight)
 
@@ -136,7 +136,7 @@ class DirectDecoder(GeneralDecoder):
         self.bias[:, 0, 0, : self.filled].masked_fill_(mask, 0)
         self.cos, self.sin = rotations(self.model, int(positions.max()) + room)
         joined = dtype if self.joins and self.fused else None
-        self.projections = [[_project(part, joined) for part in _inputs(layer)] for layer in self.model.model.layers]
+        self.projections = [[_project(parts, joined) for parts in layer] for layer in self.inputs]
         return logits.repeat_interleave(samples, 0)
 
     def step(self, tokens: Tensor, then: Callable[[Tensor], None]) -> None:
@@ -160,7 +160,13 @@ class DirectDecoder(GeneralDecoder):
     def _forward(self, tokens: Tensor, columns: int) -> Tensor:
         """Logits (rows, V) after the tokens, whose keys and values go to `column`; everything it changes, in place."""
         rows, model = len(tokens), self.model.model
-        attend = self._attend_in_one_kernel(rows) if self.fused else self._attend_to(rows, columns)
+        if self.fused:
+            from minicppo.kernels.attention import attend as in_one_kernel  # Triton: not everywhere
+
+            at = {"positions": self.positions[:rows], "starts": self.starts[:rows], "column": self.column}
+            attend: Attention = partial(in_one_kernel, cos=self.cos, sin=self.sin, **at)
+        else:
+            attend = self._attend_to(rows, columns)
         x = model.embed_tokens(tokens)
         for layer, (qkv, gates), cache in zip(model.layers, self.projections, self.cache[:, :, :rows], strict=True):
             q, k, v = qkv(_norm(layer.input_layernorm, x))
@@ -171,12 +177,6 @@ class DirectDecoder(GeneralDecoder):
         self.column += 1
         logits: Tensor = self.model.lm_head(_norm(model.norm, x))
         return logits
-
-    def _attend_in_one_kernel(self, rows: int) -> Attention:
-        from minicppo.kernels.attention import attend  # Triton: not everywhere
-
-        at = {"positions": self.positions[:rows], "starts": self.starts[:rows], "column": self.column}
-        return partial(attend, cos=self.cos, sin=self.sin, **at)
 
     def _attend_to(self, rows: int, columns: int) -> Attention:
         """The attention of all layers at this step, to so many columns."""
@@ -203,12 +203,6 @@ class DirectDecoder(GeneralDecoder):
             return out.reshape(rows, -1)
 
         return attend
-
-
-def _inputs(layer: Any) -> tuple[list[Any], list[Any]]:
-    """The projections that read the same: those of the attention, and those of the gated layer."""
-    attention, mlp = layer.self_attn, layer.mlp
-    return [attention.q_proj, attention.k_proj, attention.v_proj], [mlp.gate_proj, mlp.up_proj]
 
 
 def _project(parts: list[Any], joined: torch.dtype | None) -> Callable[[Tensor], Sequence[Tensor]]:

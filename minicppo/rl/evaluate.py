@@ -12,12 +12,12 @@ from typing import Any
 import torch
 
 from minicppo.files import write_atomically
-from minicppo.rl.agreement import require_agreement
 from minicppo.rl.config import ConfigError, EvalConfig, RunConfig
 from minicppo.rl.data import load_data
 from minicppo.rl.eval_store import Store, claimed, policy_digest
 from minicppo.rl.grading.confined import take_faults
 from minicppo.rl.grading.reward import MALFORMED, Outcome, judge_response, require_math_verify
+from minicppo.rl.log_probs import require_agreement
 from minicppo.rl.policy import Policy
 from minicppo.rl.sampling import sample
 from minicppo.rl.seeding import generator_for, rng_for

@@ -3,6 +3,7 @@
 The twin of a model's own forward pass, for the models that `minicppo.rl.direct` knows.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -60,128 +61,110 @@ def hidden_states(functions: Any, model: PreTrainedModel, rollout: Rollout, firs
         q, k, v, o, gate, up, down = linears(layer)
         attention = layer.self_attn
         weights = [attention.q_norm.weight, attention.k_norm.weight] if hasattr(attention, "q_norm") else [None, None]
-        qkv = _Product.apply(
-            functions,
-            _Norm.apply(functions, x, layer.input_layernorm.weight, eps),
-            torch.cat([q.weight, k.weight, v.weight]),
-        )
+        normed = _norm(functions, x, layer.input_layernorm.weight, eps)
+        qkv = _product(functions, normed, torch.cat([q.weight, k.weight, v.weight]))
         if q.bias is not None:
             qkv = qkv + torch.cat([q.bias, k.bias, v.bias])
-        attended = _Attention.apply(functions, shape, qkv, *weights, eps, attention.scaling, *around, tokens)
-        x = x + _Product.apply(functions, attended, o.weight)
-        normed = _Norm.apply(functions, x, layer.post_attention_layernorm.weight, eps)
-        both = _Product.apply(functions, normed, torch.cat([gate.weight, up.weight]))
-        x = x + _Product.apply(functions, _Gate.apply(functions, both), down.weight)
-    return _Norm.apply(functions, x.index_select(0, tokens.before), base.norm.weight, eps)
+        attended = _attention(functions, shape, tokens, around, eps, attention.scaling, qkv, *weights)
+        x = x + _product(functions, attended, o.weight)
+        normed = _norm(functions, x, layer.post_attention_layernorm.weight, eps)
+        both = _product(functions, normed, torch.cat([gate.weight, up.weight]))
+        x = x + _product(functions, _gate(functions, both), down.weight)
+    return _norm(functions, x.index_select(0, tokens.before), base.norm.weight, eps)
 
 
-class _Product(torch.autograd.Function):
-    """x (M, K) times the transpose of weight (N, K)."""
+class _Twin(torch.autograd.Function):
+    """By functions of C: `make` makes the result, and what else `back` needs, which makes the gradients."""
 
     @staticmethod
-    def forward(ctx: Any, functions: Any, x: Tensor, weight: Tensor) -> Tensor:
-        ctx.functions = functions
-        ctx.save_for_backward(x, weight)
-        (M, K), N = x.shape, len(weight)
+    def forward(ctx: Any, make: Callable[..., list[Tensor]], back: Callable[..., Any], *given: Tensor | None) -> Tensor:
+        out, *kept = make(*given)
+        ctx.back = back
+        ctx.save_for_backward(*given, *kept)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return None, None, *ctx.back(ctx.needs_input_grad[2:], grad.contiguous(), *ctx.saved_tensors)
+
+
+def _product(functions: Any, x: Tensor, weight: Tensor) -> Any:
+    """x (M, K) times the transpose of weight (N, K)."""
+    (M, K), N = x.shape, len(weight)
+
+    def make(x: Tensor, weight: Tensor) -> list[Tensor]:
         out = x.new_empty(M, N)
         call(functions.multiply, M, N, K, x, K, 1, panels(weight), K * LANES, LANES, out)
-        return out
+        return [out]
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
-        (M, K), N, dx, dw = x.shape, len(weight), None, None
-        grad = grad.contiguous()
-        if ctx.needs_input_grad[1]:
-            dx = torch.empty_like(x)
-            call(ctx.functions.multiply, M, K, N, grad, N, 1, weight, LANES, K, dx)
-        if ctx.needs_input_grad[2]:
-            dw = torch.empty_like(weight)
-            call(ctx.functions.multiply, N, K, M, grad, 1, N, x, LANES, K, dw)
-        return None, dx, dw
+    def back(needs: tuple[bool, ...], grad: Tensor, x: Tensor, weight: Tensor) -> list[Tensor | None]:
+        dx, dw = (torch.empty_like(each) if asked else None for each, asked in zip((x, weight), needs, strict=True))
+        if dx is not None:
+            call(functions.multiply, M, K, N, grad, N, 1, weight, LANES, K, dx)
+        if dw is not None:
+            call(functions.multiply, N, K, M, grad, 1, N, x, LANES, K, dw)
+        return [dx, dw]
+
+    return _Twin.apply(make, back, x, weight)
 
 
-class _Norm(torch.autograd.Function):
+def _norm(functions: Any, x: Tensor, weight: Tensor, eps: float) -> Any:
     """Root-mean-square norms of the rows of x."""
 
-    @staticmethod
-    def forward(ctx: Any, functions: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        ctx.functions, ctx.eps = functions, eps
-        ctx.save_for_backward(x, weight)
-        out = torch.empty_like(x)
-        call(functions.norm, *x.shape, x, weight, eps, out)
-        return out
+    def make(x: Tensor, weight: Tensor) -> list[Tensor]:
+        call(functions.norm, *x.shape, x, weight, eps, out := torch.empty_like(x))
+        return [out]
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
+    def back(needs: tuple[bool, ...], grad: Tensor, x: Tensor, weight: Tensor) -> list[Tensor]:
         dx, dw = torch.empty_like(x), torch.zeros_like(weight)
-        call(ctx.functions.norm_backward, *x.shape, x, weight, ctx.eps, grad.contiguous(), dx, dw)
-        return None, dx, dw, None
+        call(functions.norm_backward, *x.shape, x, weight, eps, grad, dx, dw)
+        return [dx, dw]
+
+    return _Twin.apply(make, back, x, weight)
 
 
-class _Gate(torch.autograd.Function):
+def _gate(functions: Any, both: Tensor) -> Any:
     """silu(gate) * up of the two halves of each row."""
 
-    @staticmethod
-    def forward(ctx: Any, functions: Any, both: Tensor) -> Tensor:
-        ctx.functions = functions
-        ctx.save_for_backward(both)
+    def make(both: Tensor) -> list[Tensor]:
         out = both.new_empty(len(both), both.shape[1] // 2)
         call(functions.gate, *out.shape, both, out)
-        return out
+        return [out]
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        (both,) = ctx.saved_tensors
-        dx = torch.empty_like(both)
-        call(ctx.functions.gate_backward, *grad.shape, both, grad.contiguous(), dx)
-        return None, dx
+    def back(needs: tuple[bool, ...], grad: Tensor, both: Tensor) -> list[Tensor]:
+        call(functions.gate_backward, *grad.shape, both, grad, dx := torch.empty_like(both))
+        return [dx]
+
+    return _Twin.apply(make, back, both)
 
 
-class _Attention(torch.autograd.Function):
+def _attention(
+    functions: Any,
+    shape: tuple[int, int, int],
+    tokens: Tokens,
+    around: tuple[Tensor, Tensor],
+    eps: float,
+    scaling: float,
+    qkv: Tensor,
+    q_weight: Tensor | None,
+    k_weight: Tensor | None,
+) -> Any:
     """Attended values (M, heads * D) of the projections (M, heads * D + 2 * KV * D), with norms and rotation."""
+    queries, keys, channels = shape
+    M, segments = len(qkv), tokens.segments
+    rest = eps, *around, tokens.positions, scaling
 
-    @staticmethod
-    def forward(
-        ctx: Any,
-        functions: Any,
-        shape: tuple[int, int, int],
-        qkv: Tensor,
-        q_weight: Tensor | None,
-        k_weight: Tensor | None,
-        eps: float,
-        scaling: float,
-        cos: Tensor,
-        sin: Tensor,
-        tokens: Tokens,
-    ) -> Tensor:
-        queries, keys, channels = shape
-        turn = qkv.new_empty(len(qkv), (queries + keys) * channels)
-        lse, out = qkv.new_empty(len(qkv), queries), qkv.new_empty(len(qkv), queries * channels)
-        ctx.functions, ctx.eps, ctx.scaling, ctx.tokens = functions, eps, scaling, tokens
-        ctx.save_for_backward(qkv, q_weight, k_weight, cos, sin, turn, lse, out)
-        call(functions.attention, *_given(ctx, qkv, q_weight, k_weight, cos, sin), turn, lse, out)
-        return out
+    def make(*given: Tensor | None) -> list[Tensor]:
+        turn = qkv.new_empty(M, (queries + keys) * channels)
+        lse, out = qkv.new_empty(M, queries), qkv.new_empty(M, queries * channels)
+        call(functions.attention, M, len(segments), segments, *given, *rest, turn, lse, out)
+        return [out, turn, lse, out]
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        qkv, q_weight, k_weight, cos, sin, *kept = ctx.saved_tensors
-        dx = torch.zeros_like(qkv)
-        dq, dk = (None if weight is None else torch.zeros_like(weight) for weight in (q_weight, k_weight))
-        given = _given(ctx, qkv, q_weight, k_weight, cos, sin)
-        call(ctx.functions.attention_backward, *given, *kept, grad.contiguous(), dx, dq, dk)
-        return None, None, dx, dq, dk, None, None, None, None, None
+    def back(needs: tuple[bool, ...], grad: Tensor, *saved: Tensor | None) -> list[Tensor | None]:
+        given, kept = saved[:3], saved[3:]
+        slopes = [None if each is None else torch.zeros_like(each) for each in given]
+        call(functions.attention_backward, M, len(segments), segments, *given, *rest, *kept, grad, *slopes)
+        return slopes
 
-
-def _given(ctx: Any, qkv: Tensor, q_weight: Tensor | None, k_weight: Tensor | None, cos: Tensor, sin: Tensor) -> Any:
-    """What both passes begin with."""
-    segments, positions = ctx.tokens.segments, ctx.tokens.positions
-    return (
-        *(len(qkv), len(segments), segments, qkv, q_weight, k_weight, ctx.eps),
-        *(cos, sin, positions, ctx.scaling),
-    )
+    return _Twin.apply(make, back, qkv, q_weight, k_weight)

@@ -17,13 +17,12 @@ import torch
 from torch import Tensor
 
 from minicppo.bounds.certificate import certify
-from minicppo.rl.agreement import require_agreement
 from minicppo.rl.boards import Boards, load_board
 from minicppo.rl.checkpoint import TrainState, list_checkpoints, load_checkpoint, save_checkpoint, way_out
 from minicppo.rl.config import RunConfig
 from minicppo.rl.evaluate import evaluate, held_out_problems
 from minicppo.rl.grading.confined import take_faults
-from minicppo.rl.log_probs import response_log_probs
+from minicppo.rl.log_probs import require_agreement, response_log_probs
 from minicppo.rl.policy import Policy, build_policy, load_policy
 from minicppo.rl.rollout import Needs, Rollout, grade
 from minicppo.rl.run_dir import LOGS, RunDir, Stopwatch, peak_memory_mb

@@ -51,7 +51,8 @@ def update(state: TrainState, method: Method, minibatch: Rollout, config: RunCon
         group["lr"] = lr
     state.optimizer.step()
     state.optimizer.zero_grad()  # now, so that no gradient takes memory while the next batch is sampled
-    state.count_update()
+    state.update += 1
+    state.remember()
     whole = join(batches)
     return {
         "loss": float(torch.stack(losses).sum()),
@@ -87,20 +88,12 @@ def write_trace(run: RunDir, state: TrainState, method: Method, rollout: Rollout
     with torch.no_grad():
         found = [(batch, out) for _, batch, out in weigh(state, method, rollout, config, config.rows_per_forward)]
     batch, out = (join(parts) for parts in zip(*found, strict=True))
-    tensors = {
-        "response_ids": rollout.response_ids,
-        "response_mask": rollout.response_mask,
-        "log_probs": batch.log_probs,
-        "rollout_log_probs": batch.rollout_log_probs,
-        "old_log_probs": batch.old_log_probs,
-        "advantages": rollout.advantages,
-        "weight": out.weight,
-        "reason": out.reason,
-        "threshold": out.threshold,
-        "divergence": out.divergence,
-        "position_weight": out.position_weight,
-        "delta_b": out.delta_b,
-    }
+    sources: tuple[tuple[Any, str], ...] = (
+        (rollout, "response_ids response_mask advantages"),
+        (batch, "log_probs rollout_log_probs old_log_probs"),
+        (out, "weight reason threshold divergence position_weight delta_b"),
+    )
+    tensors = {name: getattr(source, name) for source, names in sources for name in names.split()}
     decode = state.policy.tokenizer.decode
     valid = zip(rollout.response_ids, rollout.response_mask, strict=True)
     texts = {

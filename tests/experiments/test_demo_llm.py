@@ -12,8 +12,7 @@ from minicppo.plots.runs import load_run
 from minicppo.rl.config import ConfigError, load_config
 from minicppo.rules import Reason
 from tests.fake_runs import write_run
-from tests.rl.test_gguf import needs_readers, write_tiny_gguf
-from tests.rl.test_llm import TINY_RUN
+from tests.rl.test_gguf import TINY_RUN, needs_readers, write_tiny_gguf
 
 
 @pytest.mark.slow

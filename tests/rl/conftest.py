@@ -1,9 +1,7 @@
 """Runs of a second: a one-step chain, a policy of five thousand parameters, one shared warm-up."""
 
-import multiprocessing
-import os
 import random
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import pytest
@@ -28,23 +26,6 @@ SMALL_RUN: dict[str, Any] = {
 def slow_but(quick: Collection[str], names: Iterable[str]) -> list[Any]:
     """The names as parameters of a test, marked slow but for the quick ones."""
     return [name if name in quick else pytest.param(name, marks=pytest.mark.slow) for name in names]
-
-
-processes = multiprocessing.get_context("forkserver")  # imports once
-processes.set_forkserver_preload(
-    ["minicppo.rl.trainer", "minicppo.rl.evaluate", "minicppo.plots.results", "minicppo.cli.progress"]
-)
-
-
-def exit_status(work: Callable[..., None], *given: Any, delay: float | None = None, signal: int = 0) -> int:
-    """Of `work(*given)` in a process of its own, which gets the signal after `delay` seconds if it still works."""
-    child = processes.Process(target=work, args=given)
-    child.start()
-    child.join(delay)
-    if child.is_alive() and child.pid:
-        os.kill(child.pid, signal)
-    child.join()
-    return child.exitcode or 0
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -85,9 +66,3 @@ def ragged_prompts(policy):
     """Prompts of 4 to 18 tokens."""
     rng = random.Random(0)
     return [policy.encode(make_task("chain", steps=n).problem(rng).prompt) for n in (1, 8, 3, 5)]
-
-
-@pytest.fixture
-def run_folder(tmp_path):
-    """Where a run may go."""
-    return tmp_path / "run"

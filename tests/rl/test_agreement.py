@@ -1,6 +1,7 @@
 """Sampler and scorer agree for every model that loads, or the run stops at its first batch."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,10 +10,9 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from experiments.architectures import DECODERS, tiny_policy
 from minicppo.rl import trainer
-from minicppo.rl.agreement import require_agreement
 from minicppo.rl.evaluate import evaluate
 from minicppo.rl.lm_head import linear_head
-from minicppo.rl.log_probs import response_log_probs
+from minicppo.rl.log_probs import require_agreement, response_log_probs
 from minicppo.rl.policy import build_policy
 from minicppo.rl.sampling import sample
 from tests.rl.conftest import slow_but
@@ -22,10 +22,8 @@ from tests.rl.test_decoding import PROMPTS
 QUICK = ("bloom", "cohere2", "gemma2", "granite", "lfm2", "nanochat", "qwen3_moe")
 BROKEN = {
     "scaled": lambda states: 0.9 * states,
-    "shifted": lambda states: states + 0.05,
     "one row": lambda states: torch.cat([states[:1] * 0.8, states[1:]]),
     "one position": lambda states: torch.cat([states[:, :-1], states[:, -1:] * 0.5], 1),
-    "noise": lambda states: states + 0.1 * torch.linspace(-1, 1, states.numel()).view(states.shape),
     "no number": lambda states: states * torch.nan,
 }
 
@@ -53,17 +51,18 @@ def test_the_gap_of_an_architecture_is_rounding(name):
     if name not in CONFIG_MAPPING:
         pytest.skip(f"this transformers has no {name}")
     policy = tiny_policy(name)
-    rollout = rollout_of(policy)
+    rollout, state = rollout_of(policy), torch.get_rng_state()
     gap = response_log_probs(policy, rollout, 1.0).log_probs.detach() - rollout.log_probs
     assert float(gap[rollout.response_mask].abs().max()) <= 1e-4
     require_agreement(policy, policy, rollout, 1.0)
+    assert torch.equal(state, torch.get_rng_state()), "no random number is drawn"
 
 
 def test_there_are_sixty_of_them():
     assert len(set(DECODERS)) >= 60
 
 
-@pytest.mark.parametrize("scale", [0.1, 0.5, 0.99, 1.0, 1.01, 2.0, -1.0])
+@pytest.mark.parametrize("scale", [0.1, 1.0, 1.01, -1.0])
 def test_what_scales_states_before_the_head_is_seen(scale):
     class Scaled(LlamaForCausalLM):  # as MiniCPM3 does
         def forward(self, input_ids=None, logits_to_keep=0, **kwargs):
@@ -98,20 +97,13 @@ def test_an_evaluation_and_a_run_stop_at_the_first_batch(small_config, tmp_path,
     policy = broken(build_policy(config.model, config.make_task(), 0), BROKEN["scaled"])
     with pytest.raises(ValueError, match="sampler and scorer disagree"):
         evaluate(policy, config.make_task(), config)
+
+    def compares_what_is_scored_anyway(scorer, sampler, rollout, temperature, log_probs):
+        assert log_probs.shape == rollout.log_probs.shape
+        require_agreement(scorer, sampler, rollout, temperature, log_probs)
+
     monkeypatch.setattr(trainer, "initial_policy", lambda *args: policy)
+    monkeypatch.setattr(trainer, "require_agreement", compares_what_is_scored_anyway)
+    monkeypatch.setattr(trainer, "evaluate", lambda *args: SimpleNamespace(as_row=dict))
     with pytest.raises(ValueError, match="sampler and scorer disagree"):
         trainer.train(config, tmp_path / "run")
-
-
-def test_the_trainer_compares_what_it_scores_anyway(small_config, tmp_path, monkeypatch):
-    seen = []
-    monkeypatch.setattr(trainer, "require_agreement", lambda *args: seen.append(args))
-    trainer.train(small_config(warmup=None, train={"iterations": 2}), tmp_path / "run")
-    assert [args[4].shape == args[2].log_probs.shape for args in seen] == [True, True]
-
-
-def test_no_random_number_is_drawn():
-    policy = build("llama-tied")
-    rollout, state = rollout_of(policy), torch.get_rng_state()
-    require_agreement(policy, policy, rollout, 1.0)
-    assert torch.equal(state, torch.get_rng_state())

@@ -1,8 +1,10 @@
-"""Configuration: presets, recipes, overrides, plugins, and every refusal with its message."""
+"""Configuration: presets, recipes, overrides, plugins, keys, and every refusal with its message."""
 
 import re
 import time
 from math import inf
+from operator import attrgetter
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +14,9 @@ from experiments.study.plan import load_study
 from minicppo.cli.options import default_folder
 from minicppo.cli.train import train
 from minicppo.plugins import load_plugins
-from minicppo.rl.config import PRESETS, ConfigError, load_config, preset_names, recipe_names, validate
+from minicppo.rl.config import PRESETS, ConfigError, RunConfig, load_config, preset_names, recipe_names, validate
+from minicppo.rl.keys import foreign_names, keys, meant
+from minicppo.rl.sections import MethodConfig
 from minicppo.rl.tasks import Task
 from minicppo.rl.tasks.chain import ChainTask
 
@@ -25,21 +29,29 @@ def test_a_config_survives_its_yaml(tmp_path):
     assert config.name in preset_names()
 
 
-def test_overrides_are_yaml_and_numbers_may_have_exponents_and_off_is_a_word():
-    overrides = ["train.lr=2e-4", "warmup=null", "method.params.delta=1e-1", "train.betas=[0.9, 0.95]"]
-    config = load_config("learn", [*overrides, "train.autocast=off", "train.normalize_std=true"])
-    assert (config.train.autocast, config.train.normalize_std) == ("off", True)
-    assert config.train.lr == 2e-4
-    assert config.warmup is None
-    assert config.method.params == {"delta": 0.1}
-    assert config.train.betas == (0.9, 0.95)
-
-
-def test_naming_another_method_drops_the_parameters_of_the_old():
-    changed = load_config("stale", ["method.params.delta=0.1", "method=grpo"])
-    assert changed.method.name == "grpo"
-    assert changed.method.params == {}
-    assert load_config("stale", ["task=chain", "task.options.steps=2"]).task.options == {"steps": 2}
+@pytest.mark.parametrize(
+    ("preset", "overrides", "key", "value"),
+    [
+        ("learn", "train.lr=2e-4", "train.lr", 2e-4),
+        ("learn", "warmup=null", "warmup", None),
+        ("learn", "method.params.delta=1e-1", "method.params", {"delta": 0.1}),
+        ("learn", "train.betas=[0.9,0.95]", "train.betas", (0.9, 0.95)),
+        ("learn", "train.autocast=off", "train.autocast", "off"),
+        ("learn", "train.normalize_std=true", "train.normalize_std", True),
+        ("learn", "rollout.cells=7", "rollout.top_log_probs", 7),  # the old name
+        ("stale", "method.params.delta=0.1 method=grpo", "method", MethodConfig(name="grpo")),  # of another family
+        ("stale", "task=chain task.options.steps=2", "task.options", {"steps": 2}),
+        ("stale", "recipe=dppo method.params.delta=0.1", "method.params", {"delta": 0.1, "ratio_cap": 5.0}),
+        ("stale", "recipe=dppo train.loss_agg_mode=token-mean", "train.loss_agg_mode", "token-mean"),
+        ("learn", "method=icepop", "recomputes_old", True),  # it corrects for the mismatch
+        ("learn", "method=icepop train.old_log_probs=rollout", "recomputes_old", False),
+        ("learn", "method=grpo", "recomputes_old", False),
+        ("learn", "method=grpo train.old_log_probs=recompute", "recomputes_old", True),
+        ("learn", "recipe=dppo method.params.ratio_cap=.inf", "method.params", {"delta": 0.2, "ratio_cap": inf}),
+    ],
+)
+def test_overrides(preset, overrides, key, value):
+    assert attrgetter(key)(load_config(preset, overrides.split())) == value
 
 
 @pytest.mark.parametrize(
@@ -52,30 +64,21 @@ def test_naming_another_method_drops_the_parameters_of_the_old():
             "actor_rollout_ref={model: {path: x}, rollout: {n: 8}}",
             r"unknown key .*here it is model\.path\n.*here it is rollout\.group_size",
         ),
-        ("train.learning_rate=1", r"unknown key .*here it is train\.lr"),
         ("temperature=1", r"unknown key .*did you mean 'rollout\.temperature' or 'eval\.temperature'"),
-        ("delta=.1", r"unknown key .*here it is method\.params\.delta"),
         ("method.delta=.1", r"unknown key .*here it is method\.params\.delta"),
         ("xyzzy=1", "unknown key .*minicppo config lists all"),
         ("method=cpo", "'cpo' is unknown.*did you mean 'cppo'"),
         ("method.params.detla=0.1", "detla.*did you mean 'delta'"),
         ("method.params.delta=0", "delta=0 is outside"),
-        ("method.params.delta=-0.1", r"delta=-0\.1 is outside"),
-        ("method.params.delta=big", "delta"),
-        ("method.params.w_min=1.5", r"w_min=1\.5"),
         ("task=chian", "unknown task 'chian'.*did you mean 'chain'"),
         ("task.options.step=3", "did you mean 'steps'"),
         ("rollout.top_p=0.9", r"top_p = 0\.9.*truncated sampling.*top_p=1"),
         ("rollout.top_k=20", r"top_k = 20.*truncated sampling"),
         ("rollout.temperature=0", r"rollout\.temperature: 0 must be positive"),
-        ("rollout.temperature=-1", r"rollout\.temperature: -1 must be positive"),
         ("eval.temperature=0", r"eval\.temperature: 0 must be positive"),
         ("rollout.group_size=1", "group_size = 1.*use 2 or more"),
         ("train.minibatches=5", r"train\.minibatches = 5 must divide rollout\.prompts = 32"),
         ("train.lr=0", r"train\.lr = 0: input should be greater than 0"),
-        ("train.lr=fast", r"train\.lr = 'fast': input should be a valid number"),
-        ("train.epochs=0", r"train\.epochs = 0"),
-        ("train.staleness=-1", r"train\.staleness = -1"),
         ("train.loss_agg_mode=tokenmean", "unknown mode 'tokenmean'.*did you mean 'token-mean'"),
         ("engine=vllm", "engine = 'vllm': input should be 'local'"),
         ("device=cuda:7", r"device = 'cuda:7' is not available here"),
@@ -84,6 +87,7 @@ def test_naming_another_method_drops_the_parameters_of_the_old():
         ("train.lr", "must have the form key=value"),
         ("train.lr=[1", "is not a YAML value"),
         ("recipe=dr-gpro", "no recipe 'dr-gpro'; did you mean 'dr-grpo'"),
+        ("rollout={cells: 7, top_log_probs: 7}", "cells is the old name of top_log_probs: give one of them"),
         ("plugins=3", r"plugins = 3: a list is wanted, as plugins=\[3\]"),
     ],
 )
@@ -99,22 +103,21 @@ def test_every_mistake_is_named_at_once():
 
 
 @pytest.mark.parametrize(
-    ("source", "message"),
-    [("stael", "no preset or file 'stael'; did you mean 'stale'"), ("runs/none.yaml", "no file 'runs/none.yaml'")],
+    ("source", "text", "message"),
+    [
+        ("stael", None, "no preset or file 'stael'; did you mean 'stale'"),
+        ("none.yaml", None, "no file 'none.yaml'"),
+        ("broken.yaml", "a: [", "not valid YAML"),
+        ("broken.yaml", "- 1", "must hold a mapping"),
+        ("broken.yaml", "", "is empty"),
+    ],
 )
-def test_missing_presets_and_files(source, message):
+def test_presets_and_files_that_hold_no_settings(source, text, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    if text is not None:
+        Path(source).write_text(text)
     with pytest.raises(ConfigError, match=message):
         load_config(source)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"), [("a: [", "not valid YAML"), ("- 1", "must hold a mapping"), ("", "is empty")]
-)
-def test_files_that_hold_no_settings(tmp_path, text, message):
-    path = tmp_path / "broken.yaml"
-    path.write_text(text)
-    with pytest.raises(ConfigError, match=message):
-        load_config(path)
 
 
 ODD_NAMES = ["a\nmkdir b", "../../away", "a/b", ".", "-rf", "$(id)", "a b", "", "a" * 101, "é" * 60, "a\0b"]
@@ -139,16 +142,11 @@ def test_plain_names(name):
 NUMBERS = ["train.lr", "train.betas", "eval.top_p", "seed", "task.options.steps", "method.params.w_min"]
 
 
-@pytest.mark.parametrize("number", [".inf", "-.inf", ".nan", "inf", "NaN", "1e999", "9" * 30, "'-inf'"])
+@pytest.mark.parametrize("number", ["-.inf", ".nan", "1e999", "9" * 30, "'-inf'"])
 @pytest.mark.parametrize("key", NUMBERS)
 def test_numbers_are_finite(key, number):
     with pytest.raises(ConfigError, match=f"^({key}|task.options|steps)"):
         load_config("learn", [f"{key}={f'[0.9, {number}]' if key == 'train.betas' else number}"])
-
-
-def test_a_limit_whose_default_is_none_can_be_lifted_again():
-    lifted = load_config("learn", ["recipe=dppo", "method.params.ratio_cap=.inf"])
-    assert lifted.make_method().params["ratio_cap"] == inf
 
 
 BOMB = "a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n" + "".join(f"a{i}: &a{i} [{f'*a{i - 1},' * 10}]\n" for i in range(1, 9))
@@ -222,12 +220,6 @@ def test_native_is_bfloat16_where_the_processor_multiplies_it(native, monkeypatc
     assert load_config("learn", ["device=cpu"]).autocast_dtype() is None
 
 
-def test_the_old_name_of_top_log_probs_is_read():
-    assert load_config("learn", ["rollout.cells=7"]).rollout.top_log_probs == 7
-    with pytest.raises(ConfigError, match="cells is the old name of top_log_probs: give one of them"):
-        load_config("learn", ["rollout.cells=7", "rollout.top_log_probs=7"])
-
-
 PLUGIN = """
 from minicppo.rl.tasks import register_task
 from minicppo.rl.tasks.chain import ChainTask
@@ -267,12 +259,32 @@ def test_a_recipe_sets_the_method_and_its_normalisation_alone(name):
     assert "loss_agg_mode:" in text
 
 
-def test_overrides_after_a_recipe_win():
-    config = load_config("stale", ["recipe=dppo", "method.params.delta=0.1", "train.loss_agg_mode=token-mean"])
-    assert config.method.params == {"delta": 0.1, "ratio_cap": 5.0}
-    assert config.train.loss_agg_mode == "token-mean"
-
-
 def test_the_help_lists_all_recipes():
     listed = re.search(r"recipes: ([^)]*)\)", train.__doc__ or "")
     assert re.split(r",\s+", listed[1]) == recipe_names()
+
+
+KNOWN = {key.name for key in keys(RunConfig)}
+
+
+def test_every_key_says_what_it_is():
+    assert len(KNOWN) > 60
+    for key in keys(RunConfig):
+        assert "" not in (key.text, key.type), key
+    limits = {key.name: key.limits for key in keys(RunConfig)}
+    assert (limits["train.lr"], limits["eval.top_p"]) == ("> 0", "> 0, <= 1")
+
+
+def test_foreign_names_mean_keys_that_exist():
+    ours, absent = foreign_names()
+    assert len(ours) > 150
+    assert not ours.keys() & absent.keys()
+    for meaning in ours.values():
+        key = meaning.partition(" ")[0]
+        assert key in KNOWN or key.startswith(("task.options.", "method.params.")), key
+
+
+def test_a_foreign_name_is_answered_with_ours():
+    ours, absent = foreign_names()
+    for name, answer in ({name: f"here it is {key}" for name, key in ours.items()} | absent).items():
+        assert meant(RunConfig, name, 1) == [f"unknown key {name!r}: {answer}"]

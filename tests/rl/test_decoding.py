@@ -2,11 +2,16 @@
 
 import dataclasses
 import math
+from contextlib import nullcontext
+from itertools import product
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import Tensor
 
+from minicppo.rl import cuda_graph
+from minicppo.rl.cuda_graph import Replay
 from minicppo.rl.decoding import DirectDecoder, GeneralDecoder, decoder_for
 from minicppo.rl.log_probs import response_log_probs
 from minicppo.rl.policy import Policy
@@ -16,6 +21,7 @@ from tests.rl.models import DIRECT, build, model
 
 PROMPTS = [[5, 6, 7], [2, 3, 4, 5, 6, 7, 8, 9, 10], [4], [3, 9, 3, 9, 3]]
 CACHED = [*DIRECT, "gpt-neox", "gpt2", "lfm2"]
+NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 QUICK = ("qwen3-grouped-tied", "gpt2", "lfm2")  # one of each kind of cache
 
 
@@ -28,10 +34,9 @@ def twin(policy: Policy, prompt: list[int], response: list[int], temperature: fl
 
 @pytest.mark.parametrize("name", slow_but(QUICK, CACHED))
 @pytest.mark.parametrize(
-    ("samples", "batch", "temperature", "greedy"),
-    [(5, None, 0.7, False), (5, 3, 1.0, False), (1, 2, 1.0, True)],
+    ("samples", "batch", "temperature", "greedy", "needs"),
+    [(5, None, 0.7, False, "topk"), (5, 3, 1.0, False, "full"), (1, 2, 1.0, True, "topk")],
 )
-@pytest.mark.parametrize("needs", ["log_probs", "topk", "full"])
 def test_sampler_is_its_twin(name, samples, batch, temperature, greedy, needs):
     policy, width, lengths = build(name), 10, set()
     rows, seeded = len(PROMPTS) * samples, torch.Generator().manual_seed
@@ -54,13 +59,11 @@ def test_sampler_is_its_twin(name, samples, batch, temperature, greedy, needs):
         log_mu = log_mu.float()
         own = log_mu.gather(1, tokens[:, None])[:, 0]
         torch.testing.assert_close(got.log_probs[row, :n], own, atol=1e-5, rtol=1e-5)
-        if needs == "full":
-            torch.testing.assert_close(got.top_log_probs[row, :n], log_mu, atol=1e-5, rtol=1e-5)
-            assert (got.top_log_probs[row, n:] == 0).all()
+        top = log_mu if needs == "full" else log_mu.topk(4).values
+        torch.testing.assert_close(got.top_log_probs[row, :n], top, atol=1e-5, rtol=1e-5)
+        assert (got.top_log_probs[row, n:] == 0).all()
         if needs == "topk":
-            top = log_mu.gather(1, got.top_ids[row, :n])
-            torch.testing.assert_close(got.top_log_probs[row, :n], top, atol=1e-5, rtol=1e-5)
-            torch.testing.assert_close(top, log_mu.topk(4).values, atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(log_mu.gather(1, got.top_ids[row, :n]), top, atol=1e-5, rtol=1e-5)
         lengths.add(n)
     assert greedy or len(lengths) > 2, "rows must end at different times for this to mean anything"
 
@@ -68,23 +71,11 @@ def test_sampler_is_its_twin(name, samples, batch, temperature, greedy, needs):
 def test_who_decodes_what():
     for name in CACHED:
         assert isinstance(decoder_for(model(name)), DirectDecoder if name in DIRECT else GeneralDecoder)
-    hooked = model("qwen3-untied")
-    hooked.model.layers[0].register_forward_hook(lambda module, args, output: output)
     window = model("qwen3-untied", use_sliding_window=True, sliding_window=4, max_window_layers=1)
     stretched = model("llama-stretched", rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0})
-    for other in (hooked, window, stretched):
-        assert isinstance(decoder_for(other), GeneralDecoder)
-
-
-def test_a_model_that_leaves_the_cache_empty_is_refused():
-    """It would sample each token as if the one before it were the whole prompt. (Mamba: before transformers 5.24.)"""
-    policy = build("mamba")
-    refused, found = refusal_of(policy, [[5, 6, 7]])
-    if found is None:
-        assert "MambaForCausalLM filled no past_key_values" in refused
-    else:
-        again = response_log_probs(policy, found, 1.0).log_probs.detach()
-        torch.testing.assert_close(again, found.log_probs, atol=1e-5, rtol=0)
+    hooked = model("qwen3-untied")
+    hooked.model.layers[0].register_forward_hook(lambda module, args, output: output)
+    assert not any(isinstance(decoder_for(other), DirectDecoder) for other in (hooked, window, stretched))
 
 
 def test_more_layers_than_the_configuration_says_are_refused():
@@ -94,31 +85,30 @@ def test_more_layers_than_the_configuration_says_are_refused():
         sample(policy, PROMPTS, 4, 1.0, None)
 
 
-def refusal_of(policy, prompts):
-    """Why these prompts are not sampled from, or the rollout: either is right, as long as its numbers are."""
+@pytest.mark.parametrize("name", [*slow_but(QUICK, CACHED), "mamba"])
+def test_what_leaves_the_cache_empty_is_refused(name):
+    """It would sample each token as if the one before it were the whole prompt. Before transformers 5.24: Mamba, and
+    gradient checkpointing in training mode; later the cache is filled, and the numbers are those of the scorer."""
+    policy, says = build(name), "MambaForCausalLM filled no past_key_values"
+    if name != "mamba":
+        says = "leave training mode where gradient checkpointing is on"
+        expected = sample(policy, PROMPTS, 4, 1.0, None)
+        policy.model.gradient_checkpointing_enable()
+        assert torch.equal(sample(policy, PROMPTS, 4, 1.0, None).response_ids, expected.response_ids)
+        policy.model.train()
+        for module in policy.model.modules():  # nothing is dropped out, so that numbers can be compared
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+    found, refused = None, ""
     try:
-        return "", sample(policy, prompts, 4, 1.0, None)
+        found = sample(policy, PROMPTS[:1], 4, 1.0, None)
     except ValueError as error:
-        return str(error), None
-
-
-@pytest.mark.parametrize("name", CACHED)
-def test_checkpointing_is_refused_where_it_leaves_the_cache_empty(name):
-    """In training mode only, and before transformers 5.24: later the cache is filled, and the tokens are the same."""
-    policy = build(name)
-    expected = sample(policy, PROMPTS, 4, 1.0, None)
-    policy.model.gradient_checkpointing_enable()
-    assert torch.equal(sample(policy, PROMPTS, 4, 1.0, None).response_ids, expected.response_ids)
-    policy.model.train()
-    for module in policy.model.modules():  # nothing is dropped out, so that numbers can be compared
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-    refused, found = refusal_of(policy, PROMPTS)
+        refused = str(error)
     if found is None:
-        assert "leave training mode where gradient checkpointing is on" in refused
+        assert says in refused
     else:
-        assert torch.equal(found.response_ids, expected.response_ids)
-        torch.testing.assert_close(found.log_probs, expected.log_probs, atol=1e-5, rtol=0)
+        again = response_log_probs(policy, found, 1.0).log_probs.detach()
+        torch.testing.assert_close(again, found.log_probs, atol=1e-5, rtol=0)
 
 
 def steps(decoder: DirectDecoder | GeneralDecoder, poison: float | None = None) -> list[Tensor]:
@@ -141,11 +131,20 @@ def steps(decoder: DirectDecoder | GeneralDecoder, poison: float | None = None) 
     return logits
 
 
-@pytest.mark.parametrize("name", DIRECT)
-def test_direct_is_general(name):
-    model = build(name).model
-    for direct, general in zip(steps(DirectDecoder(model)), steps(GeneralDecoder(model)), strict=True):
-        torch.testing.assert_close(direct, general, atol=1e-5, rtol=1e-5)
+@pytest.mark.parametrize(
+    ("name", "device", "autocast"),
+    [
+        *product(DIRECT, ["cpu"], [False]),
+        *product(["qwen3-grouped-tied", "llama-grouped"], ["cpu"], [True]),
+        *(pytest.param(DIRECT[0], "cuda", on, marks=NEEDS_GPU, id=f"captured-{on}") for on in (False, True)),
+    ],
+)
+def test_direct_is_general(name, device, autocast):
+    model, most = build(name).model.to(device), 1e-5 if device == "cpu" else 1e-3
+    with torch.autocast(device, torch.bfloat16, enabled=autocast):
+        for direct, general in zip(steps(DirectDecoder(model)), steps(GeneralDecoder(model)), strict=True):
+            error = (direct.float().log_softmax(-1) - general.float().log_softmax(-1)).abs().max()
+            assert error < (0.1 if autocast else most), "bfloat16 keeps eight bits"
 
 
 @pytest.mark.parametrize(("block", "poison"), [(1, math.nan), (1, 1e30), (8, 1e4), (64, -1e4)])
@@ -157,17 +156,7 @@ def test_unfilled_columns_are_never_read(block, poison):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["qwen3-grouped-tied", "llama-grouped"])
-def test_under_autocast_both_decoders_agree_to_its_precision(name):
-    model = build(name).model
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        pairs = list(zip(steps(DirectDecoder(model)), steps(GeneralDecoder(model)), strict=True))
-    for direct, general in pairs:
-        error = (direct.float().log_softmax(-1) - general.float().log_softmax(-1)).abs().max()
-        assert error < 0.1, "bfloat16 keeps eight bits"
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@NEEDS_GPU
 @pytest.mark.parametrize("name", CACHED)
 @pytest.mark.parametrize("needs", ["log_probs", "topk", "full"])
 def test_on_a_gpu_rows_are_those_of_the_cpu(name, needs):
@@ -181,11 +170,35 @@ def test_on_a_gpu_rows_are_those_of_the_cpu(name, needs):
     torch.testing.assert_close(on_gpu.log_probs[:, :8].cpu()[same], on_cpu.log_probs[:, :8][same], atol=1e-3, rtol=1e-3)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
-def test_captured_steps_are_the_general_decoder_s(dtype):
-    model = build("qwen3-grouped-tied").model.cuda()
-    with torch.autocast("cuda", dtype=dtype or torch.bfloat16, enabled=dtype is not None):
-        for direct, general in zip(steps(DirectDecoder(model)), steps(GeneralDecoder(model)), strict=True):
-            error = (direct.float().log_softmax(-1) - general.float().log_softmax(-1)).abs().max()
-            assert error < (1e-3 if dtype is None else 0.1)
+@pytest.fixture
+def recorded(monkeypatch):
+    """What was recorded, by a stand-in for CUDA's graphs, which no CPU has."""
+    names = []
+
+    def record(step):
+        names.append("recorded")
+        return SimpleNamespace(replay=step)
+
+    monkeypatch.setattr(cuda_graph, "_record", record)
+    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda device: False)
+    monkeypatch.setattr(Replay, "ready", False)
+    return names
+
+
+def test_every_step_is_made_once_and_a_key_recorded_once_or_again_when_forgotten(recorded):
+    make, made = Replay(torch.device("cuda")), []
+    for t, key in enumerate("aaabbb"):
+        make(key, lambda t=t: made.append(t))
+    make.forget()
+    make("b", lambda: made.append(9))
+    assert made == [0, 1, 1, 3, 3, 3, 9], "the graph makes the step that it was recorded with"
+    assert len(recorded) == 3
+
+
+def test_the_first_step_is_plain_once_a_process_and_always_under_autocast(recorded, monkeypatch):
+    for autocast, recordings in ((False, 0), (False, 1), (True, 0), (True, 0)):
+        recorded.clear()
+        monkeypatch.setattr(torch, "is_autocast_enabled", lambda device, on=autocast: on)
+        Replay(torch.device("cuda"))("a", lambda: None)
+        assert len(recorded) == recordings

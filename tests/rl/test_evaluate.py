@@ -2,11 +2,10 @@
 
 import json
 import math
-import os
-import random
-import signal
-import time
+import statistics
+from contextlib import nullcontext
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,7 +20,6 @@ from minicppo.rl.grading.reward import Outcome
 from minicppo.rl.policy import Policy, build_policy, character_tokenizer
 from minicppo.rl.sampling import Rollout
 from minicppo.rl.tasks import make_task
-from tests.rl.conftest import exit_status
 from tests.rl.test_data import write_jsonl
 
 pytest.importorskip("math_verify", reason="math-verify is not installed (extra: math)")
@@ -74,9 +72,13 @@ def read(folder):
 
 def test_results_problem_by_problem(parrot, sums, tmp_path):
     seen = []
-    scores = evaluate_data(
-        parrot.policy, [sums], SETTINGS, tmp_path / "out", lambda name, done, n, _: seen.append((name, done, n))
-    )
+
+    def told(*progress):
+        seen.append(progress[:3])
+        with pytest.raises(BlockingIOError, match="is being written by another evaluation"):
+            evaluate_data(parrot.policy, [sums], SETTINGS, tmp_path / "out")
+
+    scores = evaluate_data(parrot.policy, [sums], SETTINGS, tmp_path / "out", told)
     rows, score = read(tmp_path / "out"), scores["sums"]
     assert seen == [("sums", done, PROBLEMS) for done in range(PROBLEMS + 1)]
     assert [row["index"] for row in rows] == list(range(PROBLEMS))
@@ -89,9 +91,7 @@ def test_results_problem_by_problem(parrot, sums, tmp_path):
     means = [row["accuracy"] for row in rows]
     mean = sum(means) / PROBLEMS
     assert score.accuracy == pytest.approx(mean)
-    assert score.accuracy_se == pytest.approx(
-        math.sqrt(sum((m - mean) ** 2 for m in means) / (PROBLEMS - 1) / PROBLEMS)
-    )
+    assert score.accuracy_se == pytest.approx(statistics.stdev(means) / math.sqrt(PROBLEMS))
     assert 0 < 1 - score.format_rate == pytest.approx(score.outcomes["missing"] / (16 * PROBLEMS))
     assert score.unfinished == 0
     results = json.loads((tmp_path / "out" / "results.json").read_text())
@@ -99,8 +99,7 @@ def test_results_problem_by_problem(parrot, sums, tmp_path):
     assert results["settings"]["samples"] == 16
 
 
-@pytest.mark.parametrize("batch", [1, 3])
-@pytest.mark.parametrize("torn", [b"", b'{"index": 5, "quest'])
+@pytest.mark.parametrize(("batch", "torn"), [(1, b'{"index": 5, "quest'), (3, b"")])
 def test_a_stopped_evaluation_goes_on_where_it_was(parrot, sums, tmp_path, batch, torn):
     settings = replace(SETTINGS, batch=batch)
     whole = evaluate_data(parrot.policy, [sums], settings, tmp_path / "whole")
@@ -119,52 +118,41 @@ def test_a_stopped_evaluation_goes_on_where_it_was(parrot, sums, tmp_path, batch
 
     assert evaluate_data(parrot.policy, [sums], settings, tmp_path / "part") == whole
     assert parrot.prompts == [f"{i} + 8?" for i in range(PROBLEMS)], "no problem was sampled twice"
+    assert record.read_bytes() == (tmp_path / "whole" / "sums.jsonl").read_bytes()
     assert read(tmp_path / "part") == read(tmp_path / "whole")
 
-    parrot.prompts.clear()
-    assert evaluate_data(parrot.policy, [sums], settings, tmp_path / "part") == whole
-    assert not parrot.prompts
+
+CHANGED = r"holds an evaluation with weights = '\w{16}' and not '\w{16}': .*\(--out\)"
 
 
-def test_another_evaluation_needs_another_folder(parrot, sums, tmp_path):
-    evaluate_data(parrot.policy, [sums], SETTINGS, tmp_path / "out")
-    with pytest.raises(ValueError, match=r"with samples = 16 and not 8: .*\(--out\)"):
-        evaluate_data(parrot.policy, [sums], replace(SETTINGS, samples=8), tmp_path / "out")
-    first, *others = rows_of_sums(PROBLEMS)
-    for rows in ([first | {"answer": "99"}, *others], [{"question": "1 + 1", "answer": "2"}]):
-        write_jsonl(Path(sums), rows)
-        with pytest.raises(ValueError, match="written for other problems"):
-            evaluate_data(parrot.policy, [sums], SETTINGS, tmp_path / "out")
-
-
-@pytest.mark.parametrize("changed", ["weights", "tokenizer", "template", "nothing", "place"])
-def test_an_evaluation_is_of_a_policy_and_not_of_a_path(changed, parrot, sums, tmp_path):
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        *product(["weights", "tokenizer", "template"], [CHANGED]),
+        ("samples", r"with samples = 16 and not 8: .*\(--out\)"),
+        *product(["answer", "questions"], ["written for other problems"]),
+        *product(["nothing", "place"], [None]),
+    ],
+)
+def test_what_determines_an_evaluation_and_not_its_place_needs_another_folder(changed, message, parrot, sums, tmp_path):
     policy, settings = parrot.policy, SETTINGS
     policy.tokenizer.chat_template = "{{ messages[0]['content'] }}"
     evaluate_data(policy, [sums], settings, tmp_path / "out")
+    parrot.prompts.clear()
+    first, *others = rows_of_sums(PROBLEMS)
     if changed == "weights":
         policy.model.weight.data += 1e-3
     elif changed == "tokenizer":
         policy = Policy(policy.model, character_tokenizer(ALPHABET[::-1]))
     elif changed == "template":
         policy = replace(policy, chat=True)
-    else:
-        settings = replace(SETTINGS, model="parrot" if changed == "nothing" else "moved/parrot")
-    if changed in ("nothing", "place"):
-        parrot.prompts.clear()
+    elif changed in ("samples", "place"):
+        settings = replace(SETTINGS, **{"samples": {"samples": 8}, "place": {"model": "moved/parrot"}}[changed])
+    elif changed != "nothing":
+        write_jsonl(Path(sums), [first | {"answer": "99"}, *others] if changed == "answer" else rows_of_sums(1, "{}+8"))
+    with pytest.raises(ValueError, match=message) if message else nullcontext():
         evaluate_data(policy, [sums], settings, tmp_path / "out")
-        assert not parrot.prompts
-        return
-    with pytest.raises(ValueError, match=r"holds an evaluation with weights = '\w{16}' and not '\w{16}': .*\(--out\)"):
-        evaluate_data(policy, [sums], settings, tmp_path / "out")
-
-
-def test_two_at_once_is_one_too_many(parrot, sums, tmp_path):
-    def again(name, done, total, accuracy):
-        with pytest.raises(BlockingIOError, match="is being written by another evaluation"):
-            evaluate_data(parrot.policy, [sums], SETTINGS, tmp_path / "out")
-
-    evaluate_data(parrot.policy, [sums], SETTINGS, tmp_path / "out", again)
+    assert not parrot.prompts
 
 
 @pytest.mark.parametrize("changes", [{"temperature": 0.0}, {"top_p": 0.0}, {"top_p": 1.5}])
@@ -207,30 +195,3 @@ def test_a_real_policy_is_sampled_the_same_way_whatever_was_done_before(sums, tm
     (tmp_path / "part" / "sums.jsonl").write_text(record[5] + record[2])
     evaluate_data(policy, [sums], settings, tmp_path / "part")
     assert read(tmp_path / "part") == read(tmp_path / "whole")
-
-
-def evaluated(data, folder):
-    torch.set_num_threads(1)
-    task = SimpleNamespace(alphabet=ALPHABET)
-    policy = build_policy(ModelConfig(hidden_size=16, intermediate_size=16, heads=2), task, seed=0)
-    evaluate_data(policy, [data], replace(SETTINGS, template="{problem}=", max_new_tokens=12), folder)
-
-
-@pytest.mark.slow
-def test_signals_at_any_moment_of_an_evaluation_lose_nothing(tmp_path):
-    """At 6 moments; MINICPPO_KILLS=40 tries that many."""
-    data, draw = str(write_jsonl(tmp_path / "sums.jsonl", rows_of_sums(20, "{}+8"))), random.Random(0)
-    assert exit_status(evaluated, data, tmp_path / "first") == 0
-    begun = time.monotonic()
-    assert exit_status(evaluated, data, tmp_path / "whole") == 0
-    seconds, rows = time.monotonic() - begun, (tmp_path / "whole" / "sums.jsonl").read_bytes()
-    for i in range(int(os.environ.get("MINICPPO_KILLS", "6"))):
-        folder = tmp_path / str(i)
-        sent = draw.choice([signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-        exit_status(evaluated, data, folder, delay=draw.uniform(0, seconds), signal=sent)
-        file = folder / "sums.jsonl"
-        stopped = file.read_bytes() if file.exists() else b""
-        assert rows.startswith(stopped)
-        assert exit_status(evaluated, data, folder) == 0
-        assert file.read_bytes() == rows
-        assert (folder / "results.json").read_bytes() == (tmp_path / "whole" / "results.json").read_bytes()

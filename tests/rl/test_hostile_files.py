@@ -98,33 +98,23 @@ def more(name):
     [
         (MOMENTS, without(f"{NORM}/exp_avg_sq"), "were saved, three for each"),
         (MOMENTS, without(f"{NORM}/"), "were saved, three for each"),
-        (MOMENTS, without(""), "0 tensors"),
         (MOMENTS, more("x/step"), "x/step"),
         (MOMENTS, changed(f"{NORM}/exp_avg", lambda t: t[:1]), "/exp_avg is float32 (1,), and not float32 (16,)"),
-        (MOMENTS, changed(f"{NORM}/exp_avg", lambda t: t.double()), f"{NORM}/exp_avg is float64"),
         (MOMENTS, changed(f"{NORM}/exp_avg", lambda t: t / 0), f"{NORM}/exp_avg has values"),
         (MOMENTS, changed(f"{NORM}/exp_avg_sq", lambda t: -t - 1), f"{NORM}/exp_avg_sq has values"),
         (MOMENTS, changed(f"{NORM}/step", lambda t: t * 0), f"{NORM}/step has values from 0 to 0"),
-        (MOMENTS, changed(f"{NORM}/step", lambda t: t.repeat(3)), f"{NORM}/step is float32 (3,)"),
-        (WEIGHTS, without("model.layers"), "weights are missing, such as model.layers.0."),
         (WEIGHTS, without(NORM), f"1 weights are missing, such as {NORM}"),
         (WEIGHTS, more("model.layers.2.x"), "1 weights are unexpected, such as model.layers.2.x"),
         (WEIGHTS, changed(NORM, lambda t: t[:3]), "1 weights are mismatched, such as"),
         (WEIGHTS, changed(NORM, lambda t: t.bfloat16()), f"{NORM} is not of type float32"),
         (WEIGHTS, changed(NORM, lambda t: t * torch.nan), f"{NORM} has values from nan"),
-        (WEIGHTS, changed(NORM, lambda t: t / 0), f"{NORM} has values from inf"),
         (HISTORY, without(f"0/{NORM}"), f"0/{NORM} is missing"),
         (HISTORY, more("2/x"), "2/x is none"),
-        (HISTORY, more("x"), "x is none"),
         (HISTORY, changed(f"1/{NORM}", lambda t: t[:, None]), f"1/{NORM} is float32 (16, 1)"),
-        (HISTORY, changed(f"1/{NORM}", lambda t: t * torch.nan), f"1/{NORM} has values"),
-        (COUNTERS, entry("log_sizes", None), ""), (COUNTERS, entry("log_sizes", {"metrics.jsonl": 5}), ""),
-        (COUNTERS, entry("log_sizes", 3), ""), (COUNTERS, entry("iteration", None), ""),
-        (COUNTERS, entry("iteration", 1), ""), (COUNTERS, entry("iteration", "2"), ""),
+        (COUNTERS, entry("log_sizes", {"metrics.jsonl": 5}), ""), (COUNTERS, entry("log_sizes", 3), ""),
+        (COUNTERS, entry("iteration", None), ""), (COUNTERS, entry("iteration", 1), ""),
         (COUNTERS, entry("update", -1), ""), (COUNTERS, entry("update", True), ""),
-        (COUNTERS, entry("update", 1.5), ""),
-        (WEIGHTS, content(b"abcd"), ""), (WEIGHTS, content(b""), ""), (WEIGHTS, content(b"\xff" * 99), ""),
-        (MOMENTS, content(b"abcd"), ""), (HISTORY, content(b"\0" * 8), ""),
+        (WEIGHTS, content(b"abcd"), ""), (MOMENTS, content(b""), ""), (HISTORY, content(b"\0" * 8), ""),
         (COUNTERS, content(b"{"), ""), (COUNTERS, content(b"[]"), ""), (COUNTERS, content(b"\xff"), ""),
         (f"{POLICY}/config.json", content(b"{"), ""), (f"{POLICY}/tokenizer.json", content(b"{"), ""),
         (f"{POLICY}/tokenizer.json", content(b""), ""), (f"{POLICY}/tokenizer_config.json", content(b"["), ""),
@@ -135,13 +125,6 @@ def test_a_damaged_checkpoint(run, file, damage, named):
     before = (run / "metrics.jsonl").read_bytes()
     assert_refused(lambda: resume(run), named, str(run / file), f"remove {run / NEWEST}")
     assert (run / "metrics.jsonl").read_bytes() == before
-
-
-@pytest.mark.parametrize("layers", [0, 1, 3])
-def test_a_model_with_other_layers_than_its_weights(run, layers):
-    entry("num_hidden_layers", layers)(run / POLICY / "config.json")
-    entry("layer_types", ["full_attention"] * layers)(run / POLICY / "config.json")
-    assert_refused(lambda: trained_policy(run), "model.safetensors", "such as model.layers.")
 
 
 def test_the_number_of_moments_is_compared_unless_an_older_version_did_not_say_it(run):
@@ -207,11 +190,9 @@ def test_a_tokenizer_that_is_none(run, rules):
     [
         ("timings.jsonl", '{"kind": "iteration"}'), ("timings.jsonl", "{"), ("timings.jsonl", "[1]"),
         ("timings.jsonl", '{"kind": "iteration", "rollout_s": "x", "update_s": 1, "eval_s": 1}'),
-        ("timings.jsonl", "3"),
         ("metrics.jsonl", '{"kind": "eval"}'), ("metrics.jsonl", '{"iteration": 3}'), ("metrics.jsonl", "\0"),
         ("metrics.jsonl", '{"kind": "eval", "iteration": {}}'), ("metrics.jsonl", '{"kind": 3}'),
         ("config.yaml", "method: {"), ("config.yaml", "- 3"), ("config.yaml", "method: 3"),
-        ("config.yaml", "method: {}"),
         ("config.yaml", "method: {name: no-method}"), ("config.yaml", "method: {name: cppo, params: [3]}"),
     ],
 )  # fmt: skip
@@ -227,18 +208,13 @@ def test_logs_and_settings_that_are_none(fake, tmp_path, capsys, file, text):
     ("file", "damage"),
     [
         ("trace.safetensors", content(b"cut")),
-        ("trace.safetensors", without("")),
         ("trace.safetensors", without("reason")),
         ("trace.safetensors", changed("reason", lambda t: t[:, 1:])),
-        ("trace.safetensors", changed("reason", lambda t: t[0])),
         ("trace.safetensors", changed("advantages", lambda t: t[1:])),
-        ("trace.safetensors", changed("threshold", lambda t: t[1:])),
         ("trace.json", content(b"{")),
         ("trace.json", entry("tokens", None)),
         ("trace.json", entry("tokens", [["1"]])),
-        ("trace.json", entry("tokens", 3)),
         ("trace.json", entry("prompts", None)),
-        ("trace.json", entry("prompts", ["one"])),
         ("trace.json", entry("prompts", [1] * 24)),
     ],
 )

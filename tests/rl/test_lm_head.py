@@ -19,11 +19,9 @@ def assert_near(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], rto
         torch.testing.assert_close(found[name], value, atol=rtol * scale, rtol=0, msg=lambda m, n=name: f"{n}: {m}")
 
 
-def inputs(
-    m: int, v: int, d: int, k: int, dtype: torch.dtype = torch.float64, seed: int = 0
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+def inputs(m: int, v: int, d: int, k: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor, ...]:
     """Hidden states, weights and bias with gradient; targets, further tokens and upstream gradients."""
-    rng = torch.Generator().manual_seed(seed)
+    rng = torch.Generator().manual_seed(0)
     hidden, weight, bias = (
         torch.randn(*shape, generator=rng, dtype=torch.float64).to(dtype).requires_grad_()
         for shape in ((m, d), (v, d), (v,))
@@ -32,11 +30,10 @@ def inputs(
     return hidden, weight, bias, targets, top, torch.randn(m, generator=rng, dtype=torch.float64).to(dtype)
 
 
-@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
-@pytest.mark.parametrize("tile", [(64, 256), (5, 16), (1, 101), (13, 1), (4, 7)])
-def test_the_head_is_its_loop_twin(tile, temperature, seed):
-    hidden, weight, bias, targets, top, upstream = inputs(13, 101, 6, 4, seed=seed)
+@pytest.mark.parametrize("tile", [(64, 256), (5, 16), (1, 101), (13, 1)])
+def test_the_head_is_its_loop_twin(tile, temperature):
+    hidden, weight, bias, targets, top, upstream = inputs(13, 101, 6, 4)
     found = token_log_probs(hidden, weight, bias, targets, top, temperature, tile)
     given = [x.detach().numpy() for x in (hidden, weight, bias)]
     rows = np.array([head_log_probs(h, *given[1:], temperature) for h in given[0]])
@@ -47,20 +44,6 @@ def test_the_head_is_its_loop_twin(tile, temperature, seed):
     own = torch.autograd.grad(found.log_probs, (hidden, weight, bias), upstream)
     for mine, theirs in zip(own, twin, strict=True):
         np.testing.assert_allclose(mine, theirs, atol=1e-12 * np.abs(theirs).max())
-
-
-def test_the_head_in_float32_and_without_bias_or_further_tokens():
-    hidden, weight, _, targets, _, upstream = inputs(70, 1001, 32, 1, torch.float32)
-    found = token_log_probs(hidden, weight, None, targets, tile=(16, 128))
-    assert found.top_log_probs is None
-    wide = [x.detach().double().requires_grad_() for x in (hidden, weight)]
-    log_p = (wide[0] @ wide[1].T).log_softmax(-1).gather(1, targets[:, None])[:, 0]
-    own = torch.autograd.grad(found.log_probs, (hidden, weight), upstream)
-    true = torch.autograd.grad(log_p, wide, upstream.double())
-    assert_near(
-        {"log_probs": found.log_probs.detach().double(), "hidden": own[0].double(), "weight": own[1].double()},
-        {"log_probs": log_p.detach(), "hidden": true[0], "weight": true[1]},
-    )
 
 
 def test_only_what_asks_for_a_gradient_gets_one():

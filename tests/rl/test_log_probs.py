@@ -16,6 +16,7 @@ from minicppo.rl.log_probs import hidden_states, response_log_probs
 from minicppo.rl.policy import Policy
 from minicppo.rl.rollout import Rollout
 from minicppo.rl.sampling import sample
+from tests.rl.conftest import slow_but
 from tests.rl.models import RECURRENT, SHAPED, model, sharp
 from tests.rl.test_lm_head import assert_near
 
@@ -95,7 +96,7 @@ def assert_as_alone(policy: Policy, rollout: Rollout, temperature: float = 1.0) 
 
 @pytest.mark.parametrize("padded", [False, True])
 @pytest.mark.parametrize("one_pass", [0, math.inf], ids=["many passes", "one pass"])
-@pytest.mark.parametrize("name", LINEAR)
+@pytest.mark.parametrize("name", slow_but(("gpt2", "mistral-window", "qwen3-grouped-tied"), LINEAR))
 def test_any_model_sees_a_row_as_it_does_alone(name, one_pass, padded, tiled, set_cost):
     policy, rollout = policy_of(name), groups(padded=padded)
     set_cost(one_pass)
@@ -170,11 +171,12 @@ def test_short_responses_are_computed_apart_where_that_pays(costly, ends, passes
     rollout = ending_at(groups((8, 8, 8, 8), width=40), ends)
     response_log_probs(policy, rollout, 1.0)
     assert read == passes
-    assert_as_alone(policy, rollout)
+    if len(passes) > 2:
+        assert_as_alone(policy, rollout)
 
 
 @pytest.mark.parametrize("one_pass", [0, 100, math.inf])
-@pytest.mark.parametrize("ends", [[0, 0, 0, 0], [5, 0, 0, 0], [0, 3, 7, 0], [1, 0, 0, 1]])
+@pytest.mark.parametrize("ends", [[0, 0, 0, 0], [0, 3, 7, 0]])
 def test_responses_without_a_token_are_computed_with_the_others(one_pass, ends, set_cost):
     set_cost(one_pass)
     policy, whole = policy_of("qwen3-grouped-tied"), ending_at(groups((2, 2)), [7] * 4)
@@ -191,18 +193,18 @@ def test_a_pass_costs_a_tiny_policy_more_tokens_than_a_large_one():
 
 
 @pytest.mark.parametrize("one_pass", [0, math.inf], ids=["many passes", "one pass"])
-@pytest.mark.parametrize("temperature", [1.0, 0.7])
-@pytest.mark.parametrize("needs", ["log_probs", "topk", "full"])
+@pytest.mark.parametrize(("temperature", "needs"), [(1.0, "log_probs"), (0.7, "topk"), (0.7, "full")])
 def test_the_ratio_is_one_after_a_rollout(policy, ragged_prompts, one_pass, temperature, needs, tiled, set_cost):
     set_cost(one_pass)
     rollout = sample(policy, ragged_prompts, 20, temperature, torch.Generator().manual_seed(0), needs, k=5, samples=6)
     found, valid = response_log_probs(policy, rollout, temperature, needs), rollout.response_mask
     torch.testing.assert_close(found.log_probs[valid], rollout.log_probs[valid], atol=1e-5, rtol=0)
     assert rollout.needs == needs
-    if rollout.top_log_probs is None:
-        assert found.top_log_probs is None
-    else:
-        assert rollout.top_log_probs.shape[-1] == (5 if needs == "topk" else 15)
+    assert (found.log_probs.requires_grad, found.entropy.requires_grad) == (True, False)
+    assert (found.top_log_probs is None) == (needs == "log_probs")
+    if needs != "log_probs":
+        assert found.top_log_probs.shape == (*valid.shape, 5 if needs == "topk" else 15)
+        assert not found.top_log_probs.requires_grad
         torch.testing.assert_close(found.top_log_probs[valid], rollout.top_log_probs[valid], atol=1e-4, rtol=0)
 
 
@@ -264,13 +266,6 @@ def test_no_logits_are_made_where_none_are_asked_for(tiled):
         with Largest() as mode:
             response_log_probs(policy, rollout, 1.0, needs).log_probs.sum().backward()
         assert (mode.elements >= logits) == made
-
-
-def test_entropy_is_of_the_whole_distribution_and_detached(policy, ragged_prompts):
-    rollout = sample(policy, ragged_prompts, 12, 1.0, torch.Generator().manual_seed(0), "full")
-    found = response_log_probs(policy, rollout, 1.0, "full")
-    assert [value.requires_grad for value in vars(found).values()] == [True, False, False]
-    torch.testing.assert_close(found.entropy, torch.distributions.Categorical(logits=found.top_log_probs).entropy())
 
 
 def test_top_k_needs_a_top_k_rollout(policy):

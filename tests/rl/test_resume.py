@@ -53,62 +53,45 @@ def assert_same_runs(first: Path, second: Path) -> None:
     assert all(bool((one[key] == two[key]).all()) for key in one)
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """The uninterrupted run of a configuration, made once."""
-    made = {}
-
-    def make(config):
-        key = config.to_yaml()
-        if key not in made:
-            made[key] = train(config, tmp_path_factory.mktemp("whole") / "run")
-        return made[key]
-
-    return make
-
-
-@pytest.fixture(scope="module")
-def stopped(small_config, tmp_path_factory):
-    """The small run, stopped in its last iteration, two after its checkpoint."""
-    folder = tmp_path_factory.mktemp("stopped") / "run"
-    with pytest.raises(Stopped):
-        train(small_config(), folder, stop_at("rollout", 4))
-    return folder
-
-
 @pytest.mark.parametrize(
     ("kind", "count", "staleness"),
-    [("update", 7, 3), *(pytest.param(*at, marks=pytest.mark.slow) for at in (("update", 1, 0), ("eval", 2, 3)))],
+    [("update", 9, 3), *(pytest.param(*at, marks=pytest.mark.slow) for at in (("update", 1, 0), ("eval", 2, 3)))],
 )
-def test_resume_to_the_bit(small_config, whole, run_folder, kind, count, staleness):
-    config = small_config(train={"staleness": staleness})
+def test_resume_to_the_bit(small_config, tmp_path, kind, count, staleness):
+    config, run = small_config(train={"staleness": staleness, "iterations": 3}), tmp_path / "run"
     with pytest.raises(Stopped):
-        train_or_resume(config, run_folder, stop_at(kind, count))
-    train_or_resume(config, run_folder)
-    assert_same_runs(whole(config), run_folder)
-    assert len(RunDir.open(run_folder).rows("timings.jsonl")) == 4
-
-
-def test_a_finished_run_is_left_alone(small_config, whole):
-    run = whole(small_config())
+        train_or_resume(config, run, stop_at(kind, count))
+    half = run / "checkpoints" / ".000003.9999999.abcdefgh"  # no process has this number
+    half.mkdir(parents=True)
+    (half / "state.json").write_text('{"iteration": 3')
+    with open(run / "metrics.jsonl", "a") as file:
+        file.write('{"kind": "upd')  # a row cut off by the crash
+    train_or_resume(config, run)
+    assert_same_runs(train(config, tmp_path / "whole"), run)
+    assert len(RunDir.open(run).rows("timings.jsonl")) == 3
     before = (run / "summary.json").stat().st_mtime_ns
-    assert resume(run) == run
+    assert resume(run) == run, "a finished run is left alone"
     assert (run / "summary.json").stat().st_mtime_ns == before
 
 
 def test_the_newest_checkpoints_stay_and_the_base_model_is_needed_no_longer(small_config, policy, tmp_path):
-    base = tmp_path / "base"
+    base, run = tmp_path / "base", tmp_path / "run"
     save_policy(policy, base)
     checkpoints = {"checkpoint_every": 1, "keep_checkpoints": 2}
     config = small_config(model={"path": str(base)}, warmup=None, train=checkpoints)
     with pytest.raises(Stopped):
-        train(config, tmp_path / "run", stop_at("rollout", 3))
+        train(config, run, stop_at("rollout", 3))
     base.rename(tmp_path / "gone")
-    trained_policy(tmp_path / "run")
-    resume(tmp_path / "run")
-    assert RunDir.open(tmp_path / "run").finished
-    assert RunDir.open(tmp_path / "run").config() == config
-    assert sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir()) == ["000003", "000004"]
+    trained_policy(run)
+    resume(run)
+    assert RunDir.open(run).config() == config
+    newest = sorted((run / "checkpoints").iterdir())
+    assert [path.name for path in newest] == ["000003", "000004"]
+    shutil.copytree(newest[0], run / "checkpoints" / "000002")  # as if killed before its removal
+    (run / "summary.json").unlink()
+    resume(run)
+    assert RunDir.open(run).finished
+    assert sorted((run / "checkpoints").iterdir()) == newest
     with pytest.raises(ValueError, match=r"base' does not exist"):
         train(small_config(model={"path": str(base)}), tmp_path / "new")
     RunDir.create(tmp_path / "begun", config)
@@ -116,40 +99,17 @@ def test_the_newest_checkpoints_stay_and_the_base_model_is_needed_no_longer(smal
         resume(tmp_path / "begun")
 
 
-def test_a_half_written_checkpoint_is_never_read(small_config, whole, stopped, run_folder):
-    shutil.copytree(stopped, run_folder)
-    half = run_folder / "checkpoints" / ".000004.9999999.abcdefgh"  # no process has this number
-    half.mkdir()
-    (half / "state.json").write_text('{"iteration": 4')
-    with open(run_folder / "metrics.jsonl", "a") as file:
-        file.write('{"kind": "upd')  # a row cut off by the crash
-    resume(run_folder)
-    assert_same_runs(whole(small_config()), run_folder)
-
-
-def test_a_log_that_lost_rows_is_refused(stopped, run_folder):
-    shutil.copytree(stopped, run_folder)
-    (run_folder / "metrics.jsonl").write_text("")
-    with pytest.raises(ValueError, match="has 0 bytes, fewer than the"):
-        resume(run_folder)
-
-
-def test_only_the_newest_checkpoints_stay(small_config, run_folder):
-    train(small_config(train={"checkpoint_every": 1, "keep_checkpoints": 2}), run_folder)
-    checkpoints = run_folder / "checkpoints"
-    assert sorted(path.name for path in checkpoints.iterdir()) == ["000003", "000004"]
-    shutil.copytree(checkpoints / "000003", checkpoints / "000002")  # as if killed before its removal
-    (run_folder / "summary.json").unlink()
-    resume(run_folder)
-    assert sorted(path.name for path in checkpoints.iterdir()) == ["000003", "000004"]
-
-
 def test_nothing_to_resume(tmp_path, small_config):
     with pytest.raises(FileNotFoundError, match=r"holds no run: it has no config\.yaml"):
         resume(tmp_path)
-    RunDir.create(tmp_path / "fresh", small_config())
+    run = RunDir.create(tmp_path / "fresh", small_config())
     with pytest.raises(FileNotFoundError, match="has no checkpoint yet"):
-        trained_policy(tmp_path / "fresh")
+        trained_policy(run.path)
+    with run.locked(), pytest.raises(BlockingIOError, match="is being written by another process"):
+        resume(run.path)
+    assert run.rows() == []
+    with pytest.raises(ValueError, match=r"metrics\.jsonl has 0 bytes, fewer than the 9"):
+        run.truncate_logs({"metrics.jsonl": 9, "timings.jsonl": 0})
 
 
 def command_line(arguments, cache):
@@ -165,9 +125,7 @@ def test_signals_at_any_moment_of_a_command_lose_nothing(small_config, tmp_path)
     (tmp_path / "settings.yaml").write_text(config.to_yaml())
     processes = multiprocessing.get_context("forkserver")  # imports once
     processes.set_forkserver_preload(["minicppo.rl.trainer", "minicppo.plots.results", "minicppo.cli.progress"])
-    draw = random.Random(0)
-
-    signals = itertools.cycle([signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+    draw, signals = random.Random(0), itertools.cycle([signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 
     def command(folder, delay):
         """The exit status of `minicppo train`, with the next signal after some seconds."""
@@ -175,10 +133,10 @@ def test_signals_at_any_moment_of_a_command_lose_nothing(small_config, tmp_path)
         child = processes.Process(target=command_line, args=(typed, os.environ["MINICPPO_CACHE"]))
         child.start()
         child.join(delay)
-        if child.is_alive() and child.pid:
+        if child.is_alive():
             os.kill(child.pid, next(signals))
         child.join()
-        return child.exitcode or 0
+        return child.exitcode
 
     train(config, tmp_path / "first")  # warms up, and imports what is imported late
     assert command(tmp_path / "second", None) == 0
@@ -195,10 +153,3 @@ def test_signals_at_any_moment_of_a_command_lose_nothing(small_config, tmp_path)
         assert_same_runs(tmp_path / "whole", run)
         assert {path.name for path in run.iterdir()} == {path.name for path in (tmp_path / "whole").iterdir()}
     assert {-signal.SIGTERM, -signal.SIGKILL, 130} <= {*ends}  # 130: a command that was interrupted
-
-
-def test_a_run_is_written_by_one_process_at_a_time(small_config, run_folder):
-    run = RunDir.create(run_folder, small_config())
-    with run.locked(), pytest.raises(BlockingIOError, match="is being written by another process"):
-        resume(run_folder)
-    assert run.rows() == []

@@ -1,15 +1,18 @@
-"""The one record of a rollout: its rows, its columns, its joins, and what grading adds."""
+"""The one record of a rollout: its rows, columns and joins, what grading adds, what the certificate makes of it."""
 
 import random
 from dataclasses import replace
 
+import pytest
 import torch
 
+from minicppo.rl.config import load_config
 from minicppo.rl.log_probs import response_log_probs
 from minicppo.rl.policy import Policy
 from minicppo.rl.rollout import Rollout, grade, join
 from minicppo.rl.sampling import sample
 from minicppo.rl.tasks import make_task
+from minicppo.rl.trainer import certificate_row
 
 
 def graded(policy: Policy, prompts: list[list[int]]) -> Rollout:
@@ -57,9 +60,27 @@ def test_the_rules_read_it_beside_the_policy_of_now(policy, ragged_prompts):
     rollout = replace(graded(policy, ragged_prompts), advantages=torch.arange(12.0))
     found = response_log_probs(policy, rollout, 1.0, rollout.needs)
     batch = rollout.token_batch(found.log_probs, found.top_log_probs)
-    valid = rollout.response_mask
-    assert torch.equal(batch.mask, valid)
-    assert torch.equal(batch.log_probs[valid], found.log_probs.detach()[valid])
-    assert torch.equal(batch.rollout_log_probs[valid], rollout.log_probs[valid])
+    assert torch.equal(batch.mask, rollout.response_mask)
+    for ours, given in ((batch, found.log_probs), (batch.top, found.top_log_probs)):
+        assert torch.equal(ours.log_probs[batch.mask], given.detach()[batch.mask])
+    assert torch.equal(batch.rollout_log_probs[batch.mask], rollout.log_probs[batch.mask])
     assert batch.top.ids is rollout.top_ids
     assert rollout.token_batch(found.log_probs).top is None
+
+
+@pytest.mark.parametrize("needs", ["log_probs", "full"])
+def test_an_unchanged_policy_has_no_gain_and_a_changed_one_the_same_in_parts(policy, ragged_prompts, needs):
+    rollout = sample(policy, ragged_prompts, 12, 1.0, torch.Generator().manual_seed(0), needs, samples=6)
+    rewards = (torch.arange(24) % 3 == 0).double()
+    rollout = replace(rollout, rewards=rewards, advantages=rewards.float())
+    whole, parts = (load_config("learn", ["rollout.group_size=6", f"train.micro_batch={rows}"]) for rows in (24, 5))
+    row = certificate_row(policy, rollout, whole)
+    assert row["certificate/surrogate"] == pytest.approx(0, abs=1e-4)
+    assert row["certificate/divergence"] == pytest.approx(0, abs=1e-4)
+    assert row["certificate/groups"] == 4
+    assert row["certificate/responses"] == 24
+    with torch.no_grad():
+        next(policy.model.parameters()).mul_(0.97)
+    row = certificate_row(policy, rollout, whole)
+    assert row["certificate/divergence"] > 1e-3
+    assert certificate_row(policy, rollout, parts) == pytest.approx(row, abs=1e-4)

@@ -23,8 +23,6 @@ from minicppo.rl.trainer import learn, minibatches, roll_out, starting_policy, t
 from minicppo.rl.update import update
 from minicppo.rules import METHODS, get_method
 
-EVERY_ROW = {"loss", "grad_norm", "mask/frac", "ratio/mean", "kl/k3", "weight/mean", "weight/raw_mean"}
-
 
 class Begun:
     """What the loop works on."""
@@ -99,20 +97,20 @@ def test_first_update_of_a_rollout_is_on_policy(finished):
     assert max(row["drift"] for row in rows if row["kind"] == "update") > 1e-3
 
 
-def test_groups_without_variance_are_dropped_and_counted(small_config, run_folder, monkeypatch):
+def test_groups_without_variance_are_dropped_and_counted(small_config, tmp_path, monkeypatch):
     monkeypatch.setattr(ChainTask, "score", lambda self, problem, response: 1.0)
-    run = RunDir(train(small_config(train={"iterations": 2}), run_folder))
-    assert [row["dropped_groups"] for row in run.rows(kind="rollout")] == [8, 8]
+    run = RunDir(train(small_config(train={"iterations": 1}), tmp_path))
+    assert [row["dropped_groups"] for row in run.rows(kind="rollout")] == [8]
     assert run.rows(kind="update") == []
-    assert json.loads((run_folder / "summary.json").read_text())["masked_share"] is None
+    assert json.loads((tmp_path / "summary.json").read_text())["masked_share"] is None
 
 
-def test_the_learning_rate_warms_up_and_another_temperature_anchors(small_config, run_folder):
-    settings = {"lr": 1e-3, "lr_warmup": 4, "iterations": 2}
-    run = RunDir.open(train(small_config(train=settings, rollout={"temperature": 0.7}), run_folder))
-    rates = [row["lr"] for row in run.rows(kind="update")]
-    assert rates[:5] == pytest.approx([2.5e-4, 5e-4, 7.5e-4, 1e-3, 1e-3])
-    assert all(row["mismatch"] < 1e-5 for row in run.rows(kind="rollout"))
+def test_the_learning_rate_warms_up_and_another_temperature_anchors(small_config):
+    begun = Begun(small_config(train={"lr": 3e-3, "lr_warmup": 3}, rollout={"temperature": 0.7}))
+    rollout = begun.roll_out()
+    assert trainer.rollout_row(begun.state, rollout, begun.config)["mismatch"] < 1e-5
+    rates = [begun.update(minibatch)["lr"] for minibatch in begun.minibatches(rollout)]
+    assert rates == pytest.approx([1e-3, 2e-3, 3e-3, 3e-3])
 
 
 def test_what_cannot_start_says_what_to_do_and_leaves_nothing(small_config, tmp_path, monkeypatch):
@@ -125,7 +123,7 @@ def test_what_cannot_start_says_what_to_do_and_leaves_nothing(small_config, tmp_
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("staleness", [0, 3, 50])
+@pytest.mark.parametrize("staleness", [pytest.param(0, marks=pytest.mark.slow), 6])  # 0, 4 and 8 updates are made then
 def test_rollouts_come_from_the_weights_of_k_updates_ago(small_config, monkeypatch, staleness):
     begun, rows, checked = Begun(small_config(train={"staleness": staleness, "iterations": 3})), [], []
     state, history = begun.state, [begun.weights()]
@@ -160,23 +158,21 @@ def test_rollouts_come_from_the_weights_of_k_updates_ago(small_config, monkeypat
     [
         ("cppo-exact", "seq-mean-token-sum-norm"),
         ("cppo-topk", "token-mean"),
-        ("grpo", "seq-mean-token-mean"),
-        ("gspo", "seq-mean-token-sum"),
+        pytest.param("grpo", "seq-mean-token-mean", marks=pytest.mark.slow),
+        pytest.param("gspo", "seq-mean-token-sum", marks=pytest.mark.slow),
     ],
 )
 def test_micro_batches_change_nothing(small_config, method, mode):
     results = []
     for micro_batch in (None, 3):
-        settings = {"micro_batch": micro_batch, "loss_agg_mode": mode, "iterations": 2}
+        settings = {"micro_batch": micro_batch, "loss_agg_mode": mode, "epochs": 1}
         begun = Begun(small_config(method={"name": method}, train=settings))
         rows = [begun.update(minibatch) for minibatch in begun.minibatches(begun.roll_out())]
         results.append((begun.weights(), rows[-1]))
-    (whole, whole_row), (parts, parts_row) = results
-    for name in whole:
-        torch.testing.assert_close(whole[name], parts[name], atol=2e-5, rtol=1e-4)
-    assert whole_row.keys() == parts_row.keys()
-    assert whole_row["loss"] == pytest.approx(parts_row["loss"], abs=1e-5)
-    assert whole_row["mask/frac"] == pytest.approx(parts_row["mask/frac"], abs=1e-6)
+    (whole, row), (parts, parts_row) = results
+    torch.testing.assert_close(whole, parts, atol=2e-5, rtol=1e-4)
+    assert row.keys() == parts_row.keys()
+    assert (row["loss"], row["mask/frac"]) == pytest.approx((parts_row["loss"], parts_row["mask/frac"]), abs=1e-5)
 
 
 def test_minibatches_hold_each_kept_group_once_an_epoch(small_config):
@@ -190,6 +186,14 @@ def test_minibatches_hold_each_kept_group_once_an_epoch(small_config):
     epochs = [torch.cat(groups[i : i + 2])[:, 0].tolist() for i in (0, 2)]
     assert sorted(epochs[0]) == sorted(epochs[1]) == kept
     assert epochs[0] != epochs[1]
+
+
+def test_a_rollout_may_have_a_precision_of_its_own(small_config):
+    found = {}
+    for precision in ("float32", "bfloat16"):
+        begun = Begun(small_config(rollout={"autocast": precision}, train={"autocast": "off"}))
+        found[precision] = trainer.rollout_row(begun.state, begun.roll_out(), begun.config)["mismatch"]
+    assert found["float32"] < 1e-4 < found["bfloat16"]
 
 
 def test_gradients_are_clipped(small_config):
@@ -235,7 +239,7 @@ def test_padded_length_is_the_longest_response_allowed(small_config):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
-def test_every_method_trains_and_logs_what_it_should(name, small_config, run_folder):
+def test_every_method_trains_and_logs_what_it_should(name, small_config, tmp_path):
     settings = {"iterations": 1, "minibatches": 2, "epochs": 3, "lr": 1e-3}
     config = small_config(
         method={"name": name},
@@ -243,11 +247,11 @@ def test_every_method_trains_and_logs_what_it_should(name, small_config, run_fol
         rollout={"prompts": 16, "group_size": 8, "top_log_probs": 4},
         eval={"every": 2, "problems": 4, "samples": 2},
     )
-    run = RunDir.open(train(config, run_folder))
+    run = RunDir.open(train(config, tmp_path))
     rows = [row for row in run.rows() if row["kind"] == "update"]
     assert len(rows) >= 6
     method = get_method(name)
-    wanted = set(EVERY_ROW)
+    wanted = {"loss", "grad_norm", "mask/frac", "ratio/mean", "kl/k3", "weight/mean", "weight/raw_mean"}
     if "divergence" in method.params:
         wanted |= {"div/mean", "div/p90", "div/p99", "div/max", "div/decile_0"}
     if method.family == "cppo":
@@ -267,11 +271,11 @@ def test_every_method_trains_and_logs_what_it_should(name, small_config, run_fol
 def test_pi_old_parts_mismatch_from_drift(small_config):
     """Recorded once, before the first update (SkyRL 1315 took the policy's own of each update, so that nothing was ever
     clipped): drift starts from 0 and grows, the mismatch of stale weights stays."""
-    settings = {"old_log_probs": "recompute", "staleness": 2, "epochs": 3, "iterations": 3}
+    settings = {"old_log_probs": "recompute", "staleness": 2, "epochs": 3, "iterations": 2}
     begun = Begun(small_config(train=settings, method={"name": "cppo"}))
     rows: list[dict[str, Any]] = []
     learn(begun.config, begun.task, begun.method, begun.state, lambda row: rows.append(dict(row)))
-    updates = [row for row in rows if row["kind"] == "update" and row["iteration"] == 2]
+    updates = [row for row in rows if row["kind"] == "update" and row["iteration"] == 1]
     assert updates[0]["drift"] < 1e-5 < updates[-1]["drift"]
     assert updates[0]["drift/max"] < 1e-4
     assert all(row["mismatch/mean"] > 1e-3 for row in updates)
@@ -281,12 +285,3 @@ def test_pi_old_parts_mismatch_from_drift(small_config):
 def test_a_method_over_the_batch_takes_no_micro_batches(small_config):
     with pytest.raises(ConfigError, match="micro_batch: clip-cov decides over a whole minibatch, so set it to null"):
         small_config(method={"name": "clip-cov"}, train={"micro_batch": 2})
-
-
-@pytest.mark.parametrize(
-    ("name", "asked", "recorded"),
-    [("icepop", None, True), ("icepop", "rollout", False), ("grpo", None, False), ("grpo", "recompute", True)],
-)
-def test_a_method_that_corrects_has_pi_old_recorded(small_config, name, asked, recorded):
-    config = small_config(method={"name": name}, train={"old_log_probs": asked})
-    assert config.recomputes_old is recorded
