@@ -93,7 +93,7 @@ def compare(here: Path, there: Path) -> int:
 
 
 def same_content(here: Path, there: Path) -> bool:
-    """Equal bytes; or, of metrics, equal rows without columns that are new or changed on purpose; of traces, numbers."""
+    """Equal bytes; or of metrics equal rows, but for columns that are new or changed on purpose; of traces numbers."""
     if here.read_bytes() == there.read_bytes():
         return True
     if here.suffix == ".safetensors":
