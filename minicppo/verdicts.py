@@ -18,6 +18,15 @@ class Reason(IntEnum):
     MISMATCH = 7  # masked by a correction alone: pi_old is too far from mu
 
 
+VERDICTS = {
+    Reason.TOWARD: "keep, toward",
+    Reason.INSIDE: "keep, inside",
+    Reason.TOKEN: "MASK, token",
+    Reason.PREFIX: "MASK, prefix",
+    Reason.BOTH: "MASK, both",
+    Reason.SEQUENCE: "MASK, response",
+    Reason.MISMATCH: "MASK, mismatch",
+}
 COLUMNS = ("t", "mu", "old", "pi", "rho", "mismatch", "drift", "A", "w", "D", "Z", "S", "W", "c", "g", "verdict")
 
 
@@ -30,10 +39,8 @@ def token_rows(
     """
     rows = []
     for t, (reason, g) in enumerate(zip(reasons, columns["g"], strict=True)):
-        name = reason.name.lower()
+        row = {name: columns[name][t] if name in columns else None for name in COLUMNS}
         # a weight that is scaled rather than zeroed is a gate
-        verb = "keep" if reason < Reason.TOKEN else "gate" if g else "MASK"
-        row = {column: columns[column][t] if column in columns else None for column in COLUMNS}
-        row |= {"t": t + 1, "verdict": f"{verb}, {'response' if reason is Reason.SEQUENCE else name}"}
-        rows.append(row | {"reason": name, "delta_b": delta_b})
+        row |= {"t": t + 1, "verdict": VERDICTS[reason].replace("MASK", "gate" if g else "MASK")}
+        rows.append(row | {"reason": reason.name.lower(), "delta_b": delta_b})
     return rows

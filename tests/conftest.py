@@ -1,7 +1,7 @@
 """Shared test set-up: shape annotations are checked; one hypothesis profile.
 
-100 examples a property, the same ones every time, so that a red run can be repeated. MINICPPO_EXAMPLES=1000 draws
-that many, and other ones at every run; `make test-fast` draws 25.
+100 examples a property, the same ones every time, so that a red run can be repeated; `make test-fast` draws 25.
+MINICPPO_EXAMPLES=1000 draws that many, and, above 100, other ones at every run.
 """
 
 import gc
@@ -22,7 +22,7 @@ gc.disable()  # until all is imported, below: a third of the time that it takes
 jaxtyping.install_import_hook(["minicppo.rules"], "tests.typecheck.checked")
 
 matplotlib.use("Agg")
-examples = int(os.environ.get("MINICPPO_EXAMPLES", 100))
+examples = int(os.environ.get("MINICPPO_EXAMPLES") or 100)
 settings.register_profile(
     "minicppo", max_examples=examples, derandomize=examples <= 100, deadline=None, print_blob=True
 )

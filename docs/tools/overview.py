@@ -103,4 +103,3 @@ def _note(ax: Axes, text: str, at: tuple[float, float], text_at: tuple[float, fl
     ax.annotate(
         text, at, text_at, fontsize=8, arrowprops={"arrowstyle": "-|>", "color": BLACK, "linewidth": 0.7, "shrinkB": 2}
     )
-

@@ -125,6 +125,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = options(__doc__, repeats=1)
     parser.add_argument("--model", default=MODEL, help="a folder, a .gguf file, or package:NAME")
     args = parser.parse_args(arguments)
+    if (args.device, args.repeats) != ("cpu", 1):
+        parser.error("this measures once, on the CPU: leave --device and --repeats out")
     torch.set_num_threads(args.threads)
     if args.small:
         task = make_task("chain", steps=2)

@@ -96,6 +96,8 @@ def angle(a: Tensor, b: Tensor) -> float:
     """Between two gradients, in degrees; 90 when one of them is zero."""
     a, b = a.double().flatten(), b.double().flatten()
     norm = float(a.norm() * b.norm())
+    if not math.isfinite(norm):
+        return math.nan
     if not norm:
         return 90.0 if (a != b).any() else 0.0
     return math.degrees(math.acos(max(-1.0, min(1.0, float(a @ b) / norm))))

@@ -98,7 +98,10 @@ def same_content(here: Path, there: Path) -> bool:
         return True
     if here.suffix == ".safetensors":
         ours, theirs = load_file(here), load_file(there)
-        return all(name in ours and np.array_equal(ours[name], theirs[name]) for name in theirs)
+        return all(
+            name in ours and ours[name].dtype == theirs[name].dtype and np.array_equal(ours[name], theirs[name])
+            for name in theirs
+        )
     ours, theirs = ([json.loads(line) for line in path.read_text().splitlines()] for path in (here, there))
     return len(ours) == len(theirs) and all(
         row.get(key) == value

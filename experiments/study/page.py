@@ -98,7 +98,7 @@ def falls(parts: Iterable[dict[str, Any]], arms: list[str]) -> str:
 
 def duel(pair: dict[str, Any]) -> str:
     """Which curve lies higher, by how much, how often, and how surely."""
-    said, first, second, equals = verdict(pair), pair["first"], pair["second"], "= " * (pair["p"] >= 0.001)
+    said, first, second, equals = verdict(pair), pair["first"], pair["second"], "= " if pair["p"] >= 0.001 else ""
     return (
         f"{first} over {second} by {_difference(pair)}, ahead in {Interval(**pair[PRIMARY]).text()} of runs, "
         f"p {equals}{short_p(pair['p'])}: {said}{leaning(pair)}"

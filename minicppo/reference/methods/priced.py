@@ -4,7 +4,8 @@ from dataclasses import replace
 from typing import Any
 
 from minicppo.reference.loops import Response, loop
-from minicppo.reference.methods.cppo import cppo
+from minicppo.reference.mask import budget_gate, cppo_steps
+from minicppo.reference.methods.cppo import allowed_drift, cppo
 
 
 @loop("shadow")
@@ -19,8 +20,22 @@ def shadow(response: Response, *, delta: float, w_min: float, length: str | int 
 
 
 @loop("policy-gate")
-def policy_gate(response: Response, *, ratio_cap: float, **rest: Any) -> list[float]:
+def policy_gate(
+    response: Response,
+    *,
+    delta: float,
+    w_min: float,
+    schedule: str,
+    length: str | int,
+    seed: int,
+    divergence: str,
+    ratio_cap: float,
+    direction: str,
+    topk_variant: str,
+    **allowance: Any,
+) -> list[float]:
     """rho where the water-filling gate is open or the token moves toward mu, else 0."""
-    whole = [min(rho, ratio_cap) for rho in response.ratios]
-    gated = cppo(response, gate="budget", ratio_cap=ratio_cap, **rest)
-    return [g if g == rho else 0.0 for g, rho in zip(gated, whole, strict=True)]
+    D, away = response.divergence(divergence, topk_variant), response.away(direction, divergence)
+    w, allowed = response.position_weights(w_min, schedule, length), allowed_drift(D, **allowance)
+    gates = budget_gate(cppo_steps(D, away, delta=delta, delta_b=allowed, weights=w), delta=delta, delta_b=allowed)
+    return [(g == 1) * min(rho, ratio_cap) for g, rho in zip(gates, response.ratios, strict=True)]
