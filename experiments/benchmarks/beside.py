@@ -91,6 +91,10 @@ def trainer(kind: str, size: str, small: bool) -> Callable[[], float]:
         def ends(self) -> tuple[int, ...]:
             return ()
 
+        @property
+        def eos_id(self) -> int:  # by which older checkouts know an end
+            return -1
+
     ChainTask.score = lambda self, problem, response: float(sum(map(ord, response)) % 2)  # type: ignore[method-assign]
     prompts = 4 if small else 16
     config = validate({
