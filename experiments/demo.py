@@ -137,8 +137,8 @@ One seed cannot.{how_far_seeds_differ() if preset_as_it_is else ""}"""
 def _response(masked_at_the_end: bool) -> str:
     """What is on the picture of one response, which is of the last batch."""
     if masked_at_the_end:
-        return """one response under CPPO, token by token; the threshold falls
-  where the prefix drifts by more than its budget."""
+        return """one response under CPPO, token by token: its divergence, the
+  threshold that it met, and by which test it was masked, if by any."""
     return """one response of CPPO's last batch, token by token. It drifted so
   little that nothing was masked and the threshold stays flat; reasons.png says
   when the mask had work, and minicppo explain shows any response of your own."""

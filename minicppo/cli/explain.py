@@ -49,6 +49,8 @@ def explain(
     if [bool(mu or pi), file is not None, run is not None].count(True) != 1:
         raise ValueError("say what to explain: --mu and --pi, or --file FILE.json, or --run RUN")
     params = dict(pair(text) for text in overrides or [])
+    if "method" in params:
+        raise ValueError(f"method={params['method']}: here it is an option, --method {params['method']}")
     if run is not None:
         given, name, of_run = _of_run(run, row)
         params = params if method else {**of_run, **params}

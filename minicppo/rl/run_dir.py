@@ -91,8 +91,9 @@ class RunDir:
         """An existing run. Raises FileNotFoundError: there is none in this folder."""
         run = cls(Path(path))
         if not (run.path / "config.yaml").is_file():
-            there = sorted(config.parent.name for config in run.path.parent.glob("*/config.yaml"))
-            others = f"; in {run.path.parent} there are {', '.join(there[:SHOWN])}" if there else ""
+            folder = run.path if any(run.path.glob("*/config.yaml")) else run.path.parent
+            there = sorted(config.parent.name for config in folder.glob("*/config.yaml"))
+            others = f"; in {folder} there are {', '.join(there[:SHOWN])}" if there else ""
             more = f" and {len(there) - SHOWN} more" if len(there) > SHOWN else ""
             raise FileNotFoundError(f"{run.path} holds no run: it has no config.yaml{others}{more}")
         return run
@@ -124,10 +125,13 @@ class RunDir:
             file.write(json.dumps(numbers) + "\n")  # JSON has no NaN: a mean over nothing is null
 
     def rows(self, log: str = "metrics.jsonl", kind: str | None = None) -> list[dict[str, Any]]:
-        """The rows of a log, of one kind if given."""
-        path = self.path / log
+        """The rows of a log, of one kind if given; without a last line that is still being written, or was cut off."""
+        path, rows = self.path / log, []
         with reading(path):
-            rows = [Row(line, path) for line in path.read_text().splitlines()] if path.is_file() else []
+            lines = path.read_text().split("\n")[:-1] if path.is_file() else []
+        for number, line in enumerate(lines, 1):
+            with reading(path, f"mend or remove its line {number}, or the run"):
+                rows.append(Row(line, path))
         return [row for row in rows if kind is None or row["kind"] == kind]
 
     def log_sizes(self) -> dict[str, int]:

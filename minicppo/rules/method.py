@@ -64,7 +64,7 @@ class Method(Record):
         """Raise ValueError on a name that is no hyper-parameter's, naming the nearest."""
         for name in names:
             if name not in self.params:
-                raise ValueError(f"{self.family} has no hyper-parameter {name!r}{nearest(name, self.params)}")
+                raise ValueError(f"{self.name} has no hyper-parameter {name!r}{nearest(name, self.params)}")
 
 
 def register(*variants: Method) -> None:

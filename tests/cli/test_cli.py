@@ -41,6 +41,8 @@ MISTAKES = {  # what is typed, and of what it is answered with
     "train stale --recipe dr-grpo method.name=grpo": "leave it out, or method 'grpo'",
     "train stale --engine vllm": "engine = 'vllm': input should be 'local'",
     "train stale --methode grpo": "--methode; did you mean --method?",
+    "explain --mu .5 --pi .6 method=gspo": "method=gspo: here it is an option, --method gspo",
+    "train stale --method grpo method.params.delta=0.1": "grpo has no hyper-parameter 'delta'",
     "train stale --out x": "No such option: --out: the run's folder is an option: --run-dir FOLDER",
     "train stale --method.params.delta 0.1": "it is a setting, method.params.delta=0.1",
     "train stale --seed 3": "No such option: --seed: it is a setting, seed=3",
@@ -94,6 +96,7 @@ def test_where_there_is_no_run_those_beside_it_are_named(minicppo):
         said = minicppo(command, "runs/nope").refused()
         assert said.startswith("error: runs/nope holds no run")
         assert said.endswith("; in runs there are stale-grpo, stale-ppo\n")
+    assert minicppo("eval", "runs").refused().endswith("; in runs there are stale-grpo, stale-ppo\n")
 
 
 def test_no_room_is_checked_for_a_model_of_unknown_size(minicppo):

@@ -199,10 +199,17 @@ def test_what_a_run_lacks_is_left_out_or_named(tmp_path, drawn):
         one_response(run)
     with pytest.raises(ValueError, match="none of these runs has a trace"):
         drift_by_position([run])
-    (folder / "metrics.jsonl").write_text("")
+    log = folder / "metrics.jsonl"
+    first, second, *rest = log.read_text().splitlines()
+    log.write_text("\n".join([first, second, *rest, '{"kind": "ev']))  # a writer that was killed
+    assert len(load_run(folder).metrics) == 2 + len(rest)
+    log.write_text("\n".join([first, "garbage", *rest, ""]))
+    with pytest.raises(ValueError, match=r"metrics\.jsonl cannot be used: .*mend or remove its line 2"):
+        load_run(folder)
+    log.write_text("")
     with pytest.raises(FileNotFoundError, match="has logged nothing yet"):
         load_run(folder)
-    (folder / "metrics.jsonl").write_text(json.dumps({"kind": "rollout", "iteration": 0}) + "\n")
+    log.write_text(json.dumps({"kind": "rollout", "iteration": 0}) + "\n")
     with pytest.raises(ValueError, match="no evaluation yet"):
         result(load_run(folder))
 

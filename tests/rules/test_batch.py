@@ -93,7 +93,7 @@ BAD_VALUES: list[tuple[Callable[[], Any], str]] = [  # NaN: TRL 6166, where a sa
     (method("cppo", correction="icepo"), r"'icepo' does not go with cppo; did you mean 'icepop'"),
     (method("cppo", correction="grpo"), r"correction='grpo' does not go with"),
     (method("icepop", correction="tis"), r"correction='tis' does not go with icepop"),
-    (method("cppo", correction="icepop", lo=0.1), r"corrected has no hyper-parameter 'lo'"),
+    (method("cppo", correction="icepop", lo=0.1), r"cppo has no hyper-parameter 'lo'"),
     (method("ppo", clip_low=1.5), r"clip_low=1.5 is outside \(0, 1\]"),
     (method("cppo", gate="sfot"), r"gate='sfot' is unknown"),
     (method("drpo", mu_weighted=2), r"mu_weighted=2 is unknown"),

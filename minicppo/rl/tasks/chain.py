@@ -14,7 +14,9 @@ MODULUS = 7
 
 @register_task
 class ChainTask(Task):
-    """`steps` operations in a row, gone through `rounds` times; each step takes 6 tokens of the response, and 3 end it.
+    """Arithmetic modulo 7, `steps` operations in a row, gone through `rounds` times.
+
+    Each step takes 6 tokens of the response, and 3 end it.
 
     misconception: how often a demonstration's product is one too high. Above one half it is what a policy that imitates
     them says when it is most sure: its greedy answers are wrong as well, and the right product has to be learned.
