@@ -128,7 +128,7 @@ def _of_run(run: Path, row: int) -> tuple[dict[str, Any], str, dict[str, Any]]:
 
     loaded = load_run(run)
     if (trace := loaded.trace) is None:
-        raise FileNotFoundError(f"{run} has kept no responses yet: they are written at its evaluations")
+        raise FileNotFoundError(f"{run} has no trace.safetensors: responses are kept there at its evaluations")
     if row > len(trace.tokens):
         raise ValueError(f"--row {row}: {run} has kept {many(len(trace.tokens), 'response')}")
     valid = trace.response_mask[row - 1]

@@ -193,5 +193,9 @@ def inspect(
     except KeyboardInterrupt:
         found.log.partial = True
     if not found.responses:
-        raise ValueError(f"no response in {', '.join(map(str, paths))}")
+        broken = f"; left out: {found.log.broken[0]}" if found.log.broken else ""
+        raise ValueError(
+            f"no response in {', '.join(map(str, paths))}{broken}. Way out: a file with a record for each response, or "
+            "a run that has its trace, which is written at its evaluations"
+        )
     return found

@@ -55,8 +55,8 @@ class Log:
                         self.other.append(str(file))
                         break
                     if not self.skip_broken:
-                        text = f"{error}. Way out: --skip-broken leaves such records out, and counts them"
-                        raise Broken(text) from error
+                        way_out = ". Way out: --skip-broken leaves such records out, and counts them"
+                        raise Broken(f"{error}{'' if 'Way out: ' in str(error) else way_out}") from error
                     self.skipped += 1
                     self.broken += [str(error)] * (self.skipped <= NAMED)
                 else:

@@ -89,7 +89,7 @@ def test_the_demo_says_of_changed_settings_only_what_it_measured(tmp_path):
     runs = [load_run(write_run(tmp_path / name, name, final=0.9 - 0.2 * i, seed=i)) for i, name in enumerate(METHODS)]
     rows = results(runs)
     as_it_is, changed = what_to_look_at(rows), what_to_look_at(rows, preset_as_it_is=False)
-    assert "the threshold falls" in as_it_is
+    assert "by which test it was masked" in as_it_is
     assert "nothing was masked" in what_to_look_at(rows, masked_at_the_end=False), "as its picture shows then"
     for known in ("demonstrations were wrong", "lowest to highest"):
         assert known in as_it_is

@@ -81,7 +81,7 @@ def test_a_setting_that_cannot_run_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("name", "count"),
     [
-        pytest.param("study", 1224, marks=pytest.mark.slow),
+        pytest.param("study", 1284, marks=pytest.mark.slow),
         *[("study-gpu", 118), ("study-llm", 62), ("study-llm-gpu", 96)],
     ],
 )
