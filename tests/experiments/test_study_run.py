@@ -170,7 +170,7 @@ def test_of_two_studies_in_one_folder_the_second_is_told(held, tmp_path, experim
 def test_signals_at_any_moment_lose_nothing(whole, tmp_path):
     """MINICPPO_KILLS=40 sends that many, at moments that a seed decides, to studies one after another."""
     part = {**TINY["parts"]["headline"], "arms": {"none": {"method": "none"}, "CPPO": {"method": "cppo-exact"}}}
-    rng, left, lives = random.Random(12), int(os.environ.get("MINICPPO_KILLS", "3")), 0
+    rng, left, lives = random.Random(12), int(os.environ.get("MINICPPO_KILLS", "2")), 0
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     while left:
         lives, folder = lives + 1, tmp_path / str(lives)

@@ -228,10 +228,10 @@ def test_the_real_model_chats_with_the_weights_of_its_file(real):
     (packed,) = (each for each in gguf.GGUFReader(real).tensors if each.name == "token_embd.weight")
     embedding = gguf.quants.dequantize(packed.data, packed.tensor_type)
     assert torch.equal(policy.model.get_input_embeddings().weight.detach(), torch.from_numpy(embedding))
-    ids = [policy.encode(text) for text in ("What is 3 + 4?", "Name a colour of the rainbow, please.", "Hi")]
-    rollout = sample(policy, ids, 12, 1.0, None)  # all at once, padded on the left
+    ids = [policy.encode(text) for text in ("What is 3 + 4?", "Name a colour of the rainbow, please.")]
+    rollout = sample(policy, ids, 8, 1.0, None)  # all at once, padded on the left
     for row, found, mask in zip(ids, rollout.response_ids, rollout.response_mask, strict=True):
-        settings = {"max_new_tokens": 12, "eos_token_id": policy.eos_id, "pad_token_id": policy.pad_id}
+        settings = {"max_new_tokens": 8, "eos_token_id": policy.eos_id, "pad_token_id": policy.pad_id}
         alone = {"input_ids": torch.tensor([row]), "attention_mask": torch.ones(1, len(row), dtype=torch.long)}
         theirs = policy.model.generate(**alone, do_sample=False, **settings)[0, len(row) :].tolist()
         assert policy.decode(found[mask].tolist()) == policy.decode(theirs)

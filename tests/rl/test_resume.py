@@ -120,7 +120,7 @@ def command_line(arguments, cache):
 
 @pytest.mark.slow
 def test_signals_at_any_moment_of_a_command_lose_nothing(small_config, tmp_path):
-    """At 12 moments; MINICPPO_KILLS=40 tries that many."""
+    """At 9 moments; MINICPPO_KILLS=40 tries that many."""
     config = small_config(train={"checkpoint_every": 1, "keep_checkpoints": 2, "staleness": 1}, eval={"every": 1})
     (tmp_path / "settings.yaml").write_text(config.to_yaml())
     processes = multiprocessing.get_context("forkserver")  # imports once
@@ -144,7 +144,7 @@ def test_signals_at_any_moment_of_a_command_lose_nothing(small_config, tmp_path)
     assert command(tmp_path / "whole", None) == 0
     seconds = time.monotonic() - begun
     rows, ends = (tmp_path / "whole" / "metrics.jsonl").read_bytes(), []
-    for i in range(int(os.environ.get("MINICPPO_KILLS", "12"))):
+    for i in range(int(os.environ.get("MINICPPO_KILLS", "9"))):
         run = tmp_path / str(i)
         ends.append(command(run, draw.uniform(0, seconds)))
         logged = (run / "metrics.jsonl").read_bytes() if (run / "metrics.jsonl").exists() else b""
