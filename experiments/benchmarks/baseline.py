@@ -74,13 +74,11 @@ def table_of(rows: Sequence[dict[str, Any]]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and write."""
-    parser = options(__doc__, repeats=1)
+    parser = options(__doc__, once=True)
     parser.add_argument("--model", default=MODEL, help="a folder, a .gguf file, or package:NAME")
     parser.add_argument("--problems", type=int, default=100, help="held-out problems of each task, at most")
     parser.add_argument("--task", action="append", choices=TASKS, help="only this one; may be repeated")
     args = parser.parse_args(arguments)
-    if (args.device, args.repeats) != ("cpu", 1):
-        parser.error("this measures once, on the CPU: leave --device and --repeats out")
     torch.set_num_threads(args.threads)
     if args.small:
         task = make_task("chain", steps=2)

@@ -27,12 +27,18 @@ def parser_of(description: str | None) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
 
 
-def options(description: str | None, **defaults: Any) -> argparse.ArgumentParser:
-    """--device, --threads, --repeats, --small and --json; a benchmark adds its own."""
+def options(description: str | None, *, once: bool = False, **defaults: Any) -> argparse.ArgumentParser:
+    """--device, --threads, --repeats, --small and --json; a benchmark adds its own.
+
+    once: it measures once, on the CPU; --device and --repeats are no options of it.
+    """
     parser = parser_of(description)
-    parser.add_argument("--device", default="cpu", type=_device, help="cpu or cuda")
+    if once:
+        parser.set_defaults(device="cpu", repeats=1)
+    else:
+        parser.add_argument("--device", default="cpu", type=_device, help="cpu or cuda")
+        parser.add_argument("--repeats", type=int, default=7, help="each candidate's turns; the median counts")
     parser.add_argument("--threads", type=int, default=1, help="of torch, on the CPU")
-    parser.add_argument("--repeats", type=int, default=7, help="each candidate's turns; the median counts")
     parser.add_argument(
         "--cpu-time", action="store_true", help="count processor time: of one thread, on a machine that is busy"
     )

@@ -122,11 +122,9 @@ def verdicts(log_probs: Tensor, anchor: Tensor, advantages: Tensor, valid: Tenso
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, check and write."""
-    parser = options(__doc__, repeats=1)
+    parser = options(__doc__, once=True)
     parser.add_argument("--model", default=MODEL, help="a folder, a .gguf file, or package:NAME")
     args = parser.parse_args(arguments)
-    if (args.device, args.repeats) != ("cpu", 1):
-        parser.error("this measures once, on the CPU: leave --device and --repeats out")
     torch.set_num_threads(args.threads)
     if args.small:
         task = make_task("chain", steps=2)

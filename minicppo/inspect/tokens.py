@@ -1,6 +1,7 @@
 """Which strings are masked, how often, by sign of advantage and reason; and how token numbers become strings."""
 
 from collections.abc import Callable
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +33,9 @@ class Strings:
             if (numbers < 0).any():
                 numbers = np.array([self.known.setdefault(text, len(self.known)) for text in texts], np.int64)
             if len(self.texts) < MOST:
-                for number, text in zip(numbers.tolist(), texts, strict=True):
-                    if text or number not in self.texts:  # "" stands for a response without texts, too
-                        self.texts[number] = text
+                told = compress(zip(numbers.tolist(), texts, strict=True), texts)
+                self.texts |= told  # without "", which stands for a response without texts, too
+                self.texts |= dict.fromkeys(set(numbers.tolist()) - self.texts.keys(), "")
         return np.where(numbers < MOST, numbers, -1)
 
     def add(self, table: Table, reason: Column) -> None:
